@@ -1,0 +1,1 @@
+"""The rules an editor must keep, as importable checks, and the tests that run them."""

@@ -1,0 +1,187 @@
+"""Laws of `wise.evaluation.datasets`: its own format gives back any stream; n_edits, seed and spec.
+
+The published files are read where they are: in ../shared/data or in the folder that the environment
+variable MODEL_EDITOR_DATA names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
+from wise.evaluation.datasets import FORMATS, load_stream, write_jsonl
+
+pytestmark = pytest.mark.internals
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = Path(os.environ.get("MODEL_EDITOR_DATA", SHARED))
+
+spaces = st.sampled_from(["", " ", "\n", "\r\n", "\u2028", "\x85", "\ufeff", "\x00", '"', "\\"])
+texts = st.tuples(spaces, st.text(max_size=6), spaces).map("".join)
+words = texts.filter(str.strip)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> EditStream:
+    """Streams with empty and repeated ids, and with their probes in any order."""
+    edits = []
+    for edit_id in draw(st.lists(st.sampled_from(["", "a", "b", "jsonl-1"]), max_size=4)):
+        prompt, paraphrases = draw(words), draw(st.lists(words, max_size=2))
+        cut = draw(st.slices(len(prompt)).filter(lambda cut: cut.step in (None, 1)))
+        levels = draw(st.sampled_from([(), tuple(range(len(paraphrases)))]))
+        text = draw(texts)
+        edits.append(
+            Edit(prompt, draw(words), prompt[cut], tuple(paraphrases), text, edit_id, levels)
+        )
+    owners = st.sampled_from(sorted({"", *(edit.id for edit in edits)}))
+    probes = st.builds(Probe, words, st.sampled_from(PROBE_KINDS), words, owners)
+    unanswered = st.builds(Probe, words, st.just("far"), texts, owners)
+    return EditStream(tuple(edits), tuple(draw(st.lists(probes | unanswered, max_size=5))))
+
+
+@given(streams())
+@example(EditStream(()))
+@example(EditStream((Edit("x", "y"),), (Probe("p", "far"),)))
+@settings(deadline=None, max_examples=80)
+def test_jsonl_gives_back_any_stream(stream: EditStream) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_jsonl(stream, Path(folder) / "s.jsonl")
+        loaded = load_stream(f"jsonl:{folder}/s.jsonl")
+        assert os.listdir(folder) == ["s.jsonl"]
+    assert replace(loaded, name=stream.name) == stream
+    assert (loaded.sha256, loaded.name) == (stream.sha256, "jsonl:s.jsonl")
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text("before", encoding="utf-8")
+    with pytest.raises(ValueError, match="surrogates"):
+        write_jsonl(EditStream((Edit("x", "y"), Edit("\ud800", "y"))), path)
+    assert os.listdir(tmp_path) == ["s.jsonl"]
+    assert path.read_text(encoding="utf-8") == "before"
+
+
+def test_a_line_needs_prompt_and_target_only(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    lines = [
+        {"prompt": "x", "target": "y", "probes": [{"prompt": "near", "kind": "near-subject"}]},
+        {"probes": [{"prompt": "far", "kind": "far", "answer": "a"}]},
+        {"prompt": "x", "target": "z", "id": "jsonl-0"},
+        {"id": "jsonl-0", "probes": [{"prompt": "more", "kind": "far"}]},
+    ]
+    path.write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
+    loaded = load_stream(f"jsonl:{path}")
+    assert loaded.edits == (Edit("x", "y", id="jsonl-0-0"), Edit("x", "z", id="jsonl-0"))
+    assert loaded.probes == (
+        Probe("near", "near-subject", edit_id="jsonl-0-0"),
+        Probe("far", "far", "a"),
+        Probe("more", "far", edit_id="jsonl-0"),
+    )
+
+
+def test_probes_stand_with_their_edit(tmp_path: Path) -> None:
+    probes = [Probe("p", "far", "", edit_id) for edit_id in ("a", "b", "b", "")]
+    stream = EditStream((Edit("x", "y", id="a"), Edit("x", "y", id="b")), tuple(probes))
+    write_jsonl(stream, tmp_path / "s.jsonl")
+    lines = (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [len(json.loads(line)["probes"]) for line in lines] == [1, 2, 1]
+
+
+@pytest.fixture
+def two_dozen(tmp_path: Path) -> str:
+    """The spec of a stream of two dozen edits, with two probes each and one of no edit."""
+    edits = [Edit(f"Where is {i}?", "here", id=f"{i}") for i in range(24)]
+    probes = [Probe(text, "far", "", edit.id) for edit in edits for text in ("p", "q")]
+    write_jsonl(EditStream(tuple(edits), (*probes, Probe("r", "far"))), tmp_path / "s.jsonl")
+    return f"jsonl:{tmp_path}/s.jsonl"
+
+
+@pytest.mark.parametrize("seed", [None, *range(8)])
+def test_fewer_edits_are_a_prefix_of_more(two_dozen: str, seed: int | None) -> None:
+    streams = [load_stream(two_dozen, n_edits=n, seed=seed) for n in (0, 1, 5, 24)]
+    assert [(len(s.edits), len(s.probes)) for s in streams] == [(0, 1), (1, 3), (5, 11), (24, 49)]
+    assert streams == [load_stream(two_dozen, seed=seed).prefix(len(s.edits)) for s in streams]
+
+
+def test_a_seed_draws_other_edits_each_once(two_dozen: str) -> None:
+    plain, once, again, other = (
+        [edit.id for edit in load_stream(two_dozen, seed=seed).edits] for seed in (None, 1, 1, 2)
+    )
+    assert plain == [str(i) for i in range(24)]
+    assert once == again != other
+    assert plain != once
+    assert sorted(once) == sorted(other) == sorted(plain)
+
+
+@pytest.mark.parametrize("n_edits", [-1, 25])
+def test_more_edits_than_there_are_is_an_error(two_dozen: str, n_edits: int) -> None:
+    with pytest.raises(ValueError, match=rf"n_edits={n_edits} is outside 0..24: .* 24 edits"):
+        load_stream(two_dozen, n_edits=n_edits)
+
+
+def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"prompt": "x", "target": "y"}\n{"prompt": "x"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2, record 1: target is missing"):
+        load_stream(f"jsonl:{path}", n_edits=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("zsre.json", "'zsre.json' is not FORMAT:FILE; FORMAT is one of counterfact, "),
+        ("zsre:", "'zsre:' is not FORMAT:FILE"),
+        (":zsre.json", "':zsre.json' is not FORMAT:FILE"),
+        ("C:\\zsre.json", "format 'C' in .* is unknown; FORMAT:FILE has one of counterfact, "),
+    ],
+)
+def test_a_spec_of_another_form_is_explained(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_stream(spec)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_missing_file_is_named(format_name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no:such\.json"):
+        load_stream(f"{format_name}:{tmp_path}/no:such.json")
+
+
+ANSWERS = 1304, 1304, {"near-subject": 2608, "portability": 1304}
+RECENT = 200, 0, {"near-subject": 697, "portability": 220}
+
+
+@pytest.mark.parametrize(
+    ("spec", "n_edits", "n_paraphrases", "n_probes"),
+    [
+        ("zsre:zsre_knowedit_test.json", *ANSWERS),
+        ("knowedit:zsre_knowedit_test.json", *ANSWERS),
+        ("zsre:wiki_recent_train.json", *RECENT),
+        ("knowedit:wiki_recent_train.json", *RECENT),
+        ("counterfact:counterfact_edit.json", 2000, 2000, {"near-relation": 2000}),
+        ("hallucination:wise_hallucination_edit.json", 300, 0, {"far": 300}),
+        ("temporal:wise_temporal_edit.json", 75, 0, {"far": 75}),
+        ("qaedit:QAEdit.json", 300, 300, {"far": 1500}),
+    ],
+)
+def test_every_record_of_a_published_file_is_read(
+    spec: str, n_edits: int, n_paraphrases: int, n_probes: dict[str, int], tmp_path: Path
+) -> None:
+    format_name, _, name = spec.partition(":")
+    if not (DATA / name).is_file():
+        pytest.skip(f"{DATA / name} is not there; MODEL_EDITOR_DATA can name its folder")
+    stream = load_stream(f"{format_name}:{DATA / name}")
+    assert (len(stream.edits), Counter(p.kind for p in stream.probes)) == (n_edits, n_probes)
+    assert sum(len(edit.paraphrases) for edit in stream.edits) == n_paraphrases
+    assert all(edit.subject for edit in stream.edits)
+    assert len({edit.id for edit in stream.edits}) == n_edits
+    write_jsonl(stream, tmp_path / "s.jsonl")
+    assert load_stream(f"jsonl:{tmp_path}/s.jsonl").sha256 == stream.sha256

@@ -1,0 +1,190 @@
+"""The import arrows hold, the rules catch what they claim to, and every room is the checkout's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from properties.meta.import_rules import ROOMS, RULES, Rule, violations
+
+pytestmark = pytest.mark.meta
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.claim)
+def test_the_project_keeps_its_import_arrows(rule: Rule) -> None:
+    found = violations(ROOT, rule)
+    assert not found, f"{rule.claim}:\n" + "\n".join(found)
+
+
+# A file, its text, and the claims that it breaks: all of them and no other.
+PLANTED = {
+    "upwards": (
+        "wise/summary.py",
+        "from wise.evaluation import metrics",
+        {"the vocabulary imports only itself"},
+    ),
+    "upwards, as a type": (
+        "wise/editor.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from wise.lm.tokens import Batch",
+        {"the vocabulary imports only itself"},
+    ),
+    "torch among the records, as a type": (
+        "wise/edits.py",
+        "import typing\nif typing.TYPE_CHECKING:\n    from torch import Tensor",
+        {"records, rows and statistics are without torch"},
+    ),
+    "torch among the statistics, in a function": (
+        "wise/statistics.py",
+        "def mean(values):\n    import torch.nn as nn\n    return nn",
+        {"records, rows and statistics are without torch"},
+    ),
+    "torch when the protocol loads": (
+        "wise/editor.py",
+        "try:\n    from torch import Tensor\nexcept ImportError:\n    Tensor = None",
+        {"the protocol and the package load without torch"},
+    ),
+    "the else of TYPE_CHECKING is run": (
+        "wise/editor.py",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    import torch",
+        {"the protocol and the package load without torch"},
+    ),
+    "a class body is run": (
+        "wise/__init__.py",
+        "class Lazy:\n    from .wise import WISE",
+        {"the protocol and the package load without torch"},
+    ),
+    "rows with numpy": (
+        "wise/rows.py",
+        "import json, numpy",
+        {"rows need the standard library alone"},
+    ),
+    "relative, sideways": (
+        "wise/lm/tokens.py",
+        "from ..evaluation.metrics import reliability",
+        {"wise.lm stands on the vocabulary"},
+    ),
+    "relative, from a package's own file": (
+        "wise/lm/__init__.py",
+        "from .. import memory",
+        {"wise.lm stands on the vocabulary"},
+    ),
+    "the whole package by its bare name": (
+        "wise/lm/hooks.py",
+        "import wise",
+        {"wise.lm stands on the vocabulary"},
+    ),
+    "the library imports its fixtures": (
+        "wise/evaluation/lifelong.py",
+        "def run():\n    from fixtures import world",
+        {"the library knows nothing of its tests"},
+    ),
+    "the library imports its fixtures by a text": (
+        "wise/localization/study.py",
+        'import importlib\nmodule = importlib.import_module("properties.checks")',
+        {"the library knows nothing of its tests"},
+    ),
+    "WISE imports a baseline": (
+        "wise/wise.py",
+        "from .baselines import keyvalue",
+        {"WISE stands without the baselines"},
+    ),
+    "fixtures import a check": (
+        "fixtures/faulty.py",
+        "import properties.checks",
+        {"fixtures stand on the library"},
+    ),
+    "a check imports the reports": (
+        "properties/checks.py",
+        "import reports.tables",
+        {"the rules and their tests stand on the fixtures"},
+    ),
+    "a figure with a model": (
+        "reports/figures.py",
+        "from wise.wise import WISE\nimport transformers",
+        {"reports stand on rows, without torch or a model"},
+    ),
+    "the command line loads torch at once": (
+        "reports/__main__.py",
+        "import torch",
+        {"the command line imports the rest inside its commands"},
+    ),
+}
+
+KEPT = {
+    "wise/__init__.py": "def __getattr__(name):\n    from wise.wise import WISE\n    return WISE",
+    "wise/editor.py": (
+        "if TYPE_CHECKING:\n    from torch import Tensor\n    from wise.edits import Edit\n"
+        "def load(name):\n    return importlib.import_module(name)"
+    ),
+    "wise/rows.py": "import json\nfrom wise import edits\nfrom . import edits",
+    "wise/lm/__init__.py": "from .hooks import capture",
+    "wise/lm/hooks.py": "import torch\nfrom ..editor import Editor",
+    "wise/wise.py": "from wise.memory import SideMemory\nfrom wise.lm import tail",
+    "wise/baselines/rome.py": "from wise.baselines.keyvalue import keys",
+    "fixtures/models.py": "import torch\nfrom wise.lm import tokens",
+    "properties/checks.py": "import torchmetrics\nfrom fixtures import world",
+    "properties/internals/test_page.py": "from reports import page",
+    "reports/__main__.py": "from reports import page\ndef league():\n    import fixtures.models",
+    "reports/page.py": "import pandas\nfrom wise import rows\nfrom . import tables",
+}
+
+
+def _plant(root: Path, place: str, source: str) -> None:
+    path = root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_violation_is_caught_by_its_rule_and_no_other(fault: str, tmp_path: Path) -> None:
+    place, source, claims = PLANTED[fault]
+    _plant(tmp_path, place, source)
+    assert {rule.claim for rule in RULES if violations(tmp_path, rule)} == claims
+
+
+def test_every_rule_has_a_planted_violation() -> None:
+    assert {rule.claim for rule in RULES} == {
+        claim for _, _, claims in PLANTED.values() for claim in claims
+    }
+
+
+def test_imports_along_the_arrows_are_no_violation(tmp_path: Path) -> None:
+    for place, source in KEPT.items():
+        _plant(tmp_path, place, source)
+    assert [each for rule in RULES for each in violations(tmp_path, rule)] == []
+
+
+def test_a_violation_is_named_by_file_line_and_import(tmp_path: Path) -> None:
+    _plant(tmp_path, "wise/rows.py", '"""Rows."""\n\nimport json\nimport pandas as pd\n')
+    [rule] = [rule for rule in RULES if rule.modules == ("wise.rows",)]
+    assert violations(tmp_path, rule) == ["wise/rows.py:4: wise.rows imports pandas"]
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "benchmarks"])
+def test_a_room_is_the_one_of_this_checkout(room: str) -> None:
+    assert Path(str(importlib.import_module(room).__file__)).parent == ROOT / room
+
+
+def test_rooms_of_another_folder_with_the_same_names_are_passed_over(tmp_path: Path) -> None:
+    for folder in ("site", "own"):
+        for room in (*ROOMS, "tests"):
+            _plant(tmp_path, f"{folder}/{room}/__init__.py", "raise ImportError(__file__)")
+        _plant(tmp_path, f"{folder}/conftest.py", "raise ImportError(__file__)")
+    _plant(tmp_path, "own/pyproject.toml", '[tool.pytest.ini_options]\naddopts = "--not-ours"\n')
+    this_file = str(Path(__file__).resolve())
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", this_file, "-k", "of_this_checkout", "-p", "no:xdist"],
+        cwd=tmp_path / "own",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,0 +1,253 @@
+"""The suite's options, validated and with their defaults; conftest.py registers and fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.models import LoadedModel, load_model
+from wise.editor import Editor, factory_options, load_editor
+from wise.edits import Background, EditStream
+from wise.evaluation.datasets import load_stream
+from wise.evaluation.lifelong import PROTOCOLS, LifelongRun
+
+__all__ = ["DEFAULT_THRESHOLDS", "Settings", "add_options"]
+
+DEFAULT_THRESHOLDS: Mapping[str, float] = {
+    "reliability": 0.85,
+    "generalization-1": 0.75,
+    "generalization-2": 0.75,
+    "far": 0.95,
+    "near-subject": 0.75,
+    "near-relation": 0.75,
+}
+_METRICS = (*DEFAULT_THRESHOLDS, "generalization", *(f"generalization-{n}" for n in (3, 4, 5)),
+            "portability")  # fmt: skip
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DEFAULT_EDITS = 100
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """The option group "model editors"; each can also stand in pyproject.toml without its dashes."""
+    group = parser.getgroup("model editors", "model editors")
+
+    def add(name: str, default: Any, text: str, **more: Any) -> None:
+        shown = "" if default in (None, []) else f" (default: {default})"
+        group.addoption(f"--{name}", default=None, help=text + shown, **more)
+        kind = "linelist" if more.get("action") == "append" else "string"
+        key = name.replace("-", "_")
+        default_text = default if isinstance(default, list) else str(default or "")
+        parser.addini(f"editors_{key}", f"default of --{name}", type=kind, default=default_text)
+
+    add(
+        "editor",
+        ["wise"],
+        "built-in name, MODULE:FACTORY or FILE.py:FACTORY; repeatable",
+        action="append",
+        metavar="EDITOR",
+    )
+    add(
+        "editor-option",
+        [],
+        "an option of the editor's factory; repeatable",
+        action="append",
+        metavar="KEY=VALUE",
+    )
+    add(
+        "model",
+        "llama",
+        "an embedded family (llama, mistral, gptj, gpt2) or a local Hugging Face folder",
+        metavar="FAMILY|FOLDER",
+    )
+    add("device", "cpu", "where the model runs", metavar="DEVICE")
+    add("dtype", "float32", "float32, bfloat16 or float16", metavar="DTYPE")
+    add("layer", None, "the layer to edit, for editors that take one", metavar="L")
+    add(
+        "dataset",
+        None,
+        "a published stream in place of the model's own world, such as "
+        "zsre:FILE or counterfact:FILE",
+        metavar="FORMAT:FILE",
+    )
+    add(
+        "edits",
+        None,
+        f"length T of the stream (default: {_DEFAULT_EDITS}, or what there is)",
+        metavar="T",
+    )
+    add(
+        "checkpoints",
+        None,
+        "edits after which everything is measured, such as 1,10,100 "
+        "(default: powers of ten, and T)",
+        metavar="T,T,...",
+    )
+    add("stream-seed", "0", "seed of the stream and of the editor", metavar="SEED")
+    add("protocol", "both", "free (free-run), forced (teacher-forced) or both", metavar="PROTOCOL")
+    add(
+        "threshold",
+        [],
+        "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
+        action="append",
+        metavar="METRIC=VALUE",
+    )
+    add("confidence", "0.95", "confidence of intervals and verdicts", metavar="P")
+    add("rows", None, "file for every measured item, as JSON lines", metavar="FILE")
+    group.addoption("--resume", action="store_true", help="go on with the rows of --rows")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one call of pytest asks for. Raises pytest.UsageError naming a bad option and its value."""
+
+    editors: tuple[str, ...]
+    editor_options: dict[str, Any]
+    model: str
+    device: str
+    dtype: torch.dtype
+    dataset: str
+    n_edits: int | None
+    checkpoints: tuple[int, ...]
+    seed: int
+    protocols: tuple[str, ...]
+    thresholds: dict[str, float]
+    confidence: float
+    rows: Path | None
+    resume: bool
+    _loaded: list[LoadedModel] = field(default_factory=list, repr=False)
+    _streams: list[tuple[EditStream, Background]] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Settings:
+        def text(name: str) -> str:
+            value = config.getoption(name)
+            return str(config.getini(f"editors_{name}") if value is None else value)
+
+        def texts(name: str) -> list[str]:
+            return list(config.getoption(name) or config.getini(f"editors_{name}"))
+
+        try:
+            options = factory_options(texts("editor_option"))
+            if text("layer"):
+                options["layer"] = _whole("layer", text("layer"))
+            for spec in texts("editor"):
+                load_editor(spec)
+            settings = cls(
+                editors=tuple(texts("editor")),
+                editor_options=options,
+                model=text("model"),
+                device=text("device"),
+                dtype=_choice("dtype", text("dtype"), _DTYPES),
+                dataset=text("dataset"),
+                n_edits=_whole("edits", text("edits"), least=1) if text("edits") else None,
+                checkpoints=tuple(_whole("checkpoints", part, least=1)
+                                  for part in text("checkpoints").split(",") if part),
+                seed=_whole("stream-seed", text("stream_seed")),
+                protocols=_choice("protocol", text("protocol"),
+                                  {"both": PROTOCOLS, **{name: (name,) for name in PROTOCOLS}}),
+                thresholds=_thresholds(texts("threshold")),
+                confidence=_share("confidence", text("confidence")),
+                rows=Path(text("rows")) if text("rows") else None,
+                resume=bool(config.getoption("resume")),
+            )  # fmt: skip
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
+        if settings.resume and settings.rows is None:
+            raise pytest.UsageError("--resume needs --rows FILE, the rows to go on with")
+        return settings
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model, loaded once. Editors that write weights must put them back on reset."""
+        if not self._loaded:
+            self._loaded.append(load_model(self.model, device=self.device, dtype=self.dtype))
+        return self._loaded[0]
+
+    @property
+    def stream_and_background(self) -> tuple[EditStream, Background]:
+        """The edits to make and what an editor may see before them."""
+        if not self._streams:
+            self._streams.append(self._make_stream())
+        return self._streams[0]
+
+    def _make_stream(self) -> tuple[EditStream, Background]:
+        world = self.loaded.world
+        if not self.dataset:
+            if world is None:
+                raise ValueError(
+                    f"model {self.model!r} has no world of its own; name a stream with --dataset"
+                )
+            stream = world.stream(self.seed, self.n_edits or _DEFAULT_EDITS)
+        else:
+            whole = load_stream(self.dataset)
+            n_edits = min(self.n_edits or _DEFAULT_EDITS, len(whole.edits))
+            if self.n_edits is not None:
+                n_edits = self.n_edits
+            stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
+        background = Background() if world is None else world.background()
+        background.check_disjoint(stream)
+        return stream, background
+
+    def rows_of(self, spec: str) -> Path | None:
+        """The rows file of one editor: --rows itself, or beside it where several editors run."""
+        if self.rows is None or len(self.editors) == 1:
+            return self.rows
+        name = "".join(letter if letter.isalnum() else "-" for letter in spec)
+        return self.rows.with_name(f"{self.rows.stem}.{name}{self.rows.suffix}")
+
+    def make_editor(self, spec: str) -> Editor:
+        """A fresh editor on the loaded model."""
+        _, background = self.stream_and_background
+        factory, loaded = load_editor(spec), self.loaded
+        return factory(
+            loaded.model, loaded.tokenizer, background, seed=self.seed, **self.editor_options
+        )
+
+    def run(self, spec: str) -> LifelongRun:
+        stream, _ = self.stream_and_background
+        return LifelongRun(
+            editor=spec, model=self.loaded.name, seed=self.seed, stream=stream,
+            checkpoints=self.checkpoints_of(len(stream.edits)), protocols=self.protocols,
+        )  # fmt: skip
+
+    def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
+        """Those asked for, or the powers of ten below T and T itself."""
+        powers = (10**n for n in range(len(str(n_edits))))
+        return tuple(sorted(set(self.checkpoints) or {*powers, n_edits} - {0}))
+
+
+def _whole(name: str, text: str, least: int = 0) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise ValueError(f"--{name}={text} is not a whole number >= {least}")
+    return int(text)
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise ValueError(f"--{name}={text} is not between 0 and 1")
+    return value
+
+
+def _choice(name: str, text: str, choices: Mapping[str, Any]) -> Any:
+    if text not in choices:
+        raise ValueError(f"--{name}={text} is none of {', '.join(choices)}")
+    return choices[text]
+
+
+def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
+    thresholds = dict(DEFAULT_THRESHOLDS)
+    for pair in pairs:
+        metric, _, value = pair.partition("=")
+        if metric not in _METRICS:
+            raise ValueError(f"--threshold={pair}: {metric!r} is none of {', '.join(_METRICS)}")
+        thresholds[metric] = _share("threshold", value)
+    return thresholds

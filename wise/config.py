@@ -1,0 +1,171 @@
+"""Hyper-parameters of WISE and presets with their source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from wise.merge import MERGES
+from wise.router import ROUTING_TOKENS
+
+__all__ = ["PRESETS", "WISEConfig"]
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "memory": ("merge", "retrieve"),
+    "merge": tuple(MERGES),
+    "units": ("absolute", "model"),
+    "routing_tokens": ROUTING_TOKENS,
+    "routing_activation": ("linear", "activated"),
+    "margin_reduction": ("rows", "violating"),
+    "threshold": ("running", "recomputed"),
+    "thresholds": ("shared", "per-memory"),
+    "negatives": ("random", "hardest"),
+    "prefixes": ("model", "background"),
+}
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "mask_ratio": (0.0, 1.0),
+    "density": (0.0, 1.0),
+    "earlier_weight": (0.0, 1.0),
+}
+_AT_LEAST: Mapping[str, int] = {
+    "n_shards": 1,
+    "edits_per_shard": 1,
+    "n_steps": 1,
+    "n_irrelevant": 0,
+    "n_background": 0,
+    "n_prefixes": 0,
+    "prefix_length": 1,
+    "replay": 0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WISEConfig:
+    """Everything that WISE can be told, the paper's values as defaults.
+
+    Where the paper (arXiv 2405.14768) and its released code differ, or the paper is silent, the
+    choice has a name here. Raises ValueError naming the field, its value and what is allowed.
+
+    layer: the block whose W_v is copied; None = at three quarters of the depth.
+    mask_ratio (rho), n_shards (k), edits_per_shard: knowledge sharding; n edits in k subspaces
+        (eq. 7, Table 10). Every k full shards are merged into one side memory.
+    merge, density: how shards are merged (eq. 8) and the share that TIES keeps (released: .53).
+    memory: "merge" keeps one side memory and merges later ones into it; "retrieve" keeps them all
+        and takes the one with the largest activation (Algorithm 2).
+    earlier_weight: share of the earlier memory in a later merge (released: .6; the paper is silent).
+    alpha, beta, gamma: margins of L_a (eq. 5).
+    margin_reduction: hinges averaged over all "rows" (paper) or the "violating" ones (released).
+    routing_tokens: tokens that decide a route (paper: silent; released: "mean"). "last" = the last
+        prompt token.
+    routing_activation: the norm of the change itself (eq. 3) or of the "activated" outputs (released).
+    threshold: eps as the "running" minimum of the edits' activations when each was learned
+        (Algorithm 1), or "recomputed" after every turn and merge, when later edits have worn them.
+    threshold_scale: factor on eps (paper: 1; released: .88, named act_ratio).
+    thresholds: one eps "shared" by all memories (Algorithm 2) or one "per-memory" (released), where
+        memories are compared by activation over threshold.
+    lr, n_steps, early_stop: SGD; a turn ends when its loss is below `early_stop` (released: .02).
+    norm_constraint: bound on every entry of W_v' - W_v (released: 1.0; not in the paper).
+    n_irrelevant: background prompts x_i in the loss of a turn (released: 1); `n_background` of the
+        background's texts are held ready, as routing inputs.
+    negatives: x_i drawn at "random" (paper) or the "hardest" of those held ready: the most activated.
+    n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
+        written by the "model" (paper) or taken from the "background".
+    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    replay: prompts of earlier memories per turn that must stay below alpha (appendix B.3).
+    units: margins and learning rate "absolute" (paper) or in units of the "model": margins times the
+        median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset then
+        serves models of any scale.
+    """
+
+    layer: int | None = None
+    mask_ratio: float = 0.2
+    n_shards: int = 2
+    edits_per_shard: int = 500
+    merge: str = "ties"
+    density: float = 0.53
+    memory: str = "merge"
+    earlier_weight: float = 0.6
+    alpha: float = 5.0
+    beta: float = 20.0
+    gamma: float = 10.0
+    margin_reduction: str = "rows"
+    routing_tokens: str = "last"
+    routing_activation: str = "linear"
+    threshold: str = "running"
+    threshold_scale: float = 1.0
+    thresholds: str = "shared"
+    lr: float = 1.0
+    n_steps: int = 70
+    early_stop: float = 0.02
+    norm_constraint: float = math.inf
+    n_irrelevant: int = 1
+    n_background: int = 1024
+    negatives: str = "random"
+    n_prefixes: int = 10
+    prefix_length: int = 10
+    prefixes: str = "model"
+    append_eos: bool = True
+    replay: int = 0
+    units: str = "absolute"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            self._require(name, whole and value >= least, f"a whole number >= {least}")
+        for name in (
+            "alpha",
+            "beta",
+            "gamma",
+            "lr",
+            "threshold_scale",
+            "norm_constraint",
+            "early_stop",
+        ):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            self._require(name, number and value >= 0, "a number >= 0")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            self._require(name, number and least < value <= most, f"in ({least}, {most}]")
+        self._require("append_eos", isinstance(self.append_eos, bool), "true or false")
+        whole = isinstance(self.layer, int) and not isinstance(self.layer, bool)
+        self._require("layer", self.layer is None or whole, "a whole number or none")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; it must be {allowed}")
+
+    @classmethod
+    def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
+        """A preset with some fields changed. Unknown presets and fields are errors that list what exists."""
+        if preset not in PRESETS:
+            raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ValueError(f"WISE has no option {name!r}; it has {', '.join(known)}")
+        return cls(**{**PRESETS[preset], **options})
+
+
+_PAPER = dict(mask_ratio=0.2, n_shards=2, alpha=5.0, beta=20.0, gamma=10.0, lr=1.0)  # Table 10
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Found by benchmarks/search_wise.py on tuning streams.
+    "embedded": dict(
+        units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=50,
+        alpha=0.5, beta=2.0, gamma=1.0, lr=1.0, n_steps=30, n_irrelevant=64,
+        n_prefixes=0, threshold="recomputed", threshold_scale=0.8,
+    ),
+    # Table 10 and appendix A.3; steps and threshold scale from the released configuration.
+    "paper-llama-2-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),
+    "paper-mistral-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),
+    "paper-gpt-j-6b": dict(
+        _PAPER, layer=21, n_steps=70, threshold_scale=0.88, alpha=15.0, beta=40.0, gamma=20.0
+    ),
+}  # fmt: skip

@@ -1,0 +1,191 @@
+"""What an editor is: three methods, and optional capabilities that are found by isinstance."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from wise.edits import Background, Edit
+
+__all__ = [
+    "BUILT_IN",
+    "Editor",
+    "EditorFactory",
+    "Erasable",
+    "Generates",
+    "Persistent",
+    "Routed",
+    "factory_options",
+    "load_editor",
+]
+
+# One line an editor: name -> "module:factory". Modules are imported when their editor is asked for.
+BUILT_IN: Mapping[str, str] = {
+    "none": "wise.baselines.corners:make_unedited",
+    "wise": "wise.wise:make",
+}
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """A language model whose answers can be edited. B rows, T tokens, V vocabulary."""
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """One turn: write these edits. On an error the state is as before the call."""
+
+    def logits(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T V"]:
+        """Next-token logits of the edited model; never changes state."""
+
+    def reset(self) -> None:
+        """Back to the unedited model, bitwise."""
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Can decode by itself, with a key-value cache."""
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        max_new_tokens: int,
+    ) -> Int[Tensor, "B S"]:
+        """Greedy continuations of at most S = `max_new_tokens`, padded after the end of sequence."""
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """Decides per prompt whether an edit applies.
+
+    Its `logits` also takes `prompt_mask` [B, T]: the only tokens that it may route on, so that a
+    teacher-forced target cannot open the gate.
+    """
+
+    threshold: float
+
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B"]:
+        """How strongly each prompt is in scope; in scope means above `threshold`."""
+
+
+@runtime_checkable
+class Persistent(Protocol):
+    """Can be written to and read from a folder."""
+
+    def save(self, path: str | Path) -> None: ...
+
+    def load(self, path: str | Path) -> None: ...
+
+
+@runtime_checkable
+class Erasable(Protocol):
+    """Can take edits back."""
+
+    def remove(self, edits: Sequence[Edit]) -> None: ...
+
+
+@runtime_checkable
+class EditorFactory(Protocol):
+    """Makes an editor of a model; `background` is all it may see before the stream."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        background: Background,
+        *,
+        seed: int,
+        **options: Any,
+    ) -> Editor: ...
+
+
+def load_editor(spec: str) -> EditorFactory:
+    """The factory that `spec` names: a built-in name, `module:factory` or `file.py:factory`.
+
+    Raises ValueError saying what exists; errors inside the named module come through as they are.
+    """
+    source, colon, attribute = BUILT_IN.get(spec, spec).rpartition(":")
+    if not colon or not source or not attribute:
+        raise ValueError(
+            f"editor={spec!r} is no built-in editor ({', '.join(sorted(BUILT_IN))}), "
+            "nor of the form module:factory or file.py:factory"
+        )
+    module = _load_file(source, spec) if source.endswith(".py") else _load_module(source, spec)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        callables = sorted(name for name in public if callable(getattr(module, name)))
+        raise ValueError(
+            f"editor={spec!r}: {source} has no factory {attribute!r}; "
+            f"it has {', '.join(callables) or 'no public function'}"
+        )
+    return factory
+
+
+def factory_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` texts as keyword arguments; numbers, true, false and none become values."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ValueError(f"editor option {pair!r} is not of the form KEY=VALUE")
+        options[key] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    readers: tuple[Callable[[str], Any], ...] = (int, float)
+    for read in readers:
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _load_module(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"editor={spec!r}: there is no module {name!r}") from error
+
+
+def _load_file(source: str, spec: str) -> ModuleType:
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"editor={spec!r}: there is no file {source!r} in {Path.cwd()}")
+    name = f"_editor_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"editor={spec!r}: {source!r} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for modules beside it; last, so that it shadows nothing
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

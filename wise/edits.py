@@ -1,0 +1,158 @@
+"""The records everything else speaks of: edits, probes, edit streams and background text.
+
+Plain frozen data, without torch: a stream is fixed, digested and printed before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+__all__ = ["PROBE_KINDS", "Background", "Edit", "EditStream", "Probe"]
+
+PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
+
+
+def _check_text(record: object, field: str, *, required: bool) -> None:
+    value = getattr(record, field)
+    if not isinstance(value, str) or (required and not value.strip()):
+        needed = "a text that is not blank" if required else "a text"
+        raise ValueError(f"{type(record).__name__}.{field}={value!r} is not {needed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One fact to write into a model: asked `prompt` (x_e), it shall answer `target` (y_e).
+
+    `paraphrases` ask for the same fact in other words; `levels`, where given, grades each of them
+    (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming the field and its value.
+    """
+
+    prompt: str
+    target: str
+    subject: str = ""
+    paraphrases: tuple[str, ...] = ()
+    ground_truth: str = ""
+    id: str = ""
+    levels: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("prompt", "target"):
+            _check_text(self, field, required=True)
+        for field in ("subject", "ground_truth", "id"):
+            _check_text(self, field, required=False)
+        if self.subject not in self.prompt:
+            raise ValueError(f"Edit.subject={self.subject!r} is not in the prompt {self.prompt!r}")
+        for field in ("paraphrases", "levels"):
+            value = getattr(self, field)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise ValueError(f"Edit.{field}={value!r} is not a tuple")
+            object.__setattr__(self, field, tuple(value))
+        for text in self.paraphrases:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"Edit.paraphrases holds {text!r}; each must be a text, not blank")
+        if self.levels and len(self.levels) != len(self.paraphrases):
+            raise ValueError(
+                f"Edit.levels={self.levels!r} grades {len(self.levels)} of "
+                f"{len(self.paraphrases)} paraphrases; grade all or none"
+            )
+
+    def graded_paraphrases(self) -> tuple[tuple[int, str], ...]:
+        """(level, paraphrase) pairs; level 0 where the source does not grade."""
+        levels = self.levels or (0,) * len(self.paraphrases)
+        return tuple(zip(levels, self.paraphrases, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A prompt outside the scope of every edit (or, for `portability`, a consequence of one).
+
+    `edit_id` names the edit a probe was made for; `answer`, where known, is the right answer.
+    """
+
+    prompt: str
+    kind: str
+    answer: str = ""
+    edit_id: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text(self, "prompt", required=True)
+        _check_text(self, "answer", required=self.kind == "portability")
+        _check_text(self, "edit_id", required=False)
+        if self.kind not in PROBE_KINDS:
+            raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
+
+
+@dataclass(frozen=True)
+class EditStream:
+    """Edits in the order in which they arrive, with the probes that watch what they must not touch."""
+
+    edits: tuple[Edit, ...]
+    probes: tuple[Probe, ...] = ()
+    name: str = "stream"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edits", tuple(self.edits))
+        object.__setattr__(self, "probes", tuple(self.probes))
+        for field, kind in (("edits", Edit), ("probes", Probe)):
+            for record in getattr(self, field):
+                if not isinstance(record, kind):
+                    raise ValueError(f"EditStream.{field} holds {record!r}, not a {kind.__name__}")
+        known = {edit.id for edit in self.edits}
+        for probe in self.probes:
+            if probe.edit_id and probe.edit_id not in known:
+                raise ValueError(f"Probe.edit_id={probe.edit_id!r} names no edit of the stream")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the edits and probes; the name does not count."""
+        records = [[asdict(record) for record in group] for group in (self.edits, self.probes)]
+        text = json.dumps(records, ensure_ascii=True, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def prefix(self, t: int) -> EditStream:
+        """The first `t` edits, with the probes made for them and those made for no edit."""
+        if not 0 <= t <= len(self.edits):
+            raise ValueError(f"t={t} is outside the stream's 0..{len(self.edits)} edits")
+        edits = self.edits[:t]
+        allowed = {"", *(edit.id for edit in edits)}
+        probes = tuple(probe for probe in self.probes if probe.edit_id in allowed)
+        return EditStream(edits, probes, self.name)
+
+    def live(self) -> tuple[Edit, ...]:
+        """The edits still in force: the last write per prompt wins, in stream order."""
+        last = {edit.prompt: index for index, edit in enumerate(self.edits)}
+        return tuple(self.edits[index] for index in sorted(last.values()))
+
+
+@dataclass(frozen=True)
+class Background:
+    """What an editor may see before the stream: plain `texts`, and `edits` to train or tune on."""
+
+    texts: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", tuple(self.texts))
+        object.__setattr__(self, "edits", tuple(self.edits))
+        for text in self.texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"Background.texts holds {text!r}; each must be a text, not blank")
+
+    def check_disjoint(self, stream: EditStream) -> None:
+        """Raise ValueError naming the first record that the stream and the background share.
+
+        Shared means: a prompt, paraphrase or probe of the stream stands in a background text
+        or is the prompt of a background edit.
+        """
+        asked = [("edit", edit.prompt) for edit in stream.edits]
+        asked += [("paraphrase", text) for edit in stream.edits for text in edit.paraphrases]
+        asked += [(f"{probe.kind} probe", probe.prompt) for probe in stream.probes]
+        prompts = {edit.prompt for edit in self.edits}
+        corpus = "\n".join(self.texts)
+        for what, prompt in asked:
+            if prompt in prompts or prompt in corpus:
+                raise ValueError(f"the background holds the stream's {what} {prompt!r}")

@@ -1,0 +1,1 @@
+"""What an editor did to a model: per-item measures, and the lifelong run that collects them."""

@@ -1,0 +1,202 @@
+"""Apply an edit stream and measure on the way: after each turn, and in full at checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise import rows
+from wise.editor import Editor, Persistent
+from wise.edits import EditStream
+from wise.evaluation.metrics import (
+    Measured,
+    Question,
+    Reader,
+    at_edit_questions,
+    final_questions,
+    measure,
+)
+from wise.lm.decoding import Answer, ForcedAnswer, Unedited
+
+__all__ = ["PROTOCOLS", "LifelongRun", "run_lifelong"]
+
+PROTOCOLS = ("free", "forced")
+_SAVE_EVERY = 50  # turns between saved states, for editors that can save
+_EXTRA_TOKENS = 2  # an answer may be this much longer than the longest known one
+_LEAST_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class LifelongRun:
+    """One run's identity and settings. `checkpoints` are the T at which everything is measured.
+
+    Raises ValueError for a checkpoint outside 1..T, an unknown protocol and a turn without edits.
+    """
+
+    editor: str
+    model: str
+    seed: int
+    stream: EditStream
+    checkpoints: tuple[int, ...]
+    protocols: tuple[str, ...] = PROTOCOLS
+    edits_per_turn: int = 1
+
+    def __post_init__(self) -> None:
+        n_edits = len(self.stream.edits)
+        for t in self.checkpoints:
+            if not 1 <= t <= n_edits:
+                raise ValueError(f"checkpoint {t} is outside the stream's 1..{n_edits} edits")
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise ValueError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
+        if self.edits_per_turn < 1:
+            raise ValueError(f"edits_per_turn={self.edits_per_turn} must be >= 1")
+
+    @property
+    def identity(self) -> rows.Run:
+        """What all rows of the run share."""
+        stream = self.stream
+        return rows.Run(self.editor, self.model, stream.name, stream.sha256, self.seed)
+
+    def turns(self) -> Iterator[tuple[int, int]]:
+        """[begin, end) of each turn; a turn also ends at each checkpoint."""
+        stops = sorted({*self.checkpoints, len(self.stream.edits)})
+        begin = 0
+        for stop in stops:
+            while begin < stop:
+                end = min(begin + self.edits_per_turn, stop)
+                yield begin, end
+                begin = end
+
+    def row(self, block: str, protocol: str, when: str, t: int, measured: Measured) -> rows.Row:
+        question = measured.question
+        return rows.Row(
+            **self.identity._asdict(), protocol=protocol, when=when, t=t, metric=question.metric,
+            kind=question.kind, edit_id=question.edit_id, cluster=question.subject,
+            age=question.age, prompt=question.prompt, expected=measured.expected,
+            answer=measured.answer, score=measured.score, excluded=question.excluded, block=block,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The unedited model's answers to all locality probes."""
+
+    answers: dict[str, Answer]
+    forced: dict[str, ForcedAnswer]
+
+    @classmethod
+    def ask(cls, base: Unedited, reader: Reader, questions: Sequence[Question]) -> _Base:
+        prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
+        answers = dict(zip(prompts, reader.free(base, prompts), strict=True)) if prompts else {}
+        spoken = [prompt for prompt in prompts if answers[prompt].text]
+        texts = [answers[prompt].text for prompt in spoken]
+        forced = reader.forced(base, spoken, texts) if spoken else []
+        return cls(answers, dict(zip(spoken, forced, strict=True)))
+
+
+def run_lifelong(
+    run: LifelongRun,
+    editor: Editor,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> list[rows.Row]:
+    """Edit, measure, write rows to `path` block by block, and return all of them.
+
+    `editor` must hold no edit yet: the unedited model is asked first. With `resume`, blocks that
+    `path` holds whole are kept and only edited through (from a saved state where the editor can
+    save); the rows are those of an uninterrupted run. Without, an existing `path` is an error.
+    """
+    if path.exists() and not resume:
+        raise ValueError(f"rows file {path} exists; resume the run or name another file")
+    done = rows.resume(path, run.identity)
+    questions = final_questions(run.stream)
+    reader = _reader(model, tokenizer, run.stream)
+    base = _Base.ask(Unedited(model, tokenizer), reader, questions)
+    states = path.with_name(f"{path.name}.states")
+    begin_at = _restore(editor, states, run, done)
+    with (
+        rows.RowWriter(path, done) as writer,
+        tqdm(total=len(run.stream.edits), initial=begin_at, unit="edit", desc=run.editor,
+             disable=not progress, mininterval=1) as bar,
+    ):  # fmt: skip
+        for turn, (begin, end) in enumerate(run.turns(), start=1):
+            if end > begin_at:
+                edits = run.stream.edits[begin:end]
+                editor.edit(edits)
+                bar.update(len(edits))
+                block = f"edit {end}"
+                if block not in done:
+                    asked = measure(editor, reader, at_edit_questions(edits), "free", {}, {})
+                    writer.write_block([run.row(block, "free", "at-edit", end, m) for m in asked])
+                if turn % _SAVE_EVERY == 0:
+                    _save(editor, states, end)
+            if end in run.checkpoints:
+                for protocol in run.protocols:
+                    block = f"checkpoint {end} {protocol}"
+                    if block not in done:
+                        bar.set_postfix_str(f"measuring T={end}, {protocol}")
+                        asked = measure(
+                            editor, reader, final_questions(run.stream.prefix(end)), protocol,
+                            base.answers, base.forced,
+                        )  # fmt: skip
+                        writer.write_block(
+                            [run.row(block, protocol, "final", end, m) for m in asked]
+                        )
+                bar.set_postfix_str("")
+    shutil.rmtree(states, ignore_errors=True)
+    return rows.read_rows(path)
+
+
+def _reader(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
+) -> Reader:
+    known = {edit.target for edit in stream.edits} | {probe.answer for probe in stream.probes}
+    longest = max(len(tokenizer(f" {text}", add_special_tokens=False).input_ids) for text in known)
+    return Reader(
+        tokenizer,
+        max_new_tokens=max(_LEAST_TOKENS, longest + _EXTRA_TOKENS),
+        device=model.device,
+        max_length=getattr(model.config, "max_position_embeddings", None),
+    )
+
+
+def _save(editor: Editor, states: Path, t: int) -> None:
+    """Keep the state after `t` edits, and no older one."""
+    if not isinstance(editor, Persistent):
+        return
+    partial, final = states / f"{t}.partial", states / str(t)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    editor.save(partial)
+    partial.rename(final)
+    for older in states.iterdir():
+        if older != final:
+            shutil.rmtree(older)
+
+
+def _restore(editor: Editor, states: Path, run: LifelongRun, done: list[str]) -> int:
+    """Load the newest state that no missing block lies before; how many edits it holds."""
+    needed = [f"edit {end}" for _, end in run.turns()]
+    first_missing = next((i for i, block in enumerate(needed) if block not in done), len(needed))
+    kept = {end: i for i, (_, end) in enumerate(run.turns())}
+    for t in run.checkpoints:
+        if any(f"checkpoint {t} {protocol}" not in done for protocol in run.protocols):
+            first_missing = min(first_missing, kept[t])
+    if not isinstance(editor, Persistent) or not states.is_dir():
+        return 0
+    saved = sorted(int(folder.name) for folder in states.iterdir() if folder.name.isdigit())
+    usable = [t for t in saved if t in kept and kept[t] < first_missing]
+    if usable:
+        editor.load(states / str(usable[-1]))
+        return usable[-1]
+    return 0

@@ -1,0 +1,178 @@
+"""What is asked of an edited model, and how an answer scores. Per item; means come later.
+
+Reliability, generalization and portability ask for a known answer; locality asks whether the answer
+is still that of the unedited model, which must have been asked before the first edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from wise.editor import Editor
+from wise.edits import Edit, EditStream
+from wise.lm.decoding import Answer, ForcedAnswer, free_run, teacher_forced
+
+__all__ = ["Measured", "Question", "Reader", "at_edit_questions", "final_questions", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt to score; `expected` is the right answer, or "" where the base model's answer is."""
+
+    metric: str
+    kind: str
+    prompt: str
+    expected: str
+    edit_id: str
+    subject: str
+    age: int
+    excluded: str = ""  # why it is not scored
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A question with what was answered and its score in [0, 1]; None where it was excluded."""
+
+    question: Question
+    expected: str
+    answer: str
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How answers are read: the same for every editor."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int
+    device: torch.device | str = "cpu"
+    max_length: int | None = None
+    batch_size: int = 128
+
+    def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
+        return free_run(
+            editor, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size, device=self.device, max_length=self.max_length,
+        )  # fmt: skip
+
+    def forced(
+        self, editor: Editor, prompts: Sequence[str], targets: Sequence[str]
+    ) -> list[ForcedAnswer]:
+        return teacher_forced(
+            editor, self.tokenizer, prompts, targets,
+            batch_size=self.batch_size, device=self.device, max_length=self.max_length,
+        )  # fmt: skip
+
+
+def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
+    """Each edit's own prompt, right after its turn."""
+    return [
+        Question("reliability", "", edit.prompt, edit.target, edit.id, edit.subject or edit.id, 0)
+        for edit in edits
+    ]
+
+
+def final_questions(stream: EditStream) -> list[Question]:
+    """Everything to ask after all edits of `stream`, in stream order.
+
+    Excluded, with the reason: what asks for an edit that a later one overwrote, and prompts that
+    the stream also edits to another answer.
+    """
+    live = {edit.prompt: edit for edit in stream.live()}
+    ages = {id(edit): len(stream.edits) - 1 - index for index, edit in enumerate(stream.edits)}
+    by_id = {edit.id: edit for edit in stream.edits}
+    questions: list[Question] = []
+
+    def ask(metric: str, kind: str, prompt: str, expected: str, edit: Edit | None) -> None:
+        excluded = ""
+        other = live.get(prompt)
+        if edit is not None and metric != "locality" and live[edit.prompt] is not edit:
+            excluded = "a later edit of the stream overwrote this one"
+        elif other is not None and other is not edit and other.target != expected:
+            excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
+        subject = (edit.subject or edit.id) if edit else prompt
+        age = ages[id(edit)] if edit else 0
+        edit_id = edit.id if edit else ""
+        questions.append(Question(metric, kind, prompt, expected, edit_id, subject, age, excluded))
+
+    for edit in stream.edits:
+        ask("reliability", "", edit.prompt, edit.target, edit)
+        for level, paraphrase in edit.graded_paraphrases():
+            ask("generalization", str(level) if level else "", paraphrase, edit.target, edit)
+    for probe in stream.probes:
+        edit_of_probe = by_id.get(probe.edit_id) if probe.edit_id else None
+        if probe.kind == "portability":
+            ask("portability", "", probe.prompt, probe.answer, edit_of_probe)
+        else:
+            ask("locality", probe.kind, probe.prompt, "", edit_of_probe)
+    return questions
+
+
+def measure(
+    editor: Editor,
+    reader: Reader,
+    questions: Sequence[Question],
+    protocol: str,
+    base_answers: Mapping[str, Answer],
+    base_forced: Mapping[str, ForcedAnswer],
+) -> list[Measured]:
+    """Score `questions` by one protocol, "free" or "forced", in their order."""
+    score = {"free": _measure_free, "forced": _measure_forced}[protocol]
+    asked = []
+    for question in questions:
+        base = base_answers.get(question.prompt)
+        if not question.excluded and question.metric == "locality" and protocol == "forced":
+            silent = base is None or not base.text
+            asked.append((question, "the unedited model answers nothing" if silent else ""))
+        else:
+            asked.append((question, question.excluded))
+    scored = score(editor, reader, [q for q, why in asked if not why], base_answers, base_forced)
+    return [_excluded(question, why) if why else next(scored) for question, why in asked]
+
+
+def _excluded(question: Question, why: str) -> Measured:
+    fields = {name: getattr(question, name) for name in question.__slots__}
+    return Measured(Question(**{**fields, "excluded": why}), question.expected, "", None)
+
+
+def _measure_free(
+    editor: Editor,
+    reader: Reader,
+    questions: Sequence[Question],
+    base_answers: Mapping[str, Answer],
+    _base_forced: Mapping[str, ForcedAnswer],
+) -> Iterator[Measured]:
+    answers = reader.free(editor, [question.prompt for question in questions])
+    for question, answer in zip(questions, answers, strict=True):
+        if question.metric == "locality":
+            base = base_answers[question.prompt]
+            same = answer.token_ids == base.token_ids and answer.stopped == base.stopped
+            yield Measured(question, base.text, answer.text, float(same))
+        else:
+            right = answer.is_exactly(question.expected)
+            text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
+            yield Measured(question, question.expected, text, float(right))
+
+
+def _measure_forced(
+    editor: Editor,
+    reader: Reader,
+    questions: Sequence[Question],
+    base_answers: Mapping[str, Answer],
+    base_forced: Mapping[str, ForcedAnswer],
+) -> Iterator[Measured]:
+    targets = [
+        base_answers[q.prompt].text if q.metric == "locality" else q.expected for q in questions
+    ]
+    answers = reader.forced(editor, [question.prompt for question in questions], targets)
+    decode: Callable[[Sequence[int]], str] = reader.tokenizer.decode
+    for question, target, answer in zip(questions, targets, answers, strict=True):
+        if question.metric == "locality":
+            score = answer.agreement(base_forced[question.prompt])
+        else:
+            score = answer.share_right
+        yield Measured(question, target, decode(list(answer.predicted_ids)).strip(), score)

@@ -1,0 +1,132 @@
+"""Where each architecture keeps its parts. The one table of module paths in the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+__all__ = ["ARCHITECTURES", "Architecture", "LanguageModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Module paths of a model type; those of `attention`, `mlp`, `value` and `value_norm` start at a block."""
+
+    embedding: str
+    blocks: str
+    attention: str
+    mlp: str
+    value: str  # W_v: the projection out of the MLP's inner layer
+    norm: str
+    value_norm: str = ""  # a norm between W_v and the residual stream
+    head: str = "lm_head"
+
+
+_LLAMA = Architecture(
+    "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.down_proj", "model.norm"
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": Architecture(
+        "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.down_proj", "model.norm",
+        value_norm="post_feedforward_layernorm",
+    ),
+    "phi": Architecture(
+        "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.fc2", "model.final_layernorm"
+    ),
+    "gptj": Architecture(
+        "transformer.wte", "transformer.h", "attn", "mlp", "mlp.fc_out", "transformer.ln_f"
+    ),
+    "gpt2": Architecture(
+        "transformer.wte", "transformer.h", "attn", "mlp", "mlp.c_proj", "transformer.ln_f"
+    ),
+    "gpt_neox": Architecture(
+        "gpt_neox.embed_in", "gpt_neox.layers", "attention", "mlp", "mlp.dense_4h_to_h",
+        "gpt_neox.final_layer_norm",
+    ),
+    "opt": Architecture(
+        "model.decoder.embed_tokens", "model.decoder.layers", "self_attn", "fc2", "fc2",
+        "model.decoder.final_layer_norm",
+    ),
+}  # fmt: skip
+
+
+class LanguageModel:
+    """A transformers causal language model with its parts by name. L blocks, D hidden, M inner width.
+
+    Raises ValueError for a model type outside the table, and for a variant whose residual stream
+    is normed after the MLP has been added.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        model_type = getattr(model.config, "model_type", type(model).__name__)
+        if model_type not in ARCHITECTURES:
+            raise ValueError(
+                f"model_type={model_type!r} is not supported; it is none of "
+                f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths one line "
+                "in ARCHITECTURES of wise/lm/architectures.py"
+            )
+        if not getattr(model.config, "do_layer_norm_before", True):
+            raise ValueError(
+                "do_layer_norm_before=False is not supported; only pre-norm blocks are"
+            )
+        self.model = model
+        self.architecture = ARCHITECTURES[model_type]
+        self.embedding = model.get_submodule(self.architecture.embedding)
+        self.blocks = list(model.get_submodule(self.architecture.blocks).children())
+        self.norm = model.get_submodule(self.architecture.norm)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens the model can read, where it says so."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def check_layer(self, layer: int) -> int:
+        """`layer` itself; ValueError where the model has no such block."""
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise ValueError(f"layer={layer!r} is not a whole number")
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(f"layer={layer} is outside the model's 0..{self.n_layers - 1}")
+        return layer
+
+    def part(self, layer: int, name: str) -> nn.Module:
+        """The `attention`, `mlp` or `value` module of a block."""
+        block = self.blocks[self.check_layer(layer)]
+        return block.get_submodule(getattr(self.architecture, name))
+
+    def value_weight(self, layer: int) -> Float[Tensor, "M D"]:
+        """W_v as a view that maps [.., M] to [.., D] by `a @ W_v`, for Linear and Conv1D alike."""
+        module = self.part(layer, "value")
+        return module.weight.T if isinstance(module, nn.Linear) else module.weight
+
+    def value_norm(self, layer: int, value: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """What the block adds to the residual stream for the output of W_v."""
+        if not self.architecture.value_norm:
+            return value
+        return self.blocks[layer].get_submodule(self.architecture.value_norm)(value)
+
+    def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """Logits of the last block's output, by final norm, projection, head and soft cap."""
+        hidden = self.norm(hidden)
+        decoder = getattr(getattr(self.model, "model", None), "decoder", None)
+        if getattr(decoder, "project_out", None) is not None:
+            hidden = decoder.project_out(hidden)
+        logits = self.model.get_submodule(self.architecture.head)(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -1,0 +1,235 @@
+"""What a model answers: free-run (greedy, natural stop) and teacher-forced, by any editor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.editor import Editor, Generates, Routed
+from wise.lm.hooks import frozen
+from wise.lm.tokens import IGNORED, encode, position_ids
+
+__all__ = [
+    "Answer",
+    "ForcedAnswer",
+    "Unedited",
+    "free_run",
+    "greedy",
+    "normalized",
+    "teacher_forced",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A free-run answer: its text up to the end of sequence, and whether it ended by itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    stopped: bool
+
+    def is_exactly(self, target: str) -> bool:
+        """Stopped, and the target to the letter; white space counts as one space."""
+        return self.stopped and normalized(self.text) == normalized(target)
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedAnswer:
+    """Teacher-forced: the most likely token at each place of the target, and log p(target).
+
+    The end of sequence counts in neither, so that editors trained without one compare.
+    """
+
+    target_ids: tuple[int, ...]
+    predicted_ids: tuple[int, ...]
+    log_probability: float  # nats
+
+    @property
+    def share_right(self) -> float:
+        """The field's teacher-forced accuracy: the share of target tokens predicted."""
+        return _share_equal(self.predicted_ids, self.target_ids)
+
+    def agreement(self, other: ForcedAnswer) -> float:
+        """Share of places where both predict the same token."""
+        return _share_equal(self.predicted_ids, other.predicted_ids)
+
+
+def _share_equal(one: Sequence[int], other: Sequence[int]) -> float:
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+
+
+class Unedited:
+    """The bare model as an editor that refuses edits; the reference of locality."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def edit(self, edits: Sequence[object]) -> None:
+        """Does nothing: the facts stay as they are."""
+
+    def reset(self) -> None:
+        """Nothing to undo."""
+
+    @torch.no_grad()
+    def logits(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
+        with frozen(self.model):
+            return self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids(attention_mask),
+                use_cache=False,
+            ).logits
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        max_new_tokens: int,
+        **options: object,
+    ) -> Int[Tensor, "B S"]:
+        return greedy(
+            self.model, self.tokenizer, input_ids, attention_mask, max_new_tokens, **options
+        )
+
+
+@torch.no_grad()
+def greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    max_new_tokens: int,
+    **options: object,
+) -> Int[Tensor, "B S"]:
+    """transformers' own cached generation without sampling (beams through `options`); new tokens only.
+
+    Rows must be padded on the left. A generation configuration that came with the model does not count.
+    """
+    if not bool(attention_mask[:, -1].all()):
+        raise ValueError("generation needs padding_side='left'; a row ends in padding")
+    eos = tokenizer.eos_token_id
+    with frozen(model):
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
+            **options,
+        )
+    return output[:, input_ids.shape[1] :]
+
+
+def free_run(
+    editor: Editor,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 16,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    max_length: int | None = None,
+) -> list[Answer]:
+    """Greedy answers to `prompts`, in their order, by `generate` where the editor has it."""
+    answers: dict[int, Answer] = {}
+    limit = None if max_length is None else max_length - max_new_tokens
+    for chosen in _batches_by_length(prompts, batch_size):
+        rows = [prompts[index] for index in chosen]
+        batch = encode(tokenizer, rows, max_length=limit).to(torch.device(device))
+        if isinstance(editor, Generates):
+            tokens = editor.generate(batch.input_ids, batch.attention_mask, max_new_tokens)
+        else:
+            tokens = _generate_by_logits(
+                editor, tokenizer, batch.input_ids, batch.attention_mask, max_new_tokens
+            )
+        for index, ids in zip(chosen, tokens.tolist(), strict=True):
+            answers[index] = _answer(tokenizer, ids)
+    return [answers[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def teacher_forced(
+    editor: Editor,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    max_length: int | None = None,
+) -> list[ForcedAnswer]:
+    """What is predicted for `targets` read after `prompts`. A routed editor routes on the prompts alone."""
+    answers: dict[int, ForcedAnswer] = {}
+    for chosen in _batches_by_length(prompts, batch_size):
+        rows = [prompts[index] for index in chosen], [targets[index] for index in chosen]
+        batch = encode(tokenizer, *rows, append_eos=False, max_length=max_length)
+        batch = batch.to(torch.device(device))
+        more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
+        logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
+        labelled = batch.labels != IGNORED
+        log_p = logits[labelled].float().log_softmax(-1)  # N V
+        labels, counts = batch.labels[labelled], labelled.sum(-1).tolist()
+        log_target = log_p.gather(-1, labels[:, None])[:, 0]
+        parts = zip(
+            labels.split(counts),
+            log_p.argmax(-1).split(counts),
+            log_target.split(counts),
+            strict=True,
+        )
+        for index, (target, predicted, log_row) in zip(chosen, parts, strict=True):
+            ids = tuple(target.tolist()), tuple(predicted.tolist())
+            answers[index] = ForcedAnswer(*ids, float(log_row.sum()))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def normalized(text: str) -> str:
+    """White space as one space, none at the ends."""
+    return " ".join(text.split())
+
+
+def _answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
+    stopped = tokenizer.eos_token_id in ids
+    if stopped:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return Answer(tokenizer.decode(ids).strip(), tuple(ids), stopped)
+
+
+def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, so that little is computed on padding."""
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@torch.no_grad()
+def _generate_by_logits(
+    editor: Editor,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    max_new_tokens: int,
+) -> Int[Tensor, "B S"]:
+    """Greedy decoding without a cache, for editors that only give logits."""
+    eos = tokenizer.eos_token_id
+    prompt_mask = attention_mask
+    new: list[Tensor] = []
+    done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    for _ in range(max_new_tokens):
+        more = {"prompt_mask": prompt_mask.bool()} if isinstance(editor, Routed) else {}
+        token = editor.logits(input_ids, attention_mask, **more)[:, -1].argmax(-1)
+        token = token.masked_fill(done, eos)
+        new.append(token)
+        done = done | (token == eos)
+        if done.all():
+            break
+        input_ids = torch.cat([input_ids, token[:, None]], dim=1)
+        attention_mask = torch.cat([attention_mask, torch.ones_like(token)[:, None]], dim=1)
+        prompt_mask = torch.cat([prompt_mask, torch.zeros_like(token)[:, None]], dim=1)
+    return torch.stack(new, dim=1)

@@ -1,0 +1,62 @@
+"""Hooks that undo themselves, also on error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Stop", "frozen", "observe", "replace"]
+
+
+class Stop(Exception):  # noqa: N818 - not an error: it ends a forward whose rest nobody needs
+    """Raised by an observer to end the forward; `observe` swallows it."""
+
+
+@contextmanager
+def observe(
+    module: nn.Module, see: Callable[[tuple[Any, ...], dict[str, Any]], None], *, stop: bool = False
+) -> Iterator[None]:
+    """Show `see` the arguments of every call of `module`; with `stop`, end the forward there."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        see(args, kwargs)
+        if stop:
+            raise Stop
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    except Stop:
+        pass
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replace(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Let `change(input, output)` give the output of every call of `module`."""
+    handle = module.register_forward_hook(lambda _module, args, output: change(args[0], output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without parameter gradients; both as before afterwards."""
+    modes = [(module, module.training) for module in model.modules() if module.training]
+    flags = [(weight, True) for weight in model.parameters() if weight.requires_grad]
+    try:
+        model.eval()
+        for weight, _ in flags:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight, flag in flags:
+            weight.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,111 @@
+"""The end of a model, run again and again from the output of W_v at one layer.
+
+An edit changes W_v of one block. Everything before it is computed once: the inputs `a` of W_v, its
+outputs, and the rest of the residual stream. A step then runs only the blocks above, and the head
+only where a label stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wise.lm.architectures import LanguageModel
+from wise.lm.hooks import observe
+from wise.lm.tokens import IGNORED, Batch
+
+__all__ = ["Tail", "first_tensor", "value_inputs"]
+
+
+def first_tensor(output: Any) -> Tensor:
+    """A block's hidden state, whether the block returns it alone or first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@torch.no_grad()
+def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "B T M"]:
+    """The inputs `a` of W_v at `layer`; no block above it is run."""
+    seen: list[Tensor] = []
+
+    def see(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        seen.append(args[0])
+
+    with observe(lm.part(layer, "value"), see, stop=True):
+        run(lm, batch)
+    rows, width = batch.input_ids.shape
+    return seen[0].reshape(rows, width, -1)  # B T M
+
+
+def run(lm: LanguageModel, batch: Batch) -> None:
+    """One forward of the blocks, without the head, for what hooks see of it."""
+    lm.model.base_model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    )
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The blocks above `layer` on fixed rows, ready to run for new outputs of W_v."""
+
+    lm: LanguageModel
+    layer: int
+    inputs: Float[Tensor, "B T M"]  # a
+    value: Float[Tensor, "B T D"]  # a @ W_v and its bias, unedited
+    residual: Float[Tensor, "B T D"]  # the block's output without the value
+    calls: tuple[tuple[nn.Module, dict[str, Any]], ...]
+    rows: Int[Tensor, " N"]  # where labels stand
+    columns: Int[Tensor, " N"]
+    labels: Int[Tensor, " N"]
+
+    @classmethod
+    @torch.no_grad()
+    def capture(cls, lm: LanguageModel, layer: int, batch: Batch) -> Tail:
+        """Run the model once on `batch` and keep what later runs need."""
+        value_module, upper = lm.part(layer, "value"), lm.blocks[layer + 1 :]
+        seen: dict[str, Tensor] = {}
+        arguments: list[dict[str, Any]] = []
+
+        def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            shape = batch.input_ids.shape
+            seen["inputs"], seen["value"] = args[0].view(*shape, -1), output.view(*shape, -1)
+
+        def see_block(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            seen["output"] = first_tensor(output)
+
+        def see_upper(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if len(args) > 1:
+                raise ValueError(
+                    f"{type(_module).__name__} is called with {len(args)} positions; 1 is known"
+                )
+            kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            arguments.append(kwargs)
+
+        handles = [
+            value_module.register_forward_hook(see_value),
+            lm.blocks[layer].register_forward_hook(see_block),
+            *(block.register_forward_pre_hook(see_upper, with_kwargs=True) for block in upper),
+        ]
+        try:
+            run(lm, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        residual = seen["output"] - lm.value_norm(layer, seen["value"])
+        rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
+        calls = tuple(zip(upper, arguments, strict=True))
+        labels = batch.labels[rows, columns]
+        return cls(lm, layer, seen["inputs"], seen["value"], residual, calls, rows, columns, labels)
+
+    def logits(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "N V"]:
+        """Logits at the labelled positions, were W_v to give `value`."""
+        hidden = self.residual + self.lm.value_norm(self.layer, value)  # B T D
+        for block, kwargs in self.calls:
+            hidden = first_tensor(block(hidden, **kwargs))
+        return self.lm.head(hidden[self.rows, self.columns])

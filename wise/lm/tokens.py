@@ -1,0 +1,148 @@
+"""Prompts and targets as padded batches, with the positions that matter marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_span"]
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows. `labels[b, t]` is the token to follow position t, or IGNORED; not to be shifted."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    prompt_mask: Bool[Tensor, "B T"]  # the prompt's own tokens
+    labels: Int[Tensor, "B T"]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "B T"]:
+        return position_ids(self.attention_mask)
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def position_ids(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Positions counted from each row's first real token, for both padding sides; 0 on padding."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str] | None = None,
+    *,
+    append_eos: bool = True,
+    padding_side: str = "left",
+    max_length: int | None = None,
+) -> Batch:
+    """Rows of `prompt`, or of `prompt target` with one end-of-sequence token behind.
+
+    The prompt's tokens are those that it has alone, so that free-run and teacher-forced rows begin
+    alike. Labels stand where a target token (or the end of sequence) is to be predicted.
+    Raises ValueError for a prompt or target without tokens, and for a row longer than `max_length`.
+    """
+    if not prompts:
+        raise ValueError("prompts=[] holds nothing to encode")
+    prompt_ids = tokenizer(list(prompts)).input_ids
+    ends: list[list[int]] = [[]] * len(prompts)
+    if targets is not None:
+        eos = [tokenizer.eos_token_id] if append_eos else []
+        if eos == [None]:
+            raise ValueError("append_eos=True needs a tokenizer with an end-of-sequence token")
+        pairs = zip(prompts, prompt_ids, targets, strict=True)
+        ends = [_target_ids(tokenizer, *pair) + eos for pair in pairs]
+    for prompt, begin, end in zip(prompts, prompt_ids, ends, strict=True):
+        if not begin:
+            raise ValueError(f"prompt {prompt!r} encodes to no token")
+        if max_length is not None and len(begin) + len(end) > max_length:
+            raise ValueError(
+                f"prompt {_shorten(prompt)!r} with its target has {len(begin) + len(end)} tokens; "
+                f"the model reads at most {max_length}"
+            )
+    # The last token is predicted, never read.
+    rows = [
+        (begin + end)[: len(begin) + max(len(end) - 1, 0)]
+        for begin, end in zip(prompt_ids, ends, strict=True)
+    ]
+    labels = [
+        ([IGNORED] * (len(begin) - 1) + end) if end else [IGNORED] * len(begin)
+        for begin, end in zip(prompt_ids, ends, strict=True)
+    ]
+    input_ids, attention_mask = pad(rows, _padding_id(tokenizer), padding_side=padding_side)
+    in_prompt, _ = pad(
+        [
+            [1] * len(begin) + [0] * (len(row) - len(begin))
+            for begin, row in zip(prompt_ids, rows, strict=True)
+        ],
+        0,
+        padding_side=padding_side,
+    )
+    label_rows, _ = pad(labels, IGNORED, padding_side=padding_side)
+    return Batch(input_ids, attention_mask, in_prompt.bool(), label_rows)
+
+
+def pad(
+    rows: Sequence[Sequence[int]], value: int, *, padding_side: str = "left"
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """The rows at one length, and the mask that tells what is theirs."""
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side={padding_side!r} is neither 'left' nor 'right'")
+    width = max(len(row) for row in rows)
+    padded = torch.full((len(rows), width), value)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        span = slice(width - len(row), width) if padding_side == "left" else slice(0, len(row))
+        padded[index, span] = torch.tensor(row, dtype=torch.long)
+        mask[index, span] = 1
+    return padded, mask
+
+
+def subject_span(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> tuple[int, int]:
+    """[begin, end) of the tokens that hold the last occurrence of `subject` in the unpadded prompt.
+
+    Raises ValueError where the subject is empty or not in the prompt.
+    """
+    first = prompt.rfind(subject) if subject else -1
+    if first < 0:
+        raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
+    last = first + len(subject)
+    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    inside = [i for i, (begin, end) in enumerate(offsets) if begin < last and end > first]
+    return inside[0], inside[-1] + 1
+
+
+def _target_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, prompt_ids: list[int], target: str
+) -> list[int]:
+    """The target's tokens as they follow the prompt's."""
+    space = "" if prompt[-1:].isspace() or target[:1].isspace() else " "
+    joint = tokenizer(prompt + space + target).input_ids
+    if joint[: len(prompt_ids)] == prompt_ids:
+        ids = joint[len(prompt_ids) :]
+    else:  # the prompt's last token would swallow the target's first letters
+        ids = tokenizer(space + target, add_special_tokens=False).input_ids
+    if not ids:
+        raise ValueError(f"target {target!r} encodes to no token")
+    return ids
+
+
+def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
+        if candidate is not None:
+            return candidate
+    raise AssertionError("0 is always a candidate")
+
+
+def _shorten(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[:width]}..."
