@@ -28,8 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     own = Path(__file__).parent / "pyproject.toml"
     if config.inipath != own:
         raise pytest.UsageError(
-            f"pytest read its settings from {config.inipath}, not from {own}. An option's value was "
-            "taken for a test path: write it as --rows=FILE, or add -c pointing to that file"
+            f"pytest read its settings from {config.inipath}, not from {own}. An option's value "
+            "was taken for a test path: write it as --rows=FILE, or add -c pointing to that file"
         )
     config.stash[SETTINGS] = Settings.of(config)
     config.stash[RUNS] = {}

@@ -14,13 +14,13 @@ def metric_name(row: Row) -> str:
     """The name that a threshold has for this row's metric."""
     if row.metric == "locality":
         return row.kind
-    return f"{row.metric}-{row.kind}" if row.kind else row.metric
+    return f"generalization-{row.kind}" if row.metric == "generalization" and row.kind else row.metric
 
 
 def judge(
     rows: Sequence[Row], metric: str, t: int, threshold: float, *, protocol: str, confidence: float
 ) -> Verdict:
-    """Whether the final model after `t` edits reaches `threshold` in `metric`; items cluster by subject."""
+    """Whether the final model after `t` edits reaches `threshold`; items cluster by subject."""
     chosen = [
         row
         for row in rows

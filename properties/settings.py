@@ -33,7 +33,7 @@ _DEFAULT_EDITS = 100
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """The option group "model editors"; each can also stand in pyproject.toml without its dashes."""
+    """The option group "model editors"; each has a default of the name editors_OPTION."""
     group = parser.getgroup("model editors", "model editors")
 
     def add(name: str, default: Any, text: str, **more: Any) -> None:
@@ -74,12 +74,7 @@ def add_options(parser: pytest.Parser) -> None:
         "zsre:FILE or counterfact:FILE",
         metavar="FORMAT:FILE",
     )
-    add(
-        "edits",
-        None,
-        f"length T of the stream (default: {_DEFAULT_EDITS}, or what there is)",
-        metavar="T",
-    )
+    add("edits", None, f"length T of the stream (default: {_DEFAULT_EDITS}, or all)", metavar="T")
     add(
         "checkpoints",
         None,
@@ -103,7 +98,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What one call of pytest asks for. Raises pytest.UsageError naming a bad option and its value."""
+    """What one call of pytest asks for.
+
+    `of` raises pytest.UsageError naming a bad option and its value.
+    """
 
     editors: tuple[str, ...]
     editor_options: dict[str, Any]

@@ -34,7 +34,8 @@ def identity(
     lm: LanguageModel, config: WISEConfig, background: Background, seed: int
 ) -> dict[str, Any]:
     """What a checkpoint belongs to: the model by its type, sizes and W_v, and how it is edited."""
-    assert config.layer is not None
+    if config.layer is None:
+        raise ValueError("layer=None names no block; a checkpoint belongs to one")
     weight = lm.value_weight(config.layer).detach().float().cpu().contiguous()
     return {
         "model": {
@@ -80,7 +81,7 @@ def load(
     shape: tuple[int, int],
     device: torch.device,
 ) -> tuple[State, tuple[float, float] | None]:
-    """The state and scales in `folder`. ValueError where it is missing, damaged or another model's."""
+    """The state and scales in `folder`; ValueError where missing, damaged or another model's."""
     manifest = _manifest(folder)
     for name, own in json.loads(json.dumps(dict(belongs_to))).items():
         theirs = manifest.get(name)

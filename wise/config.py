@@ -54,12 +54,13 @@ class WISEConfig:
     merge, density: how shards are merged (eq. 8) and the share that TIES keeps (released: .53).
     memory: "merge" keeps one side memory and merges later ones into it; "retrieve" keeps them all
         and takes the one with the largest activation (Algorithm 2).
-    earlier_weight: share of the earlier memory in a later merge (released: .6; the paper is silent).
+    earlier_weight: share of the earlier memory in a later merge (paper: silent; released: .6).
     alpha, beta, gamma: margins of L_a (eq. 5).
     margin_reduction: hinges averaged over all "rows" (paper) or the "violating" ones (released).
     routing_tokens: tokens that decide a route (paper: silent; released: "mean"). "last" = the last
         prompt token.
-    routing_activation: the norm of the change itself (eq. 3) or of the "activated" outputs (released).
+    routing_activation: the norm of the change itself, "linear" (eq. 3), or that of the "activated"
+        outputs (released).
     threshold: eps as the "running" minimum of the edits' activations when each was learned
         (Algorithm 1), or "recomputed" after every turn and merge, when later edits have worn them.
     threshold_scale: factor on eps (paper: 1; released: .88, named act_ratio).
@@ -69,14 +70,14 @@ class WISEConfig:
     norm_constraint: bound on every entry of W_v' - W_v (released: 1.0; not in the paper).
     n_irrelevant: background prompts x_i in the loss of a turn (released: 1); `n_background` of the
         background's texts are held ready, as routing inputs.
-    negatives: x_i drawn at "random" (paper) or the "hardest" of those held ready: the most activated.
+    negatives: x_i drawn at "random" (paper) or the "hardest", most activated of those held ready.
     n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
         written by the "model" (paper) or taken from the "background".
     append_eos: the target ends with the end of sequence, so that free-run answers stop.
     replay: prompts of earlier memories per turn that must stay below alpha (appendix B.3).
-    units: margins and learning rate "absolute" (paper) or in units of the "model": margins times the
-        median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset then
-        serves models of any scale.
+    units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
+        the median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset
+        then serves models of any scale.
     """
 
     layer: int | None = None
@@ -143,7 +144,7 @@ class WISEConfig:
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
-        """A preset with some fields changed. Unknown presets and fields are errors that list what exists."""
+        """A preset with some fields changed; ValueError lists what exists where one does not."""
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
         known = [field.name for field in fields(cls)]

@@ -63,7 +63,7 @@ class Generates(Protocol):
         attention_mask: Int[Tensor, "B T"],
         max_new_tokens: int,
     ) -> Int[Tensor, "B S"]:
-        """Greedy continuations of at most S = `max_new_tokens`, padded after the end of sequence."""
+        """Greedy continuations, S <= `max_new_tokens`, padded after the end of sequence."""
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """The records everything else speaks of: edits, probes, edit streams and background text.
 
-Plain frozen data, without torch: a stream is fixed, digested and printed before any model is loaded.
+Plain frozen data, without torch: a stream is fixed, digested and printed before a model is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Edit:
     """One fact to write into a model: asked `prompt` (x_e), it shall answer `target` (y_e).
 
     `paraphrases` ask for the same fact in other words; `levels`, where given, grades each of them
-    (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming the field and its value.
+    (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming field and value.
     """
 
     prompt: str
@@ -88,7 +88,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class EditStream:
-    """Edits in the order in which they arrive, with the probes that watch what they must not touch."""
+    """Edits in the order in which they arrive, and probes of what they must not touch."""
 
     edits: tuple[Edit, ...]
     probes: tuple[Probe, ...] = ()

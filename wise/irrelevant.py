@@ -22,7 +22,7 @@ __all__ = ["RoutingInputs", "background_inputs", "prompt_inputs", "stack"]
 
 @dataclass(frozen=True)
 class RoutingInputs:
-    """A(x) at the routing tokens of prompts; rows with fewer tokens are zero where `mask` is not."""
+    """A(x) at the routing tokens of prompts; rows with fewer are zero where `mask` is False."""
 
     keys: Float[Tensor, "N S M"]
     mask: Bool[Tensor, "N S"]

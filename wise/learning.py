@@ -31,9 +31,9 @@ class Objective:
     def __call__(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
         change = self.tail.inputs.float() @ tau  # B T D
         logits = self.tail.logits(self.tail.value + change.to(self.tail.value.dtype))
-        return self._negative_log_likelihood(logits) + self._margin(tau)
+        return self.negative_log_likelihood(logits) + self._margin(tau)
 
-    def _negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
+    def negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
         """Mean over a row's target tokens, then over rows."""
         losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
         n_rows = len(self.tail.inputs)

@@ -1,7 +1,7 @@
 """Side memories as what they change: tau = W_v' - W_v, its masks, its compact form.
 
 The main memory W_v stays where it is, once and untouched. A side memory gives
-A(x) W_v' = A(x) W_v + A(x) tau, so only tau is kept: dense while it learns, compact when it is full.
+A(x) W_v' = A(x) W_v + A(x) tau, so only tau is kept: dense while it learns, compact when full.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def sample_mask(
 
 @dataclass(frozen=True)
 class Change:
-    """tau with its changed entries alone: sparse rows of tau's transpose, or dense where most changed."""
+    """tau by its changed entries: sparse rows of its transpose, or dense where most changed."""
 
     tensor: Tensor
 
@@ -111,9 +111,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Shard:
-    """A side memory in the making: its turns, what they change, and the routing inputs of its edits.
+    """A side memory in the making: its turns, their change, and its edits' routing inputs.
 
-    `keys` are the inputs A(x_e) at the routing tokens, one row an edit, zero where `key_mask` is.
+    `keys` are the inputs A(x_e) at the routing tokens, one row an edit; zero where `key_mask` is
+    False.
     `activations` are Delta(x_e) of each edit: when it was learned, or now (WISEConfig.threshold).
     """
 

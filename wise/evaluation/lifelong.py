@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +14,15 @@ from wise import rows
 from wise.editor import Editor, Persistent
 from wise.edits import EditStream
 from wise.evaluation.metrics import (
+    BaseAnswers,
     Measured,
-    Question,
     Reader,
     at_edit_questions,
     final_questions,
     measure,
 )
-from wise.lm.decoding import Answer, ForcedAnswer, Unedited
 
-__all__ = ["PROTOCOLS", "LifelongRun", "run_lifelong"]
+__all__ = ["PROTOCOLS", "LifelongRun", "reader_of", "run_lifelong"]
 
 PROTOCOLS = ("free", "forced")
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
@@ -83,23 +82,6 @@ class LifelongRun:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The unedited model's answers to all locality probes."""
-
-    answers: dict[str, Answer]
-    forced: dict[str, ForcedAnswer]
-
-    @classmethod
-    def ask(cls, base: Unedited, reader: Reader, questions: Sequence[Question]) -> _Base:
-        prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
-        answers = dict(zip(prompts, reader.free(base, prompts), strict=True)) if prompts else {}
-        spoken = [prompt for prompt in prompts if answers[prompt].text]
-        texts = [answers[prompt].text for prompt in spoken]
-        forced = reader.forced(base, spoken, texts) if spoken else []
-        return cls(answers, dict(zip(spoken, forced, strict=True)))
-
-
 def run_lifelong(
     run: LifelongRun,
     editor: Editor,
@@ -120,8 +102,8 @@ def run_lifelong(
         raise ValueError(f"rows file {path} exists; resume the run or name another file")
     done = rows.resume(path, run.identity)
     questions = final_questions(run.stream)
-    reader = _reader(model, tokenizer, run.stream)
-    base = _Base.ask(Unedited(model, tokenizer), reader, questions)
+    reader = reader_of(model, tokenizer, run.stream)
+    base = BaseAnswers.ask(model, reader, questions)
     states = path.with_name(f"{path.name}.states")
     begin_at = _restore(editor, states, run, done)
     with (
@@ -136,7 +118,7 @@ def run_lifelong(
                 bar.update(len(edits))
                 block = f"edit {end}"
                 if block not in done:
-                    asked = measure(editor, reader, at_edit_questions(edits), "free", {}, {})
+                    asked = measure(editor, reader, at_edit_questions(edits), "free", base)
                     writer.write_block([run.row(block, "free", "at-edit", end, m) for m in asked])
                 if turn % _SAVE_EVERY == 0:
                     _save(editor, states, end)
@@ -146,8 +128,7 @@ def run_lifelong(
                     if block not in done:
                         bar.set_postfix_str(f"measuring T={end}, {protocol}")
                         asked = measure(
-                            editor, reader, final_questions(run.stream.prefix(end)), protocol,
-                            base.answers, base.forced,
+                            editor, reader, final_questions(run.stream.prefix(end)), protocol, base,
                         )  # fmt: skip
                         writer.write_block(
                             [run.row(block, protocol, "final", end, m) for m in asked]
@@ -157,9 +138,10 @@ def run_lifelong(
     return rows.read_rows(path)
 
 
-def _reader(
+def reader_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
 ) -> Reader:
+    """The reader whose budget of new tokens fits every answer that `stream` knows."""
     known = {edit.target for edit in stream.edits} | {probe.answer for probe in stream.probes}
     longest = max(len(tokenizer(f" {text}", add_special_tokens=False).input_ids) for text in known)
     return Reader(

@@ -10,13 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
-from wise.lm.decoding import Answer, ForcedAnswer, free_run, teacher_forced
+from wise.lm.decoding import Answer, ForcedAnswer, Unedited, free_run, teacher_forced
 
-__all__ = ["Measured", "Question", "Reader", "at_edit_questions", "final_questions", "measure"]
+__all__ = [
+    "BaseAnswers",
+    "Measured",
+    "Question",
+    "Reader",
+    "at_edit_questions",
+    "final_questions",
+    "measure",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,23 @@ class Reader:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class BaseAnswers:
+    """The unedited model's answers to all locality probes; to be asked before the first edit."""
+
+    free: Mapping[str, Answer]
+    forced: Mapping[str, ForcedAnswer]
+
+    @classmethod
+    def ask(cls, model: PreTrainedModel, reader: Reader, questions: Sequence[Question]) -> BaseAnswers:
+        base = Unedited(model, reader.tokenizer)
+        prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
+        free = dict(zip(prompts, reader.free(base, prompts), strict=True))
+        spoken = [prompt for prompt in prompts if free[prompt].text]
+        forced = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
+        return cls(free, dict(zip(spoken, forced, strict=True)))
+
+
 def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
     """Each edit's own prompt, right after its turn."""
     return [
@@ -106,7 +131,7 @@ def final_questions(stream: EditStream) -> list[Question]:
     for probe in stream.probes:
         edit_of_probe = by_id.get(probe.edit_id) if probe.edit_id else None
         if probe.kind == "portability":
-            ask("portability", "", probe.prompt, probe.answer, edit_of_probe)
+            ask("portability", "portability", probe.prompt, probe.answer, edit_of_probe)
         else:
             ask("locality", probe.kind, probe.prompt, "", edit_of_probe)
     return questions
@@ -117,20 +142,18 @@ def measure(
     reader: Reader,
     questions: Sequence[Question],
     protocol: str,
-    base_answers: Mapping[str, Answer],
-    base_forced: Mapping[str, ForcedAnswer],
+    base: BaseAnswers,
 ) -> list[Measured]:
     """Score `questions` by one protocol, "free" or "forced", in their order."""
     score = {"free": _measure_free, "forced": _measure_forced}[protocol]
     asked = []
     for question in questions:
-        base = base_answers.get(question.prompt)
-        if not question.excluded and question.metric == "locality" and protocol == "forced":
-            silent = base is None or not base.text
-            asked.append((question, "the unedited model answers nothing" if silent else ""))
-        else:
-            asked.append((question, question.excluded))
-    scored = score(editor, reader, [q for q, why in asked if not why], base_answers, base_forced)
+        excluded = question.excluded
+        forced_locality = question.metric == "locality" and protocol == "forced"
+        if not excluded and forced_locality and question.prompt not in base.forced:
+            excluded = "the unedited model answers nothing"
+        asked.append((question, excluded))
+    scored = score(editor, reader, [q for q, why in asked if not why], base)
     return [_excluded(question, why) if why else next(scored) for question, why in asked]
 
 
@@ -143,15 +166,14 @@ def _measure_free(
     editor: Editor,
     reader: Reader,
     questions: Sequence[Question],
-    base_answers: Mapping[str, Answer],
-    _base_forced: Mapping[str, ForcedAnswer],
+    base: BaseAnswers,
 ) -> Iterator[Measured]:
     answers = reader.free(editor, [question.prompt for question in questions])
     for question, answer in zip(questions, answers, strict=True):
         if question.metric == "locality":
-            base = base_answers[question.prompt]
-            same = answer.token_ids == base.token_ids and answer.stopped == base.stopped
-            yield Measured(question, base.text, answer.text, float(same))
+            before = base.free[question.prompt]
+            same = answer.token_ids == before.token_ids and answer.stopped == before.stopped
+            yield Measured(question, before.text, answer.text, float(same))
         else:
             right = answer.is_exactly(question.expected)
             text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
@@ -162,17 +184,16 @@ def _measure_forced(
     editor: Editor,
     reader: Reader,
     questions: Sequence[Question],
-    base_answers: Mapping[str, Answer],
-    base_forced: Mapping[str, ForcedAnswer],
+    base: BaseAnswers,
 ) -> Iterator[Measured]:
     targets = [
-        base_answers[q.prompt].text if q.metric == "locality" else q.expected for q in questions
+        base.free[q.prompt].text if q.metric == "locality" else q.expected for q in questions
     ]
     answers = reader.forced(editor, [question.prompt for question in questions], targets)
     decode: Callable[[Sequence[int]], str] = reader.tokenizer.decode
     for question, target, answer in zip(questions, targets, answers, strict=True):
         if question.metric == "locality":
-            score = answer.agreement(base_forced[question.prompt])
+            score = answer.agreement(base.forced[question.prompt])
         else:
             score = answer.share_right
         yield Measured(question, target, decode(list(answer.predicted_ids)).strip(), score)

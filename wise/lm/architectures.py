@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -14,11 +15,11 @@ __all__ = ["ARCHITECTURES", "Architecture", "LanguageModel"]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Module paths of a model type; those of `attention`, `mlp`, `value` and `value_norm` start at a block."""
+    """Module paths of a model type; those of a block's parts start at the block."""
 
     embedding: str
     blocks: str
-    attention: str
+    attention: str  # from here to `value`, and `value_norm`: within a block
     mlp: str
     value: str  # W_v: the projection out of the MLP's inner layer
     norm: str
@@ -60,9 +61,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class LanguageModel:
-    """A transformers causal language model with its parts by name. L blocks, D hidden, M inner width.
+    """A transformers causal language model with its parts by name.
 
-    Raises ValueError for a model type outside the table, and for a variant whose residual stream
+    L blocks, hidden width D, inner width M. Raises ValueError for a model type outside the table, and for a variant whose residual stream
     is normed after the MLP has been added.
     """
 
@@ -113,7 +114,8 @@ class LanguageModel:
     def value_weight(self, layer: int) -> Float[Tensor, "M D"]:
         """W_v as a view that maps [.., M] to [.., D] by `a @ W_v`, for Linear and Conv1D alike."""
         module = self.part(layer, "value")
-        return module.weight.T if isinstance(module, nn.Linear) else module.weight
+        weight = cast(Tensor, module.weight)
+        return weight.T if isinstance(module, nn.Linear) else weight
 
     def value_norm(self, layer: int, value: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """What the block adds to the residual stream for the output of W_v."""
@@ -125,8 +127,9 @@ class LanguageModel:
         """Logits of the last block's output, by final norm, projection, head and soft cap."""
         hidden = self.norm(hidden)
         decoder = getattr(getattr(self.model, "model", None), "decoder", None)
-        if getattr(decoder, "project_out", None) is not None:
-            hidden = decoder.project_out(hidden)
+        project_out = getattr(decoder, "project_out", None)
+        if project_out is not None:
+            hidden = project_out(hidden)
         logits = self.model.get_submodule(self.architecture.head)(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap

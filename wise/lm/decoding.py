@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Generates, Routed
 from wise.lm.hooks import frozen
@@ -107,15 +108,15 @@ def greedy(
     max_new_tokens: int,
     **options: object,
 ) -> Int[Tensor, "B S"]:
-    """transformers' own cached generation without sampling (beams through `options`); new tokens only.
+    """New tokens of transformers' own cached generation without sampling.
 
-    Rows must be padded on the left. A generation configuration that came with the model does not count.
+    `options` go on to it, as those of beams. Rows must be padded on the left, else ValueError.
     """
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("generation needs padding_side='left'; a row ends in padding")
     eos = tokenizer.eos_token_id
     with frozen(model):
-        output = model.generate(
+        output = cast(GenerationMixin, model).generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
@@ -165,7 +166,7 @@ def teacher_forced(
     device: torch.device | str = "cpu",
     max_length: int | None = None,
 ) -> list[ForcedAnswer]:
-    """What is predicted for `targets` read after `prompts`. A routed editor routes on the prompts alone."""
+    """What is predicted for `targets` after `prompts`; a routed editor sees the prompts to route."""
     answers: dict[int, ForcedAnswer] = {}
     for chosen in _batches_by_length(prompts, batch_size):
         rows = [prompts[index] for index in chosen], [targets[index] for index in chosen]
@@ -198,7 +199,8 @@ def _answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     stopped = tokenizer.eos_token_id in ids
     if stopped:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return Answer(tokenizer.decode(ids).strip(), tuple(ids), stopped)
+    text = cast(str, tokenizer.decode(ids))
+    return Answer(text.strip(), tuple(ids), stopped)
 
 
 def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:

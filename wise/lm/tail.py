@@ -59,7 +59,7 @@ class Tail:
     inputs: Float[Tensor, "B T M"]  # a
     value: Float[Tensor, "B T D"]  # a @ W_v and its bias, unedited
     residual: Float[Tensor, "B T D"]  # the block's output without the value
-    calls: tuple[tuple[nn.Module, dict[str, Any]], ...]
+    calls: tuple[tuple[nn.Module, tuple[Any, ...], dict[str, Any]], ...]
     rows: Int[Tensor, " N"]  # where labels stand
     columns: Int[Tensor, " N"]
     labels: Int[Tensor, " N"]
@@ -70,7 +70,7 @@ class Tail:
         """Run the model once on `batch` and keep what later runs need."""
         value_module, upper = lm.part(layer, "value"), lm.blocks[layer + 1 :]
         seen: dict[str, Tensor] = {}
-        arguments: list[dict[str, Any]] = []
+        arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # but the hidden state
 
         def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             shape = batch.input_ids.shape
@@ -80,12 +80,8 @@ class Tail:
             seen["output"] = first_tensor(output)
 
         def see_upper(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if len(args) > 1:
-                raise ValueError(
-                    f"{type(_module).__name__} is called with {len(args)} positions; 1 is known"
-                )
             kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            arguments.append(kwargs)
+            arguments.append((args[1:], kwargs))
 
         handles = [
             value_module.register_forward_hook(see_value),
@@ -99,13 +95,13 @@ class Tail:
                 handle.remove()
         residual = seen["output"] - lm.value_norm(layer, seen["value"])
         rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
-        calls = tuple(zip(upper, arguments, strict=True))
+        calls = tuple((block, *rest) for block, rest in zip(upper, arguments, strict=True))
         labels = batch.labels[rows, columns]
         return cls(lm, layer, seen["inputs"], seen["value"], residual, calls, rows, columns, labels)
 
     def logits(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "N V"]:
         """Logits at the labelled positions, were W_v to give `value`."""
         hidden = self.residual + self.lm.value_norm(self.layer, value)  # B T D
-        for block, kwargs in self.calls:
-            hidden = first_tensor(block(hidden, **kwargs))
+        for block, args, kwargs in self.calls:
+            hidden = first_tensor(block(hidden, *args, **kwargs))
         return self.lm.head(hidden[self.rows, self.columns])

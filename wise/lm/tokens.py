@@ -17,7 +17,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows. `labels[b, t]` is the token to follow position t, or IGNORED; not to be shifted."""
+    """Padded rows; `labels[b, t]` is the token that follows position t (no shift), or IGNORED."""
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
@@ -138,10 +138,9 @@ def _target_ids(
 
 
 def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0):
-        if candidate is not None:
-            return candidate
-    raise AssertionError("0 is always a candidate")
+    """Any token will do: padding is masked."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((candidate for candidate in candidates if candidate is not None), 0)
 
 
 def _shorten(text: str, width: int = 60) -> str:

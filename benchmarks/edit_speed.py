@@ -1,0 +1,182 @@
+"""Speed and memory of WISE against plain references in the same run.
+
+`python -m benchmarks.edit_speed` prints, for an edit step on an embedded model, the tail against a
+forward of the whole model every step; and for inference, the routed model against the bare one on a
+random Llama of about 300 million parameters, where arithmetic dominates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from fixtures.models import FAMILIES, LoadedModel, load_model
+from wise.config import WISEConfig
+from wise.edits import Background
+from wise.irrelevant import select
+from wise.learning import Objective
+from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import Unedited
+from wise.lm.tail import Tail
+from wise.lm.tokens import IGNORED, encode
+from wise.wise import WISE
+
+
+def seconds(work: Callable[[], object], *, repeats: int) -> float:
+    """Median time of one call, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def interleaved(one: Callable[[], object], other: Callable[[], object], *, repeats: int) -> float:
+    """Median ratio other / one of neighbouring calls, so that a busy machine disturbs both alike."""
+    one(), other()
+    ratios = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        one()
+        middle = time.perf_counter()
+        other()
+        ratios.append((time.perf_counter() - middle) / (middle - start))
+    return statistics.median(ratios)
+
+
+def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
+    """One edit of `n_steps` equal steps by the tail and by the whole model."""
+    lm = LanguageModel(loaded.model)
+    layer = 3 * lm.n_layers // 4
+    assert loaded.world is not None
+    edit = loaded.world.stream(0, 1, split="tuning").edits[0]
+    config = WISEConfig.of("embedded", layer=layer)
+    batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
+    inner, hidden = lm.value_weight(layer).shape
+    lr = 0.01
+
+    def descend(loss_of: Callable[[Tensor], Tensor], *, everything: bool) -> list[float]:
+        tau, losses = torch.zeros(inner, hidden), []
+        for _ in range(n_steps):
+            variable = tau.detach().requires_grad_()
+            loss = loss_of(variable)
+            losses.append(loss.item())
+            if everything:
+                loss.backward()
+                gradient = variable.grad
+                loaded.model.zero_grad(set_to_none=True)
+            else:
+                (gradient,) = torch.autograd.grad(loss, variable)
+            tau = tau - lr * gradient
+        return losses
+
+    def by_tail() -> list[float]:
+        with hooks.frozen(loaded.model):
+            tail = Tail.capture(lm, layer, batch)
+            rows = select(tail.inputs, batch.prompt_mask, "last")
+            objective = Objective(tail, rows, None, config, 1.0)
+            return descend(objective.negative_log_likelihood, everything=False)
+
+    def plain_loss(tau: Tensor) -> Tensor:
+        with hooks.replace(lm.part(layer, "value"), lambda a, out: out + a @ tau):
+            logits = loaded.model(batch.input_ids, use_cache=False).logits
+        return nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
+        )
+
+    def whole() -> list[float]:
+        return descend(plain_loss, everything=True)
+
+    def whole_frozen() -> list[float]:
+        with hooks.frozen(loaded.model):
+            return descend(plain_loss, everything=False)
+
+    pairs = zip(by_tail(), whole(), strict=True)
+    difference = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
+    print(
+        f"edit, {loaded.name}, layer {layer} of {lm.n_layers}, {n_steps} steps: "
+        f"{1000 * seconds(by_tail, repeats=repeats) / n_steps:.2f} ms a step with its share of the capture; "
+        f"the whole model takes {interleaved(by_tail, whole, repeats=repeats):.1f}x, "
+        f"or {interleaved(by_tail, whole_frozen, repeats=repeats):.1f}x with gradients for W_v' alone; "
+        f"largest relative difference of losses {difference:.1e}"
+    )
+
+
+def held_bytes(loaded: LoadedModel) -> None:
+    """Bytes held by side memories after 100 edits in two shards and a merge."""
+    assert loaded.world is not None
+    stream = loaded.world.stream(0, 20, split="tuning")
+    config = dict(memory="retrieve", n_steps=3, n_shards=1, edits_per_shard=5, mask_ratio=0.2)
+    editor = WISE(loaded.model, loaded.tokenizer, Background(), WISEConfig.of(**config))
+    for edit in stream.edits:
+        editor.edit([edit])
+    main = editor.lm.value_weight(editor.layer).numel() * 4
+    print(
+        f"memory, {loaded.name}: 4 stored memories of mask ratio 0.2 hold "
+        f"{editor.n_bytes / 4 / main:.2f} of W_v's bytes each (values and indices of changed entries)"
+    )
+
+
+def inference(tokenizer: PreTrainedTokenizerBase, *, repeats: int, n_memories: int) -> None:
+    """Routed against bare, prefill and cached decoding, rows in scope and out of it."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=1024, intermediate_size=2816, num_hidden_layers=24,
+        num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    size = sum(weight.numel() for weight in model.parameters())
+    options = dict(n_steps=2, n_prefixes=0, units="absolute", alpha=0.0, beta=0.0, gamma=0.0)
+    editor = WISE(model, tokenizer, Background(), WISEConfig.of(
+        memory="retrieve", n_shards=1, edits_per_shard=1, mask_ratio=0.2, threshold_scale=0.5,
+        early_stop=0.0, **options,
+    ))  # fmt: skip
+    world = FAMILIES["llama"].size.world()
+    edits = world.stream(0, n_memories, split="tuning").edits
+    for edit in edits:
+        editor.edit([edit])
+    bare = Unedited(model, tokenizer)
+    for n_rows in (1, 32):
+        prompts = [edits[index % n_memories].prompt for index in range(n_rows)]
+        batch = encode(tokenizer, prompts)
+        inputs = batch.input_ids, batch.attention_mask
+        forward = interleaved(lambda: bare.logits(*inputs), lambda: editor.logits(*inputs), repeats=repeats)
+        new = dict(max_new_tokens=16, min_new_tokens=16)
+        decode = interleaved(
+            lambda: bare.generate(*inputs, **new), lambda: editor.generate(*inputs, **new),
+            repeats=max(3, repeats // 3),
+        )  # fmt: skip
+        in_scope = (editor.routing_activation(*inputs) > editor.threshold).float().mean()
+        print(
+            f"inference, random Llama of {size / 1e6:.0f} M, {n_memories} side memories, batch {n_rows} "
+            f"({in_scope:.0%} in scope): forward {forward:.3f}x, 16 cached tokens {decode:.3f}x the bare model"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", choices=("edit", "inference"))
+    options = parser.parse_args()
+    if options.only != "inference":
+        for family in ("llama", "gpt2"):
+            edit_steps(load_model(family), n_steps=options.steps, repeats=options.repeats)
+        held_bytes(load_model("llama"))
+    if options.only != "edit":
+        tokenizer = load_model("llama").tokenizer
+        for n_memories in (1, 4):
+            inference(tokenizer, repeats=options.repeats, n_memories=n_memories)
+
+
+if __name__ == "__main__":
+    main()
