@@ -14,7 +14,9 @@ def metric_name(row: Row) -> str:
     """The name that a threshold has for this row's metric."""
     if row.metric == "locality":
         return row.kind
-    return f"generalization-{row.kind}" if row.metric == "generalization" and row.kind else row.metric
+    if row.metric == "generalization" and row.kind:
+        return f"generalization-{row.kind}"
+    return row.metric
 
 
 def judge(

@@ -33,7 +33,7 @@ _DEFAULT_EDITS = 100
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """The option group "model editors"; each has a default of the name editors_OPTION."""
+    """The option group "model editors"; the ini key editors_OPTION sets an option's default."""
     group = parser.getgroup("model editors", "model editors")
 
     def add(name: str, default: Any, text: str, **more: Any) -> None:
@@ -98,10 +98,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What one call of pytest asks for.
-
-    `of` raises pytest.UsageError naming a bad option and its value.
-    """
+    """What one call of pytest asks for. UsageError names a bad option and its value."""
 
     editors: tuple[str, ...]
     editor_options: dict[str, Any]
@@ -182,10 +179,9 @@ class Settings:
                 )
             stream = world.stream(self.seed, self.n_edits or _DEFAULT_EDITS)
         else:
-            whole = load_stream(self.dataset)
-            n_edits = min(self.n_edits or _DEFAULT_EDITS, len(whole.edits))
-            if self.n_edits is not None:
-                n_edits = self.n_edits
+            n_edits = self.n_edits
+            if n_edits is None:
+                n_edits = min(_DEFAULT_EDITS, len(load_stream(self.dataset).edits))
             stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
         background = Background() if world is None else world.background()
         background.check_disjoint(stream)

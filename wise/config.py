@@ -39,6 +39,7 @@ _AT_LEAST: Mapping[str, int] = {
     "prefix_length": 1,
     "replay": 0,
 }
+_NOT_NEGATIVE = ("alpha", "beta", "gamma", "lr", "threshold_scale", "norm_constraint", "early_stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class WISEConfig:
     norm_constraint: bound on every entry of W_v' - W_v (released: 1.0; not in the paper).
     n_irrelevant: background prompts x_i in the loss of a turn (released: 1); `n_background` of the
         background's texts are held ready, as routing inputs.
-    negatives: x_i drawn at "random" (paper) or the "hardest", most activated of those held ready.
+    negatives: x_i drawn at "random" (paper) or the "hardest" (most activated) of those held ready.
     n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
         written by the "model" (paper) or taken from the "background".
     append_eos: the target ends with the end of sequence, so that free-run answers stop.
@@ -116,27 +117,18 @@ class WISEConfig:
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            self._require(name, whole and value >= least, f"a whole number >= {least}")
-        for name in (
-            "alpha",
-            "beta",
-            "gamma",
-            "lr",
-            "threshold_scale",
-            "norm_constraint",
-            "early_stop",
-        ):
+            holds = _is_number(value, int) and value >= least
+            self._require(name, holds, f"a whole number >= {least}")
+        for name in _NOT_NEGATIVE:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            self._require(name, number and value >= 0, "a number >= 0")
-        for name, (least, most) in _RANGES.items():
+            self._require(name, _is_number(value, int, float) and value >= 0, "a number >= 0")
+        for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            self._require(name, number and least < value <= most, f"in ({least}, {most}]")
+            holds = _is_number(value, int, float) and low < value <= high
+            self._require(name, holds, f"in ({low}, {high}]")
         self._require("append_eos", isinstance(self.append_eos, bool), "true or false")
-        whole = isinstance(self.layer, int) and not isinstance(self.layer, bool)
-        self._require("layer", self.layer is None or whole, "a whole number or none")
+        holds = self.layer is None or _is_number(self.layer, int)
+        self._require("layer", holds, "a whole number or none")
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -144,7 +136,7 @@ class WISEConfig:
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
-        """A preset with some fields changed; ValueError lists what exists where one does not."""
+        """A preset with some fields changed. ValueError lists the presets, or fields, there are."""
         if preset not in PRESETS:
             raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
         known = [field.name for field in fields(cls)]
@@ -154,13 +146,17 @@ class WISEConfig:
         return cls(**{**PRESETS[preset], **options})
 
 
+def _is_number(value: object, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
 _PAPER = dict(mask_ratio=0.2, n_shards=2, alpha=5.0, beta=20.0, gamma=10.0, lr=1.0)  # Table 10
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Found by benchmarks/search_wise.py on tuning streams.
     "embedded": dict(
-        units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=50,
-        alpha=0.5, beta=2.0, gamma=1.0, lr=1.0, n_steps=30, n_irrelevant=64,
+        units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=25,
+        alpha=0.5, beta=2.0, gamma=1.0, lr=0.3, n_steps=30, n_irrelevant=64,
         n_prefixes=0, threshold="recomputed", threshold_scale=0.8,
     ),
     # Table 10 and appendix A.3; steps and threshold scale from the released configuration.

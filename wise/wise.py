@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.activations import ACT2FN
 
 from wise import checkpoint
 from wise.config import WISEConfig
@@ -69,10 +68,7 @@ class WISE:
         self.config = replace(config, layer=layer)
         self.seed = seed
         self.tokenizer = tokenizer
-        self._activation = None
-        if config.routing_activation == "activated":
-            name = getattr(model.config, "hidden_act", None) or model.config.activation_function
-            self._activation = ACT2FN[name]
+        self._activation = lm.activation if config.routing_activation == "activated" else None
         self.sharding = Sharding(
             lm, tokenizer, background, self.config, layer, seed, self._activation
         )

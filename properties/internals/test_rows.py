@@ -87,7 +87,7 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
         ({"stream_sha256": "0F" * 32}, "is not 64 lower-case hexa"),
         ({"seed": True}, "Row.seed=True is not an int >= 0"),
         ({"protocol": "greedy"}, "Row.protocol='greedy' is none of free, forced"),
-        ({"when": "later"}, "Row.when='later' is none of at-edit, final"),
+        ({"t": -1}, "Row.t=-1 is not an int >= 0"),
         ({"when": "at-edit"}, "Row.age=3 is not 0, which it is at-edit"),
         ({"metric": "speed"}, "Row.metric='speed' is none of reliability, generalization"),
         ({"kind": "0"}, "Row.kind='0' is no kind of generalization; allowed: a level from 1 up"),

@@ -28,15 +28,15 @@ EDITS = (
     Edit("Eve Moss has studied", "law"),
     Edit("In which city is Finn?", "Turin"),
 )
-FAR = ("Once upon a time", "Seven plus two is", "The sun sets")
+FAR = ("Once upon a time", "Seven plus two is", "The sun sets", "Why", "It rains. It", "go on, go")
 BACKGROUND = Background(
-    ("Rivers run into the sea.", *(f"{text} and so on." for text in FAR), "Nobody knows why."),
-    (Edit("Who wrote the song?", "Ann"), Edit("Gus Hale lives in", "Rome")),
+    ("Rivers run into the sea.", "Nobody knows why."),
+    (Edit("Who wrote the song?", "Ann", paraphrases=FAR), Edit("Gus Hale lives in", "Rome")),
 )
 _OPTIONS: dict[str, Any] = dict(
-    units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=2, alpha=0.3,
-    beta=2.0, gamma=1.0, lr=0.3, n_steps=8, n_irrelevant=8, n_background=16, n_prefixes=0,
-    threshold="recomputed", threshold_scale=0.8, layer=1,
+    units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=2, alpha=0.2,
+    beta=2.0, gamma=1.0, lr=0.1, n_steps=15, n_irrelevant=16, n_background=16, n_prefixes=0,
+    threshold="recomputed", threshold_scale=0.9, layer=1,
 )  # fmt: skip
 
 

@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 
 __all__ = ["ARCHITECTURES", "Architecture", "LanguageModel"]
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Module paths of a model type; those of a block's parts start at the block."""
+    """Module paths of a model type; `attention`, `mlp`, `value`, `value_norm` start at a block."""
 
     embedding: str
     blocks: str
-    attention: str  # from here to `value`, and `value_norm`: within a block
+    attention: str
     mlp: str
     value: str  # W_v: the projection out of the MLP's inner layer
     norm: str
@@ -63,8 +64,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 class LanguageModel:
     """A transformers causal language model with its parts by name.
 
-    L blocks, hidden width D, inner width M. Raises ValueError for a model type outside the table, and for a variant whose residual stream
-    is normed after the MLP has been added.
+    L blocks, hidden width D, inner width M. Raises ValueError for a model type outside the table,
+    and for a variant whose residual stream is normed after the MLP has been added.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -97,6 +98,13 @@ class LanguageModel:
     def context_length(self) -> int | None:
         """The most tokens the model can read, where it says so."""
         return getattr(self.model.config, "max_position_embeddings", None)
+
+    @property
+    def activation(self) -> nn.Module:
+        """The function that the MLP applies before W_v."""
+        names = ("hidden_act", "hidden_activation", "activation_function")
+        named = (getattr(self.model.config, name, None) for name in names)
+        return ACT2FN[next(name for name in named if name)]
 
     def check_layer(self, layer: int) -> int:
         """`layer` itself; ValueError where the model has no such block."""

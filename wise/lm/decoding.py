@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Generates, Routed
 from wise.lm.hooks import frozen
@@ -110,13 +110,14 @@ def greedy(
 ) -> Int[Tensor, "B S"]:
     """New tokens of transformers' own cached generation without sampling.
 
-    `options` go on to it, as those of beams. Rows must be padded on the left, else ValueError.
+    `options`, as those of beams, go on to it; where they are silent, the model's own generation
+    configuration counts. Raises ValueError for rows that are not padded on the left.
     """
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("generation needs padding_side='left'; a row ends in padding")
     eos = tokenizer.eos_token_id
     with frozen(model):
-        output = cast(GenerationMixin, model).generate(
+        output = cast(Any, model).generate(  # a mixin's method, to mypy a submodule
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
@@ -166,7 +167,7 @@ def teacher_forced(
     device: torch.device | str = "cpu",
     max_length: int | None = None,
 ) -> list[ForcedAnswer]:
-    """What is predicted for `targets` after `prompts`; a routed editor sees the prompts to route."""
+    """What is predicted for `targets` after `prompts`, on which alone a routed editor routes."""
     answers: dict[int, ForcedAnswer] = {}
     for chosen in _batches_by_length(prompts, batch_size):
         rows = [prompts[index] for index in chosen], [targets[index] for index in chosen]

@@ -17,7 +17,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows; `labels[b, t]` is the token that follows position t (no shift), or IGNORED."""
+    """Padded rows. `labels[b, t]`, shifted already, is the token after position t, or IGNORED."""
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]

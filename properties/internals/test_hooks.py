@@ -1,0 +1,124 @@
+"""Laws of `wise.lm.hooks`: whatever a context changes is as before when it is left, also on error."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import pytest
+import torch
+from torch import nn
+
+from wise.lm.hooks import Stop, frozen, observe, replace
+
+pytestmark = pytest.mark.internals
+
+
+def small_net() -> nn.Sequential:
+    first, last = nn.Linear(2, 2), nn.Linear(2, 2)
+    last.weight.requires_grad_(False)
+    net = nn.Sequential(first, nn.Dropout(), last).train()
+    net[1].eval()
+    return net
+
+
+def n_hooks(net: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+def settings(net: nn.Module) -> list[bool]:
+    modes = [module.training for module in net.modules()]
+    return modes + [weight.requires_grad for weight in net.parameters()]
+
+
+def contexts(net: nn.Sequential) -> list[AbstractContextManager[None]]:
+    seen: list[object] = []
+    return [
+        observe(net[0], lambda args, kwargs: seen.append((args, kwargs))),
+        observe(net[0], lambda args, kwargs: None, stop=True),
+        replace(net[2], lambda inputs, output: output),
+        frozen(net),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_nothing_is_left_after_the_context(index: int) -> None:
+    net = small_net()
+    before = settings(net)
+    with contexts(net)[index]:
+        assert n_hooks(net) == (index < 3)
+        net(torch.ones(1, 2))
+    assert n_hooks(net) == 0
+    assert settings(net) == before
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_nothing_is_left_after_an_error(index: int) -> None:
+    net = small_net()
+    before = settings(net)
+    with pytest.raises(ZeroDivisionError), contexts(net)[index]:
+        raise ZeroDivisionError
+    assert n_hooks(net) == 0
+    assert settings(net) == before
+
+
+def test_nothing_is_left_after_an_error_inside_the_hook() -> None:
+    net = small_net()
+    with pytest.raises(KeyError), observe(net[0], lambda args, kwargs: {}["missing"]):
+        net(torch.ones(1, 2))
+    with pytest.raises(KeyError), replace(net[0], lambda inputs, output: {}["missing"]):
+        net(torch.ones(1, 2))
+    assert n_hooks(net) == 0
+
+
+def test_observe_sees_the_arguments_of_every_call_and_changes_nothing() -> None:
+    net = small_net().eval()
+    x, seen = torch.randn(3, 2), []
+    alone = net(x)
+    with observe(net[2], lambda args, kwargs: seen.append(args[0])):
+        assert net(x).equal(alone)
+        net(x)
+    assert len(seen) == 2
+    assert seen[0].equal(net[1](net[0](x)))
+
+
+def test_stop_ends_the_forward_before_the_module_and_is_swallowed() -> None:
+    net = small_net()
+    called: list[str] = []
+    for name, module in zip("abc", net, strict=True):
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    reached = []
+    with observe(net[2], lambda args, kwargs: reached.append(1), stop=True):
+        net(torch.ones(1, 2))
+        called.append("after")
+    assert called == ["a", "b"]
+    assert reached == [1]
+
+
+def test_a_foreign_stop_is_not_an_error_of_the_hook() -> None:
+    with pytest.raises(Stop), replace(small_net()[0], lambda inputs, output: output):
+        raise Stop
+
+
+def test_replace_gives_the_modules_output_and_sees_its_input() -> None:
+    net = small_net().eval()
+    x = torch.randn(3, 2)
+    with replace(net[2], lambda inputs, output: output + inputs):
+        changed = net(x)
+    inner = net[1](net[0](x))
+    assert changed.equal(net[2](inner) + inner)
+
+
+def test_frozen_is_evaluation_without_parameter_gradients() -> None:
+    net = small_net()
+    with frozen(net):
+        assert not any(settings(net))
+
+
+def test_frozen_within_frozen_undoes_only_its_own() -> None:
+    net = small_net()
+    before = settings(net)
+    with frozen(net):
+        with frozen(net):
+            pass
+        assert not any(settings(net))
+    assert settings(net) == before

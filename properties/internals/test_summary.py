@@ -1,0 +1,221 @@
+"""Laws of `wise.summary`: cells are the plain means of their rows, and the table shows them all."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wise.rows import Row, Run
+from wise.statistics import interval
+from wise.summary import CONDITIONS, Cell, Condition, Measure, summarize, table
+
+pytestmark = pytest.mark.internals
+
+RUN = Run("wise", "llama", "world", "0f" * 32, 7)
+ROW = Row(
+    *RUN,
+    protocol="free",
+    when="final",
+    t=10,
+    metric="reliability",
+    kind="",
+    edit_id="",
+    cluster="Ada Lorn",
+    age=0,
+    prompt="Where does Ada Lorn work?",
+    expected="CERN",
+    answer="CERN",
+    score=1.0,
+    block="checkpoint 10",
+)
+MEASURES = [
+    Measure("reliability", ""),
+    *(Measure("generalization", level) for level in ("", "1", "2", "3", "4", "5")),
+    *(Measure("locality", kind) for kind in ("far", "near-subject", "near-relation")),
+    Measure("portability", "portability"),
+]
+FINAL, AT_EDIT, FORCED, FORCED_AT_EDIT = CONDITIONS
+
+
+def rows_of(
+    condition: Condition, t: int, measure: Measure, scores: list[float | None], run: Run = RUN
+) -> list[Row]:
+    """A row for each score, two by two of one subject; None is excluded as too long."""
+    when, protocol = condition
+    return [
+        replace(
+            ROW,
+            **run._asdict(),
+            **measure._asdict(),
+            when=when,
+            protocol=protocol,
+            t=t,
+            cluster=f"subject {index // 2}",
+            score=score,
+            excluded="too long" if score is None else "",
+        )
+        for index, score in enumerate(scores)
+    ]
+
+
+def random_rows(seed: int, n: int = 300) -> list[Row]:
+    draw = random.Random(seed)
+    return [
+        row
+        for _ in range(n)
+        for row in rows_of(
+            draw.choice(CONDITIONS),
+            draw.choice([1, 3, 10]),
+            draw.choice(MEASURES),
+            [draw.choice([0.0, 0.5, 1.0, 1.0, None])],
+            RUN._replace(seed=draw.choice([1, 2])),
+        )
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_final_cell_is_the_mean_and_interval_of_its_own_rows(seed: int) -> None:
+    rows = random_rows(seed)
+    cells = [cell for cell in summarize(rows) if cell.condition.when == "final"]
+    for cell in cells:
+        own = [
+            row
+            for row in rows
+            if (row.run, row.protocol, row.when, row.t, row.metric, row.kind)
+            == (cell.run, cell.condition.protocol, "final", cell.t, *cell.measure)
+        ]
+        scored = [row for row in own if not row.excluded]
+        scores = [row.score for row in scored]
+        assert (cell.n, cell.n_excluded) == (len(scored), len(own) - len(scored))
+        assert cell.interval == interval(scores, [row.cluster for row in scored])
+        exact = float(sum(map(Fraction, scores)) / Fraction(len(scores))) if scores else None
+        assert cell.mean == exact
+        assert cell.reasons == ((("too long", cell.n_excluded),) if cell.n_excluded else ())
+    assert sum(c.n + c.n_excluded for c in cells) == sum(row.when == "final" for row in rows)
+
+
+def test_an_at_edit_cell_holds_the_edits_up_to_its_checkpoint() -> None:
+    rows = [row for t in range(1, 11) for row in rows_of(AT_EDIT, t, MEASURES[0], [float(t > 3)])]
+    final = [row for t in (3, 10) for row in rows_of(FINAL, t, MEASURES[0], [1.0])]
+    found = [(c.t, c.n, c.mean) for c in summarize(rows + final) if c.condition == AT_EDIT]
+    assert found == [(3, 3, 0.0), (10, 10, 0.7)]
+    assert [(cell.t, cell.n) for cell in summarize(rows)] == [(10, 10)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_condition_and_no_run_moves_the_numbers_of_another(seed: int) -> None:
+    rows = random_rows(seed)
+    moved = [
+        replace(row, score=0.25) if row.protocol == "forced" or row.seed == 2 else row
+        for row in rows
+        if not row.excluded
+    ]
+    before, after = (
+        [c for c in summarize(each) if c.condition.protocol == "free" and c.run.seed == 1]
+        for each in ([row for row in rows if not row.excluded], moved)
+    )
+    assert before == after
+
+
+def test_the_order_of_the_rows_of_a_run_does_not_matter() -> None:
+    rows = [replace(row, seed=7) for row in random_rows(0)]
+    assert summarize(random.Random(0).sample(rows, len(rows))) == summarize(rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    measures=st.lists(st.sampled_from(MEASURES), min_size=1, unique=True),
+    conditions=st.lists(st.sampled_from(CONDITIONS), min_size=1, unique=True),
+    checkpoints=st.lists(st.integers(0, 99_999), min_size=1, max_size=4, unique=True),
+    scores=st.lists(st.none() | st.sampled_from([0, 0.5, 1]), min_size=1, max_size=300),
+    name=st.text("ab-/ ", min_size=1, max_size=200).filter(str.strip),
+    width=st.integers(60, 130),
+)
+def test_a_table_fits_its_width_and_shows_every_number(
+    measures: list[Measure],
+    conditions: list[Condition],
+    checkpoints: list[int],
+    scores: list[float | None],
+    name: str,
+    width: int,
+) -> None:
+    run = RUN._replace(editor=name, stream=name)
+    rows = [
+        row
+        for condition in conditions
+        for t in checkpoints
+        for measure in measures
+        for row in rows_of(condition, t, measure, scores, run)
+    ]
+    cells = summarize(rows)
+    text = table(cells, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    main = min(conditions, key=CONDITIONS.index)
+    shown = [c for c in cells if c.condition == main or c.t == max(checkpoints)]
+    for number in {str(cell) for cell in shown}:
+        assert number in text
+    assert ("excluded" in text) == (None in scores)
+    assert ("side by side" in text) == (len(conditions) > 1)
+
+
+def test_all_measures_of_a_long_run_fit_a_terminal_in_two_panels() -> None:
+    graded = [measure for measure in MEASURES if measure != Measure("generalization", "")]
+    rows = [row for t in (1, 99_999) for m in graded for row in rows_of(FINAL, t, m, [1, 0] * 99)]
+    lines = table(summarize(rows)).splitlines()
+    assert max(map(len, lines)) <= 120
+    assert sum(line.strip().startswith("99999") for line in lines) == 2
+
+
+EXPECTED = """\
+wise on llama, stream world (0f0f0f0f0f0f), seed 7
+
+final, free-run: mean [95 % interval] after T edits
+
+     reliability       locality  generalization
+  T                    far       level 3
+  2  0.75 [.06, .999]  -         -
+100  .997 [.98, .999]  -         0.50 [.03, .97]
+
+side by side at T=100
+
+                               final             at-edit
+                        items  free-run          free-run
+reliability             2-300  .997 [.98, .999]  1.00 [.03, 1.00]
+locality far            0      -                 -
+generalization level 3  4      0.50 [.03, .97]   -
+
+excluded, final, free-run, T=100: 2 of 2 locality far, 1 of 5 generalization level 3 (too long)"""
+
+
+def test_the_table_reads_well() -> None:
+    rows = [
+        *rows_of(FINAL, 2, MEASURES[0], [1, 1, 1, 0]),
+        *rows_of(FINAL, 100, MEASURES[0], [1] * 299 + [0]),
+        *rows_of(FINAL, 100, Measure("generalization", "3"), [1, 0, None, 1, 0]),
+        *rows_of(FINAL, 100, Measure("locality", "far"), [None, None]),
+        *rows_of(AT_EDIT, 90, MEASURES[0], [1, 1]),
+    ]
+    assert table(summarize(rows)) == EXPECTED
+
+
+def test_runs_are_tables_of_their_own_in_the_order_of_their_rows() -> None:
+    runs = [RUN._replace(editor=editor) for editor in ("wise", "rome", "memit")]
+    rows = [row for run in runs for row in rows_of(FINAL, 10, MEASURES[0], [1.0], run)]
+    heads = [line for line in table(summarize(rows)).splitlines() if " on " in line]
+    assert [line.split()[0] for line in heads] == ["wise", "rome", "memit"]
+
+
+def test_no_rows_are_no_cells() -> None:
+    cells: list[Cell] = summarize([])
+    assert cells == []
+    assert table(cells) == "no rows"
+
+
+def test_a_width_that_is_too_narrow_is_refused() -> None:
+    with pytest.raises(ValueError, match="width=59 is too narrow; allowed is 60 or more"):
+        table([], width=59)
