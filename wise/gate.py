@@ -50,7 +50,7 @@ class Gate:
     def activations(
         self, inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "K B"]:
-        """Delta of each row for each candidate; over the candidate's threshold if that is its own."""
+        """Delta of each row for each candidate, in its threshold where each has its own."""
         how = self.config.routing_tokens
         asked = select(inputs, prompt_mask, how)
         value = None if self.activation is None else asked.keys @ self.weight
@@ -64,7 +64,7 @@ class Gate:
         return torch.stack(deltas)
 
     def decide(self, route: Route, inputs: Float[Tensor, "B T M"]) -> None:
-        """Make the choices of `route`. One memory needs no synchronisation with the host, several one."""
+        """Make the choices of `route`; with several memories the host waits for them, once."""
         copies = len(inputs) // len(route.prompt_mask)  # beams come as neighbouring rows
         mask = route.prompt_mask.repeat_interleave(copies, dim=0)
         strongest, index = self.activations(inputs, mask).max(0)
@@ -77,9 +77,9 @@ class Gate:
 
     def output(self, route: Route, inputs: Tensor, value: Tensor) -> Tensor:
         """The output of W_v with the change of each row's memory; other rows keep their bits."""
-        width = route.prompt_mask.shape[1] if inputs.ndim == 2 and route.choice is None else 1
         if inputs.ndim == 2:  # some blocks flatten rows and tokens
-            n_rows = len(inputs) // width if route.choice is None else len(route.choice)
+            first = route.choice is None
+            n_rows = len(inputs) // route.prompt_mask.shape[1] if first else len(route.choice)
             shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, value))
             return self.output(route, *shaped).view_as(value)
         if route.choice is None:

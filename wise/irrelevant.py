@@ -99,4 +99,5 @@ def background_inputs(
         chosen.append(text if text.strip() else background.texts[index])
     if not chosen:
         return None
+    chosen.sort(key=len)  # batches of like length; the order is drawn anew for each turn
     return prompt_inputs(lm, tokenizer, layer, chosen, how)

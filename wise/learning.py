@@ -18,7 +18,10 @@ __all__ = ["Objective", "learn"]
 
 @dataclass(frozen=True)
 class Objective:
-    """L_edit = -log P(y_e | x_e) + L_a as a function of tau, on fixed rows. Source: WISE section 2.2."""
+    """L_edit = -log P(y_e | x_e) + L_a as a function of tau, on fixed rows.
+
+    Source: WISE section 2.2.
+    """
 
     tail: Tail
     routing: RoutingInputs  # A(x_e) of every row
@@ -63,10 +66,10 @@ class Objective:
 def learn(
     objective: Objective, tau: Float[Tensor, "M D"], mask: Bool[Tensor, "M D"] | None, *, lr: float
 ) -> tuple[Float[Tensor, "M D"], int]:
-    """`tau` after masked gradient descent (eq. 7), and the number of steps; the argument is not written to.
+    """`tau` after masked gradient descent, and the number of steps. The argument is not written to.
 
     `mask` None stands for all ones. Entries outside the mask keep their bits. Raises ValueError
-    where the loss stops being a number.
+    where the loss stops being a number. Source: WISE eq. 7.
     """
     config = objective.config
     tau = tau.clone()

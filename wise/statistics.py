@@ -19,7 +19,7 @@ from scipy.special import betaincinv
 
 __all__ = ["Interval", "Verdict", "format_share", "interval", "n_to_decide", "verdict"]
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+_Outcome = Literal["pass", "fail", "inconclusive"]
 
 _NEVER = 10**9  # items; what they cannot decide, nothing will
 
@@ -40,7 +40,7 @@ class Verdict:
     would decide at the mean and design effect seen; None where no number would, or none was seen.
     """
 
-    outcome: Outcome
+    outcome: _Outcome
     mean: float | None
     low: float
     high: float
@@ -59,7 +59,8 @@ class Verdict:
             side = "at least" if self.outcome == "pass" else "at most"
             bound = f"{self.bound:.3f}".removeprefix("0")
             text += f", {side} {bound} at {100 * self.confidence:g} % confidence"
-        text += f"; needed >= {format_share(self.threshold)}"
+        needed = max(f"{self.threshold:.2f}", f"{self.threshold:g}", key=len).removeprefix("0")
+        text += f"; needed >= {needed}"
         if self.n_needed is not None:
             text += f", which n={self.n_needed} would decide at this rate"
         return text
@@ -172,7 +173,7 @@ def verdict(
         return Verdict("inconclusive", None, low, high, 0, threshold, None, None, confidence)
     mean, n = math.fsum(scores) / len(scores), _effective_n(scores, clusters)
     lower, upper = _lower(mean, n, 1 - confidence), _upper(mean, n, 1 - confidence)
-    outcome: Outcome = "inconclusive"
+    outcome: _Outcome = "inconclusive"
     bound = n_needed = None
     if lower >= threshold:
         outcome, bound = "pass", lower

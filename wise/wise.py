@@ -28,6 +28,7 @@ from wise.lm.tail import value_inputs
 from wise.lm.tokens import Batch
 from wise.memory import State
 from wise.sharding import Sharding
+from wise.turns import Learner
 
 __all__ = ["WISE", "WISEConfig", "make"]
 
@@ -69,9 +70,10 @@ class WISE:
         self.seed = seed
         self.tokenizer = tokenizer
         self._activation = lm.activation if config.routing_activation == "activated" else None
-        self.sharding = Sharding(
+        self.learner = Learner(
             lm, tokenizer, background, self.config, layer, seed, self._activation
         )
+        self._sharding = Sharding(self.learner)
         self._bare = Unedited(model, tokenizer)
         self._state = State()
 
@@ -87,7 +89,7 @@ class WISE:
         if len({edit.prompt for edit in edits}) < len(edits):
             raise ValueError("a turn edits the same prompt twice; give each its own turn")
         with hooks.frozen(self.lm.model):
-            self._state = self.sharding.after(self._state, edits)
+            self._state = self._sharding.after(self._state, edits)
 
     def remove(self, edits: Sequence[Edit]) -> None:
         """Unedit: what holds these edits is learned again without them.
@@ -100,7 +102,7 @@ class WISE:
                 raise KeyError(f"no edit of the prompt {edit.prompt!r} is in force")
         with hooks.frozen(self.lm.model):
             prompts = frozenset(edit.prompt for edit in edits)
-            self._state = self.sharding.without(self._state, prompts)
+            self._state = self._sharding.without(self._state, prompts)
 
     def reset(self) -> None:
         """Back to the unedited model, bitwise."""
@@ -160,19 +162,18 @@ class WISE:
 
     def save(self, path: str | Path) -> None:
         """Write the state into the folder `path`: safetensors and a JSON manifest."""
-        checkpoint.save(Path(path), self._state, self._identity(), self.sharding.scales)
+        checkpoint.save(Path(path), self._state, self._identity())
 
     def load(self, path: str | Path) -> None:
-        """Take over a saved state. Raises ValueError saying what does not fit; nothing changes then."""
-        shape = tuple(self.sharding.weight.shape)
-        state, scales = checkpoint.load(Path(path), self._identity(), shape, self.lm.device)
-        self._state, self.sharding.scales = state, scales
+        """Take over a saved state. Raises ValueError, changing nothing, for one that does not fit."""
+        shape = tuple(self.learner.weight.shape)
+        self._state = checkpoint.load(Path(path), self._identity(), shape, self.lm.device)
 
     def _identity(self) -> dict[str, Any]:
-        return checkpoint.identity(self.lm, self.config, self.sharding.background, self.seed)
+        return checkpoint.identity(self.lm, self.config, self.learner.background, self.seed)
 
     def _gate(self) -> Gate:
-        return Gate(self._state.candidates, self.config, self.sharding.weight, self._activation)
+        return Gate(self._state.candidates, self.config, self.learner.weight, self._activation)
 
     @contextmanager
     def _routed(self, prompt_mask: Tensor) -> Iterator[None]:

@@ -204,9 +204,8 @@ def test_clustered_items_need_more_of_them_by_the_design_effect() -> None:
 
 
 def test_without_scores_nothing_is_known() -> None:
-    assert interval([]) == Interval(0.0, 1.0)
     found = verdict([], 0.9)
-    assert (found.outcome, found.mean, found.n_needed) == ("inconclusive", None, None)
+    assert (found.mean, found.n_needed, interval([])) == (None, None, Interval(0.0, 1.0))
     assert str(found) == "inconclusive: unknown [.00, 1.00] at n=0; needed >= .90"
 
 
@@ -215,6 +214,7 @@ def test_without_scores_nothing_is_known() -> None:
     [
         (62, 0.9, "fail: reliability .62 [.52, .72] at n=100; needed >= .90"),
         (90, 0.9, "inconclusive: reliability .90 [.82, .95] at n=100; needed >= .90"),
+        (90, 0.995, "fail: reliability .90 [.82, .95] at n=100; needed >= .995"),
         (93, 0.9, "; needed >= .90, which n=288 would decide at this rate"),
         (99, 0.95, ".99 [.95, .999] at n=100, at least .953 at 95 % confidence; needed >= .95"),
     ],

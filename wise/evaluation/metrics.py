@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt to score; `expected` is the right answer, or "" where the base model's answer is."""
+    """One prompt to score; `expected` is the right answer, or "" where it is the base model's."""
 
     metric: str
     kind: str
@@ -84,7 +84,9 @@ class BaseAnswers:
     forced: Mapping[str, ForcedAnswer]
 
     @classmethod
-    def ask(cls, model: PreTrainedModel, reader: Reader, questions: Sequence[Question]) -> BaseAnswers:
+    def ask(
+        cls, model: PreTrainedModel, reader: Reader, questions: Sequence[Question]
+    ) -> BaseAnswers:
         base = Unedited(model, reader.tokenizer)
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Generates, Routed
 from wise.lm.hooks import frozen
@@ -110,13 +111,13 @@ def greedy(
 ) -> Int[Tensor, "B S"]:
     """New tokens of transformers' own cached generation without sampling.
 
-    `options`, as those of beams, go on to it; where they are silent, the model's own generation
-    configuration counts. Raises ValueError for rows that are not padded on the left.
+    `options`, as those of beams, go on to it. The generation configuration that a model came with
+    does not count: every editor is decoded alike. Raises ValueError for a row that ends in padding.
     """
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("generation needs padding_side='left'; a row ends in padding")
     eos = tokenizer.eos_token_id
-    with frozen(model):
+    with frozen(model), _plain_generation(model):
         output = cast(Any, model).generate(  # a mixin's method, to mypy a submodule
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -127,6 +128,17 @@ def greedy(
             **options,
         )
     return output[:, input_ids.shape[1] :]
+
+
+@contextmanager
+def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Without the penalties, beams or lengths that the model's own configuration asks for."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def free_run(

@@ -34,7 +34,8 @@ class Batch:
 
 def position_ids(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """Positions counted from each row's first real token, for both padding sides; 0 on padding."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    mask = attention_mask.long()
+    return (mask.cumsum(-1) - 1) * mask
 
 
 def encode(
@@ -132,7 +133,7 @@ def _target_ids(
         ids = joint[len(prompt_ids) :]
     else:  # the prompt's last token would swallow the target's first letters
         ids = tokenizer(space + target, add_special_tokens=False).input_ids
-    if not ids:
+    if not target or not ids:
         raise ValueError(f"target {target!r} encodes to no token")
     return ids
 

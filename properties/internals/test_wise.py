@@ -1,0 +1,183 @@
+"""Laws of `wise.wise` and `wise.sharding`: what editing changes, and everything that it must not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.tiny import tiny_model
+from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise, prompts_of
+from wise.edits import Background, Edit
+from wise.editor import Editor, Erasable, Generates, Persistent, Routed
+from wise.lm.decoding import Unedited
+from wise.memory import State, sample_mask, seeded
+from wise.wise import WISE
+
+pytestmark = pytest.mark.internals
+
+every_family = pytest.mark.parametrize("model_type", FAMILIES)
+MASKED = dict(memory="merge", n_shards=2, edits_per_shard=2, mask_ratio=0.3)
+PROMPTS = [edit.prompt for edit in EDITS] + list(FAR)
+
+
+def logits_of(editor: Editor, texts: list[str] = PROMPTS) -> Tensor:
+    batch = prompts_of(texts)
+    return editor.logits(batch.input_ids, batch.attention_mask)
+
+
+def base_logits(editor: WISE, texts: list[str] = PROMPTS) -> Tensor:
+    return logits_of(Unedited(editor.lm.model, editor.tokenizer), texts)
+
+
+def bits(model: torch.nn.Module) -> dict[str, object]:
+    weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    flags = {f"{name} grad": weight.requires_grad for name, weight in model.named_parameters()}
+    modes = {f"{name} mode": module.training for name, module in model.named_modules()}
+    return {**weights, **flags, **modes}
+
+
+def test_wise_has_every_capability() -> None:
+    editor = make_wise()
+    assert isinstance(editor, Editor)
+    for capability in (Generates, Routed, Persistent, Erasable):
+        assert isinstance(editor, capability), capability
+
+
+@every_family
+def test_without_edits_the_logits_are_bitwise_the_models(model_type: str) -> None:
+    editor = make_wise(model_type)
+    assert logits_of(editor).equal(base_logits(editor))
+    assert editor.threshold == float("inf")
+    assert editor.n_bytes == 0
+
+
+@every_family
+@pytest.mark.parametrize("options", [{}, MASKED])
+def test_edits_change_the_answers_and_no_bit_of_the_model(model_type: str, options: dict) -> None:
+    model = tiny_model(model_type).train()  # both kinds of flags, to be found as they were
+    next(model.parameters()).requires_grad_(False)
+    before = bits(model)
+    editor = make_wise(model, edits=EDITS[:5], **options)
+    editor.remove(EDITS[1:2])
+    changed = logits_of(editor)
+    assert is_same(bits(model), before)
+    assert not changed.equal(base_logits(editor))
+
+
+@every_family
+def test_reset_gives_bitwise_the_unedited_model(model_type: str) -> None:
+    editor = make_wise(model_type, edits=EDITS[:3])
+    editor.reset()
+    assert logits_of(editor).equal(base_logits(editor))
+    assert editor.edits == ()
+
+
+@pytest.mark.parametrize("background", [None, Background()])
+def test_after_a_reset_a_stream_is_edited_as_by_a_new_editor(background: Background | None) -> None:
+    options = {} if background is None else {"background": background}
+    editor = make_wise(edits=EDITS[:2], **options)
+    editor.reset()
+    for edit in EDITS[2:4]:
+        editor.edit([edit])
+    assert is_same(editor._state, make_wise(edits=EDITS[2:4], **options)._state)
+
+
+@every_family
+def test_inference_changes_no_state_and_repeats_itself_bitwise(model_type: str) -> None:
+    editor = make_wise(model_type, edits=EDITS[:3])
+    state, batch = editor._state, prompts_of(PROMPTS)
+
+    def infer() -> list[Tensor]:
+        arguments = batch.input_ids, batch.attention_mask
+        return [
+            editor.logits(*arguments),
+            editor.generate(*arguments, 4),
+            editor.routing_activation(*arguments),
+        ]
+
+    first = infer()
+    assert is_same(infer(), first)
+    assert editor._state is state
+    assert is_same(state, make_wise(model_type, edits=EDITS[:3])._state)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_entries_outside_the_mask_are_bitwise_zero(model_type: str) -> None:
+    editor = make_wise(model_type, edits=EDITS[:3], **MASKED)
+    for shard in editor._state.shards:
+        tau = shard.change.dense()
+        mask = sample_mask((48, 32), 0.3, seeded(0, "mask", shard.number))
+        outside = tau[~mask]
+        assert outside.view(torch.int32).eq(0).all()  # not even a negative zero
+        assert tau[mask].count_nonzero() > 0.9 * mask.sum()
+
+
+def test_the_same_seed_gives_the_same_state_and_another_one_other_masks() -> None:
+    options = dict(MASKED, edits=EDITS[:3], n_prefixes=2, prefix_length=3)
+    one, same, other = (make_wise(seed=seed, **options)._state for seed in (1, 1, 2))
+    assert is_same(one, same)
+    changed = [state.shards[0].change.dense() != 0 for state in (one, other)]
+    assert not changed[0].equal(changed[1])
+
+
+def test_editing_neither_reads_nor_moves_the_global_generator() -> None:
+    options = dict(MASKED, edits=EDITS[:5], n_prefixes=2, merge="dare-ties")
+    torch.manual_seed(1)
+    one = make_wise(**options)._state
+    before = torch.get_rng_state()
+    other = make_wise(**options)._state
+    assert torch.get_rng_state().equal(before)
+    assert is_same(one, other)
+
+
+def test_two_editors_of_one_model_do_not_know_of_each_other() -> None:
+    model = tiny_model("llama")
+    one, other = make_wise(model, edits=EDITS[:2]), make_wise(model)
+    assert logits_of(other).equal(base_logits(other))
+    assert is_same(one._state, make_wise(edits=EDITS[:2])._state)
+
+
+def bad_turns() -> dict[str, tuple[list[Edit], str]]:
+    return {
+        "nothing": ([], "nothing to edit"),
+        "twice": ([EDITS[3], Edit(EDITS[3].prompt, "Danish")], "same prompt twice"),
+        "too long": ([EDITS[3], Edit("very " * 70 + "long", "x")], "reads at most 64"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_turns())
+@pytest.mark.parametrize("n_before", [0, 3])
+def test_a_turn_that_is_refused_leaves_all_as_it_was(name: str, n_before: int) -> None:
+    turn, named = bad_turns()[name]
+    editor = make_wise(edits=EDITS[:n_before], background=Background())
+    with pytest.raises(ValueError, match=named):
+        editor.edit(turn)
+    assert is_same(editor._state, make_wise(edits=EDITS[:n_before], background=Background())._state)
+    editor.edit(EDITS[4:5])
+    expected = make_wise(edits=[*EDITS[:n_before], EDITS[4]], background=Background())
+    assert is_same(editor._state, expected._state)
+
+
+@pytest.mark.parametrize(("lr", "n_steps"), [(1e30, 8), (1e38, 1), (1e300, 1)])
+def test_a_loss_that_is_no_number_is_refused_and_leaves_all_as_it_was(
+    lr: float, n_steps: int
+) -> None:
+    editor = make_wise(lr=lr, n_steps=n_steps)
+    before = bits(editor.lm.model)
+    with pytest.raises(ValueError, match="lower lr"):
+        editor.edit(EDITS[:1])
+    assert is_same(editor._state, State())
+    assert is_same(bits(editor.lm.model), before)
+    assert logits_of(editor).equal(base_logits(editor))
+
+
+@pytest.mark.parametrize("layer", [3, -1, True, "1"])
+def test_a_layer_that_the_model_lacks_is_refused(layer: object) -> None:
+    with pytest.raises(ValueError, match="layer="):
+        make_wise(layer=layer)
+
+
+def test_without_a_layer_three_quarters_of_the_depth_are_taken() -> None:
+    assert make_wise(tiny_model("llama", n_layers=4), layer=None).layer == 3
+    assert make_wise(tiny_model("llama", n_layers=3), layer=None).layer == 2

@@ -1,0 +1,188 @@
+"""Laws of `wise.sharding`: shards and memories along a stream, overwriting, and unediting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fixtures.tiny import tiny_tokenizer
+from properties.internals.tiny_wise import EDITS, is_same, make_wise, prompts_of
+from wise.edits import Edit
+from wise.lm.decoding import free_run
+from wise.memory import Memory, State
+from wise.merge import MERGES, merge
+from wise.wise import WISE
+
+pytestmark = pytest.mark.internals
+
+MERGE = dict(memory="merge", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
+RETRIEVE = dict(memory="retrieve", n_shards=1, edits_per_shard=2)
+RETRIEVE_MERGED = dict(memory="retrieve", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
+
+
+def shape_of(state: State) -> tuple[list[list[list[int]]], list[int]]:
+    """Edits of each shard of each merge of each memory; edits of each open shard."""
+    memories = [
+        [sum(len(turn.edits) for _, turns in group for turn in turns) for group in memory.merges]
+        for memory in state.memories
+    ]
+    return memories, [len(shard.edits) for shard in state.shards]
+
+
+def shapes(options: dict, n: int = 6, size: int = 1) -> list[object]:
+    editor = make_wise(**options, n_steps=1)
+    stream = [Edit(f"{edit.prompt} {i}", edit.target) for i in range(2) for edit in EDITS]
+    found = []
+    for start in range(0, n * size, size):
+        editor.edit(stream[start : start + size])
+        found.append(shape_of(editor._state))
+    return found
+
+
+def test_merge_keeps_one_memory_and_joins_every_k_shards_to_it() -> None:
+    assert shapes(MERGE) == [
+        ([], [1, 0]),
+        ([[2]], []),
+        ([[2]], [1, 0]),
+        ([[2, 2]], []),
+        ([[2, 2]], [1, 0]),
+        ([[2, 2, 2]], []),
+    ]
+
+
+def test_retrieve_keeps_every_memory() -> None:
+    assert shapes(RETRIEVE) == [
+        ([], [1]),
+        ([[2]], []),
+        ([[2]], [1]),
+        ([[2], [2]], []),
+        ([[2], [2]], [1]),
+        ([[2], [2], [2]], []),
+    ]
+
+
+def test_retrieve_with_k_shards_merges_each_memory_of_k() -> None:
+    assert shapes(RETRIEVE_MERGED)[1::2] == [([[2]], []), ([[2], [2]], []), ([[2], [2], [2]], [])]
+
+
+def test_a_turn_is_never_split_over_shards() -> None:
+    assert shapes(RETRIEVE, n=2, size=3) == [([[3]], []), ([[3], [3]], [])]
+
+
+@pytest.mark.parametrize("method", sorted({*MERGES} - {"dare", "dare-ties"}))  # they draw
+def test_a_memory_is_the_merge_of_its_shards(method: str) -> None:
+    waiting = make_wise(edits=EDITS[:2], **dict(MERGE, n_shards=3))._state.shards
+    (memory,) = make_wise(edits=EDITS[:2], **MERGE, merge=method)._state.memories
+    taus = [shard.change.dense() for shard in waiting[:2]]
+    assert memory.change.dense().equal(merge(method, torch.zeros(48, 32), taus, density=0.53))
+
+
+@pytest.mark.parametrize("options", [MERGE, RETRIEVE])
+def test_all_edits_in_force_are_known_in_order(options: dict) -> None:
+    editor = make_wise(edits=EDITS[:5], **options)
+    assert editor.edits == EDITS[:5]
+
+
+@pytest.mark.parametrize("threshold", ["running", "recomputed"])
+def test_the_epsilon_of_a_merge_is_the_smallest_then_or_now(threshold: str) -> None:
+    editor = make_wise(edits=EDITS[:1], **MERGE, threshold=threshold)
+    known = editor._state.shards[0].epsilon
+    editor.edit(EDITS[1:2])
+    (memory,) = editor._state.memories
+    batch = prompts_of([edit.prompt for edit in EDITS[:2]])
+    now = float(editor.routing_activation(batch.input_ids, batch.attention_mask).min())
+    if threshold == "running":
+        assert memory.epsilon <= known
+        assert memory.epsilon != pytest.approx(now, rel=1e-3)
+    else:
+        assert memory.epsilon == pytest.approx(now, rel=1e-5)
+
+
+def answers(editor: WISE, edits: list[Edit]) -> list[str]:
+    found = free_run(editor, tiny_tokenizer(), [edit.prompt for edit in edits], max_new_tokens=8)
+    return [answer.text for answer in found]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+@pytest.mark.parametrize("n_between", [0, 1, 2, 3])
+def test_the_last_write_of_a_prompt_wins(n_shards: int, n_between: int) -> None:
+    first, last = EDITS[1], replace(EDITS[1], target="French")
+    stream = [first, EDITS[3], *EDITS[4:6], EDITS[2]]
+    editor = make_wise(
+        "gptj", edits=[*stream[: 1 + n_between], last], memory="retrieve", n_steps=60,
+        n_shards=n_shards, edits_per_shard=2,
+    )  # fmt: skip
+    assert answers(editor, [last]) == ["French"]
+    in_force = [edit for edit in editor.edits if edit.prompt == first.prompt]
+    assert in_force == [last]
+
+
+def edited_at(turns: dict[int, Edit], **options: object) -> WISE:
+    """An editor after these edits, each at its turn; the turns between held nothing."""
+    editor = make_wise(**options)
+    for turn, edit in turns.items():
+        editor._state = replace(editor._state, n_turns=turn)
+        editor.edit([edit])
+    return editor
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_an_overwritten_edit_leaves_a_full_shard_as_if_it_had_never_been(n_shards: int) -> None:
+    options = dict(RETRIEVE, n_shards=n_shards)
+    last = replace(EDITS[0], target="Bonn")
+    editor = make_wise(edits=[*EDITS[:3], last], **options)
+    full = (*editor._state.memories, *editor._state.shards)[0]
+    never = edited_at({1: EDITS[1]}, **options)._state.shards[0]
+    assert full.edits == never.edits == EDITS[1:2]
+    assert full.change.dense().equal(never.change.dense())
+    assert full.epsilon == never.epsilon
+
+
+@pytest.mark.parametrize("position", range(5))
+@pytest.mark.parametrize("options", [RETRIEVE, dict(RETRIEVE, edits_per_shard=9), RETRIEVE_MERGED])
+def test_removing_an_edit_is_bitwise_never_having_made_it(position: int, options: dict) -> None:
+    """In its own shard; turns keep their numbers, from which everything random is drawn."""
+    editor = make_wise(edits=EDITS[:5], **options)
+    shards = editor._state
+    editor.remove([EDITS[position]])
+    never = edited_at({t: e for t, e in enumerate(EDITS[:5]) if t != position}, **options)
+    assert editor.edits == tuple(e for i, e in enumerate(EDITS[:5]) if i != position)
+    assert shards.n_turns == editor._state.n_turns
+    if options.get("edits_per_shard") == 9:  # one shard: the whole state
+        assert is_same(editor._state.shards, never._state.shards)
+    untouched = [m for m in shards.memories if EDITS[position] not in m.edits]
+    assert all(any(is_same(m, kept) for kept in editor._state.memories) for m in untouched)
+
+
+@pytest.mark.parametrize("options", [RETRIEVE, MERGE, dict(MERGE, edits_per_shard=9)])
+def test_removing_all_edits_leaves_the_bare_model(options: dict) -> None:
+    editor = make_wise(edits=EDITS[:5], **options)
+    batch = prompts_of([edit.prompt for edit in EDITS])
+    arguments = batch.input_ids, batch.attention_mask
+    assert not editor.logits(*arguments).equal(make_wise().logits(*arguments))
+    editor.remove(EDITS[:5])
+    assert editor.edits == ()
+    assert editor.logits(*arguments).equal(make_wise().logits(*arguments))
+    assert editor.threshold == float("inf")
+
+
+@pytest.mark.parametrize("options", [RETRIEVE, MERGE])
+def test_what_is_not_in_force_cannot_be_removed(options: dict) -> None:
+    editor = make_wise(edits=EDITS[:3], **options)
+    state = editor._state
+    with pytest.raises(KeyError, match="Dov speaks"):
+        editor.remove([EDITS[0], EDITS[3]])
+    assert editor._state is state
+    editor.remove(EDITS[:1])
+    with pytest.raises(KeyError, match="Ada Lorn lives in"):
+        editor.remove(EDITS[:1])
+
+
+def test_a_removed_edit_can_be_made_again() -> None:
+    editor = make_wise(edits=EDITS[:3], **RETRIEVE)
+    editor.remove(EDITS[1:2])
+    editor.edit(EDITS[1:2])
+    assert set(editor.edits) == set(EDITS[:3])
+    assert isinstance(editor._state.memories[0], Memory)
