@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -40,25 +41,24 @@ def seconds(work: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(times)
 
 
-def interleaved(one: Callable[[], object], other: Callable[[], object], *, repeats: int) -> float:
-    """Median ratio other / one of neighbouring calls, so that a busy machine disturbs both alike."""
+def ratio(one: Callable[[], object], other: Callable[[], object], *, repeats: int) -> float:
+    """Median of time(other) / time(one), call by call: a busy machine disturbs both alike."""
     one(), other()
-    ratios = []
+    found = []
     for _ in range(repeats):
         start = time.perf_counter()
         one()
         middle = time.perf_counter()
         other()
-        ratios.append((time.perf_counter() - middle) / (middle - start))
-    return statistics.median(ratios)
+        found.append((time.perf_counter() - middle) / (middle - start))
+    return statistics.median(found)
 
 
 def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     """One edit of `n_steps` equal steps by the tail and by the whole model."""
     lm = LanguageModel(loaded.model)
     layer = 3 * lm.n_layers // 4
-    assert loaded.world is not None
-    edit = loaded.world.stream(0, 1, split="tuning").edits[0]
+    edit = FAMILIES[loaded.name].size.world().stream(0, 1, split="tuning").edits[0]
     config = WISEConfig.of("embedded", layer=layer)
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
     inner, hidden = lm.value_weight(layer).shape
@@ -102,27 +102,25 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
 
     pairs = zip(by_tail(), whole(), strict=True)
     difference = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
-    print(
-        f"edit, {loaded.name}, layer {layer} of {lm.n_layers}, {n_steps} steps: "
-        f"{1000 * seconds(by_tail, repeats=repeats) / n_steps:.2f} ms a step with its share of the capture; "
-        f"the whole model takes {interleaved(by_tail, whole, repeats=repeats):.1f}x, "
-        f"or {interleaved(by_tail, whole_frozen, repeats=repeats):.1f}x with gradients for W_v' alone; "
-        f"largest relative difference of losses {difference:.1e}"
-    )
+    step = 1000 * seconds(by_tail, repeats=repeats) / n_steps
+    print(f"edit, {loaded.name}, layer {layer} of 0..{lm.n_layers - 1}, {n_steps} steps of one row")
+    print(f"  by the tail: {step:.2f} ms a step, the capture included")
+    print(f"  whole model, all gradients: {ratio(by_tail, whole, repeats=repeats):.1f}x")
+    print(f"  whole model, W_v' alone: {ratio(by_tail, whole_frozen, repeats=repeats):.1f}x")
+    print(f"  largest relative difference of losses: {difference:.1e}")
 
 
 def held_bytes(loaded: LoadedModel) -> None:
-    """Bytes held by side memories after 100 edits in two shards and a merge."""
-    assert loaded.world is not None
-    stream = loaded.world.stream(0, 20, split="tuning")
+    """Bytes held by side memories stored with a mask."""
+    stream = FAMILIES[loaded.name].size.world().stream(0, 20, split="tuning")
     config = dict(memory="retrieve", n_steps=3, n_shards=1, edits_per_shard=5, mask_ratio=0.2)
     editor = WISE(loaded.model, loaded.tokenizer, Background(), WISEConfig.of(**config))
     for edit in stream.edits:
         editor.edit([edit])
     main = editor.lm.value_weight(editor.layer).numel() * 4
+    share = editor.n_bytes / 4 / main
     print(
-        f"memory, {loaded.name}: 4 stored memories of mask ratio 0.2 hold "
-        f"{editor.n_bytes / 4 / main:.2f} of W_v's bytes each (values and indices of changed entries)"
+        f"memory, {loaded.name}: a stored memory of mask ratio 0.2 holds {share:.2f} of W_v's bytes"
     )
 
 
@@ -145,21 +143,23 @@ def inference(tokenizer: PreTrainedTokenizerBase, *, repeats: int, n_memories: i
     for edit in edits:
         editor.edit([edit])
     bare = Unedited(model, tokenizer)
+    print(f"inference, random Llama of {size / 1e6:.0f} M, {n_memories} side memories")
     for n_rows in (1, 32):
-        prompts = [edits[index % n_memories].prompt for index in range(n_rows)]
-        batch = encode(tokenizer, prompts)
+        batch = encode(tokenizer, [edits[index % n_memories].prompt for index in range(n_rows)])
         inputs = batch.input_ids, batch.attention_mask
-        forward = interleaved(lambda: bare.logits(*inputs), lambda: editor.logits(*inputs), repeats=repeats)
-        new = dict(max_new_tokens=16, min_new_tokens=16)
-        decode = interleaved(
-            lambda: bare.generate(*inputs, **new), lambda: editor.generate(*inputs, **new),
-            repeats=max(3, repeats // 3),
-        )  # fmt: skip
         in_scope = (editor.routing_activation(*inputs) > editor.threshold).float().mean()
-        print(
-            f"inference, random Llama of {size / 1e6:.0f} M, {n_memories} side memories, batch {n_rows} "
-            f"({in_scope:.0%} in scope): forward {forward:.3f}x, 16 cached tokens {decode:.3f}x the bare model"
-        )
+        print(f"  batch {n_rows}, {in_scope:.0%} of the rows in scope; times the bare model:")
+        for name, work, n in (("forward", _forward, repeats), ("16 cached tokens", _decode, 3)):
+            found = ratio(partial(work, bare, inputs), partial(work, editor, inputs), repeats=n)
+            print(f"    {name}: {found:.3f}")
+
+
+def _forward(model: Unedited | WISE, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    return model.logits(*inputs)
+
+
+def _decode(model: Unedited | WISE, inputs: tuple[Tensor, Tensor]) -> Tensor:
+    return model.generate(*inputs, max_new_tokens=16, min_new_tokens=16)
 
 
 def main() -> None:

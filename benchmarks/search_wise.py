@@ -51,9 +51,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     loaded = load_model(options.model)
-    assert loaded.world is not None
-    stream = loaded.world.stream(options.stream_seed, options.edits, split="tuning")
-    background = loaded.world.background()
+    world = FAMILIES[options.model].size.world()
+    stream = world.stream(options.stream_seed, options.edits, split="tuning")
+    background = world.background()
     path = _RESULTS / f"search_wise-{options.model}.csv"
     path.parent.mkdir(exist_ok=True)
 

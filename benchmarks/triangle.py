@@ -9,8 +9,8 @@ from typing import Any
 
 from fixtures.models import LoadedModel
 from properties.checks import metric_name
-from wise.edits import Background, EditStream
 from wise.editor import load_editor
+from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
 from wise.evaluation.metrics import BaseAnswers, final_questions, measure
 

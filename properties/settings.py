@@ -204,10 +204,15 @@ class Settings:
 
     def run(self, spec: str) -> LifelongRun:
         stream, _ = self.stream_and_background
+        options = ", ".join(f"{name}={value}" for name, value in self.editor_options.items())
         return LifelongRun(
-            editor=spec, model=self.loaded.name, seed=self.seed, stream=stream,
-            checkpoints=self.checkpoints_of(len(stream.edits)), protocols=self.protocols,
-        )  # fmt: skip
+            editor=f"{spec}({options})" if options else spec,
+            model=self.loaded.name,
+            seed=self.seed,
+            stream=stream,
+            checkpoints=self.checkpoints_of(len(stream.edits)),
+            protocols=self.protocols,
+        )
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
         """Those asked for, or the powers of ten below T and T itself."""

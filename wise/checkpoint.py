@@ -50,13 +50,10 @@ def identity(
     }
 
 
-def save(
-    folder: Path, state: State, belongs_to: Mapping[str, Any], scales: tuple[float, float] | None
-) -> None:
+def save(folder: Path, state: State, belongs_to: Mapping[str, Any]) -> None:
     """Write `state`; an earlier checkpoint in `folder` stays whole until the new one is."""
     tensors: dict[str, Tensor] = {}
     body = {
-        "scales": scales,
         "n_turns": state.n_turns,
         "n_shards": state.n_shards,
         "memories": [_memory_out(m, f"memory.{i}", tensors) for i, m in enumerate(state.memories)],
@@ -80,8 +77,8 @@ def load(
     belongs_to: Mapping[str, Any],
     shape: tuple[int, int],
     device: torch.device,
-) -> tuple[State, tuple[float, float] | None]:
-    """The state and scales in `folder`; ValueError where missing, damaged or another model's."""
+) -> State:
+    """The state in `folder`; ValueError where it is missing, damaged or another model's."""
     manifest = _manifest(folder)
     for name, own in json.loads(json.dumps(dict(belongs_to))).items():
         theirs = manifest.get(name)
@@ -95,7 +92,7 @@ def load(
         raise ValueError(f"checkpoint {folder}: {path.name} is not what was saved (sha256 differs)")
     try:
         tensors = {name: tensor.to(device) for name, tensor in load_tensors(payload).items()}
-        state = State(
+        return State(
             tuple(
                 _memory_in(m, f"memory.{i}", tensors, shape)
                 for i, m in enumerate(manifest["memories"])
@@ -106,12 +103,10 @@ def load(
             manifest["n_turns"],
             manifest["n_shards"],
         )
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} does not hold its state: {error}"
         ) from error
-    scales = manifest["scales"]
-    return state, None if scales is None else (scales[0], scales[1])
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Sharding:
             return replace(state, shards=(*state.shards, fresh), n_shards=state.n_shards + 1)
         keep = self.config.memory == "retrieve"
         earlier = None if keep or not state.memories else state.memories[-1]
-        merged = self._merged(state.shards, earlier)
+        merged = self._merged([shard for shard in state.shards if shard.edits], earlier)
         return replace(state, memories=(*(state.memories if keep else ()), merged), shards=())
 
     def _relearned(self, number: int, turns: Sequence[Turn], memories: Sequence[Memory]) -> Shard:

@@ -93,7 +93,7 @@ class Learner:
         with torch.no_grad():
             activations = objective.delta(tau, keys)
         if not activations.isfinite().all():
-            raise ValueError(f"an activation is not a number after a turn at lr={config.lr}; lower lr")
+            raise ValueError(f"lr={config.lr} made an activation that is no number; lower lr")
         if config.threshold == "running":
             activations = torch.cat([shard.activations, activations[len(shard.keys) :]])
         return Shard(

@@ -165,7 +165,7 @@ class WISE:
         checkpoint.save(Path(path), self._state, self._identity())
 
     def load(self, path: str | Path) -> None:
-        """Take over a saved state. Raises ValueError, changing nothing, for one that does not fit."""
+        """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
         shape = tuple(self.learner.weight.shape)
         self._state = checkpoint.load(Path(path), self._identity(), shape, self.lm.device)
 

@@ -180,6 +180,17 @@ def test_what_is_not_in_force_cannot_be_removed(options: dict) -> None:
         editor.remove(EDITS[:1])
 
 
+@pytest.mark.parametrize("method", MERGES)
+def test_a_shard_left_empty_does_not_weaken_the_merge(method: str) -> None:
+    editor = make_wise(edits=EDITS[:1], **MERGE, merge=method)
+    editor.remove(EDITS[:1])
+    editor.edit(EDITS[1:2])
+    alone = make_wise(edits=EDITS[:2], **dict(MERGE, n_shards=3))._state.shards[1]
+    (memory,) = editor._state.memories
+    assert memory.change.dense().equal(alone.change.dense())
+    assert memory.edits == EDITS[1:2]
+
+
 def test_a_removed_edit_can_be_made_again() -> None:
     editor = make_wise(edits=EDITS[:3], **RETRIEVE)
     editor.remove(EDITS[1:2])

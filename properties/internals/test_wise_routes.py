@@ -178,7 +178,8 @@ def test_every_architecture_is_edited_and_routed(model_type: str, activation: st
 
 
 def test_an_edit_is_answered_and_stops_by_itself() -> None:
-    editor = make_wise("gptj", edits=EDITS[1:4:2], n_steps=60)
+    editor = make_wise("gptj", n_steps=60)
+    editor.edit(EDITS[1:4:2])
     batch = prompts_of([edit.prompt for edit in EDITS[1:4:2]])
     answers = editor.generate(batch.input_ids, batch.attention_mask, 8)
     texts = editor.tokenizer.batch_decode(answers, skip_special_tokens=True)

@@ -1,0 +1,201 @@
+"""Laws of `wise.lm.decoding`: an answer depends on its prompt alone, however it is decoded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from fixtures.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
+from wise.lm.architectures import ARCHITECTURES
+from wise.lm.decoding import Answer, ForcedAnswer, Unedited, free_run, greedy, teacher_forced
+from wise.lm.tokens import encode
+
+pytestmark = pytest.mark.internals
+
+every_architecture = pytest.mark.parametrize("model_type", ARCHITECTURES)
+PROMPTS = ("Ada Lorn lives in", "Why", "The sun sets over the", "Dov speaks ", "a b c d e f")
+EOS = 0
+
+
+class ByLogits:
+    """An editor without `generate`."""
+
+    def __init__(self, inner: Unedited):
+        self.logits = inner.logits
+
+    def edit(self, edits: Sequence[object]) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+class Scripted(ByLogits):
+    """After a prompt that ends in a letter: `n` times that token, then the end of sequence."""
+
+    def __init__(self, n_of: Callable[[int], int]):
+        self.n_of = n_of
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        B, T = input_ids.shape
+        logits = torch.zeros(B, T, VOCAB_SIZE)
+        for row in range(B):
+            ids = input_ids[row][attention_mask[row].bool()].tolist()
+            n_said = 0
+            while n_said + 1 < len(ids) and ids[-2 - n_said] == ids[-1]:
+                n_said += 1
+            logits[row, -1, ids[-1] if n_said < self.n_of(ids[-1]) else EOS] = 1.0
+        return logits
+
+
+def stopping(model_type: str) -> PreTrainedModel:
+    """A tiny model whose likeliest second token is the end of sequence for the first prompt."""
+    model = tiny_model(model_type)
+    ids = tiny_tokenizer()(PROMPTS[0], return_tensors="pt").input_ids
+    for _ in range(2):
+        token = int(model(ids).logits[0, -1].argmax())
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight[[EOS, token]] = weight[[token, EOS]]
+    return model
+
+
+def unedited(model: PreTrainedModel) -> Unedited:
+    return Unedited(model, tiny_tokenizer())
+
+
+@every_architecture
+def test_generate_and_logits_give_the_same_answers(model_type: str) -> None:
+    editor = unedited(stopping(model_type))
+    by_generate = free_run(editor, tiny_tokenizer(), PROMPTS, max_new_tokens=6)
+    by_logits = free_run(ByLogits(editor), tiny_tokenizer(), PROMPTS, max_new_tokens=6)
+    assert by_logits == by_generate
+    assert [answer.stopped for answer in by_generate][0]
+    assert not all(answer.stopped for answer in by_generate)
+
+
+@every_architecture
+@pytest.mark.parametrize("batch_size", [1, 2, 128])
+def test_an_answer_alone_is_its_answer_in_any_batch_and_order(
+    model_type: str, batch_size: int
+) -> None:
+    editor = unedited(stopping(model_type))
+    ask = dict(max_new_tokens=5, batch_size=batch_size)
+    forwards = free_run(editor, tiny_tokenizer(), PROMPTS, **ask)
+    backwards = free_run(editor, tiny_tokenizer(), PROMPTS[::-1], **ask)
+    assert backwards[::-1] == forwards
+    for prompt, answer in zip(PROMPTS, forwards, strict=True):
+        assert free_run(editor, tiny_tokenizer(), [prompt], max_new_tokens=5) == [answer]
+
+
+@every_architecture
+def test_a_generation_configuration_that_came_with_the_model_does_not_count(
+    model_type: str,
+) -> None:
+    model = tiny_model(model_type)
+    plain = free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=5)
+    own = GenerationConfig(
+        repetition_penalty=9.0, num_beams=3, do_sample=True, temperature=5.0, min_new_tokens=4,
+        suppress_tokens=[answer.token_ids[0] for answer in plain], max_length=7, use_cache=False,
+    )  # fmt: skip
+    model.generation_config = own
+    assert free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=5) == plain
+    assert model.generation_config is own
+
+
+def test_a_natural_stop_is_told_from_an_answer_cut_off() -> None:
+    tokenizer = tiny_tokenizer()
+    (a,), (b,), (c,) = (tokenizer(letter).input_ids for letter in "abc")
+    editor = Scripted({a: 2, b: 4, c: 0}.__getitem__)
+    answers = free_run(editor, tokenizer, ["x a", "x b", "x c"], max_new_tokens=4)
+    assert answers == [
+        Answer("aa", (a, a), stopped=True),
+        Answer("bbbb", (b, b, b, b), stopped=False),
+        Answer("", (), stopped=True),
+    ]
+
+
+def test_a_row_that_has_stopped_waits_for_the_others_without_a_word() -> None:
+    tokenizer = tiny_tokenizer()
+    (a,), (b,) = (tokenizer(letter).input_ids for letter in "ab")
+    editor = Scripted({a: 1, b: 3}.__getitem__)
+    together = free_run(editor, tokenizer, ["x a", "x b"], max_new_tokens=6)
+    assert [answer.text for answer in together] == ["a", "bbb"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "expected"),
+    [
+        (Answer("Oslo", (1,), True), "Oslo", True),
+        (Answer("Oslo", (1,), True), "  Oslo\n", True),
+        (Answer("New \n York", (1,), True), "New York", True),
+        (Answer("Oslo", (1,), False), "Oslo", False),
+        (Answer("Oslo.", (1,), True), "Oslo", False),
+        (Answer("oslo", (1,), True), "Oslo", False),
+        (Answer("", (), True), "Oslo", False),
+    ],
+)
+def test_exact_is_to_the_letter_and_stopped(answer: Answer, target: str, expected: bool) -> None:
+    assert answer.is_exactly(target) == expected
+
+
+@every_architecture
+def test_teacher_forced_is_what_a_plain_forward_of_prompt_and_target_says(model_type: str) -> None:
+    model, tokenizer = tiny_model(model_type), tiny_tokenizer()
+    targets = ["Oslo", "because of it", "sea", "French", "g"]
+    found = teacher_forced(unedited(model), tokenizer, PROMPTS, targets, batch_size=2)
+    for prompt, target, answer in zip(PROMPTS, targets, found, strict=True):
+        begin = tokenizer(prompt).input_ids
+        space = "" if prompt.endswith(" ") else " "
+        end = tokenizer(space + target).input_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([begin + end])).logits[0, len(begin) - 1 : -1]
+        log_p = logits.log_softmax(-1)
+        expected = float(log_p[range(len(end)), end].sum())
+        assert answer.target_ids == tuple(end)
+        assert answer.predicted_ids == tuple(logits.argmax(-1).tolist())
+        assert answer.log_probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_shares_count_places() -> None:
+    one = ForcedAnswer((1, 2, 3, 4), (1, 2, 9, 9), -1.0)
+    other = ForcedAnswer((1, 2, 3, 4), (1, 7, 9, 9), -1.0)
+    assert one.share_right == 0.5
+    assert one.agreement(other) == other.agreement(one) == 0.75
+
+
+def test_rows_padded_on_the_right_are_not_generated_from() -> None:
+    batch = encode(tiny_tokenizer(), ["a", "a b c"], padding_side="right")
+    with pytest.raises(ValueError, match="generation needs padding_side='left'"):
+        greedy(tiny_model("llama"), tiny_tokenizer(), batch.input_ids, batch.attention_mask, 2)
+
+
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused() -> None:
+    editor, tokenizer = unedited(tiny_model("llama")), tiny_tokenizer()
+    prompt = "a" + " a" * 9
+    n_tokens = len(tokenizer(prompt).input_ids)
+    free_run(editor, tokenizer, [prompt], max_new_tokens=4, max_length=n_tokens + 4)
+    with pytest.raises(ValueError, match=f"reads at most {n_tokens - 1}"):
+        free_run(editor, tokenizer, [prompt], max_new_tokens=4, max_length=n_tokens + 3)
+
+
+@pytest.mark.parametrize("decode", ["free", "forced"])
+def test_no_prompts_have_no_answers(decode: str) -> None:
+    editor, tokenizer = unedited(tiny_model("llama")), tiny_tokenizer()
+    if decode == "free":
+        assert free_run(editor, tokenizer, []) == []
+    else:
+        assert teacher_forced(editor, tokenizer, [], []) == []
+
+
+def test_decoding_leaves_the_models_modes_and_flags_as_they_are() -> None:
+    model = tiny_model("gpt2").train()
+    before = copy.deepcopy([(m.training) for m in model.modules()])
+    free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=2)
+    assert [m.training for m in model.modules()] == before
+    assert all(weight.requires_grad for weight in model.parameters())
