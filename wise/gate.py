@@ -63,8 +63,10 @@ class Gate:
             deltas.append(delta)
         return torch.stack(deltas)
 
-    def decide(self, route: Route, inputs: Float[Tensor, "B T M"]) -> None:
-        """Make the choices of `route`; with several memories the host waits for them, once."""
+    def decide(self, route: Route, inputs: Float[Tensor, "B T M"]) -> Int[Tensor, " B"]:
+        """The choices of `route`, made once; with several memories the host waits for them."""
+        if route.choice is not None:
+            return route.choice
         copies = len(inputs) // len(route.prompt_mask)  # beams come as neighbouring rows
         mask = route.prompt_mask.repeat_interleave(copies, dim=0)
         strongest, index = self.activations(inputs, mask).max(0)
@@ -74,19 +76,19 @@ class Gate:
             for number in sorted(set(chosen) - {-1}):
                 rows = [row for row, choice in enumerate(chosen) if choice == number]
                 route.rows[number] = torch.tensor(rows, device=inputs.device)
+        return route.choice
 
     def output(self, route: Route, inputs: Tensor, value: Tensor) -> Tensor:
         """The output of W_v with the change of each row's memory; other rows keep their bits."""
         if inputs.ndim == 2:  # some blocks flatten rows and tokens
-            first = route.choice is None
-            n_rows = len(inputs) // route.prompt_mask.shape[1] if first else len(route.choice)
+            width = route.prompt_mask.shape[1]
+            n_rows = len(inputs) // width if route.choice is None else len(route.choice)
             shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, value))
             return self.output(route, *shaped).view_as(value)
-        if route.choice is None:
-            self.decide(route, inputs)
+        choice = self.decide(route, inputs)
         if len(self.candidates) == 1:
             change = self.candidates[0].change.apply(inputs).to(value.dtype)
-            return torch.where((route.choice >= 0)[:, None, None], value + change, value)
+            return torch.where((choice >= 0)[:, None, None], value + change, value)
         for number, rows in route.rows.items():
             change = self.candidates[number].change.apply(inputs[rows]).to(value.dtype)
             value = value.index_copy(0, rows, value[rows] + change)

@@ -57,7 +57,7 @@ class Sharding:
 
     def _overwritten(self, state: State, prompts: frozenset[str]) -> State:
         """The live shard will be trained over and forgets the record; others are learned anew."""
-        closed = (*state.memories, *state.shards[:-1])
+        closed: tuple[Memory | Shard, ...] = (*state.memories, *state.shards[:-1])
         stale = prompts & frozenset(edit.prompt for part in closed for edit in part.edits)
         if stale:
             state = self.without(state, stale)
@@ -105,7 +105,8 @@ class Sharding:
         parts = [shard.change.dense() for shard in shards]
         weights = [1.0] * len(parts)
         known = [shard.epsilon for shard in shards]
-        merges = (tuple((shard.number, shard.turns) for shard in shards),)
+        records = tuple((shard.number, shard.turns) for shard in shards)
+        merges: tuple[tuple[tuple[int, tuple[Turn, ...]], ...], ...] = (records,)
         if earlier is not None:
             weights = [(1 - config.earlier_weight) / len(parts)] * len(parts)
             weights.append(config.earlier_weight)

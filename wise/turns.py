@@ -41,7 +41,7 @@ class Learner:
     @cached_property
     def weight(self) -> Float[Tensor, "M D"]:
         """W_v."""
-        return self.lm.value_weight(self.layer)
+        return self.lm.value_weight(self.layer).detach()
 
     @cached_property
     def irrelevant(self) -> RoutingInputs | None:

@@ -166,7 +166,8 @@ class WISE:
 
     def load(self, path: str | Path) -> None:
         """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
-        shape = tuple(self.learner.weight.shape)
+        inner, hidden = self.learner.weight.shape
+        shape = inner, hidden
         self._state = checkpoint.load(Path(path), self._identity(), shape, self.lm.device)
 
     def _identity(self) -> dict[str, Any]:

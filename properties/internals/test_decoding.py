@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -34,7 +33,7 @@ class ByLogits:
 
 
 class Scripted(ByLogits):
-    """After a prompt that ends in a letter: `n` times that token, then the end of sequence."""
+    """After a prompt: its last token `n_of` times again, then the end of sequence."""
 
     def __init__(self, n_of: Callable[[int], int]):
         self.n_of = n_of
@@ -110,9 +109,9 @@ def test_a_generation_configuration_that_came_with_the_model_does_not_count(
 
 def test_a_natural_stop_is_told_from_an_answer_cut_off() -> None:
     tokenizer = tiny_tokenizer()
-    (a,), (b,), (c,) = (tokenizer(letter).input_ids for letter in "abc")
+    a, b, c = (tokenizer(f"7{letter}").input_ids[-1] for letter in "abc")
     editor = Scripted({a: 2, b: 4, c: 0}.__getitem__)
-    answers = free_run(editor, tokenizer, ["x a", "x b", "x c"], max_new_tokens=4)
+    answers = free_run(editor, tokenizer, ["7a", "7b", "7c"], max_new_tokens=4)
     assert answers == [
         Answer("aa", (a, a), stopped=True),
         Answer("bbbb", (b, b, b, b), stopped=False),
@@ -122,9 +121,9 @@ def test_a_natural_stop_is_told_from_an_answer_cut_off() -> None:
 
 def test_a_row_that_has_stopped_waits_for_the_others_without_a_word() -> None:
     tokenizer = tiny_tokenizer()
-    (a,), (b,) = (tokenizer(letter).input_ids for letter in "ab")
+    a, b = (tokenizer(f"7{letter}").input_ids[-1] for letter in "ab")
     editor = Scripted({a: 1, b: 3}.__getitem__)
-    together = free_run(editor, tokenizer, ["x a", "x b"], max_new_tokens=6)
+    together = free_run(editor, tokenizer, ["7a", "7b"], max_new_tokens=6)
     assert [answer.text for answer in together] == ["a", "bbb"]
 
 
@@ -195,7 +194,7 @@ def test_no_prompts_have_no_answers(decode: str) -> None:
 
 def test_decoding_leaves_the_models_modes_and_flags_as_they_are() -> None:
     model = tiny_model("gpt2").train()
-    before = copy.deepcopy([(m.training) for m in model.modules()])
+    before = [m.training for m in model.modules()]
     free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=2)
     assert [m.training for m in model.modules()] == before
     assert all(weight.requires_grad for weight in model.parameters())

@@ -113,14 +113,16 @@ def run_lifelong(
     ):  # fmt: skip
         for turn, (begin, end) in enumerate(run.turns(), start=1):
             if end > begin_at:
-                edits = run.stream.edits[begin:end]
-                editor.edit(edits)
-                bar.update(len(edits))
+                editor.edit(run.stream.edits[begin:end])
+                bar.update(end - begin)
+            if end >= begin_at:
                 block = f"edit {end}"
                 if block not in done:
-                    asked = measure(editor, reader, at_edit_questions(edits), "free", base)
+                    asked = measure(
+                        editor, reader, at_edit_questions(run.stream.edits[begin:end]), "free", base
+                    )
                     writer.write_block([run.row(block, "free", "at-edit", end, m) for m in asked])
-                if turn % _SAVE_EVERY == 0:
+                if turn % _SAVE_EVERY == 0 and end > begin_at:
                     _save(editor, states, end)
             if end in run.checkpoints:
                 for protocol in run.protocols:
@@ -161,24 +163,36 @@ def _save(editor: Editor, states: Path, t: int) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     editor.save(partial)
     partial.rename(final)
-    for older in states.iterdir():
-        if older != final:
-            shutil.rmtree(older)
+    for other in states.iterdir():
+        if other != final:
+            _discard(other)
+
+
+def _discard(state: Path) -> None:
+    """Delete a saved state; what a kill leaves of it is not taken for one."""
+    doomed = state.with_suffix(".partial")
+    if doomed != state:
+        shutil.rmtree(doomed, ignore_errors=True)
+        state.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _restore(editor: Editor, states: Path, run: LifelongRun, done: list[str]) -> int:
-    """Load the newest state that no missing block lies before; how many edits it holds."""
-    needed = [f"edit {end}" for _, end in run.turns()]
-    first_missing = next((i for i, block in enumerate(needed) if block not in done), len(needed))
-    kept = {end: i for i, (_, end) in enumerate(run.turns())}
-    for t in run.checkpoints:
-        if any(f"checkpoint {t} {protocol}" not in done for protocol in run.protocols):
-            first_missing = min(first_missing, kept[t])
+    """Load the newest state that all missing blocks can be measured from; how many edits it holds.
+
+    States beyond it are deleted, and without a block all of them, which are then of another run.
+    """
     if not isinstance(editor, Persistent) or not states.is_dir():
         return 0
+    ends = [end for _, end in run.turns()]
+    blocks = [(f"edit {end}", end) for end in ends]
+    blocks += [(f"checkpoint {t} {p}", t) for t in run.checkpoints for p in run.protocols]
+    usable = min((t for block, t in blocks if block not in done), default=ends[-1]) if done else 0
     saved = sorted(int(folder.name) for folder in states.iterdir() if folder.name.isdigit())
-    usable = [t for t in saved if t in kept and kept[t] < first_missing]
-    if usable:
-        editor.load(states / str(usable[-1]))
-        return usable[-1]
-    return 0
+    for t in saved:
+        if t > usable or t not in ends:
+            _discard(states / str(t))
+    kept = [t for t in saved if t <= usable and t in ends]
+    if kept:
+        editor.load(states / str(kept[-1]))
+    return kept[-1] if kept else 0

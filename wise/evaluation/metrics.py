@@ -6,7 +6,7 @@ is still that of the unedited model, which must have been asked before the first
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,9 @@ class Reader:
     max_length: int | None = None
     batch_size: int = 128
 
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids))).strip()
+
     def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
         return free_run(
             editor, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens,
@@ -98,16 +101,21 @@ class BaseAnswers:
 def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
     """Each edit's own prompt, right after its turn."""
     return [
-        Question("reliability", "", edit.prompt, edit.target, edit.id, edit.subject or edit.id, 0)
+        Question("reliability", "", edit.prompt, edit.target, edit.id, _cluster(edit), 0)
         for edit in edits
     ]
+
+
+def _cluster(edit: Edit) -> str:
+    """What an edit's items are resampled by."""
+    return edit.subject or edit.id or edit.prompt
 
 
 def final_questions(stream: EditStream) -> list[Question]:
     """Everything to ask after all edits of `stream`, in stream order.
 
     Excluded, with the reason: what asks for an edit that a later one overwrote, and prompts that
-    the stream also edits to another answer.
+    the stream edits to another answer; a locality probe must not be edited at all.
     """
     live = {edit.prompt: edit for edit in stream.live()}
     ages = {id(edit): len(stream.edits) - 1 - index for index, edit in enumerate(stream.edits)}
@@ -119,9 +127,9 @@ def final_questions(stream: EditStream) -> list[Question]:
         other = live.get(prompt)
         if edit is not None and metric != "locality" and live[edit.prompt] is not edit:
             excluded = "a later edit of the stream overwrote this one"
-        elif other is not None and other is not edit and other.target != expected:
+        elif other is not None and other.target != expected:
             excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
-        subject = (edit.subject or edit.id) if edit else prompt
+        subject = _cluster(edit) if edit else prompt
         age = ages[id(edit)] if edit else 0
         edit_id = edit.id if edit else ""
         questions.append(Question(metric, kind, prompt, expected, edit_id, subject, age, excluded))
@@ -192,10 +200,9 @@ def _measure_forced(
         base.free[q.prompt].text if q.metric == "locality" else q.expected for q in questions
     ]
     answers = reader.forced(editor, [question.prompt for question in questions], targets)
-    decode: Callable[[Sequence[int]], str] = reader.tokenizer.decode
     for question, target, answer in zip(questions, targets, answers, strict=True):
         if question.metric == "locality":
             score = answer.agreement(base.forced[question.prompt])
         else:
             score = answer.share_right
-        yield Measured(question, target, decode(list(answer.predicted_ids)).strip(), score)
+        yield Measured(question, target, reader.text(answer.predicted_ids), score)
