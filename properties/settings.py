@@ -30,6 +30,7 @@ _METRICS = (*DEFAULT_THRESHOLDS, "generalization", *(f"generalization-{n}" for n
             "portability")  # fmt: skip
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEFAULT_EDITS = 100
+_MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -172,18 +173,17 @@ class Settings:
 
     def _make_stream(self) -> tuple[EditStream, Background]:
         world = self.loaded.world
-        if not self.dataset:
-            if world is None:
-                raise ValueError(
-                    f"model {self.model!r} has no world of its own; name a stream with --dataset"
-                )
+        background = Background() if world is None else world.background()
+        if self.dataset:
+            whole = load_stream(self.dataset)
+            n_edits = self.n_edits or min(_DEFAULT_EDITS, len(whole.edits))
+            stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
+            left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
+            background = background.apart_from(stream) + left.apart_from(stream)
+        elif world is not None:
             stream = world.stream(self.seed, self.n_edits or _DEFAULT_EDITS)
         else:
-            n_edits = self.n_edits
-            if n_edits is None:
-                n_edits = min(_DEFAULT_EDITS, len(load_stream(self.dataset).edits))
-            stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
-        background = Background() if world is None else world.background()
+            raise ValueError(f"model {self.model!r} has no world; name a stream with --dataset")
         background.check_disjoint(stream)
         return stream, background
 

@@ -103,7 +103,7 @@ class WISEConfig:
     early_stop: float = 0.02
     norm_constraint: float = math.inf
     n_irrelevant: int = 1
-    n_background: int = 1024
+    n_background: int = 512
     negatives: str = "random"
     n_prefixes: int = 10
     prefix_length: int = 10

@@ -142,17 +142,39 @@ class Background:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"Background.texts holds {text!r}; each must be a text, not blank")
 
+    @classmethod
+    def of(cls, edits: Sequence[Edit], probes: Sequence[Probe]) -> Background:
+        """Records of a published file that a stream left over, as background."""
+        return cls(
+            tuple(f"{probe.prompt} {probe.answer}".strip() for probe in probes), tuple(edits)
+        )
+
+    def __add__(self, other: Background) -> Background:
+        return Background(self.texts + other.texts, self.edits + other.edits)
+
+    def apart_from(self, stream: EditStream) -> Background:
+        """What of it shares nothing with `stream`, in the sense of `check_disjoint`."""
+        asked = [prompt for _, prompt in _asked(stream)]
+        known = set(asked)
+        edits = [e for e in self.edits if known.isdisjoint((e.prompt, *e.paraphrases))]
+        texts = [text for text in self.texts if not any(prompt in text for prompt in asked)]
+        return Background(tuple(texts), tuple(edits))
+
     def check_disjoint(self, stream: EditStream) -> None:
         """Raise ValueError naming the first record that the stream and the background share.
 
-        Shared means: a prompt, paraphrase or probe of the stream stands in a background text
-        or is the prompt of a background edit.
+        Shared means: a prompt, paraphrase or probe of the stream stands in a background text, or
+        is a prompt or paraphrase of a background edit.
         """
-        asked = [("edit", edit.prompt) for edit in stream.edits]
-        asked += [("paraphrase", text) for edit in stream.edits for text in edit.paraphrases]
-        asked += [(f"{probe.kind} probe", probe.prompt) for probe in stream.probes]
-        prompts = {edit.prompt for edit in self.edits}
+        prompts = {text for edit in self.edits for text in (edit.prompt, *edit.paraphrases)}
         corpus = "\n".join(self.texts)
-        for what, prompt in asked:
+        for what, prompt in _asked(stream):
             if prompt in prompts or prompt in corpus:
                 raise ValueError(f"the background holds the stream's {what} {prompt!r}")
+
+
+def _asked(stream: EditStream) -> list[tuple[str, str]]:
+    """Every text that the stream asks, after what it is."""
+    asked = [("edit", edit.prompt) for edit in stream.edits]
+    asked += [("paraphrase", text) for edit in stream.edits for text in edit.paraphrases]
+    return asked + [(f"{probe.kind} probe", probe.prompt) for probe in stream.probes]

@@ -1,4 +1,4 @@
-"""Laws of `wise.checkpoint`: what comes back is bitwise what was, or is refused by name as a whole."""
+"""Laws of `wise.checkpoint`: what comes back is bitwise what was, or is refused by name."""
 
 from __future__ import annotations
 

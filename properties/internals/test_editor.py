@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
+from wise.editor import (
+    BUILT_IN,
+    Editor,
+    Erasable,
+    Generates,
+    Persistent,
+    Routed,
+    factory_options,
+    load_editor,
+)
 from wise.edits import Background
-from wise.editor import BUILT_IN, Editor, Erasable, Generates, Persistent, Routed
-from wise.editor import factory_options, load_editor
 
 pytestmark = pytest.mark.internals
 
-EDITOR = '''
+EDITOR = """
 from neighbour_of_the_editor import NAME
 
 class Plain:
@@ -29,7 +37,7 @@ def make(model, tokenizer, background, *, seed, **options):
 
 def _hidden(): pass
 NUMBER = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -59,7 +67,8 @@ def test_a_module_and_its_factory_are_loaded() -> None:
 
 
 def test_a_file_and_its_factory_are_loaded_with_the_modules_beside_it(file: Path) -> None:
-    editor = load_editor(f"{file}:make")(tiny_model("llama"), tiny_tokenizer(), Background(), seed=0)
+    make = load_editor(f"{file}:make")
+    editor = make(tiny_model("llama"), tiny_tokenizer(), Background(), seed=0)
     assert isinstance(editor, Editor)
     assert editor.name == "neighbour"
     assert not any(isinstance(editor, c) for c in (Generates, Routed, Persistent, Erasable))
@@ -104,7 +113,7 @@ def test_a_file_that_does_not_exist_is_named_with_the_folder_that_was_searched()
 
 
 def test_a_factory_that_does_not_exist_is_told_what_the_file_has(file: Path) -> None:
-    with pytest.raises(ValueError, match="has no factory 'mak'; it has Plain, make$"):
+    with pytest.raises(ValueError, match=r"has no factory 'mak'; it has Plain, make$"):
         load_editor(f"{file}:mak")
     with pytest.raises(ValueError, match="has no factory 'NUMBER'"):
         load_editor(f"{file}:NUMBER")

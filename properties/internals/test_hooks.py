@@ -1,4 +1,4 @@
-"""Laws of `wise.lm.hooks`: whatever a context changes is as before when it is left, also on error."""
+"""Laws of `wise.lm.hooks`: what a context changes is undone when it is left, also on error."""
 
 from __future__ import annotations
 

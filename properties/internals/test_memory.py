@@ -1,4 +1,4 @@
-"""Laws of `wise.memory`: masks are what was asked for, and a change is bitwise the tau it was made of."""
+"""Laws of `wise.memory`: masks are what was asked for, a change is bitwise its tau."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of `wise.router`: the routing activation is a norm per row, and L_a is zero iff margins hold."""
+"""Laws of `wise.router`: the activation is a norm per row, L_a is zero iff the margins hold."""
 
 from __future__ import annotations
 

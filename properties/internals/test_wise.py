@@ -1,4 +1,4 @@
-"""Laws of `wise.wise` and `wise.sharding`: what editing changes, and everything that it must not."""
+"""Laws of `wise.wise` and `wise.sharding`: what editing changes, and all that it must not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise, prompts_of
-from wise.edits import Background, Edit
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
+from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
 from wise.memory import State, sample_mask, seeded
 from wise.wise import WISE

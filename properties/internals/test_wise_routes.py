@@ -1,4 +1,4 @@
-"""Laws of `wise.gate`: a row's route is its own, made once from its prompt, and opens or closes all."""
+"""Laws of `wise.gate`: a row's route is its own and made once, from its prompt."""
 
 from __future__ import annotations
 
@@ -91,17 +91,12 @@ def test_the_activation_does_not_depend_on_padding_or_batch_mates(
     model_type: str, how: str
 ) -> None:
     editor = edited(model_type, routing_tokens=how)
-    alone = torch.cat(
-        [editor.routing_activation(b.input_ids, b.attention_mask) for b in map(prompt, PROMPTS)]
-    )
+    single = [prompts_of([text]) for text in PROMPTS]
+    alone = torch.cat([editor.routing_activation(b.input_ids, b.attention_mask) for b in single])
     for side in ("left", "right"):
         batch = prompts_of([*PROMPTS, "a long " * 9], padding_side=side)
         together = editor.routing_activation(batch.input_ids, batch.attention_mask)[:-1]
         torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-
-
-def prompt(text: str):  # noqa: ANN201
-    return prompts_of([text])
 
 
 @every_family

@@ -17,7 +17,7 @@ from wise.lm.tokens import Batch, encode
 from wise.memory import Change
 from wise.wise import WISE
 
-__all__ = ["BACKGROUND", "EDITS", "FAR", "FAMILIES", "is_same", "make_wise", "prompts_of", "routes"]
+__all__ = ["BACKGROUND", "EDITS", "FAMILIES", "FAR", "is_same", "make_wise", "prompts_of", "routes"]
 
 FAMILIES = ("llama", "gptj", "gpt2", "opt")  # Linear, bias, Conv1D, rows and tokens flattened
 EDITS = (

@@ -1,0 +1,67 @@
+"""An editor that looks answers up: perfect where it notes all that an edit means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.edits import Edit, EditStream
+from wise.lm.decoding import Unedited
+from wise.lm.tokens import IGNORED, encode
+
+__all__ = ["EndlessNotebook", "Notebook"]
+
+_SURE = 1e4  # logit of the token that is to come
+
+
+class Notebook:
+    """Answers from notes, else as the bare model; it knows what the edits of `stream` imply."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
+    ):
+        self.bare = Unedited(model, tokenizer)
+        self.tokenizer = tokenizer
+        self.stream = stream
+        self.next_token: dict[tuple[int, ...], int] = {}
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        for edit in edits:
+            for prompt in (edit.prompt, *edit.paraphrases):
+                self.note(prompt, edit.target)
+            for probe in self.stream.probes:
+                if probe.kind == "portability" and probe.edit_id == edit.id:
+                    self.note(probe.prompt, probe.answer)
+
+    def note(self, prompt: str, answer: str) -> None:
+        """From now on `prompt` is answered by `answer` and the end of sequence."""
+        batch = encode(self.tokenizer, [prompt], [answer])
+        ids, labels = batch.input_ids[0].tolist(), batch.labels[0].tolist()
+        for t, label in enumerate(labels, start=1):
+            if label != IGNORED:
+                self.next_token[tuple(ids[:t])] = label
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits = self.bare.logits(input_ids, attention_mask)
+        for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask, strict=True)):
+            read: tuple[int, ...] = ()
+            for t in mask.nonzero()[:, 0].tolist():
+                read = (*read, ids[t])
+                if read in self.next_token:
+                    logits[row, t, self.next_token[read]] = _SURE
+        return logits
+
+    def reset(self) -> None:
+        self.next_token.clear()
+
+
+class EndlessNotebook(Notebook):
+    """The same, but its answers never end."""
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        logits = super().logits(input_ids, attention_mask)
+        logits[..., self.tokenizer.eos_token_id] = -torch.inf
+        return logits
