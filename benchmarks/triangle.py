@@ -1,15 +1,18 @@
-"""One editor's triangle on one stream, as numbers: what the searches and figures below share."""
+"""An editor's triangle on evaluation streams, mean of seeds: `python -m benchmarks.triangle`."""
 
 from __future__ import annotations
 
+import argparse
+import csv
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from fixtures.models import LoadedModel
+from fixtures.models import FAMILIES, LoadedModel, load_model
 from properties.checks import metric_name
-from wise.editor import load_editor
+from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
 from wise.evaluation.metrics import BaseAnswers, final_questions, measure
@@ -44,3 +47,49 @@ def triangle(
             scores[metric_name(row)].append(measured.score)
     means = {name: sum(values) / len(values) for name, values in sorted(scores.items())}
     return {**means, "seconds per edit": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--editor", default="wise")
+    parser.add_argument("--model", choices=FAMILIES, default="llama")
+    parser.add_argument("--edits", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--csv", type=Path, help="file to append the numbers of each seed to")
+    asked = parser.parse_args()
+    world, loaded = FAMILIES[asked.model].size.world(), load_model(asked.model)
+    found = []
+    for seed in asked.seeds:
+        stream = world.stream(seed, asked.edits)
+        numbers = triangle(
+            loaded, stream, world.background(), seed=seed,
+            editor=asked.editor, options=factory_options(asked.option),
+        )  # fmt: skip
+        found.append(numbers)
+        if asked.csv is not None:
+            _append(asked.csv, {"editor": asked.editor, "options": " ".join(asked.option),
+                                "model": asked.model, "edits": asked.edits, "seed": seed,
+                                **{name: f"{value:.4f}" for name, value in numbers.items()}})  # fmt: skip
+    print(
+        f"{asked.editor} on {asked.model}, T={asked.edits}, mean of seeds {asked.seeds}, free-run"
+    )
+    for name in found[0]:
+        values = [numbers[name] for numbers in found]
+        print(
+            f"  {name:18} {sum(values) / len(values):.3f}   ({', '.join(f'{v:.3f}' for v in values)})"
+        )
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, record)
+        if is_new:
+            writer.writeheader()
+        writer.writerow(record)
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ from wise.memory import Change, Memory, Shard, State, Turn
 __all__ = ["FORMAT_VERSION", "identity", "load", "save"]
 
 FORMAT_VERSION = 1
+_SAMPLED = 4096
 _MANIFEST = "manifest.json"
 
 
@@ -42,6 +43,7 @@ def identity(
             "model_type": lm.model.config.model_type,
             "n_layers": lm.n_layers,
             "vocab_size": lm.model.config.vocab_size,
+            "weights sha256": _fingerprint(lm),
             "W_v sha256": hashlib.sha256(weight.numpy().tobytes()).hexdigest(),
         },
         "config": asdict(config),
@@ -123,6 +125,16 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.pop("manifest sha256", None) != _digest(manifest):
         raise ValueError(f"checkpoint {folder}: {_MANIFEST} was changed after it was saved")
     return manifest
+
+
+def _fingerprint(lm: LanguageModel) -> str:
+    """Of every parameter its name, its shape and up to `_SAMPLED` of its entries, evenly spaced."""
+    digest = hashlib.sha256()
+    for name, weight in lm.model.named_parameters():
+        entries = weight.detach().flatten()[:: max(1, weight.numel() // _SAMPLED)]
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(entries.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _difference(name: str, own: Any, theirs: Any) -> str:

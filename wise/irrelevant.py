@@ -99,5 +99,13 @@ def background_inputs(
         chosen.append(text if text.strip() else background.texts[index])
     if not chosen:
         return None
+    chosen = [_readable(lm, tokenizer, text) for text in chosen]
     chosen.sort(key=len)  # batches of like length; the order is drawn anew for each turn
     return prompt_inputs(lm, tokenizer, layer, chosen, how)
+
+
+def _readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text`, halved until the model can read it: a background prompt may end anywhere."""
+    while lm.context_length is not None and len(tokenizer(text).input_ids) > lm.context_length:
+        text = text[: len(text) // 2]
+    return text

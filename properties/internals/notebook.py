@@ -1,4 +1,4 @@
-"""An editor that looks answers up: perfect where it notes all that an edit means."""
+"""A little stream, and an editor that knows it: perfect, for it looks all answers up."""
 
 from __future__ import annotations
 
@@ -8,13 +8,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.edits import Edit, EditStream
+from wise.edits import Edit, EditStream, Probe
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import IGNORED, encode
 
-__all__ = ["EndlessNotebook", "Notebook"]
+__all__ = ["ADA", "BO", "CLEO", "STREAM", "EndlessNotebook", "Notebook", "with_edits"]
 
+ADA = Edit("Ada lives in", "Oslo", "Ada", ("Where is Ada?", "Ada's home:"), id="ada", levels=(1, 4))
+BO = Edit("Bo speaks", "Danish", "Bo", ("Bo's language is",), id="bo")
+CLEO = Edit("Cleo plays the", "lute", "Cleo", id="cleo")
+STREAM = EditStream(
+    (ADA, BO, CLEO),
+    (
+        Probe("Rome lies in", "far", edit_id="ada"),
+        Probe("Ada works as a", "near-subject", edit_id="ada"),
+        Probe("In which country is Ada?", "portability", "Norway", "ada"),
+        Probe("Ann speaks", "near-relation", edit_id="bo"),
+        Probe("The sun is", "far"),
+    ),
+)
 _SURE = 1e4  # logit of the token that is to come
+
+
+def with_edits(*edits: Edit) -> EditStream:
+    """The stream and then `edits`."""
+    return EditStream((*STREAM.edits, *edits), STREAM.probes)
 
 
 class Notebook:

@@ -57,7 +57,7 @@ def test_labels_are_the_tokens_that_follow_and_stand_on_the_target_alone(
 
 @given(pairs, sides)
 @example([("Ada lives in ", " Paris")], "left")
-@example([("Ada lives in", "Paris"), ("Ada ", "x")], "right")
+@example([("Ada lives in", "Paris"), ("Ada ", "sou")], "right")  # " sou" is one token
 def test_the_prompt_of_a_teacher_forced_row_has_the_tokens_of_the_bare_prompt(
     pairs: list[tuple[str, str]], side: str
 ) -> None:
@@ -76,6 +76,7 @@ def test_the_prompt_of_a_teacher_forced_row_has_the_tokens_of_the_bare_prompt(
 @example("Ada lives in ", "Paris")
 @example("Ada lives in", " Paris")
 @example("Ada lives in ", " Paris")
+@example("Ada ", "sou")  # " sou" is one token, but the prompt keeps its own
 def test_a_row_reads_as_prompt_and_target_with_one_space_where_there_is_none(
     prompt: str, target: str
 ) -> None:

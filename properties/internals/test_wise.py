@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -129,6 +132,16 @@ def test_editing_neither_reads_nor_moves_the_global_generator() -> None:
     other = make_wise(**options)._state
     assert torch.get_rng_state().equal(before)
     assert is_same(one, other)
+
+
+@pytest.mark.parametrize("options", [{}, MASKED])
+def test_an_earlier_state_is_never_written_to(options: dict) -> None:
+    editor, kept = make_wise(**options), []
+    for edit in (*EDITS[:4], replace(EDITS[0], target="Bonn")):
+        kept.append((editor._state, copy.deepcopy(editor._state)))
+        editor.edit([edit])
+    editor.remove(EDITS[1:2])
+    assert all(is_same(state, as_it_was) for state, as_it_was in kept)
 
 
 def test_two_editors_of_one_model_do_not_know_of_each_other() -> None:

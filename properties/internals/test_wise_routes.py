@@ -123,7 +123,7 @@ def test_cached_generation_is_that_of_whole_forwards(model_type: str, options: d
 
 
 @every_family
-@every_memory
+@pytest.mark.parametrize("options", [ONE_MEMORY, MEMORIES, dict(MEMORIES, routing_tokens="mean")])
 @pytest.mark.parametrize("num_beams", [1, 2, 3])
 def test_with_and_without_a_cache_alone_and_in_a_batch_the_beams_are_the_same(
     model_type: str, options: dict, num_beams: int

@@ -1,0 +1,161 @@
+"""Laws of the embedded models: they know their world as their cards say, and load safely."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import fisher_exact
+
+from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, load_model
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from fixtures.train import exact_match
+
+pytestmark = pytest.mark.internals
+
+MEGABYTE = 10**6
+# Free-run exact match that every family must reach; a family may say that it cannot do the last.
+FLOORS = {"level 1": 0.99, "level 2": 0.98, "level 3": 0.95, "level 4": 0.95, "level 5": 0.95}
+TWO_HOPS = {"two hops": 0.95}
+# Fisher's exact test: false-fail rate per comparison; n = 100 against .99 of 1000 sees a fall to .9
+N_ASKED, FALSE_FAIL = 100, 1e-4
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def folder_of(family: str) -> Path:
+    if not (PRETRAINED / family).is_dir():
+        pytest.skip(f"no {family} is embedded")
+    return PRETRAINED / family
+
+
+def card_of(family: str) -> dict[str, Any]:
+    return json.loads((folder_of(family) / "card.json").read_text())
+
+
+@cache
+def loaded(family: str) -> LoadedModel:
+    return load_model(family)
+
+
+@every_family
+def test_a_card_reaches_the_floors_or_says_what_the_family_cannot(family: str) -> None:
+    card = card_of(family)
+    cannot = card.get("cannot", [])
+    assert set(cannot) <= set(TWO_HOPS)
+    shares = card["exact match, free-run"]
+    for name, floor in {**FLOORS, **TWO_HOPS}.items():
+        assert shares[name] >= floor or name in cannot, name
+
+
+@every_family
+def test_a_card_holds_in_a_sample_of_each_kind_of_question(family: str) -> None:
+    card, world = card_of(family), loaded(family).world
+    assert world is not None
+    measured = exact_match(loaded(family).model, loaded(family).tokenizer, world, n=N_ASKED)
+    claimed = card["exact match, free-run"]
+    assert measured.keys() == claimed.keys()
+    for name, share in measured.items():
+        kind = "editable" if name.startswith("level") else name.removesuffix(", unseen")
+        n_of_card = min(1000, card["facts"][kind])
+        outcomes = [
+            (round(right * n), n - round(right * n))
+            for right, n in ((share, N_ASKED), (claimed[name], n_of_card))
+        ]
+        p = fisher_exact(outcomes).pvalue
+        assert p >= FALSE_FAIL, f"{name}: {share}, n={N_ASKED}; the card: {claimed[name]}; {p=}"
+
+
+@every_family
+def test_a_card_tells_how_the_model_is_made_and_of_which_world(family: str) -> None:
+    card, model = card_of(family), loaded(family).model
+    assert f"python -m fixtures.train --family {family} --seed " in card["command"]
+    assert card["parameters"] == sum(weight.numel() for weight in model.parameters())
+    world = FAMILIES[family].size.world()
+    found = loaded(family).world
+    assert found is not None
+    assert (found.facts, found.far_facts) == (world.facts, world.far_facts)
+    assert card["facts"] == {
+        "editable": len(world.facts), "far": len(world.far_facts), "two hops": len(world.hops),
+    }  # fmt: skip
+
+
+@every_family
+def test_a_model_has_the_architecture_of_its_family(family: str) -> None:
+    folder_of(family)
+    config = loaded(family).model.config.to_dict()
+    expected = {"model_type": FAMILIES[family].model_type, **FAMILIES[family].config}
+    assert {name: config[name] for name in expected} == expected
+
+
+@every_family
+def test_a_model_is_small_half_precision_and_without_pickles(family: str) -> None:
+    folder = folder_of(family)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(f.stat().st_size for f in files) <= (12 if family == "llama" else 6) * MEGABYTE
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    weights = load_file(folder / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.parametrize("name", ["bert", "", "no/such/folder", str(PRETRAINED)])
+def test_an_unknown_model_is_an_error_that_lists_what_exists(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"neither an embedded family \(.*llama.*\) nor a folder"
+    ) as e:
+        load_model(name)
+    assert f"model={name!r}" in str(e.value)
+
+
+def test_a_family_that_is_not_trained_is_an_error_that_says_how_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("fixtures.models.PRETRAINED", tmp_path)
+    with pytest.raises(ValueError, match=r"'gptj' is not trained here; python -m fixtures"):
+        load_model("gptj")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of somebody else's."""
+    folder = tmp_path_factory.mktemp("models") / "mine"
+    tiny_model("gpt2").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_local_folder_is_loaded_as_it_was_saved_and_has_no_world(local: Path) -> None:
+    found = load_model(str(local))
+    assert (found.name, found.world, found.model.training) == ("mine", None, False)
+    saved = tiny_model("gpt2").state_dict()
+    weights = found.model.state_dict()
+    assert all(weights[name].equal(weight) for name, weight in saved.items())
+    assert found.tokenizer("Ada").input_ids == tiny_tokenizer()("Ada").input_ids
+
+
+def test_a_local_folder_with_a_world_comes_with_it(local: Path) -> None:
+    size = {"seed": 5, "n_people": 16, "n_cities": 8, "n_firms": 9}
+    (local / "world.json").write_text(json.dumps(size))
+    world = load_model(str(local)).world
+    (local / "world.json").unlink()
+    assert world is not None
+    assert (world.seed, len(world.people), len(world.cities), len(world.firms)) == (5, 16, 8, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_comes_in_the_precision_asked_for(local: Path, dtype: torch.dtype) -> None:
+    assert {w.dtype for w in load_model(str(local), dtype=dtype).model.parameters()} == {dtype}
+
+
+def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    model.config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model.safetensors"):
+        load_model(str(tmp_path))
