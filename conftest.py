@@ -11,8 +11,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from properties.options import add_options
 from properties.report import editor_lines, header_lines
-from properties.settings import Settings, add_options
+from properties.settings import Settings
 from wise.evaluation.lifelong import run_lifelong
 from wise.rows import Row
 

@@ -70,15 +70,15 @@ def main() -> None:
         if asked.csv is not None:
             _append(asked.csv, {"editor": asked.editor, "options": " ".join(asked.option),
                                 "model": asked.model, "edits": asked.edits, "seed": seed,
-                                **{name: f"{value:.4f}" for name, value in numbers.items()}})  # fmt: skip
+                                **{name: f"{number:.4f}" for name, number in numbers.items()},
+                               })  # fmt: skip
     print(
         f"{asked.editor} on {asked.model}, T={asked.edits}, mean of seeds {asked.seeds}, free-run"
     )
     for name in found[0]:
         values = [numbers[name] for numbers in found]
-        print(
-            f"  {name:18} {sum(values) / len(values):.3f}   ({', '.join(f'{v:.3f}' for v in values)})"
-        )
+        each = ", ".join(f"{value:.3f}" for value in values)
+        print(f"  {name:18} {sum(values) / len(values):.3f}   ({each})")
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:

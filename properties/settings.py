@@ -16,7 +16,7 @@ from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.lifelong import PROTOCOLS, LifelongRun
 
-__all__ = ["DEFAULT_THRESHOLDS", "Settings", "add_options"]
+__all__ = ["DEFAULT_THRESHOLDS", "Settings"]
 
 DEFAULT_THRESHOLDS: Mapping[str, float] = {
     "reliability": 0.85,
@@ -29,72 +29,8 @@ DEFAULT_THRESHOLDS: Mapping[str, float] = {
 _METRICS = (*DEFAULT_THRESHOLDS, "generalization", *(f"generalization-{n}" for n in (3, 4, 5)),
             "portability")  # fmt: skip
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_DEFAULT_EDITS = 100
+DEFAULT_EDITS = 100
 _MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """The option group "model editors"; the ini key editors_OPTION sets an option's default."""
-    group = parser.getgroup("model editors", "model editors")
-
-    def add(name: str, default: Any, text: str, **more: Any) -> None:
-        shown = "" if default in (None, []) else f" (default: {default})"
-        group.addoption(f"--{name}", default=None, help=text + shown, **more)
-        kind = "linelist" if more.get("action") == "append" else "string"
-        key = name.replace("-", "_")
-        default_text = default if isinstance(default, list) else str(default or "")
-        parser.addini(f"editors_{key}", f"default of --{name}", type=kind, default=default_text)
-
-    add(
-        "editor",
-        ["wise"],
-        "built-in name, MODULE:FACTORY or FILE.py:FACTORY; repeatable",
-        action="append",
-        metavar="EDITOR",
-    )
-    add(
-        "editor-option",
-        [],
-        "an option of the editor's factory; repeatable",
-        action="append",
-        metavar="KEY=VALUE",
-    )
-    add(
-        "model",
-        "llama",
-        "an embedded family (llama, mistral, gptj, gpt2) or a local Hugging Face folder",
-        metavar="FAMILY|FOLDER",
-    )
-    add("device", "cpu", "where the model runs", metavar="DEVICE")
-    add("dtype", "float32", "float32, bfloat16 or float16", metavar="DTYPE")
-    add("layer", None, "the layer to edit, for editors that take one", metavar="L")
-    add(
-        "dataset",
-        None,
-        "a published stream in place of the model's own world, such as "
-        "zsre:FILE or counterfact:FILE",
-        metavar="FORMAT:FILE",
-    )
-    add("edits", None, f"length T of the stream (default: {_DEFAULT_EDITS}, or all)", metavar="T")
-    add(
-        "checkpoints",
-        None,
-        "edits after which everything is measured, such as 1,10,100 "
-        "(default: powers of ten, and T)",
-        metavar="T,T,...",
-    )
-    add("stream-seed", "0", "seed of the stream and of the editor", metavar="SEED")
-    add("protocol", "both", "free (free-run), forced (teacher-forced) or both", metavar="PROTOCOL")
-    add(
-        "threshold",
-        [],
-        "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
-        action="append",
-        metavar="METRIC=VALUE",
-    )
-    add("confidence", "0.95", "confidence of intervals and verdicts", metavar="P")
-    add("rows", None, "file for every measured item, as JSON lines", metavar="FILE")
-    group.addoption("--resume", action="store_true", help="go on with the rows of --rows")
 
 
 @dataclass(frozen=True)
@@ -176,12 +112,12 @@ class Settings:
         background = Background() if world is None else world.background()
         if self.dataset:
             whole = load_stream(self.dataset)
-            n_edits = self.n_edits or min(_DEFAULT_EDITS, len(whole.edits))
+            n_edits = self.n_edits or min(DEFAULT_EDITS, len(whole.edits))
             stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
             left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
             background = background.apart_from(stream) + left.apart_from(stream)
         elif world is not None:
-            stream = world.stream(self.seed, self.n_edits or _DEFAULT_EDITS)
+            stream = world.stream(self.seed, self.n_edits or DEFAULT_EDITS)
         else:
             raise ValueError(f"model {self.model!r} has no world; name a stream with --dataset")
         background.check_disjoint(stream)

@@ -1,0 +1,73 @@
+"""The suite's command-line options, in one group; settings.py validates what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+__all__ = ["add_options"]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """The option group "model editors"; the ini key editors_OPTION sets an option's default."""
+    group = parser.getgroup("model editors", "model editors")
+
+    def add(name: str, default: Any, text: str, **more: Any) -> None:
+        shown = "" if default in (None, []) else f" (default: {default})"
+        group.addoption(f"--{name}", default=None, help=text + shown, **more)
+        kind = "linelist" if more.get("action") == "append" else "string"
+        key = name.replace("-", "_")
+        default_text = default if isinstance(default, list) else str(default or "")
+        parser.addini(f"editors_{key}", f"default of --{name}", type=kind, default=default_text)
+
+    add(
+        "editor",
+        ["wise"],
+        "built-in name, MODULE:FACTORY or FILE.py:FACTORY; repeatable",
+        action="append",
+        metavar="EDITOR",
+    )
+    add(
+        "editor-option",
+        [],
+        "an option of the editor's factory; repeatable",
+        action="append",
+        metavar="KEY=VALUE",
+    )
+    add(
+        "model",
+        "llama",
+        "an embedded family (llama, mistral, gptj, gpt2) or a local Hugging Face folder",
+        metavar="FAMILY|FOLDER",
+    )
+    add("device", "cpu", "where the model runs", metavar="DEVICE")
+    add("dtype", "float32", "float32, bfloat16 or float16", metavar="DTYPE")
+    add("layer", None, "the layer to edit, for editors that take one", metavar="L")
+    add(
+        "dataset",
+        None,
+        "a published stream in place of the model's own world, such as "
+        "zsre:FILE or counterfact:FILE",
+        metavar="FORMAT:FILE",
+    )
+    add("edits", None, "length T of the stream (default: 100, or all)", metavar="T")
+    add(
+        "checkpoints",
+        None,
+        "edits after which everything is measured, such as 1,10,100 "
+        "(default: powers of ten, and T)",
+        metavar="T,T,...",
+    )
+    add("stream-seed", "0", "seed of the stream and of the editor", metavar="SEED")
+    add("protocol", "both", "free (free-run), forced (teacher-forced) or both", metavar="PROTOCOL")
+    add(
+        "threshold",
+        [],
+        "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
+        action="append",
+        metavar="METRIC=VALUE",
+    )
+    add("confidence", "0.95", "confidence of intervals and verdicts", metavar="P")
+    add("rows", None, "file for every measured item, as JSON lines", metavar="FILE")
+    group.addoption("--resume", action="store_true", help="go on with the rows of --rows")
