@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from properties.settings import DEFAULT_EDITS, DEFAULT_THRESHOLDS
+
 __all__ = ["add_options"]
 
 
@@ -13,9 +15,9 @@ def add_options(parser: pytest.Parser) -> None:
     """The option group "model editors"; the ini key editors_OPTION sets an option's default."""
     group = parser.getgroup("model editors", "model editors")
 
-    def add(name: str, default: Any, text: str, **more: Any) -> None:
-        shown = "" if default in (None, []) else f" (default: {default})"
-        group.addoption(f"--{name}", default=None, help=text + shown, **more)
+    def add(name: str, default: Any, text: str, *, shown: str = "", **more: Any) -> None:
+        shown = shown or (" ".join(default) if isinstance(default, list) else default)
+        group.addoption(f"--{name}", default=None, help=f"{text} (default: {shown})", **more)
         kind = "linelist" if more.get("action") == "append" else "string"
         key = name.replace("-", "_")
         default_text = default if isinstance(default, list) else str(default or "")
@@ -32,6 +34,7 @@ def add_options(parser: pytest.Parser) -> None:
         "editor-option",
         [],
         "an option of the editor's factory; repeatable",
+        shown="none",
         action="append",
         metavar="KEY=VALUE",
     )
@@ -43,20 +46,27 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("device", "cpu", "where the model runs", metavar="DEVICE")
     add("dtype", "float32", "float32, bfloat16 or float16", metavar="DTYPE")
-    add("layer", None, "the layer to edit, for editors that take one", metavar="L")
+    add(
+        "layer",
+        None,
+        "the layer to edit, for editors that take one",
+        shown="the editor's own",
+        metavar="L",
+    )
     add(
         "dataset",
         None,
         "a published stream in place of the model's own world, such as "
         "zsre:FILE or counterfact:FILE",
+        shown="none",
         metavar="FORMAT:FILE",
     )
-    add("edits", None, "length T of the stream (default: 100, or all)", metavar="T")
+    add("edits", None, "length T of the stream", shown=f"{DEFAULT_EDITS}, or all", metavar="T")
     add(
         "checkpoints",
         None,
-        "edits after which everything is measured, such as 1,10,100 "
-        "(default: powers of ten, and T)",
+        "edits after which everything is measured, such as 1,10,100",
+        shown="powers of ten, and T",
         metavar="T,T,...",
     )
     add("stream-seed", "0", "seed of the stream and of the editor", metavar="SEED")
@@ -65,9 +75,10 @@ def add_options(parser: pytest.Parser) -> None:
         "threshold",
         [],
         "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
+        shown=" ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
         action="append",
         metavar="METRIC=VALUE",
     )
     add("confidence", "0.95", "confidence of intervals and verdicts", metavar="P")
-    add("rows", None, "file for every measured item, as JSON lines", metavar="FILE")
+    add("rows", None, "file for every measured item, as JSON lines", shown="none", metavar="FILE")
     group.addoption("--resume", action="store_true", help="go on with the rows of --rows")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.models import LoadedModel, load_model
+from fixtures.models import LoadedModel, load_model, model_folder
 from wise.editor import Editor, factory_options, load_editor
 from wise.edits import Background, EditStream
-from wise.evaluation.datasets import load_stream
+from wise.evaluation.datasets import FORMATS, load_stream
 from wise.evaluation.lifelong import PROTOCOLS, LifelongRun
 
 __all__ = ["DEFAULT_THRESHOLDS", "Settings"]
@@ -67,15 +67,16 @@ class Settings:
             options = factory_options(texts("editor_option"))
             if text("layer"):
                 options["layer"] = _whole("layer", text("layer"))
+            model_folder(text("model"))
             for spec in texts("editor"):
                 load_editor(spec)
             settings = cls(
-                editors=tuple(texts("editor")),
+                editors=tuple(dict.fromkeys(texts("editor"))),
                 editor_options=options,
                 model=text("model"),
-                device=text("device"),
+                device=_device(text("device")),
                 dtype=_choice("dtype", text("dtype"), _DTYPES),
-                dataset=text("dataset"),
+                dataset=_dataset(text("dataset")),
                 n_edits=_whole("edits", text("edits"), least=1) if text("edits") else None,
                 checkpoints=tuple(_whole("checkpoints", part, least=1)
                                   for part in text("checkpoints").split(",") if part),
@@ -84,7 +85,7 @@ class Settings:
                                   {"both": PROTOCOLS, **{name: (name,) for name in PROTOCOLS}}),
                 thresholds=_thresholds(texts("threshold")),
                 confidence=_share("confidence", text("confidence")),
-                rows=Path(text("rows")) if text("rows") else None,
+                rows=_rows_file(text("rows")),
                 resume=bool(config.getoption("resume")),
             )  # fmt: skip
         except ValueError as error:
@@ -184,5 +185,30 @@ def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
         metric, _, value = pair.partition("=")
         if metric not in _METRICS:
             raise ValueError(f"--threshold={pair}: {metric!r} is none of {', '.join(_METRICS)}")
-        thresholds[metric] = _share("threshold", value)
+        thresholds[metric] = _share(f"threshold={metric}", value)
     return thresholds
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch is built without it
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device={text} cannot be used here: {reason}") from error
+    return text
+
+
+def _dataset(text: str) -> str:
+    format_name, _, file = text.partition(":")
+    if text and (format_name not in FORMATS or not Path(file).is_file()):
+        raise ValueError(
+            f"--dataset={text} is not FORMAT:FILE, FORMAT one of {', '.join(sorted(FORMATS))} "
+            "and FILE a file that exists"
+        )
+    return text
+
+
+def _rows_file(text: str) -> Path | None:
+    if text and (Path(text).is_dir() or not Path(text).parent.is_dir()):
+        raise ValueError(f"--rows={text} is not a file in a folder that exists")
+    return Path(text) if text else None

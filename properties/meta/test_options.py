@@ -1,0 +1,202 @@
+"""The options of the suite: --help shows them, files set them, and a bad value is a usage error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from properties.options import add_options
+from properties.settings import DEFAULT_THRESHOLDS, Settings
+
+pytestmark = pytest.mark.meta
+
+ROOT = Path(__file__).resolve().parents[2]
+# Every option with the default that --help shows.
+DEFAULTS = {
+    "--editor": "wise",
+    "--editor-option": "none",
+    "--model": "llama",
+    "--device": "cpu",
+    "--dtype": "float32",
+    "--layer": "the editor's own",
+    "--dataset": "none",
+    "--edits": "100, or all",
+    "--checkpoints": "powers of ten, and T",
+    "--stream-seed": "0",
+    "--protocol": "both",
+    "--threshold": " ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
+    "--confidence": "0.95",
+    "--rows": "none",
+    "--resume": None,
+}
+
+
+class Options:
+    """As much of pytest's parser and configuration as the suite's options use."""
+
+    def __init__(self, *arguments: str, **ini: str | list[str]) -> None:
+        self.parser, self.ini = argparse.ArgumentParser(), {}
+        add_options(self)
+        assert ini.keys() <= self.ini.keys()
+        self.ini |= ini
+        self.chosen = self.parser.parse_args(arguments)
+
+    def getgroup(self, *names: str) -> Options:
+        return self
+
+    def addoption(self, name: str, **more: Any) -> None:
+        self.parser.add_argument(name, **more)
+
+    def addini(self, name: str, help: str, *, type: str, default: str | list[str]) -> None:
+        self.ini[name] = default
+
+    def getoption(self, name: str) -> Any:
+        return getattr(self.chosen, name)
+
+    def getini(self, name: str) -> str | list[str]:
+        return self.ini[name]
+
+
+def settings_of(*arguments: str, **ini: str | list[str]) -> Settings:
+    return Settings.of(Options(*arguments, **ini))
+
+
+def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """pytest on this checkout, whatever the options of the run that this is a part of."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_shows_every_option_and_its_default_in_one_group() -> None:
+    text = run_pytest("--help").stdout
+    group = re.search(r"\nmodel editors:\n(.+?)\n\n", text, re.DOTALL)
+    assert group is not None
+    described = re.split(r"\n  (?=--)", "\n" + group[1])[1:]
+    found = {re.split("[= \n]", option)[0]: " ".join(option.split()) for option in described}
+    assert found.keys() == DEFAULTS.keys()
+    for name, default in DEFAULTS.items():
+        if default is not None:
+            assert found[name].endswith(f"(default: {default})"), name
+
+
+def test_without_options_the_defaults_hold() -> None:
+    found = settings_of()
+    assert (found.editors, found.editor_options, found.model) == (("wise",), {}, "llama")
+    assert (found.device, str(found.dtype), found.dataset) == ("cpu", "torch.float32", "")
+    assert (found.n_edits, found.checkpoints, found.seed) == (None, (), 0)
+    assert (found.protocols, found.thresholds) == (("free", "forced"), dict(DEFAULT_THRESHOLDS))
+    assert (found.confidence, found.rows, found.resume) == (0.95, None, False)
+
+
+BAD = {
+    "--editor=nobody": "editor='nobody' is no built-in editor (none, wise)",
+    "--editor=no.module:make": "editor='no.module:make': there is no module 'no.module'",
+    "--editor=no_file.py:make": "editor='no_file.py:make': there is no file 'no_file.py'",
+    "--editor-option=lr": "editor option 'lr' is not of the form KEY=VALUE",
+    "--model=bert": "model='bert' is neither an embedded family (llama",
+    "--device=abacus": "--device=abacus cannot be used here: Expected one of cpu, cuda",
+    "--dtype=int8": "--dtype=int8 is none of float32, bfloat16, float16",
+    "--layer=-1": "--layer=-1 is not a whole number >= 0",
+    "--layer=last": "--layer=last is not a whole number >= 0",
+    "--dataset=zsre": "--dataset=zsre is not FORMAT:FILE, FORMAT one of counterfact, ",
+    "--dataset=zsre:no_file": "--dataset=zsre:no_file is not FORMAT:FILE",
+    "--dataset=csv:README.md": "--dataset=csv:README.md is not FORMAT:FILE",
+    "--edits=0": "--edits=0 is not a whole number >= 1",
+    "--edits=1e3": "--edits=1e3 is not a whole number >= 1",
+    "--checkpoints=1,0": "--checkpoints=0 is not a whole number >= 1",
+    "--checkpoints=1;2": "--checkpoints=1;2 is not a whole number >= 1",
+    "--stream-seed=-1": "--stream-seed=-1 is not a whole number >= 0",
+    "--protocol=greedy": "--protocol=greedy is none of both, free, forced",
+    "--threshold=speed=.9": "--threshold=speed=.9: 'speed' is none of reliability, generalization",
+    "--threshold=far=2": "--threshold=far=2 is not between 0 and 1",
+    "--threshold=far": "--threshold=far= is not between 0 and 1",
+    "--confidence=1": "--confidence=1 is not between 0 and 1",
+    "--confidence=nan": "--confidence=nan is not between 0 and 1",
+    "--rows=.": "--rows=. is not a file in a folder that exists",
+    "--rows=no/folder/rows.jsonl": "--rows=no/folder/rows.jsonl is not a file in a folder",
+    "--resume": "--resume needs --rows FILE, the rows to go on with",
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_a_bad_value_is_a_usage_error_that_names_it_and_what_is_allowed(argument: str) -> None:
+    with pytest.raises(pytest.UsageError, match=re.escape(BAD[argument])):
+        settings_of(argument)
+
+
+def test_every_option_has_a_bad_value_here() -> None:
+    assert {argument.partition("=")[0] for argument in BAD} == DEFAULTS.keys()
+
+
+def test_values_are_read_as_what_they_mean(tmp_path: Path) -> None:
+    found = settings_of(
+        "--editor=none", "--editor=wise", "--editor=none", "--editor-option=lr=.5",
+        "--editor-option=memory=merge", "--layer=3", "--edits=20", "--checkpoints=1,5,20",
+        "--stream-seed=7", "--protocol=forced", "--threshold=far=.5",
+        "--threshold=generalization-5=.25", "--confidence=.9", f"--rows={tmp_path / 'r'}",
+        "--resume",
+    )  # fmt: skip
+    assert found.editors == ("none", "wise")
+    assert found.editor_options == {"lr": 0.5, "memory": "merge", "layer": 3}
+    assert (found.n_edits, found.checkpoints, found.seed) == (20, (1, 5, 20), 7)
+    assert found.protocols == ("forced",)
+    assert found.thresholds == {**DEFAULT_THRESHOLDS, "far": 0.5, "generalization-5": 0.25}
+    assert (found.confidence, found.rows, found.resume) == (0.9, tmp_path / "r", True)
+
+
+@pytest.mark.parametrize(
+    ("n_edits", "checkpoints"),
+    [(1, (1,)), (10, (1, 10)), (20, (1, 10, 20)), (100, (1, 10, 100)), (999, (1, 10, 100, 999))],
+)
+def test_by_default_everything_is_measured_at_powers_of_ten_and_at_the_end(
+    n_edits: int, checkpoints: tuple[int, ...]
+) -> None:
+    assert settings_of().checkpoints_of(n_edits) == checkpoints
+    assert settings_of("--checkpoints=3,2").checkpoints_of(n_edits) == (2, 3)
+
+
+def test_a_file_sets_defaults_and_the_command_line_overrules_them() -> None:
+    ini = {"editors_editor": ["none"], "editors_edits": "5", "editors_layer": "2"}
+    assert settings_of(**ini).editors == ("none",)
+    found = settings_of("--editor=wise", "--edits=6", **ini)
+    assert (found.editors, found.n_edits, found.editor_options) == (("wise",), 6, {"layer": 2})
+
+
+def test_every_option_but_resume_can_stand_in_a_file() -> None:
+    keys = {f"editors_{name[2:].replace('-', '_')}" for name in DEFAULTS} - {"editors_resume"}
+    assert Options().ini.keys() == keys
+
+
+def test_rows_of_several_editors_go_to_a_file_each(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    alone = settings_of("--editor=none", f"--rows={path}")
+    several = settings_of("--editor=none", "--editor=wise", f"--rows={path}")
+    assert alone.rows_of("none") == path
+    assert several.rows_of("none") == tmp_path / "out.none.jsonl"
+    assert several.rows_of("wise") == tmp_path / "out.wise.jsonl"
+
+
+def test_pytest_takes_an_option_from_its_own_settings() -> None:
+    ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
+                     "-m", "triangle", "properties/test_reliability.py")  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "answered_after_all_edits[none]" in ran.stdout
+
+
+def test_pytest_refuses_a_bad_value_before_it_runs_anything() -> None:
+    ran = run_pytest("--edits=0", "-m", "triangle", "properties/test_reliability.py")
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --edits=0 is not a whole number >= 1" in ran.stderr
