@@ -73,13 +73,19 @@ def lifelong_rows(
 ) -> list[Row]:
     """The rows of the whole stream, edited and measured once per editor."""
     path = settings.rows_of(editor_spec) or tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    try:
+        run, editor = settings.run(editor_spec), settings.make_editor(editor_spec)
+        if path.exists() and not settings.resume:
+            raise ValueError(f"--rows={path} exists; go on with --resume, or name another file")
+    except ValueError as error:  # a wrong model, stream, option or file: no test could tell more
+        pytest.exit(f"{editor_spec}: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     loaded = settings.loaded
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         rows = run_lifelong(
-            settings.run(editor_spec), settings.make_editor(editor_spec),
-            loaded.model, loaded.tokenizer, path, resume=settings.resume,
-        )  # fmt: skip
+            run, editor, loaded.model, loaded.tokenizer, path, resume=settings.resume
+        )
+    settings.forget_model()  # the next editor gets weights that no other has written to
     request.config.stash[RUNS][editor_spec] = rows
     return rows
 

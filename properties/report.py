@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from properties.checks import judge
 from properties.settings import Settings
 from wise.rows import Row
+from wise.statistics import format_share
 from wise.summary import summarize, table
 
 __all__ = ["editor_lines", "header_lines"]
+
+_LEAST_AGED = 8  # edits, below which quarters would say nothing
 
 
 def header_lines(settings: Settings) -> Iterator[str]:
@@ -29,6 +33,7 @@ def editor_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     last = max(row.t for row in rows)
     protocol = settings.protocols[0]
+    yield from _retention_lines(rows, last, protocol)
     yield f"Verdicts at T={last}, {protocol}:"
     for metric, threshold in settings.thresholds.items():
         verdict = judge(
@@ -38,3 +43,20 @@ def editor_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
             yield f"  {verdict.describe(metric)}"
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def _retention_lines(rows: Sequence[Row], t: int, protocol: str) -> Iterator[str]:
+    """Reliability of the final model by the age of the edit, in quarters of the stream."""
+    aged = [
+        (row.age, row.score)
+        for row in rows
+        if (row.metric, row.when, row.protocol, row.t) == ("reliability", "final", protocol, t)
+        and row.score is not None
+    ]  # fmt: skip
+    if len(aged) < _LEAST_AGED:
+        return
+    scores = [score for _, score in sorted(aged, reverse=True)]
+    bounds = [len(scores) * quarter // 4 for quarter in range(5)]
+    quarters = [scores[begin:end] for begin, end in pairwise(bounds)]
+    means = ", ".join(format_share(sum(quarter) / len(quarter)) for quarter in quarters)
+    yield f"Retention at T={t}, {protocol}: reliability by age, oldest quarter first: {means}"

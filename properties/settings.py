@@ -96,10 +96,14 @@ class Settings:
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model, loaded once. Editors that write weights must put them back on reset."""
+        """The model, loaded when first needed."""
         if not self._loaded:
             self._loaded.append(load_model(self.model, device=self.device, dtype=self.dtype))
         return self._loaded[0]
+
+    def forget_model(self) -> None:
+        """Load the model anew when it is next needed."""
+        self._loaded.clear()
 
     @property
     def stream_and_background(self) -> tuple[EditStream, Background]:
