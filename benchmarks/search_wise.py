@@ -67,7 +67,7 @@ def main() -> None:
                   "worst corner": worst_corner(scores)}  # fmt: skip
         is_new = not path.exists()
         with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, record)
+            writer = csv.DictWriter(file, record, lineterminator="\n")
             if is_new:
                 writer.writeheader()
             writer.writerow({key: f"{value:.4g}" if isinstance(value, float) else value

@@ -85,7 +85,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, record)
+        writer = csv.DictWriter(file, record, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(record)
