@@ -91,6 +91,16 @@ def test_locality_is_lost_where_an_answer_that_ended_goes_on() -> None:
         assert (found.answer, found.score) == (text, score)
 
 
+def test_locality_is_lost_where_only_one_of_two_equal_answers_ended() -> None:
+    question = final_questions(STREAM)[-1]
+    editor = notebook()
+    editor.note(question.prompt, "warm")
+    (answer,) = READER.free(editor, [question.prompt])
+    base = BaseAnswers({question.prompt: replace(answer, stopped=False)}, {})
+    (found,) = measure(editor, READER, [question], "free", base)
+    assert found.score == 0.0
+
+
 def test_forced_scores_are_those_computed_one_by_one() -> None:
     model, tokenizer = tiny_model("llama", seed=1), tiny_tokenizer()
     questions = [replace_prompt(q, i) for i, q in enumerate(final_questions(STREAM)[:6])]
