@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,9 +140,12 @@ class Settings:
         """A fresh editor on the loaded model."""
         _, background = self.stream_and_background
         factory, loaded = load_editor(spec), self.loaded
-        return factory(
-            loaded.model, loaded.tokenizer, background, seed=self.seed, **self.editor_options
-        )
+        arguments = loaded.model, loaded.tokenizer, background
+        try:
+            inspect.signature(factory).bind(*arguments, seed=self.seed, **self.editor_options)
+        except TypeError as error:
+            raise ValueError(f"its factory does not take these options: {error}") from error
+        return factory(*arguments, seed=self.seed, **self.editor_options)
 
     def run(self, spec: str) -> LifelongRun:
         stream, _ = self.stream_and_background

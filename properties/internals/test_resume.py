@@ -165,6 +165,14 @@ def test_after_kill_9_of_its_process_a_run_is_resumed_to_the_same_bytes(tmp_path
         assert path.read_bytes() == uninterrupted()[0]
 
 
+def test_a_whole_run_is_resumed_without_a_call_of_its_editor(tmp_path: Path) -> None:
+    path, editor = tmp_path / "rows.jsonl", Watched()
+    path.write_bytes(uninterrupted()[0])
+    rows = go(path, editor, resume=True)
+    assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0], 0)
+    assert len(rows) == uninterrupted()[0].count(b"\n")
+
+
 def test_an_existing_file_is_an_error_unless_it_is_resumed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(uninterrupted()[0][:500])

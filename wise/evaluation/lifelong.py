@@ -72,6 +72,18 @@ class LifelongRun:
                 yield begin, end
                 begin = end
 
+    def block_sizes(self) -> dict[str, int]:
+        """How many rows each block of the run has, in the order of writing."""
+        sizes: dict[str, int] = {}
+        for begin, end in self.turns():
+            sizes[f"edit {end}"] = end - begin
+            if end in self.checkpoints:
+                n_questions = len(final_questions(self.stream.prefix(end)))
+                sizes |= {
+                    f"checkpoint {end} {protocol}": n_questions for protocol in self.protocols
+                }
+        return sizes
+
     def row(self, block: str, protocol: str, when: str, t: int, measured: Measured) -> rows.Row:
         question = measured.question
         return rows.Row(
@@ -100,6 +112,8 @@ def run_lifelong(
     """
     if path.exists() and not resume:
         raise ValueError(f"rows file {path} exists; resume the run or name another file")
+    if _is_finished(path, run):
+        return rows.read_rows(path)
     done = rows.resume(path, run.identity)
     questions = final_questions(run.stream)
     reader = reader_of(model, tokenizer, run.stream)
@@ -138,6 +152,22 @@ def run_lifelong(
                 bar.set_postfix_str("")
     shutil.rmtree(states, ignore_errors=True)
     return rows.read_rows(path)
+
+
+def _is_finished(path: Path, run: LifelongRun) -> bool:
+    """Whether `path` holds all blocks of `run`, the last one with all its rows."""
+    if not path.exists():
+        return False
+    try:
+        held = rows.read_rows(path)
+    except ValueError:  # cut off, or not rows at all: resuming tells
+        return False
+    sizes = run.block_sizes()
+    last = list(sizes)[-1]
+    n_last = sum(row.block == last for row in held)
+    blocks = list(dict.fromkeys(row.block for row in held))
+    is_whole = blocks == list(sizes) and n_last == sizes[last]
+    return is_whole and all(row.run == run.identity for row in held)
 
 
 def reader_of(
