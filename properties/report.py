@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from properties.checks import judge
-from properties.settings import Settings
+from properties.settings import DEFAULT_EDITS, Settings
 from wise.rows import Row
 from wise.statistics import format_share
 from wise.summary import summarize, table
@@ -20,7 +20,7 @@ def header_lines(settings: Settings) -> Iterator[str]:
     options = "".join(f", {key}={value}" for key, value in settings.editor_options.items())
     yield f"editors: {', '.join(settings.editors)}{options}"
     source = settings.dataset or "its own world"
-    n_edits = "default" if settings.n_edits is None else settings.n_edits
+    n_edits = f"{DEFAULT_EDITS} or all" if settings.n_edits is None else settings.n_edits
     yield (
         f"model: {settings.model}; stream: {source}, T={n_edits}, seed {settings.seed}; "
         f"protocol: {' and '.join(settings.protocols)}, one edit a turn"

@@ -34,7 +34,7 @@ _MANIFEST = "manifest.json"
 def identity(
     lm: LanguageModel, config: WISEConfig, background: Background, seed: int
 ) -> dict[str, Any]:
-    """What a checkpoint belongs to: the model by its type, sizes and W_v, and how it is edited."""
+    """What a checkpoint belongs to: the model by its type, sizes and weights, and how."""
     if config.layer is None:
         raise ValueError("layer=None names no block; a checkpoint belongs to one")
     weight = lm.value_weight(config.layer).detach().float().cpu().contiguous()
@@ -43,8 +43,8 @@ def identity(
             "model_type": lm.model.config.model_type,
             "n_layers": lm.n_layers,
             "vocab_size": lm.model.config.vocab_size,
-            "weights sha256": _fingerprint(lm),
             "W_v sha256": hashlib.sha256(weight.numpy().tobytes()).hexdigest(),
+            "weights sha256": _fingerprint(lm),
         },
         "config": asdict(config),
         "background sha256": _digest(asdict(background)),
