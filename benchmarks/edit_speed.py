@@ -62,7 +62,6 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     config = WISEConfig.of("embedded", layer=layer)
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
     inner, hidden = lm.value_weight(layer).shape
-    lr = 0.01
 
     def descend(loss_of: Callable[[Tensor], Tensor], *, everything: bool) -> list[float]:
         tau, losses = torch.zeros(inner, hidden), []
@@ -76,7 +75,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
                 loaded.model.zero_grad(set_to_none=True)
             else:
                 (gradient,) = torch.autograd.grad(loss, variable)
-            tau = tau - lr * gradient
+            tau = tau - 0.01 * gradient
         return losses
 
     def by_tail() -> list[float]:
@@ -84,7 +83,12 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
             tail = Tail.capture(lm, layer, batch)
             rows = select(tail.inputs, batch.prompt_mask, "last")
             objective = Objective(tail, rows, None, config, 1.0)
-            return descend(objective.negative_log_likelihood, everything=False)
+
+            def loss(tau: Tensor) -> Tensor:
+                logits = tail.logits(tail.value + tail.inputs @ tau)
+                return objective.negative_log_likelihood(logits)
+
+            return descend(loss, everything=False)
 
     def plain_loss(tau: Tensor) -> Tensor:
         with hooks.replace(lm.part(layer, "value"), lambda a, out: out + a @ tau):

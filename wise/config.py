@@ -153,7 +153,7 @@ def _is_number(value: object, *types: type) -> bool:
 _PAPER = dict(mask_ratio=0.2, n_shards=2, alpha=5.0, beta=20.0, gamma=10.0, lr=1.0)  # Table 10
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Found by benchmarks/search_wise.py on tuning streams.
+    # Chosen on tuning streams; benchmarks/search_wise.py searches around it.
     "embedded": dict(
         units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=25,
         alpha=0.5, beta=2.0, gamma=1.0, lr=0.3, n_steps=30, n_irrelevant=64,
