@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from wise.edits import Background
@@ -15,7 +15,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.memory import seeded
-from wise.router import token_selection
+from wise.router import aggregate, routing_activation, token_selection
 
 __all__ = ["RoutingInputs", "background_inputs", "prompt_inputs", "stack"]
 
@@ -29,6 +29,18 @@ class RoutingInputs:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def delta(
+        self,
+        change: Float[Tensor, "N S D"],
+        how: str,
+        *,
+        weight: Float[Tensor, "M D"] | None = None,
+        activation: nn.Module | None = None,
+    ) -> Float[Tensor, " N"]:
+        """Delta_act of each row, where a memory's `change` is A(x) tau; `weight` is W_v."""
+        value = None if activation is None or weight is None else self.keys @ weight
+        return aggregate(routing_activation(change, value, activation), self.mask, how)
 
     def __getitem__(self, rows: Tensor) -> RoutingInputs:
         return RoutingInputs(self.keys[rows], self.mask[rows])

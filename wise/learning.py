@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wise.config import WISEConfig
 from wise.irrelevant import RoutingInputs
 from wise.lm.tail import Tail
-from wise.router import aggregate, margin_loss, routing_activation
+from wise.router import margin_loss
 
 __all__ = ["Objective", "learn"]
 
@@ -57,10 +57,10 @@ class Objective:
 
     def delta(self, tau: Float[Tensor, "M D"], inputs: RoutingInputs) -> Float[Tensor, " N"]:
         """Delta_act of each row of `inputs`."""
-        change = inputs.keys.float() @ tau  # N S D
-        value = None if self.value_weight is None else inputs.keys @ self.value_weight
-        activation = routing_activation(change, value, self.activation)
-        return aggregate(activation, inputs.mask, self.config.routing_tokens)
+        return inputs.delta(
+            inputs.keys.float() @ tau, self.config.routing_tokens,
+            weight=self.value_weight, activation=self.activation,
+        )  # fmt: skip
 
 
 def learn(

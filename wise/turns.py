@@ -20,7 +20,6 @@ from wise.lm.tail import Tail
 from wise.lm.tokens import encode
 from wise.memory import Change, Memory, Shard, Turn, sample_mask, seeded
 from wise.prefixes import background_prefixes, model_prefixes
-from wise.router import aggregate, routing_activation
 
 __all__ = ["Learner"]
 
@@ -85,7 +84,7 @@ class Learner:
         tau = shard.change.dense()
         objective = Objective(
             tail, rows, self._irrelevant(turn.number, tau, memories), config, unit,
-            self.activation, None if self.activation is None else self.weight,
+            self.activation, self.weight,
         )  # fmt: skip
         tau, _ = learn(objective, tau, self._mask(shard.number), lr=config.lr * lr_factor)
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
@@ -109,10 +108,11 @@ class Learner:
     def epsilon(self, memory: Memory) -> float:
         """The smallest activation of the memory's edits as it is now."""
         inputs = self.inputs_of([edit.prompt for edit in memory.edits])
-        value = None if self.activation is None else inputs.keys @ self.weight
-        change = memory.change.apply(inputs.keys)
-        delta = routing_activation(change, value, self.activation)
-        return float(aggregate(delta, inputs.mask, self.config.routing_tokens).min())
+        delta = inputs.delta(
+            memory.change.apply(inputs.keys), self.config.routing_tokens,
+            weight=self.weight, activation=self.activation,
+        )  # fmt: skip
+        return float(delta.min())
 
     def _mask(self, shard: int) -> Bool[Tensor, "M D"] | None:
         """M of a shard, by its number; None where every entry may change. The last one is kept."""
@@ -155,8 +155,7 @@ class Learner:
             order = torch.randperm(len(self.irrelevant), generator=generator).to(tau.device)
             if self.config.negatives == "hardest":
                 change = self.irrelevant.keys.float() @ tau
-                how = self.config.routing_tokens
-                delta = aggregate(routing_activation(change), self.irrelevant.mask, how)
+                delta = self.irrelevant.delta(change, self.config.routing_tokens)
                 order = order[delta[order].argsort(descending=True, stable=True)]
             parts.append(self.irrelevant[order[: self.config.n_irrelevant]])
         earlier = [edit.prompt for memory in memories for edit in memory.edits]

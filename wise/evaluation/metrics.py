@@ -7,7 +7,7 @@ is still that of the unedited model, which must have been asked before the first
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -168,8 +168,7 @@ def measure(
 
 
 def _excluded(question: Question, why: str) -> Measured:
-    fields = {name: getattr(question, name) for name in question.__slots__}
-    return Measured(Question(**{**fields, "excluded": why}), question.expected, "", None)
+    return Measured(replace(question, excluded=why), question.expected, "", None)
 
 
 def _measure_free(
