@@ -24,7 +24,10 @@ __all__ = [
     "EditorFactory",
     "Erasable",
     "Generates",
+    "Growing",
+    "Layered",
     "Persistent",
+    "Retrieves",
     "Routed",
     "factory_options",
     "load_editor",
@@ -80,6 +83,30 @@ class Routed(Protocol):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B"]:
         """How strongly each prompt is in scope; in scope means above `threshold`."""
+
+
+@runtime_checkable
+class Retrieves(Protocol):
+    """Keeps its edits in several memories, of which a prompt opens one."""
+
+    def retrieved(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> list[tuple[Edit, ...]]:
+        """The edits of the memory that each prompt opens; none where it opens none."""
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """Edits one layer, 0 .. L-1; its factory takes `layer` too."""
+
+    layer: int
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """Declares by what share of the bare model's arithmetic one edit makes a forward dearer."""
+
+    growth_per_edit: float
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 __all__ = ["PROBE_KINDS", "Background", "Edit", "EditStream", "Probe"]
@@ -59,6 +59,10 @@ class Edit:
                 f"Edit.levels={self.levels!r} grades {len(self.levels)} of "
                 f"{len(self.paraphrases)} paraphrases; grade all or none"
             )
+
+    def as_taught(self) -> Edit:
+        """What an editor is given: without the paraphrases, which are asked afterwards."""
+        return replace(self, paraphrases=(), levels=())
 
     def graded_paraphrases(self) -> tuple[tuple[int, str], ...]:
         """(level, paraphrase) pairs; level 0 where the source does not grade."""

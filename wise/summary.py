@@ -106,10 +106,11 @@ _Key = tuple[Run, Condition, int, Measure]
 def summarize(rows: Iterable[Row], *, confidence: float = 0.95) -> list[Cell]:
     """A cell for each run, condition, T and measure that has a row; runs as they first appear.
 
+    Routing is no score and has no cell.
     At-edit cells stand at the T of the run's final rows; where it has none, at its last edit. The
     interval takes the rows of one cluster as dependent. Raises ValueError for the confidence.
     """
-    rows = list(rows)
+    rows = [row for row in rows if row.metric != "routing"]
     checkpoints: dict[Run, set[int]] = {row.run: set() for row in rows}
     last: Counter[Run] = Counter()
     for row in rows:

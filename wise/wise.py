@@ -47,7 +47,7 @@ def make(
 
 
 class WISE:
-    """Lifelong editor with side memories; it is Generates, Routed, Persistent and Erasable.
+    """Lifelong editor with side memories; it has every capability of `wise.editor`.
 
     Raises ValueError where the model has no such layer or is of no known type.
     """
@@ -151,9 +151,28 @@ class WISE:
         if not gate.candidates:
             return torch.zeros(len(input_ids), device=input_ids.device)
         mask = attention_mask.bool()
-        batch = Batch(input_ids, attention_mask, mask, torch.empty(0, dtype=torch.long))
         with hooks.frozen(self.lm.model):
-            return gate.activations(value_inputs(self.lm, self.layer, batch), mask).amax(0)
+            inputs = value_inputs(self.lm, self.layer, Batch.of_prompts(input_ids, mask))
+            return gate.activations(inputs, mask).amax(0)
+
+    @torch.no_grad()
+    def retrieved(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> list[tuple[Edit, ...]]:
+        """The edits of the side memory that each prompt opens; none where it opens none."""
+        gate, mask = self._gate(), attention_mask.bool()
+        if not gate.candidates:
+            return [()] * len(input_ids)
+        with hooks.frozen(self.lm.model):
+            inputs = value_inputs(self.lm, self.layer, Batch.of_prompts(input_ids, mask))
+            choices = gate.decide(Route(mask), inputs).tolist()
+        return [gate.candidates[each].edits if each >= 0 else () for each in choices]
+
+    @property
+    def growth_per_edit(self) -> float:
+        """Routing takes one W_v for a prompt's last token, once for each memory of edits."""
+        per_memory = self.learner.weight.numel() / self.config.edits_per_shard
+        return per_memory / self.lm.model.num_parameters()
 
     @property
     def threshold(self) -> float:

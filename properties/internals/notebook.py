@@ -47,8 +47,9 @@ class Notebook:
         self.next_token: dict[tuple[int, ...], int] = {}
 
     def edit(self, edits: Sequence[Edit]) -> None:
+        paraphrases = {edit.prompt: edit.paraphrases for edit in self.stream.edits}
         for edit in edits:
-            for prompt in (edit.prompt, *edit.paraphrases):
+            for prompt in (edit.prompt, *paraphrases.get(edit.prompt, ())):
                 self.note(prompt, edit.target)
             for probe in self.stream.probes:
                 if probe.kind == "portability" and probe.edit_id == edit.id:

@@ -163,7 +163,7 @@ def test_imports_along_the_arrows_are_no_violation(tmp_path: Path) -> None:
 
 def test_a_violation_is_named_by_file_line_and_import(tmp_path: Path) -> None:
     _plant(tmp_path, "wise/rows.py", '"""Rows."""\n\nimport json\nimport pandas as pd\n')
-    [rule] = [rule for rule in RULES if rule.modules == ("wise.rows",)]
+    [rule] = [rule for rule in RULES if "wise.rows" in rule.modules and not rule.third_party]
     assert violations(tmp_path, rule) == ["wise/rows.py:4: wise.rows imports pandas"]
 
 

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise import rows
-from wise.editor import Editor, Persistent
+from wise.editor import Editor, Persistent, Routed
 from wise.edits import EditStream
 from wise.evaluation.metrics import (
     BaseAnswers,
@@ -21,6 +22,7 @@ from wise.evaluation.metrics import (
     final_questions,
     measure,
 )
+from wise.evaluation.routing import measure_routing, routed_questions
 
 __all__ = ["PROTOCOLS", "LifelongRun", "reader_of", "run_lifelong"]
 
@@ -72,25 +74,25 @@ class LifelongRun:
                 yield begin, end
                 begin = end
 
-    def block_sizes(self) -> dict[str, int]:
+    def block_sizes(self, *, is_routed: bool) -> dict[str, int]:
         """How many rows each block of the run has, in the order of writing."""
         sizes: dict[str, int] = {}
         for begin, end in self.turns():
             sizes[f"edit {end}"] = end - begin
             if end in self.checkpoints:
-                n_questions = len(final_questions(self.stream.prefix(end)))
-                sizes |= {
-                    f"checkpoint {end} {protocol}": n_questions for protocol in self.protocols
-                }
+                questions = final_questions(self.stream.prefix(end))
+                sizes |= {f"checkpoint {end} {name}": len(questions) for name in self.protocols}
+                if is_routed:  # and the threshold
+                    sizes[f"checkpoint {end} routing"] = len(routed_questions(questions)) + 1
         return sizes
 
-    def row(self, block: str, protocol: str, when: str, t: int, measured: Measured) -> rows.Row:
+    def row(self, block: str, t: int, measured: Measured, **more: Any) -> rows.Row:
         question = measured.question
         return rows.Row(
-            **self.identity._asdict(), protocol=protocol, when=when, t=t, metric=question.metric,
-            kind=question.kind, edit_id=question.edit_id, cluster=question.subject,
-            age=question.age, prompt=question.prompt, expected=measured.expected,
-            answer=measured.answer, score=measured.score, excluded=question.excluded, block=block,
+            **self.identity._asdict(), t=t, metric=question.metric, kind=question.kind,
+            edit_id=question.edit_id, cluster=question.subject, age=question.age,
+            prompt=question.prompt, expected=measured.expected, answer=measured.answer,
+            score=measured.score, excluded=question.excluded, block=block, **more,
         )  # fmt: skip
 
 
@@ -112,7 +114,7 @@ def run_lifelong(
     """
     if path.exists() and not resume:
         raise ValueError(f"rows file {path} exists; resume the run or name another file")
-    if _is_finished(path, run):
+    if _is_finished(path, run, is_routed=isinstance(editor, Routed)):
         return rows.read_rows(path)
     done = rows.resume(path, run.identity)
     questions = final_questions(run.stream)
@@ -127,7 +129,7 @@ def run_lifelong(
     ):  # fmt: skip
         for turn, (begin, end) in enumerate(run.turns(), start=1):
             if end > begin_at:
-                editor.edit(run.stream.edits[begin:end])
+                editor.edit([edit.as_taught() for edit in run.stream.edits[begin:end]])
                 bar.update(end - begin)
             if end >= begin_at:
                 block = f"edit {end}"
@@ -135,26 +137,48 @@ def run_lifelong(
                     asked = measure(
                         editor, reader, at_edit_questions(run.stream.edits[begin:end]), "free", base
                     )
-                    writer.write_block([run.row(block, "free", "at-edit", end, m) for m in asked])
+                    writer.write_block(
+                        [run.row(block, end, m, protocol="free", when="at-edit") for m in asked]
+                    )
                 if turn % _SAVE_EVERY == 0 and end > begin_at:
                     _save(editor, states, end)
             if end in run.checkpoints:
-                for protocol in run.protocols:
-                    block = f"checkpoint {end} {protocol}"
+                bar.set_postfix_str(f"measuring T={end}")
+                for block, measured in _checkpoint(run, editor, reader, base, end):
                     if block not in done:
-                        bar.set_postfix_str(f"measuring T={end}, {protocol}")
-                        asked = measure(
-                            editor, reader, final_questions(run.stream.prefix(end)), protocol, base,
-                        )  # fmt: skip
-                        writer.write_block(
-                            [run.row(block, protocol, "final", end, m) for m in asked]
-                        )
+                        writer.write_block(list(measured))
                 bar.set_postfix_str("")
     shutil.rmtree(states, ignore_errors=True)
     return rows.read_rows(path)
 
 
-def _is_finished(path: Path, run: LifelongRun) -> bool:
+def _checkpoint(
+    run: LifelongRun, editor: Editor, reader: Reader, base: BaseAnswers, t: int
+) -> Iterator[tuple[str, Iterator[rows.Row]]]:
+    """The blocks of the checkpoint after `t` edits; each is measured as it is iterated."""
+    questions = final_questions(run.stream.prefix(t))
+
+    def scored(block: str, protocol: str) -> Iterator[rows.Row]:
+        for measured in measure(editor, reader, questions, protocol, base):
+            yield run.row(block, t, measured, protocol=protocol, when="final")
+
+    for protocol in run.protocols:
+        block = f"checkpoint {t} {protocol}"
+        yield block, scored(block, protocol)
+    if isinstance(editor, Routed):
+        block = f"checkpoint {t} routing"
+        routed = measure_routing(editor, reader, routed_questions(questions))
+        how = dict(protocol="free", when="final")
+        yield (
+            block,
+            (
+                run.row(block, t, Measured(question, "", "", None), value=value, **how)
+                for question, value in routed
+            ),
+        )
+
+
+def _is_finished(path: Path, run: LifelongRun, *, is_routed: bool) -> bool:
     """Whether `path` holds all blocks of `run`, the last one with all its rows."""
     if not path.exists():
         return False
@@ -162,7 +186,7 @@ def _is_finished(path: Path, run: LifelongRun) -> bool:
         held = rows.read_rows(path)
     except ValueError:  # cut off, or not rows at all: resuming tells
         return False
-    sizes = run.block_sizes()
+    sizes = run.block_sizes(is_routed=is_routed)
     last = list(sizes)[-1]
     n_last = sum(row.block == last for row in held)
     blocks = list(dict.fromkeys(row.block for row in held))
@@ -215,8 +239,8 @@ def _restore(editor: Editor, states: Path, run: LifelongRun, done: list[str]) ->
     if not isinstance(editor, Persistent) or not states.is_dir():
         return 0
     ends = [end for _, end in run.turns()]
-    blocks = [(f"edit {end}", end) for end in ends]
-    blocks += [(f"checkpoint {t} {p}", t) for t in run.checkpoints for p in run.protocols]
+    sizes = run.block_sizes(is_routed=isinstance(editor, Routed))
+    blocks = [(block, int(block.split()[1])) for block in sizes]
     usable = min((t for block, t in blocks if block not in done), default=ends[-1]) if done else 0
     saved = sorted(int(folder.name) for folder in states.iterdir() if folder.name.isdigit())
     for t in saved:

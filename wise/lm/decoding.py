@@ -20,8 +20,10 @@ __all__ = [
     "Answer",
     "ForcedAnswer",
     "Unedited",
+    "answer_of",
     "free_run",
     "greedy",
+    "greedy_by_logits",
     "normalized",
     "teacher_forced",
 ]
@@ -160,11 +162,11 @@ def free_run(
         if isinstance(editor, Generates):
             tokens = editor.generate(batch.input_ids, batch.attention_mask, max_new_tokens)
         else:
-            tokens = _generate_by_logits(
+            tokens = greedy_by_logits(
                 editor, tokenizer, batch.input_ids, batch.attention_mask, max_new_tokens
             )
         for index, ids in zip(chosen, tokens.tolist(), strict=True):
-            answers[index] = _answer(tokenizer, ids)
+            answers[index] = answer_of(tokenizer, ids)
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -208,7 +210,8 @@ def normalized(text: str) -> str:
     return " ".join(text.split())
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
+def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
+    """New tokens as an answer."""
     stopped = tokenizer.eos_token_id in ids
     if stopped:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
@@ -224,7 +227,7 @@ def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list
 
 
 @torch.no_grad()
-def _generate_by_logits(
+def greedy_by_logits(
     editor: Editor,
     tokenizer: PreTrainedTokenizerBase,
     input_ids: Int[Tensor, "B T"],

@@ -24,6 +24,11 @@ class Batch:
     prompt_mask: Bool[Tensor, "B T"]  # the prompt's own tokens
     labels: Int[Tensor, "B T"]
 
+    @classmethod
+    def of_prompts(cls, input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Batch:
+        """Prompts alone, with nothing to predict."""
+        return cls(input_ids, mask.long(), mask, torch.full_like(input_ids, IGNORED))
+
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
         return position_ids(self.attention_mask)

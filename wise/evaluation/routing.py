@@ -1,0 +1,62 @@
+"""Where a router stands: the activation of every prompt of a stream, and the threshold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from wise.editor import Routed
+from wise.evaluation.metrics import Question, Reader
+from wise.lm.tokens import encode
+
+__all__ = ["measure_routing", "routed_questions"]
+
+
+def routed_questions(questions: Sequence[Question]) -> list[Question]:
+    """Those of reliability, generalization and locality, with what each is to a router."""
+    return [
+        replace(question, metric="routing", kind=_kind(question), expected="")
+        for question in questions
+        if question.metric != "portability"
+    ]
+
+
+def _kind(question: Question) -> str:
+    if question.metric == "locality":
+        return question.kind
+    if question.metric == "reliability":
+        return "edit"
+    return f"paraphrase-{question.kind}" if question.kind else "paraphrase"
+
+
+def measure_routing(
+    editor: Routed, reader: Reader, questions: Sequence[Question]
+) -> Iterator[tuple[Question, float | None]]:
+    """Each question with its routing activation, and last of all the threshold.
+
+    None where the question is excluded, as it is when the activation is no finite number.
+    """
+    asked = [question.prompt for question in questions if not question.excluded]
+    values = iter(_activations(editor, reader, asked))
+    for question in questions:
+        yield (question, None) if question.excluded else _finite(question, next(values))
+    threshold = Question("routing", "threshold", "the threshold", "", "", "the threshold", 0)
+    yield _finite(threshold, float(editor.threshold))
+
+
+def _finite(question: Question, value: float) -> tuple[Question, float | None]:
+    if math.isfinite(value):
+        return question, value
+    return replace(question, excluded=f"the value is {value}, no finite number"), None
+
+
+def _activations(editor: Routed, reader: Reader, prompts: Sequence[str]) -> list[float]:
+    found: dict[int, float] = {}
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+    for begin in range(0, len(order), reader.batch_size):
+        chosen = order[begin : begin + reader.batch_size]
+        batch = encode(reader.tokenizer, [prompts[index] for index in chosen])
+        ids, mask = (x.to(reader.device) for x in (batch.input_ids, batch.attention_mask))
+        found |= dict(zip(chosen, editor.routing_activation(ids, mask).tolist(), strict=True))
+    return [found[index] for index in range(len(prompts))]
