@@ -13,15 +13,29 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from scipy.special import betaincinv
 
-__all__ = ["Interval", "Verdict", "format_share", "interval", "n_to_decide", "verdict"]
+__all__ = [
+    "Interval",
+    "Verdict",
+    "format_p",
+    "format_share",
+    "holm",
+    "interval",
+    "interval_at",
+    "lower_bound",
+    "n_to_decide",
+    "upper_bound",
+    "verdict",
+    "verdict_at",
+]
 
 _Outcome = Literal["pass", "fail", "inconclusive"]
 
-_NEVER = 10**9  # items; what they cannot decide, nothing will
+_DOUBLED = [2**k for k in range(31)]  # items; what the last cannot decide, nothing will
 
 
 class Interval(NamedTuple):
@@ -58,7 +72,7 @@ class Verdict:
         if self.bound is not None and self.low < self.threshold <= self.high:
             side = "at least" if self.outcome == "pass" else "at most"
             bound = f"{self.bound:.3f}".removeprefix("0")
-            text += f", {side} {bound} at {100 * self.confidence:g} % confidence"
+            text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
         needed = max(f"{self.threshold:.2f}", f"{self.threshold:g}", key=len).removeprefix("0")
         text += f"; needed >= {needed}"
         if self.n_needed is not None:
@@ -79,6 +93,13 @@ def format_share(share: float) -> str:
     return text.removeprefix("0")
 
 
+def format_p(p_value: float) -> str:
+    """`p=.43`, `p=.043`, or `p<.001`."""
+    if p_value < 0.001:
+        return "p<.001"
+    return f"p={p_value:.{3 if p_value < 0.0995 else 2}f}".replace("=0.", "=.")
+
+
 def _check_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}={value} is outside [0, 1]")
@@ -89,20 +110,25 @@ def _check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence={confidence} is outside [0.5, 1)")
 
 
-def _lower(mean: float, n: float, error: float) -> float:
-    """The mean at which a mean as high as this one has probability `error`."""
-    return float(betaincinv(mean * n, n - mean * n + 1, error)) if mean > 0 else 0.0
+def lower_bound(mean: float, n: float, error: float) -> float:
+    """The mean at which a mean of `n` items as high as this one has probability `error`."""
+    return float(betaincinv(mean * n, n - mean * n + 1, error)) if mean * n > 0 else 0.0
 
 
-def _upper(mean: float, n: float, error: float) -> float:
-    return 1.0 - _lower(1.0 - mean, n, error)
+def upper_bound(mean: float, n: float, error: float) -> float:
+    """The mean at which a mean of `n` items as low as this one has probability `error`."""
+    return 1.0 - lower_bound(1.0 - mean, n, error)
 
 
-def _check_scores(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> None:
+def _worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[float, float]:
+    """The mean, and the number of independent items it is worth: 0 where there is none."""
     if clusters is not None and len(clusters) != len(scores):
         raise ValueError(f"clusters are {len(clusters)} for {len(scores)} scores; one for each")
     for index, score in enumerate(scores):
         _check_share(f"scores[{index}]", score)
+    if not len(scores):
+        return 0.0, 0.0
+    return math.fsum(scores) / len(scores), _effective_n(scores, clusters)
 
 
 def _effective_n(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> float:
@@ -146,13 +172,14 @@ def interval(
     scores. `clusters` names, item by item, what is not independent, as by its subject. Raises
     ValueError. Source: Clopper and Pearson, 1934.
     """
-    _check_scores(scores, clusters)
+    return interval_at(*_worth(scores, clusters), confidence=confidence)
+
+
+def interval_at(mean: float, effective_n: float, *, confidence: float = 0.95) -> Interval:
+    """Two-sided Clopper-Pearson interval of a mean worth `effective_n` independent items."""
     _check_confidence(confidence)
-    if not len(scores):
-        return Interval(0.0, 1.0)
-    mean, n = math.fsum(scores) / len(scores), _effective_n(scores, clusters)
     error = (1 - confidence) / 2
-    return Interval(_lower(mean, n, error), _upper(mean, n, error))
+    return Interval(lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error))
 
 
 def verdict(
@@ -167,21 +194,26 @@ def verdict(
     A false pass and a false fail each have a rate of at most 1 - confidence; without scores the
     verdict is inconclusive. Scores and clusters as in `interval`. Raises ValueError.
     """
-    low, high = interval(scores, clusters, confidence=confidence)  # checks them too
+    return verdict_at(*_worth(scores, clusters), threshold, n=len(scores), confidence=confidence)
+
+
+def verdict_at(
+    mean: float, effective_n: float, threshold: float, *, n: int, confidence: float = 0.95
+) -> Verdict:
+    """The verdict on a mean of `n` items that are worth `effective_n` independent ones."""
+    low, high = interval_at(mean, effective_n, confidence=confidence)
     _check_share("threshold", threshold)
-    if not len(scores):
-        return Verdict("inconclusive", None, low, high, 0, threshold, None, None, confidence)
-    mean, n = math.fsum(scores) / len(scores), _effective_n(scores, clusters)
-    lower, upper = _lower(mean, n, 1 - confidence), _upper(mean, n, 1 - confidence)
+    error = 1 - confidence
+    lower, upper = lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error)
     outcome: _Outcome = "inconclusive"
     bound = n_needed = None
-    if lower >= threshold:
+    if n and lower >= threshold:
         outcome, bound = "pass", lower
     elif upper < threshold:
         outcome, bound = "fail", upper
-    elif independent := n_to_decide(mean, threshold, confidence=confidence):
-        n_needed = math.ceil(independent * len(scores) / n)
-    seen = (mean, low, high, len(scores), threshold)
+    elif n and (independent := n_to_decide(mean, threshold, confidence=confidence)):
+        n_needed = math.ceil(independent * n / effective_n)
+    seen = (mean if n else None, low, high, n, threshold)
     return Verdict(outcome, *seen, n_needed, bound, confidence)
 
 
@@ -196,8 +228,23 @@ def n_to_decide(rate: float, threshold: float, *, confidence: float = 0.95) -> i
     error = 1 - confidence
 
     def decides(n: int) -> bool:
-        return _lower(rate, n, error) >= threshold or _upper(rate, n, error) < threshold
+        if rate < threshold:
+            return upper_bound(rate, n, error) < threshold
+        return lower_bound(rate, n, error) >= threshold
 
-    candidates = range(1, _NEVER + 1)
-    index = bisect_left(candidates, True, key=decides)
-    return candidates[index] if index < _NEVER else None
+    enough = next((n for n in _DOUBLED if decides(n)), None)
+    return None if enough is None else 1 + bisect_left(range(1, enough + 1), True, key=decides)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: rejecting those <= alpha errs anywhere at a rate of at most alpha.
+
+    It holds whatever the dependence between the tests. Raises ValueError. Source: Holm, 1979.
+    """
+    for index, p_value in enumerate(p_values):
+        _check_share(f"p_values[{index}]", p_value)
+    n = len(p_values)
+    order = sorted(range(n), key=p_values.__getitem__)
+    steps = ((n - rank) * p_values[index] for rank, index in enumerate(order))
+    adjusted = dict(zip(order, accumulate(steps, max), strict=True))
+    return [min(1.0, adjusted[index]) for index in range(n)]

@@ -81,7 +81,9 @@ RULES = (
         never=IMPORTS_TORCH,
         whens=("load",),
     ),
-    Rule("rows need the standard library alone", modules=("wise.row", "wise.rows"), third_party=False),
+    Rule(
+        "rows need the standard library alone", modules=("wise.row", "wise.rows"), third_party=False
+    ),
     Rule("wise.lm stands on the vocabulary", modules=("wise.lm",), only=(*VOCABULARY, "wise.lm")),
     Rule("the library knows nothing of its tests", modules=("wise",), only=("wise",)),
     Rule(
