@@ -1,34 +1,198 @@
-"""The suite's rules as functions: importable, without pytest."""
+"""Every check of the suite by name, chosen by capability: importable, without pytest.
+
+`check_editor(factory)` runs them all on one model. A check that fails is broken; one that cannot be
+decided says what it would take.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
-from wise.rows import Row
-from wise.statistics import Verdict, verdict
+from fixtures.models import load_model
+from properties import machine, rates, routes
+from properties.bench import Bench, Broken, Unasked, Undecided
+from properties.laws import batches, model, refusals, states, streams
+from properties.runs import LEVELS, world_bench
+from wise.editor import (
+    Editor,
+    EditorFactory,
+    Erasable,
+    Generates,
+    Layered,
+    Persistent,
+    Retrieves,
+    Routed,
+)
 
-__all__ = ["judge", "metric_name"]
+__all__ = [
+    "CHECKS", "CONTRACT", "LIFELONG", "ROUTER", "TRIANGLE", "Check", "EditorFailedError", "Result",
+    "check_editor", "checks_for", "run_check", "table_of",
+]  # fmt: skip
+
+Law = Callable[[Bench], object]
 
 
-def metric_name(row: Row) -> str:
-    """The name that a threshold has for this row's metric."""
-    if row.metric == "locality":
-        return row.kind
-    if row.metric == "generalization" and row.kind:
-        return f"generalization-{row.kind}"
-    return row.metric
+@dataclass(frozen=True)
+class Check:
+    """A law by name; it applies to editors that have all capabilities that it `needs`."""
+
+    name: str
+    law: Law
+    needs: tuple[type, ...] = ()
+
+    def lacks(self, editor: Editor) -> str:
+        """The first capability that `editor` does not have; empty where the check applies."""
+        return next((each.__name__ for each in self.needs if not isinstance(editor, each)), "")
 
 
-def judge(
-    rows: Sequence[Row], metric: str, t: int, threshold: float, *, protocol: str, confidence: float
-) -> Verdict:
-    """Whether the final model after `t` edits reaches `threshold`; items cluster by subject."""
-    chosen = [
-        row
-        for row in rows
-        if row.when == "final" and row.t == t and row.protocol == protocol
-        and metric_name(row) == metric and row.score is not None
-    ]  # fmt: skip
-    scores = [row.score for row in chosen if row.score is not None]
-    clusters = [row.cluster for row in chosen]
-    return verdict(scores, threshold, clusters=clusters, confidence=confidence)
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check found of one editor; the message says what, and what was needed."""
+
+    check: str
+    outcome: Literal["pass", "fail", "inconclusive", "not asked"]
+    message: str
+
+
+class EditorFailedError(AssertionError):
+    """Raised by `check_editor`; the message holds every check that failed."""
+
+
+def _named(laws: Iterable[Law], *needs: type) -> Iterator[Check]:
+    """Checks named by their functions: check_reset_works is "reset-works"."""
+    for law in laws:
+        name = law.__name__.removeprefix("check_").replace("_", "-")
+        yield Check(name, law, needs)
+
+
+CONTRACT: Sequence[Check] = (
+    *_named(getattr(model, name) for name in model.__all__),
+    *_named([
+        batches.check_padding_does_not_matter,
+        batches.check_padding_side_does_not_matter,
+        batches.check_batch_mates_do_not_matter,
+    ]),
+    *_named([batches.check_cached_generation_says_the_same], Generates),
+    *_named([batches.check_a_target_does_not_open_the_gate], Routed),
+    *_named([
+        refusals.check_refuses_a_prompt_beyond_the_context,
+        refusals.check_refuses_a_target_without_tokens,
+        refusals.check_refuses_weights_that_are_not_numbers,
+        refusals.check_an_interrupted_edit_leaves_the_editor_as_it_was,
+    ]),
+    *_named([refusals.check_refuses_a_layer_outside_the_model], Layered),
+    *_named([
+        states.check_the_last_write_wins,
+        states.check_a_repeated_edit_changes_no_answer,
+        states.check_a_mass_turn_writes_all_of_its_edits,
+    ]),
+    *_named([
+        states.check_a_saved_editor_goes_on_as_if_never_stopped,
+        states.check_a_saved_state_holds_no_pickle,
+        states.check_saved_states_are_kept_apart,
+    ], Persistent),
+    *_named([states.check_removing_an_edit_leaves_the_others], Erasable),
+    *_named([streams.check_the_background_is_apart_from_the_stream]),
+)  # fmt: skip
+
+TRIANGLE: Sequence[Check] = tuple(
+    Check(metric, partial(rates.check_rate, metric=metric))
+    for metric in (
+        "reliability", "generalization", *(f"generalization-{level}" for level in LEVELS),
+        "far", "near-subject", "near-relation", "portability",
+    )
+)  # fmt: skip
+
+LIFELONG: Sequence[Check] = tuple(_named([
+    machine.check_any_sequence_of_operations,
+    streams.check_the_order_of_edits_does_not_matter,
+    streams.check_inference_does_not_grow,
+    rates.check_retention,
+    rates.check_at_edit_is_not_below_final,
+]))  # fmt: skip
+
+ROUTER: Sequence[Check] = (
+    *(Check(name, partial(routes.check_separation, metric=name), (Routed,))
+      for name in ("separation-far", "separation-near")),
+    *(Check(name, partial(routes.check_gate, metric=name), (Routed,))
+      for name in (*routes.IN_SCOPE, *routes.OUT_OF_SCOPE)),
+    *_named([routes.check_router_does_not_drift, routes.check_router_needs_no_shortcut], Routed),
+    *_named([routes.check_retrieval], Retrieves),
+)  # fmt: skip
+
+CHECKS: Mapping[str, Check] = {
+    check.name: check for check in (*CONTRACT, *TRIANGLE, *LIFELONG, *ROUTER)
+}
+
+
+def checks_for(editor: Editor) -> list[Check]:
+    """The checks that apply to `editor`, by its capabilities."""
+    return [check for check in CHECKS.values() if not check.lacks(editor)]
+
+
+def run_check(check: Check, bench: Bench) -> Result:
+    """What `check` finds; whatever the editor raises is a failure that names it."""
+    try:
+        lacks = check.lacks(bench.example)
+        if lacks:
+            return Result(check.name, "not asked", f"the editor is not {lacks}")
+        found = check.law(bench)
+    except Broken as error:
+        return Result(check.name, "fail", str(error))
+    except Unasked as error:
+        return Result(check.name, "not asked", str(error))
+    except Undecided as error:
+        return Result(check.name, "inconclusive", str(error))
+    except Exception as error:  # noqa: BLE001 - an editor may raise anything
+        return Result(check.name, "fail", f"{type(error).__name__}: {error}")
+    return Result(check.name, "pass", found if isinstance(found, str) else "")
+
+
+def check_editor(
+    factory: EditorFactory,
+    *,
+    model: str = "llama",
+    n_edits: int = 100,
+    seed: int = 0,
+    thresholds: Mapping[str, float] | None = None,
+    checks: Sequence[str] | None = None,
+    on_fail: Literal["raise", "warn"] | None = "raise",
+    **options: Any,
+) -> list[Result]:
+    """Every check (or those named) on the editor that `factory` makes of an embedded model.
+
+    `options` go to the factory. With `on_fail` "raise", EditorFailedError follows at the end, with
+    "warn" a warning for each failure, with None nothing but the table. Raises ValueError for a name
+    that is no check, or a model without a world.
+    """
+    names = list(CHECKS) if checks is None else list(checks)
+    unknown = [name for name in names if name not in CHECKS]
+    if unknown:
+        raise ValueError(f"check={unknown[0]!r} is none of {', '.join(CHECKS)}")
+    if on_fail not in ("raise", "warn", None):
+        raise ValueError(f"on_fail={on_fail!r} is none of 'raise', 'warn', None")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = world_bench(
+            factory, load_model(model), Path(folder), n_edits=n_edits, seed=seed,
+            thresholds=thresholds, options=options,
+        )  # fmt: skip
+        results = [run_check(CHECKS[name], bench) for name in names]
+    failed = [result for result in results if result.outcome == "fail"]
+    if on_fail == "warn":
+        for result in failed:
+            warnings.warn(f"{result.check}: {result.message}", stacklevel=2)
+    if on_fail == "raise" and failed:
+        raise EditorFailedError("\n".join(f"{each.check}: {each.message}" for each in failed))
+    return results
+
+
+def table_of(results: Sequence[Result]) -> str:
+    """One line a check: outcome, name, message."""
+    width = max((len(result.check) for result in results), default=0)
+    return "\n".join(f"{r.outcome:<12} {r.check:<{width}}  {r.message}".rstrip() for r in results)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from properties.settings import DEFAULT_EDITS, DEFAULT_THRESHOLDS
+from properties.runs import DEFAULT_THRESHOLDS, MAX_LOOKS
+from properties.settings import DEFAULT_EDITS
 
 __all__ = ["add_options"]
 
@@ -80,5 +81,33 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="METRIC=VALUE",
     )
     add("confidence", "0.95", "confidence of intervals and verdicts", metavar="P")
+    add(
+        "looks",
+        MAX_LOOKS,
+        "streams that may be run, one after the other, until every rate is decided",
+        metavar="N",
+    )
+    add(
+        "baseline",
+        None,
+        "rows to compare with by a paired test, in place of thresholds; saved there if there is "
+        "no such file",
+        shown="none",
+        metavar="FILE",
+    )
+    add(
+        "known-failures",
+        None,
+        "checks that are expected to fail, each with its reason, as TOML",
+        shown="those of a built-in editor",
+        metavar="FILE",
+    )
+    add(
+        "replay",
+        None,
+        "run the recorded operations of a failed sequence again, and nothing else",
+        shown="none",
+        metavar="FOLDER",
+    )
     add("rows", None, "file for every measured item, as JSON lines", shown="none", metavar="FILE")
     group.addoption("--resume", action="store_true", help="go on with the rows of --rows")

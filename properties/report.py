@@ -1,19 +1,24 @@
-"""What the suite says in the terminal: the header and the table of each editor."""
+"""What the suite says in the terminal: the header, and each editor's numbers and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
-from properties.checks import judge
+import pytest
+
+from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.rows import Row
+from wise.rows import Row, read_rows
 from wise.statistics import format_share
 from wise.summary import summarize, table
 
 __all__ = ["editor_lines", "header_lines"]
 
 _LEAST_AGED = 8  # edits, below which quarters would say nothing
+_WORDS = {"passed": "pass", "failed": "fail", "skipped": "skip", "xfailed": "known"}
 
 
 def header_lines(settings: Settings) -> Iterator[str]:
@@ -25,24 +30,64 @@ def header_lines(settings: Settings) -> Iterator[str]:
         f"model: {settings.model}; stream: {source}, T={n_edits}, seed {settings.seed}; "
         f"protocol: {' and '.join(settings.protocols)}, one edit a turn"
     )
+    for spec, known in settings.known_failures.items():
+        if known:
+            yield f"known failures of {spec}: {', '.join(known)}"
+        if stale(known):
+            yield f"known failures of {spec} that are no check any more: {', '.join(stale(known))}"
 
 
-def editor_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
-    """The table of one editor's rows, its verdicts, and where the rows are."""
+def editor_lines(
+    settings: Settings, path: Path, spec: str, reports: Iterable[object]
+) -> Iterator[tuple[str, list[str]]]:
+    """(title, lines): the table of one editor's rows, and what its checks found."""
+    if path.is_file():
+        rows = read_rows(path, truncated="drop")
+        if rows:
+            yield f"{spec}: the triangle after T edits", list(_row_lines(settings, rows))
+    lines = list(_check_lines(settings.editor_name(spec), reports))
+    if lines:
+        yield f"{spec}: the checks", lines
+
+
+def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield from table(summarize(rows, confidence=settings.confidence)).splitlines()
     yield ""
     last = max(row.t for row in rows)
-    protocol = settings.protocols[0]
-    yield from _retention_lines(rows, last, protocol)
-    yield f"Verdicts at T={last}, {protocol}:"
-    for metric, threshold in settings.thresholds.items():
-        verdict = judge(
-            rows, metric, last, threshold, protocol=protocol, confidence=settings.confidence
-        )
-        if verdict.n:
-            yield f"  {verdict.describe(metric)}"
+    yield from _retention_lines(rows, last, settings.protocols[0])
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
+    """A line for each check that measured a rate or did not hold, and a count of the others."""
+    quiet: Counter[str] = Counter()
+    for report in reports:
+        if not isinstance(report, pytest.TestReport) or report.when != "call":
+            continue
+        found = dict(report.user_properties)
+        if found.get("editor") != editor:
+            continue
+        outcome = "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome
+        message = str(found.get("message", ""))
+        if outcome == "passed" and "mean" not in found:
+            quiet["hold"] += 1
+        elif outcome == "skipped" and not message:
+            quiet["are not asked of it"] += 1
+        else:
+            reason = f" (known: {report.wasxfail})" if outcome == "xfailed" else ""
+            name = found["check"]
+            message = message.removeprefix("pass: ").removeprefix("fail: ")
+            message = (
+                message
+                if message.removeprefix("inconclusive: ").startswith(f"{name} ")
+                else (f"{name}: {message}")
+            )
+            yield f"{_WORDS[outcome]:<5} {message}{reason}"
+    if quiet:
+        yield ", ".join(
+            f"{n} more checks {what}" for what, n in sorted(quiet.items(), reverse=True)
+        )
 
 
 def _retention_lines(rows: Sequence[Row], t: int, protocol: str) -> Iterator[str]:

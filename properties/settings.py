@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fixtures.models import LoadedModel, load_model, model_folder
-from wise.editor import Editor, factory_options, load_editor
-from wise.edits import Background, EditStream
-from wise.evaluation.datasets import FORMATS, load_stream
-from wise.evaluation.lifelong import PROTOCOLS, LifelongRun
+from fixtures.models import model_folder
+from properties.known_failures import known_failures
+from properties.runs import DEFAULT_THRESHOLDS, checkpoints_of
+from wise.editor import factory_options, load_editor
+from wise.evaluation.datasets import FORMATS
+from wise.evaluation.lifelong import PROTOCOLS
 
-__all__ = ["DEFAULT_THRESHOLDS", "Settings"]
+__all__ = ["DEFAULT_EDITS", "Settings"]
 
-DEFAULT_THRESHOLDS: Mapping[str, float] = {
-    "reliability": 0.85,
-    "generalization-1": 0.75,
-    "generalization-2": 0.75,
-    "far": 0.95,
-    "near-subject": 0.75,
-    "near-relation": 0.75,
-}
 _METRICS = (*DEFAULT_THRESHOLDS, "generalization", *(f"generalization-{n}" for n in (3, 4, 5)),
             "portability")  # fmt: skip
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_EDITS = 100
-_MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
 
 
 @dataclass(frozen=True)
@@ -50,10 +42,12 @@ class Settings:
     protocols: tuple[str, ...]
     thresholds: dict[str, float]
     confidence: float
+    max_looks: int
     rows: Path | None
     resume: bool
-    _loaded: list[LoadedModel] = field(default_factory=list, repr=False)
-    _streams: list[tuple[EditStream, Background]] = field(default_factory=list, repr=False)
+    baseline: Path | None
+    known_failures: Mapping[str, Mapping[str, str]]  # by editor: check -> reason
+    replay: Path | None
 
     @classmethod
     def of(cls, config: pytest.Config) -> Settings:
@@ -86,48 +80,21 @@ class Settings:
                                   {"both": PROTOCOLS, **{name: (name,) for name in PROTOCOLS}}),
                 thresholds=_thresholds(texts("threshold")),
                 confidence=_share("confidence", text("confidence")),
-                rows=_rows_file(text("rows")),
+                max_looks=_whole("looks", text("looks"), least=1),
+                rows=_new_file("rows", text("rows")),
                 resume=bool(config.getoption("resume")),
+                baseline=_new_file("baseline", text("baseline")),
+                known_failures={
+                    spec: known_failures(spec, text("known_failures"), text("model"))
+                    for spec in texts("editor")
+                },
+                replay=_folder("replay", text("replay")),
             )  # fmt: skip
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         if settings.resume and settings.rows is None:
             raise pytest.UsageError("--resume needs --rows FILE, the rows to go on with")
         return settings
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The model, loaded when first needed."""
-        if not self._loaded:
-            self._loaded.append(load_model(self.model, device=self.device, dtype=self.dtype))
-        return self._loaded[0]
-
-    def forget_model(self) -> None:
-        """Load the model anew when it is next needed."""
-        self._loaded.clear()
-
-    @property
-    def stream_and_background(self) -> tuple[EditStream, Background]:
-        """The edits to make and what an editor may see before them."""
-        if not self._streams:
-            self._streams.append(self._make_stream())
-        return self._streams[0]
-
-    def _make_stream(self) -> tuple[EditStream, Background]:
-        world = self.loaded.world
-        background = Background() if world is None else world.background()
-        if self.dataset:
-            whole = load_stream(self.dataset)
-            n_edits = self.n_edits or min(DEFAULT_EDITS, len(whole.edits))
-            stream = load_stream(self.dataset, n_edits=n_edits, seed=self.seed)
-            left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
-            background = background.apart_from(stream) + left.apart_from(stream)
-        elif world is not None:
-            stream = world.stream(self.seed, self.n_edits or DEFAULT_EDITS)
-        else:
-            raise ValueError(f"model {self.model!r} has no world; name a stream with --dataset")
-        background.check_disjoint(stream)
-        return stream, background
 
     def rows_of(self, spec: str) -> Path | None:
         """The rows file of one editor: --rows itself, or beside it where several editors run."""
@@ -136,33 +103,33 @@ class Settings:
         name = "".join(letter if letter.isalnum() else "-" for letter in spec)
         return self.rows.with_name(f"{self.rows.stem}.{name}{self.rows.suffix}")
 
-    def make_editor(self, spec: str) -> Editor:
-        """A fresh editor on the loaded model."""
-        _, background = self.stream_and_background
-        factory, loaded = load_editor(spec), self.loaded
-        arguments = loaded.model, loaded.tokenizer, background
-        try:
-            inspect.signature(factory).bind(*arguments, seed=self.seed, **self.editor_options)
-        except TypeError as error:
-            raise ValueError(f"its factory does not take these options: {error}") from error
-        return factory(*arguments, seed=self.seed, **self.editor_options)
+    def refuse_existing_rows(self) -> None:
+        """Raise UsageError where rows would be written to a file that exists."""
+        for path in map(self.rows_of, self.editors):
+            if path is not None and path.exists():
+                raise pytest.UsageError(
+                    f"--rows={path} exists; go on with --resume, or name another file"
+                )
 
-    def run(self, spec: str) -> LifelongRun:
-        stream, _ = self.stream_and_background
+    def editor_name(self, spec: str) -> str:
+        """What rows call an editor: its spec and its options."""
         options = ", ".join(f"{name}={value}" for name, value in self.editor_options.items())
-        return LifelongRun(
-            editor=f"{spec}({options})" if options else spec,
-            model=self.loaded.name,
-            seed=self.seed,
-            stream=stream,
-            checkpoints=self.checkpoints_of(len(stream.edits)),
-            protocols=self.protocols,
-        )
+        return f"{spec}({options})" if options else spec
+
+    def arguments(self, spec: str) -> str:
+        """The options that make the same editor on the same model and stream, to be pasted."""
+        layer = self.editor_options.get("layer")
+        options = {k: v for k, v in self.editor_options.items() if k != "layer"}
+        chosen = [("editor", spec), ("model", self.model), ("stream-seed", self.seed)]
+        chosen += [("editor-option", f"{key}={value}") for key, value in options.items()]
+        chosen += [("layer", layer)] if layer is not None else []
+        chosen += [("dataset", self.dataset)] if self.dataset else []
+        chosen += [("dtype", str(self.dtype).removeprefix("torch."))]
+        return " ".join(shlex.quote(f"--{name}={value}") for name, value in chosen)
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
         """Those asked for, or the powers of ten below T and T itself."""
-        powers = (10**n for n in range(len(str(n_edits))))
-        return tuple(sorted(set(self.checkpoints) or {*powers, n_edits} - {0}))
+        return tuple(sorted(set(self.checkpoints))) or checkpoints_of(n_edits)
 
 
 def _whole(name: str, text: str, least: int = 0) -> int:
@@ -216,7 +183,13 @@ def _dataset(text: str) -> str:
     return text
 
 
-def _rows_file(text: str) -> Path | None:
+def _new_file(name: str, text: str) -> Path | None:
     if text and (Path(text).is_dir() or not Path(text).parent.is_dir()):
-        raise ValueError(f"--rows={text} is not a file in a folder that exists")
+        raise ValueError(f"--{name}={text} is not a file in a folder that exists")
+    return Path(text) if text else None
+
+
+def _folder(name: str, text: str) -> Path | None:
+    if text and not Path(text).is_dir():
+        raise ValueError(f"--{name}={text} is not a folder that exists")
     return Path(text) if text else None

@@ -1,24 +1,20 @@
 """Generalization: an edit is understood, not memorised by its prompt."""
 
+from operator import attrgetter
+
 import pytest
 
-from properties.settings import Settings
-from properties.triangle import decide
-from wise.rows import Row
+from properties.bench import Bench
+from properties.checks import TRIANGLE, Check
+from properties.outcomes import Record, decide
 
 pytestmark = [pytest.mark.lifelong, pytest.mark.triangle]
 
-
-def test_ungraded_paraphrases_are_answered(settings: Settings, lifelong_rows: list[Row]) -> None:
-    decide(settings, lifelong_rows, "generalization")
+CHOSEN = [c for c in TRIANGLE if c.name.startswith(("generalization", "portability"))]
 
 
-@pytest.mark.parametrize("level", [1, 2, 3, 4, 5])
-def test_paraphrases_of_a_level_are_answered(
-    settings: Settings, lifelong_rows: list[Row], level: int
+@pytest.mark.parametrize("check", CHOSEN, ids=attrgetter("name"))
+def test_paraphrases_and_consequences_are_answered(
+    check: Check, bench: Bench, record_property: Record
 ) -> None:
-    decide(settings, lifelong_rows, f"generalization-{level}")
-
-
-def test_consequences_of_an_edit_are_answered(settings: Settings, lifelong_rows: list[Row]) -> None:
-    decide(settings, lifelong_rows, "portability")
+    decide(check, bench, record_property)

@@ -1,16 +1,20 @@
 """Locality: what was not edited is answered as by the unedited model."""
 
+from operator import attrgetter
+
 import pytest
 
-from properties.settings import Settings
-from properties.triangle import decide
-from wise.rows import Row
+from properties.bench import Bench
+from properties.checks import TRIANGLE, Check
+from properties.outcomes import Record, decide
 
 pytestmark = [pytest.mark.lifelong, pytest.mark.triangle]
 
+CHOSEN = [c for c in TRIANGLE if c.name.startswith(("far", "near"))]
 
-@pytest.mark.parametrize("kind", ["far", "near-subject", "near-relation"])
+
+@pytest.mark.parametrize("check", CHOSEN, ids=attrgetter("name"))
 def test_probes_are_answered_as_before_the_edits(
-    settings: Settings, lifelong_rows: list[Row], kind: str
+    check: Check, bench: Bench, record_property: Record
 ) -> None:
-    decide(settings, lifelong_rows, kind)
+    decide(check, bench, record_property)

@@ -1,15 +1,20 @@
 """Reliability: what was edited is answered, after all edits."""
 
+from operator import attrgetter
+
 import pytest
 
-from properties.settings import Settings
-from properties.triangle import decide
-from wise.rows import Row
+from properties.bench import Bench
+from properties.checks import TRIANGLE, Check
+from properties.outcomes import Record, decide
 
 pytestmark = [pytest.mark.lifelong, pytest.mark.triangle]
 
+CHOSEN = TRIANGLE[:1]
 
+
+@pytest.mark.parametrize("check", CHOSEN, ids=attrgetter("name"))
 def test_edited_prompts_are_answered_after_all_edits(
-    settings: Settings, lifelong_rows: list[Row]
+    check: Check, bench: Bench, record_property: Record
 ) -> None:
-    decide(settings, lifelong_rows, "reliability")
+    decide(check, bench, record_property)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from properties.meta.called import run_pytest
 from properties.options import add_options
-from properties.settings import DEFAULT_THRESHOLDS, Settings
+from properties.runs import DEFAULT_THRESHOLDS
+from properties.settings import Settings
 
 pytestmark = pytest.mark.meta
 
-ROOT = Path(__file__).resolve().parents[2]
 # Every option with the default that --help shows.
 DEFAULTS = {
     "--editor": "wise",
@@ -33,6 +31,10 @@ DEFAULTS = {
     "--protocol": "both",
     "--threshold": " ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
     "--confidence": "0.95",
+    "--looks": "3",
+    "--baseline": "none",
+    "--known-failures": "those of a built-in editor",
+    "--replay": "none",
     "--rows": "none",
     "--resume": None,
 }
@@ -66,18 +68,6 @@ class Options:
 
 def settings_of(*arguments: str, **ini: str | list[str]) -> Settings:
     return Settings.of(Options(*arguments, **ini))
-
-
-def run_pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest on this checkout, whatever the options of the run that this is a part of."""
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_help_shows_every_option_and_its_default_in_one_group() -> None:
@@ -125,6 +115,11 @@ BAD = {
     "--threshold=far": "--threshold=far= is not between 0 and 1",
     "--confidence=1": "--confidence=1 is not between 0 and 1",
     "--confidence=nan": "--confidence=nan is not between 0 and 1",
+    "--looks=0": "--looks=0 is not a whole number >= 1",
+    "--baseline=no/folder/b.jsonl": "--baseline=no/folder/b.jsonl is not a file in a folder",
+    "--known-failures=no_file": "--known-failures=no_file is not a file that exists",
+    "--known-failures=README.md": "README.md: not TOML",
+    "--replay=README.md": "--replay=README.md is not a folder that exists",
     "--rows=.": "--rows=. is not a file in a folder that exists",
     "--rows=no/folder/rows.jsonl": "--rows=no/folder/rows.jsonl is not a file in a folder",
     "--resume": "--resume needs --rows FILE, the rows to go on with",
@@ -193,7 +188,7 @@ def test_pytest_takes_an_option_from_its_own_settings() -> None:
     ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
                      "-m", "triangle", "properties/test_reliability.py")  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "answered_after_all_edits[none]" in ran.stdout
+    assert "answered_after_all_edits[none-reliability]" in ran.stdout
 
 
 def test_pytest_refuses_a_bad_value_before_it_runs_anything() -> None:

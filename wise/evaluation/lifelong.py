@@ -167,15 +167,12 @@ def _checkpoint(
         yield block, scored(block, protocol)
     if isinstance(editor, Routed):
         block = f"checkpoint {t} routing"
-        routed = measure_routing(editor, reader, routed_questions(questions))
         how = dict(protocol="free", when="final")
-        yield (
-            block,
-            (
-                run.row(block, t, Measured(question, "", "", None), value=value, **how)
-                for question, value in routed
-            ),
+        routed = (
+            run.row(block, t, Measured(question, "", "", None), value=value, **how)
+            for question, value in measure_routing(editor, reader, routed_questions(questions))
         )
+        yield block, routed
 
 
 def _is_finished(path: Path, run: LifelongRun, *, is_routed: bool) -> bool:

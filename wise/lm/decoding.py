@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+def normalized(text: str) -> str:
+    """White space as one space, none at the ends."""
+    return " ".join(text.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A free-run answer: its text up to the end of sequence, and whether it ended by itself."""
@@ -205,18 +210,11 @@ def teacher_forced(
     return [answers[index] for index in range(len(prompts))]
 
 
-def normalized(text: str) -> str:
-    """White space as one space, none at the ends."""
-    return " ".join(text.split())
-
-
 def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     """New tokens as an answer."""
     stopped = tokenizer.eos_token_id in ids
-    if stopped:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    text = cast(str, tokenizer.decode(ids))
-    return Answer(text.strip(), tuple(ids), stopped)
+    ids = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
+    return Answer(str(tokenizer.decode(ids)).strip(), tuple(ids), stopped)
 
 
 def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
@@ -235,8 +233,7 @@ def greedy_by_logits(
     max_new_tokens: int,
 ) -> Int[Tensor, "B S"]:
     """Greedy decoding without a cache, for editors that only give logits."""
-    eos = tokenizer.eos_token_id
-    prompt_mask = attention_mask
+    eos, prompt_mask = tokenizer.eos_token_id, attention_mask
     new: list[Tensor] = []
     done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     for _ in range(max_new_tokens):

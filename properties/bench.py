@@ -1,0 +1,185 @@
+"""What a check is given: a way to make the editor, models to make it on, and edits to make."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fixtures.models import LoadedModel
+from wise.editor import Editor, EditorFactory, Persistent, Routed
+from wise.edits import PROBE_KINDS, Background, Edit, EditStream
+from wise.evaluation.lifelong import reader_of
+from wise.evaluation.metrics import Reader
+from wise.lm.decoding import Answer, Unedited, normalized
+from wise.lm.tokens import Batch, encode
+from wise.rows import Row
+
+__all__ = ["Bench", "Broken", "Operation", "Unasked", "Undecided", "close", "require"]
+
+Operation = tuple[str, list[dict[str, Any]]]  # its name, and the edits that it is about
+_TOLERANCE = 2**10  # times the dtype's machine epsilon and the largest logit
+
+
+class Broken(AssertionError):  # noqa: N818 - a law is broken; the message says how
+    """A law does not hold."""
+
+
+class Undecided(Exception):  # noqa: N818 - no error: what was seen does not tell
+    """A law can be said neither to hold nor to be broken; the message says why."""
+
+
+class Unasked(Undecided):
+    """A law that nobody asked for: the stream holds nothing for it, or no threshold is set."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise Broken with `message` unless the law `holds`."""
+    if not holds:
+        raise Broken(message)
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Equal but for the order of additions: within 2^10 machine epsilons of the largest logit."""
+    tolerance = _TOLERANCE * torch.finfo(one.dtype).eps * float(other.abs().max())
+    return bool(torch.allclose(one, other, rtol=0, atol=tolerance))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One editor on one model, and all that its checks need.
+
+    `loaded.model` is the reference: no editor is ever made on it, only on copies. Exact laws use
+    `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent lifelong
+    runs, each made when it is needed, at most `max_looks` of them; with a `baseline`, they are
+    compared with these rows instead of `thresholds`. Numbers go to `record`, a failed sequence of
+    operations to `on_broken`, whose text ends the message.
+    """
+
+    name: str
+    factory: EditorFactory
+    loaded: LoadedModel
+    stream: EditStream
+    background: Background
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    n_examples: int = 10
+    is_random: bool = False
+    runs: Iterable[Sequence[Row]] = field(default=(), repr=False)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    confidence: float = 0.95
+    max_looks: int = 1
+    protocol: str = "free"
+    baseline: Sequence[Row] = field(default=(), repr=False)
+    record: Callable[[str, object], None] = field(default=lambda name, value: None, repr=False)
+    on_broken: Callable[[list[Operation]], str] = field(default=lambda log: "", repr=False)
+
+    def copy_model(self) -> PreTrainedModel:
+        """The unedited model, for an editor to hold."""
+        return copy.deepcopy(self.loaded.model)
+
+    def editor(
+        self,
+        edits: Sequence[Edit] = (),
+        *,
+        model: PreTrainedModel | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Editor:
+        """A fresh editor on its own model, after `edits` one by one."""
+        editor = self.factory(
+            self.copy_model() if model is None else model,
+            self.loaded.tokenizer,
+            self.background,
+            seed=self.seed if seed is None else seed,
+            **{**self.options, **options},
+        )
+        for edit in edits:
+            editor.edit([edit])
+        return editor
+
+    @cached_property
+    def example(self) -> Editor:
+        """An unedited editor, to see its capabilities; it is never edited."""
+        return self.editor()
+
+    @cached_property
+    def base(self) -> Unedited:
+        return Unedited(self.loaded.model, self.loaded.tokenizer)
+
+    @cached_property
+    def reader(self) -> Reader:
+        return reader_of(self.loaded.model, self.loaded.tokenizer, self.stream)
+
+    def edits(self, n: int = 4) -> tuple[Edit, ...]:
+        """The first `n` edits of the stream with different prompts, as an editor is given them."""
+        return tuple(edit.as_taught() for edit in self.stream.live()[:n])
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """What a few edits ask, in scope (a paraphrase of each, in turn by level) and out of it."""
+        edits = self.stream.live()[:4]
+        asked = [edit.prompt for edit in edits]
+        asked += [e.paraphrases[n % len(e.paraphrases)] for n, e in enumerate(edits, start=1)
+                  if e.paraphrases]  # fmt: skip
+        for kind in PROBE_KINDS:
+            asked += [probe.prompt for probe in self.stream.probes if probe.kind == kind][:2]
+        return tuple(dict.fromkeys(asked))
+
+    def batch(self, prompts: Sequence[str], targets: Sequence[str] | None = None) -> Batch:
+        batch = encode(self.loaded.tokenizer, prompts, targets)
+        return batch.to(self.loaded.model.device)
+
+    def logits(self, editor: Editor, prompts: Sequence[str]) -> Tensor:
+        """[B, V]: what `editor` says next after each prompt, all in one batch."""
+        batch = self.batch(prompts)
+        return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
+
+    def routed(self, editor: Editor, batch: Batch) -> Tensor:
+        """[B, T, V]; a routed editor sees which tokens are the prompt's."""
+        more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
+        return editor.logits(batch.input_ids, batch.attention_mask, **more)
+
+    def opens(self, editor: Routed, prompts: Sequence[str]) -> list[bool]:
+        """Whether each prompt is routed to an edit."""
+        batch = self.batch(prompts)
+        activation = editor.routing_activation(batch.input_ids, batch.attention_mask)
+        return [float(each) > editor.threshold for each in activation]
+
+    def ask(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
+        """Free-run answers."""
+        return self.reader.free(editor, prompts)
+
+    def says(self, editor: Editor, edits: Sequence[Edit]) -> list[bool]:
+        """Whether each edited prompt is answered by its target."""
+        answers = self.ask(editor, [edit.prompt for edit in edits])
+        pairs = zip(answers, edits, strict=True)
+        return [normalized(answer.text) == normalized(edit.target) for answer, edit in pairs]
+
+    def for_all(self, strategy: SearchStrategy[Any], law: Callable[[Any], None]) -> None:
+        """Run `law` on what `strategy` draws; Broken comes from the simplest that breaks it."""
+        run = settings(
+            max_examples=self.n_examples,
+            deadline=None,
+            derandomize=not self.is_random,
+            database=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )(given(strategy)(law))
+        run()
+
+    def saved_copy(self, editor: Persistent, folder: Any) -> Editor:
+        """Another editor that has loaded what `editor` saved."""
+        editor.save(folder)
+        other = self.editor()
+        assert isinstance(other, Persistent)
+        other.load(folder)
+        return other

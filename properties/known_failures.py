@@ -1,0 +1,52 @@
+"""Checks that an editor is known to fail, each with its reason: data, strict, never stale."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from properties.checks import CHECKS
+
+__all__ = ["FOLDER", "known_failures", "read_known_failures", "stale"]
+
+FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "known_failures"
+
+
+def known_failures(editor: str, file: str, model: str) -> dict[str, str]:
+    """Check -> reason, from `file` or, without one, from that of a built-in editor.
+
+    Raises ValueError for a file that does not exist, and as `read_known_failures` does.
+    """
+    path = Path(file) if file else FOLDER / f"{editor}.toml"
+    if path.is_file():
+        return read_known_failures(path, model)
+    if file:
+        raise ValueError(f"--known-failures={file} is not a file that exists")
+    return {}
+
+
+def read_known_failures(path: Path, model: str) -> dict[str, str]:
+    """Check -> reason, for all models (`[checks]`) and for this one (`[models.NAME]`).
+
+    Raises ValueError naming file and entry for what is none of these, and for an empty reason.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from error
+    for section in content:
+        if section not in ("checks", "models"):
+            raise ValueError(f"{path}: [{section}] is none of [checks], [models.NAME]")
+    found: dict[str, str] = {}
+    for section in (content.get("checks", {}), content.get("models", {}).get(model, {})):
+        for check, reason in section.items():
+            if not isinstance(reason, str) or not reason.strip():
+                raise ValueError(f"{path}: {check} = {reason!r}; needed: a reason in words")
+            found[check] = reason
+    return found
+
+
+def stale(known: Mapping[str, str]) -> list[str]:
+    """The names that are no check any more."""
+    return [name for name in known if name not in CHECKS]

@@ -1,0 +1,1 @@
+"""Exact laws: what every editor keeps, whatever it learns."""

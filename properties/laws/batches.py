@@ -1,0 +1,110 @@
+"""How a prompt is asked does not matter: padding, batch mates, cache, and the target behind it."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fixtures.strategies import Queries, queries
+from properties.bench import Bench, close, require
+from wise.editor import Editor, Generates, Routed
+from wise.lm.decoding import answer_of, greedy_by_logits
+from wise.lm.tokens import encode
+
+__all__ = [
+    "check_a_target_does_not_open_the_gate",
+    "check_batch_mates_do_not_matter",
+    "check_cached_generation_says_the_same",
+    "check_padding_does_not_matter",
+    "check_padding_side_does_not_matter",
+]
+
+
+def _check_query(bench: Bench, editor: Editor, query: Queries, alone: dict[str, Tensor]) -> None:
+    """Require that each prompt of `query`, asked so, is followed by what follows it alone."""
+    tokenizer, side, extra = bench.loaded.tokenizer, query.padding_side, query.extra_padding
+    batch = encode(tokenizer, query.prompts, padding_side=side).to(bench.loaded.model.device)
+    room = (extra, 0) if side == "left" else (0, extra)
+    mask = nn.functional.pad(batch.attention_mask, room)  # B T
+    ids = nn.functional.pad(batch.input_ids, room, value=tokenizer.eos_token_id)  # B T
+    logits = editor.logits(ids, mask)
+    last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
+    for row, prompt in enumerate(query.prompts):
+        found, expected = logits[row, int(last[row])], alone[prompt]
+        require(
+            close(found, expected),
+            f"after {prompt!r}, logits differ by {_gap(found, expected)} from those of the prompt "
+            f"alone when it is asked with {len(query.prompts) - 1} others, padded on the {side} by "
+            f"{int((mask[row] == 0).sum())}",
+        )
+
+
+def _gap(one: Tensor, other: Tensor) -> str:
+    return f"{float((one - other).abs().max()):.1e}"
+
+
+def _check(bench: Bench, side: str, **sizes: int) -> None:
+    editor = bench.editor(bench.edits())
+    alone = {prompt: bench.logits(editor, [prompt])[0] for prompt in bench.prompts}
+    drawn = queries(st.sampled_from(bench.prompts), **sizes)
+    bench.for_all(
+        drawn.map(lambda query: query._replace(padding_side=side)),
+        lambda query: _check_query(bench, editor, query, alone),
+    )
+
+
+def check_padding_does_not_matter(bench: Bench) -> None:
+    """A prompt alone, padded on the left to any length, is answered as without padding."""
+    _check(bench, "left", max_prompts=1)
+
+
+def check_padding_side_does_not_matter(bench: Bench) -> None:
+    """A prompt alone, padded on the right, is answered as without padding."""
+    _check(bench, "right", max_prompts=1)
+
+
+def check_batch_mates_do_not_matter(bench: Bench) -> None:
+    """A prompt is answered the same whatever else is asked in its batch."""
+    _check(bench, "left", max_prompts=8, max_padding=0)
+
+
+def check_cached_generation_says_the_same(bench: Bench) -> None:
+    """`generate` gives the greedy continuation by `logits`, token by token."""
+    editor = bench.editor(bench.edits())
+    assert isinstance(editor, Generates)
+    n_new = bench.reader.max_new_tokens
+    batch = bench.batch(bench.prompts)
+    found = editor.generate(batch.input_ids, batch.attention_mask, n_new)
+    by_logits = greedy_by_logits(
+        editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, n_new
+    )
+    for prompt, one, other in zip(bench.prompts, found.tolist(), by_logits.tolist(), strict=True):
+        texts = [answer_of(bench.loaded.tokenizer, ids).text for ids in (one, other)]
+        require(
+            texts[0] == texts[1],
+            f"after {prompt!r}, generate says {texts[0]!r}, but logits, token by token, "
+            f"{texts[1]!r}",
+        )
+
+
+def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
+    """What stands behind `prompt_mask` changes no route, in scope or out of it."""
+    edits = bench.edits()
+    editor = bench.editor(edits)
+    assert isinstance(editor, Routed)
+    is_open = bench.opens(editor, bench.prompts)
+    for prompt, opens in zip(bench.prompts, is_open, strict=True):
+        for follows in (edits[0].prompt, edits[-1].target):
+            batch = bench.batch([prompt], [follows])
+            n = int(batch.prompt_mask.sum())
+            forced = bench.routed(editor, batch)[0, n - 1 :]
+            expected = bench.logits(editor, [prompt])
+            if not opens:  # then the bare model answers, all along the target
+                expected = bench.routed(bench.base, batch)[0, n - 1 :]
+            found = forced[: len(expected)]
+            require(
+                close(found, expected),
+                f"{prompt!r} alone is routed to {'an edit' if opens else 'no edit'}; with "
+                f"{follows!r} teacher-forced behind it, logits differ by {_gap(found, expected)}; "
+                "a route is decided on the prompt",
+            )

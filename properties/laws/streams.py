@@ -1,0 +1,68 @@
+"""What must not depend on the stream: the order of independent edits, and how many there were."""
+
+from __future__ import annotations
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from properties.bench import Bench, Undecided, require
+from wise.editor import Editor, Growing
+from wise.paired import mcnemar
+
+__all__ = [
+    "check_inference_does_not_grow",
+    "check_the_background_is_apart_from_the_stream",
+    "check_the_order_of_edits_does_not_matter",
+]
+
+_N_ORDERED = 16
+_ORDER_ALPHA = 0.01  # of an exact two-sided test: of 16 edits, 8 must change, all one way
+_GROWTH = 0.001  # of a forward for each edit: what is allowed to an editor that declares nothing
+
+
+def check_the_order_of_edits_does_not_matter(bench: Bench) -> None:
+    """The same edits, made in the opposite order, are written as often (exact McNemar, p < .01)."""
+    edits = bench.edits(_N_ORDERED)
+    scores = [
+        [float(right) for right in bench.says(bench.editor(order), edits)]
+        for order in (edits, edits[::-1])
+    ]
+    found = mcnemar(*scores, alternative="two-sided")
+    require(
+        found.p_value >= _ORDER_ALPHA,
+        f"{found.describe('reliability')} when {len(edits)} edits are made in the opposite order",
+    )
+
+
+def _flops(bench: Bench, editor: Editor) -> float:
+    """Multiply-adds of one forward over the bench's prompts."""
+    batch = bench.batch(bench.prompts)
+    with FlopCounterMode(display=False) as counter:
+        editor.logits(batch.input_ids, batch.attention_mask)
+    return float(counter.get_total_flops())
+
+
+def check_inference_does_not_grow(bench: Bench) -> None:
+    """A forward costs no more arithmetic after many edits than the editor declares."""
+    edits = bench.edits(len(bench.stream.live()))
+    editor = bench.editor(edits[:1])
+    first, bare = _flops(bench, editor), _flops(bench, bench.base)
+    if not bare:
+        raise Undecided("no arithmetic of the bare model was counted")
+    for edit in edits[1:]:
+        editor.edit([edit])
+    growth = (_flops(bench, editor) - first) / bare / max(len(edits) - 1, 1)
+    declared = float(editor.growth_per_edit) if isinstance(editor, Growing) else 0.0
+    require(
+        growth <= declared + _GROWTH,
+        f"each edit makes a forward dearer by {growth:.2%} of the bare model's arithmetic (mean of "
+        f"{len(edits)} edits); the editor declares {declared:.2%} (growth_per_edit), and "
+        f"{_GROWTH:.1%} is allowed",
+    )
+
+
+def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
+    """No edit, paraphrase or probe of the stream stands in what the editor sees before it."""
+    try:
+        bench.background.check_disjoint(bench.stream)
+    except ValueError as error:
+        require(False, str(error))

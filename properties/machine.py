@@ -1,0 +1,204 @@
+"""A lifelong editor under any sequence of operations; its model is the dictionary of live edits."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from scipy.stats import binom
+
+from properties.bench import Bench, Broken, Operation, require
+from wise.editor import Erasable, Persistent
+from wise.edits import Edit
+from wise.lm.decoding import normalized
+
+__all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
+
+_N_STEPS = 8
+_FALSE_FAIL = 1e-4  # of one sequence, by an editor whose reliability is just the threshold
+
+
+class Operations:
+    """An editor, the edits that must be live in it, and every operation so far."""
+
+    def __init__(self, bench: Bench):
+        self.bench = bench
+        self.editor = bench.editor()
+        self.live: dict[str, Edit] = {}
+        self.stale: dict[str, set[str]] = {}  # answers that a prompt must not give any more
+        self.log: list[Operation] = []
+
+    def do(self, name: str, *edits: Edit) -> None:
+        """Log and run one operation by its name."""
+        self.log.append((name, [asdict(edit) for edit in edits]))
+        getattr(self, name)(*edits)
+
+    def edit(self, *edits: Edit) -> None:
+        """One turn."""
+        self.editor.edit(edits)
+        for edit in edits:
+            before = self.live.pop(edit.prompt, None)
+            dead = self.stale.setdefault(edit.prompt, set())
+            if before is not None:
+                dead.add(normalized(before.target))
+            dead.discard(normalized(edit.target))
+            self.live[edit.prompt] = edit
+
+    def remove(self, *edits: Edit) -> None:
+        assert isinstance(self.editor, Erasable)
+        self.editor.remove(edits)
+        for edit in edits:
+            self._forget(self.live.pop(edit.prompt))
+
+    def _forget(self, edit: Edit) -> None:
+        [base] = self.bench.ask(self.bench.base, [edit.prompt])
+        gone = {normalized(edit.target)} - {normalized(base.text)}
+        self.stale.setdefault(edit.prompt, set()).update(gone)
+
+    def reset(self) -> None:
+        self.editor.reset()
+        self.live, self.stale = {}, {}
+        found, expected = (
+            self.bench.logits(each, self.bench.prompts) for each in (self.editor, self.bench.base)
+        )
+        require(torch.equal(found, expected), "after reset, it is not bitwise the unedited model")
+
+    def save_and_load(self) -> None:
+        """Go on with another editor, which has loaded what this one saved."""
+        assert isinstance(self.editor, Persistent)
+        before = self.bench.logits(self.editor, self._prompts())
+        with tempfile.TemporaryDirectory() as folder:
+            self.editor = self.bench.saved_copy(self.editor, Path(folder) / "state")
+        after = self.bench.logits(self.editor, self._prompts())
+        require(torch.equal(after, before), "saved and loaded, logits are not bitwise the same")
+
+    def query(self) -> None:
+        """Ask every prompt that was ever edited, twice."""
+        prompts = self._prompts()
+        answers = self.bench.ask(self.editor, prompts)
+        again = self.bench.ask(self.editor, prompts)
+        require(answers == again, "the same questions, asked twice, are answered differently")
+        wrong = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            text = normalized(answer.text)
+            require(
+                text not in self.stale.get(prompt, ()),
+                f"{prompt!r} says {answer.text!r}, of an edit that was overwritten or removed",
+            )
+            if prompt in self.live and text != normalized(self.live[prompt].target):
+                wrong.append(prompt)
+        rate = self.bench.thresholds.get("reliability", 0.5)
+        allowed = int(binom.isf(_FALSE_FAIL, len(self.live), 1 - rate)) if self.live else 0
+        require(
+            len(wrong) <= allowed,
+            f"{len(wrong)} of {len(self.live)} live edits are not answered ({allowed} allowed), "
+            f"first {wrong[0] if wrong else ''!r}",
+        )
+
+    def _prompts(self) -> list[str]:
+        return [*self.stale, *self.bench.prompts[-2:]]
+
+
+def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBasedStateMachine]:
+    """The rules over the edits of the bench's stream; `keep` is shown each new sequence."""
+    edits = [replace(edit, paraphrases=(), levels=()) for edit in bench.stream.live()]
+    targets = sorted({edit.target for edit in edits})
+    turns = st.lists(st.sampled_from(edits), min_size=1, max_size=3, unique_by=lambda e: e.prompt)
+    example = bench.example
+
+    class Lifelong(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.operations = Operations(bench)
+            keep(self.operations)
+
+        def some_live(self, index: int) -> Edit:
+            live = list(self.operations.live.values())
+            return live[index % len(live)]
+
+        @rule(turn=turns)
+        def edit(self, turn: list[Edit]) -> None:
+            self.operations.do("edit", *turn)
+
+        @precondition(lambda self: self.operations.live)
+        @rule(index=st.integers(0, 9), answer=st.sampled_from(targets))
+        def overwrite(self, index: int, answer: str) -> None:
+            self.operations.do("edit", replace(self.some_live(index), target=answer))
+
+        @precondition(lambda self: any(e.ground_truth for e in self.operations.live.values()))
+        @rule(index=st.integers(0, 9))
+        def revert(self, index: int) -> None:
+            edit = self.some_live(index)
+            if edit.ground_truth:
+                self.operations.do("edit", replace(edit, target=edit.ground_truth))
+
+        @rule()
+        def query(self) -> None:
+            self.operations.do("query")
+
+        @precondition(lambda self: self.operations.live)
+        @rule()
+        def reset(self) -> None:
+            self.operations.do("reset")
+
+        @precondition(lambda self: isinstance(example, Persistent) and self.operations.live)
+        @rule()
+        def save_and_load(self) -> None:
+            self.operations.do("save_and_load")
+
+        @precondition(lambda self: isinstance(example, Erasable) and self.operations.live)
+        @rule(index=st.integers(0, 9))
+        def remove(self, index: int) -> None:
+            self.operations.do("remove", self.some_live(index))
+
+        def teardown(self) -> None:
+            self.operations.do("query")
+
+    return Lifelong
+
+
+def check_any_sequence_of_operations(bench: Bench) -> None:
+    """After any edits, overwrites, reverts, removals, resets, saves and loads, what is live holds.
+
+    No answer is stale, all states are exact, and live edits are answered but for as many as an
+    editor at the reliability threshold misses with a chance of 1e-4.
+    """
+    kept: list[Operations] = []
+    machine = _machine(bench, lambda operations: kept.__setitem__(slice(None), [operations]))
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=bench.n_examples, stateful_step_count=_N_STEPS, deadline=None,
+                derandomize=not bench.is_random, database=None, report_multiple_bugs=False,
+                print_blob=False, suppress_health_check=list(HealthCheck),
+            ),
+        )  # fmt: skip
+    except Broken as error:
+        log = kept[0].log
+        steps = "; ".join(_words(operation) for operation in log)
+        raise Broken(f"{error}. Shortest sequence: {steps}{bench.on_broken(log)}") from None
+
+
+def _words(operation: Operation) -> str:
+    name, edits = operation
+    about = ", ".join(f"{edit['prompt']!r} -> {edit['target']!r}" for edit in edits)
+    return f"{name.replace('_', ' ')} {about}".strip()
+
+
+def replay(bench: Bench, log: list[Operation]) -> None:
+    """Run a sequence of operations again; Broken where it breaks."""
+    operations = Operations(bench)
+    for name, edits in log:
+        operations.do(name, *(Edit(**edit) for edit in edits))

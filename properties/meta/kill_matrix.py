@@ -1,0 +1,133 @@
+"""Which checks catch which planted fault: `python -m properties.meta.kill_matrix`.
+
+The matrix is data, in kill_matrix.toml. Without arguments it is printed; `--measure` runs every
+check on the faults named (or on all) and says where the data is wrong; `--write` corrects it;
+`--perfect N` runs every check on the perfect editor at N seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from fixtures.faulty import FAULTS
+from fixtures.models import LoadedModel, load_model
+from fixtures.perfect import make_perfect
+from properties.checks import CHECKS, Result, run_check
+from properties.runs import world_bench
+from wise.edits import Background
+
+__all__ = ["MATRIX", "N_EDITS", "THRESHOLDS", "failures_of_the_perfect", "measure", "read"]
+
+MATRIX = Path(__file__).with_suffix(".toml")
+N_EDITS = 80  # the least at which 80 far probes, all right, pass at the first of three looks
+THRESHOLDS = {"generalization-3": 0.75, "generalization-4": 0.75, "generalization-5": 0.75,
+              "portability": 0.5}  # fmt: skip
+_N_EXAMPLES = 8
+
+
+@cache
+def _loaded(model: str) -> tuple[LoadedModel, Background]:
+    loaded = load_model(model)
+    assert loaded.world is not None
+    return loaded, loaded.world.background()
+
+
+def measure(fault: str, *, seed: int = 0) -> dict[str, Result]:
+    """What every check finds of one fault."""
+    planted = FAULTS[fault]
+    loaded, background = _loaded(planted.model)
+    assert loaded.world is not None
+    stream = planted.stream(loaded.world.stream(seed, 40))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = world_bench(
+            planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
+            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, stream=stream,
+            background=replace(planted.background(background, stream)),
+        )  # fmt: skip
+        return {name: run_check(check, bench) for name, check in CHECKS.items()}
+
+
+def failures_of_the_perfect(seed: int, model: str = "gptj") -> list[Result]:
+    """Everything that the perfect editor does not pass, though it should: all but what is unasked.
+
+    Its rates may only be undecided where the stream asks nothing.
+    """
+    loaded, background = _loaded(model)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = world_bench(
+            make_perfect, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name="perfect",
+            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, background=background,
+        )  # fmt: skip
+        results = [run_check(check, bench) for check in CHECKS.values()]
+    return [r for r in results if r.outcome != "pass" and r.outcome != "not asked"]
+
+
+def read() -> dict[str, list[str]]:
+    """Fault -> the checks that catch it, as the data says."""
+    return dict(tomllib.loads(MATRIX.read_text())["faults"]) if MATRIX.exists() else {}
+
+
+def write(matrix: Mapping[str, Sequence[str]]) -> None:
+    lines = ["# Fault -> the checks that catch it.", "[faults]"]
+    for fault in FAULTS:
+        if fault in matrix:
+            checks = "".join(f'\n  "{check}",' for check in matrix[fault])
+            lines.append(f"{fault} = [{checks}\n]")
+    MATRIX.write_text("\n".join(lines) + "\n")
+
+
+def _print(matrix: Mapping[str, Sequence[str]]) -> None:
+    """A line for each fault and for what catches it, then the checks by how many they catch."""
+    for fault, checks in matrix.items():
+        print(f"{fault}: {FAULTS[fault].claim}")
+        print(f"    caught by {', '.join(checks) or 'NOTHING'}")
+    print(f"\n{len(matrix)} faults, {len(CHECKS)} checks; faults caught by each check:")
+    for check in CHECKS:
+        print(f"{sum(check in checks for checks in matrix.values()):>4}  {check}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("faults", nargs="*", metavar="FAULT", help="default: all")
+    parser.add_argument("--measure", action="store_true", help="run the checks")
+    parser.add_argument("--write", action="store_true", help="run them and correct the data")
+    parser.add_argument("--perfect", type=int, default=0, metavar="N", help="seeds 0 .. N-1")
+    options = parser.parse_args()
+    unknown = sorted(set(options.faults) - set(FAULTS))
+    if unknown:
+        parser.error(f"fault {unknown[0]!r} is none of {', '.join(FAULTS)}")
+    torch.set_num_threads(1)
+    matrix, wrong = read(), 0
+    for seed in tqdm(range(options.perfect), unit="seed", disable=not options.perfect):
+        for result in failures_of_the_perfect(seed):
+            wrong += 1
+            print(f"perfect, seed {seed}: {result.outcome}: {result.check}: {result.message}")
+    if options.measure or options.write:
+        for fault in tqdm(options.faults or list(FAULTS), unit="fault"):
+            found = measure(fault)
+            caught = [name for name, result in found.items() if result.outcome == "fail"]
+            if caught != matrix.get(fault):
+                wrong += 1
+                print(f"{fault}: listed {matrix.get(fault)}, found:")
+                for name in caught:
+                    print(f"    {name}: {found[name].message}")
+            matrix[fault] = caught
+    elif not options.perfect:
+        _print(matrix)
+    if options.write:
+        write(matrix)
+    return 1 if wrong and not options.write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

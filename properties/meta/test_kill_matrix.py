@@ -1,0 +1,57 @@
+"""The suite is tested: a perfect editor passes, and each planted fault is caught as listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fixtures.faulty import FAULTS
+from properties.checks import CHECKS
+from properties.meta.kill_matrix import failures_of_the_perfect, measure, read
+
+pytestmark = pytest.mark.meta
+
+# The stream has no ungraded paraphrase, so that this check is never asked here; it is the same law
+# as those of the levels.
+NOT_ASKED = {"generalization"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def test_the_matrix_lists_every_fault_and_no_other() -> None:
+    assert list(read()) == list(FAULTS)
+
+
+def test_every_fault_is_caught_by_some_check() -> None:
+    assert not [fault for fault, checks in read().items() if not checks]
+
+
+def test_every_check_catches_some_fault() -> None:
+    caught = {check for checks in read().values() for check in checks}
+    assert set(CHECKS) - caught == NOT_ASKED
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_perfect_editor_passes_everything(seed: int) -> None:
+    assert not failures_of_the_perfect(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(50))
+def test_the_perfect_editor_passes_everything_on_fifty_seeds(seed: int) -> None:
+    assert not failures_of_the_perfect(seed)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught_by_exactly_its_listed_checks(fault: str) -> None:
+    found = {name: result for name, result in measure(fault).items() if result.outcome == "fail"}
+    messages = [f"{name}: {result.message}" for name, result in found.items()]
+    assert list(found) == read()[fault], "\n".join(messages)

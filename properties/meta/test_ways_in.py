@@ -1,0 +1,156 @@
+"""The ways into the suite: as functions, with known failures, a baseline, a replay, processes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from fixtures.faulty import memory, saving
+from fixtures.models import load_model
+from fixtures.perfect import make_perfect
+from properties.checks import CHECKS, EditorFailedError, check_editor, checks_for, table_of
+from properties.known_failures import read_known_failures, stale
+from properties.meta.called import ROOT, run_pytest
+from wise.baselines.corners import make_unedited
+from wise.edits import Background
+
+pytestmark = pytest.mark.meta
+
+SHORT = ["the-last-write-wins", "refuses-a-layer-outside-the-model"]
+PERFECT = ("--editor=fixtures.perfect:make_perfect", "--model=gptj", "--edits=5")
+
+
+def faulty(name: str, *arguments: str) -> tuple[str, ...]:
+    return (f"--editor=fixtures.faulty.{name}", "--model=gptj", "--edits=5", *arguments)
+
+
+def test_check_editor_returns_a_table_of_what_it_found() -> None:
+    found = check_editor(make_perfect, model="gptj", checks=SHORT)
+    assert [(each.check, each.outcome) for each in found] == [(name, "pass") for name in SHORT]
+    assert table_of(found).splitlines()[0] == "pass         the-last-write-wins"
+
+
+def test_check_editor_raises_or_warns_or_returns_what_failed() -> None:
+    options = dict(model="gptj", checks=SHORT)
+    with pytest.raises(EditorFailedError, match=r"the-last-write-wins: .* still says"):
+        check_editor(memory.FirstWriteWins, **options)
+    with pytest.warns(UserWarning, match="the-last-write-wins"):
+        check_editor(memory.FirstWriteWins, on_fail="warn", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = check_editor(memory.FirstWriteWins, on_fail=None, **options)
+    assert [each.outcome for each in found] == ["fail", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checks": ["speed"]}, "check='speed' is none of "),
+        ({"on_fail": "shout"}, "on_fail='shout' is none of 'raise', 'warn', None"),
+        ({"model": "bert"}, "model='bert' is neither an embedded family"),
+    ],
+)
+def test_check_editor_names_a_bad_argument(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_editor(make_perfect, **options)
+
+
+def test_checks_are_chosen_by_capability() -> None:
+    loaded = load_model("gptj")
+    arguments = loaded.model, loaded.tokenizer, Background()
+    bare = {check.name for check in checks_for(make_unedited(*arguments, seed=0))}
+    assert {check.name for check in checks_for(make_perfect(*arguments))} == set(CHECKS)
+    assert "cached-generation-says-the-same" in bare
+    assert not {"gate-far", "removing-an-edit-leaves-the-others"} & bare
+
+
+def test_known_failures_are_read_for_all_models_and_for_one(tmp_path: Path) -> None:
+    file = tmp_path / "known.toml"
+    file.write_text('[checks]\nfar = "a"\ngone = "b"\n[models.gptj]\nfar = "c"\n')
+    assert read_known_failures(file, "llama") == {"far": "a", "gone": "b"}
+    assert read_known_failures(file, "gptj") == {"far": "c", "gone": "b"}
+    assert stale(read_known_failures(file, "llama")) == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[check]", "[check] is none of [checks], [models.NAME]"),
+        ('[checks]\nfar = ""', "far = ''; needed: a reason in words"),
+        ("[checks", "not TOML"),
+    ],
+)
+def test_bad_known_failures_are_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "known.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_known_failures(file, "llama")
+
+
+def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_path: Path) -> None:
+    file = tmp_path / "known.toml"
+    file.write_text('[checks]\nthe-last-write-wins = "keeps notes"\nfar-away = "gone"\n')
+    options = ("-k", "last-write", f"--known-failures={file}")
+    expected = run_pytest(*faulty("memory:FirstWriteWins", *options))
+    assert "1 xfailed" in expected.stdout, expected.stdout
+    assert expected.returncode == 0
+    assert "no check any more: far-away" in expected.stdout
+    passed = run_pytest(*PERFECT, *options)
+    assert "[XPASS(strict)] keeps notes" in passed.stdout, passed.stdout
+    assert passed.returncode == 1
+
+
+def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) -> None:
+    options = ("-m", "triangle", "--edits=12", f"--baseline={tmp_path / 'rows.jsonl'}")
+    first = run_pytest(*PERFECT, *options)
+    assert "no baseline yet: saved to" in first.stdout, first.stdout
+    assert first.returncode == 0
+    worse = run_pytest(*faulty("memory:BlindToAliases", *options))
+    assert worse.returncode == 1, worse.stdout
+    assert re.findall(r"FAILED .*\[(.+?)\]", worse.stdout) == [
+        "fixtures.faulty.memory:BlindToAliases-generalization-4"
+    ]
+    assert "generalization-4: drop of 1.00 on n=12 items" in worse.stdout
+
+
+def test_a_failing_sequence_is_one_line_that_fails_again(tmp_path: Path) -> None:
+    options = ("-m", "lifelong", "-k", "any-sequence", "--rootdir", str(ROOT))
+    broken = run_pytest(
+        str(ROOT), *faulty("memory:FirstWriteWins", *options), "-c", str(ROOT / "pyproject.toml"),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert broken.returncode == 1, broken.stdout
+    [line] = re.findall(r"Again: pytest (.+)", broken.stdout)[:1]
+    again = run_pytest(*shlex.split(line), "-m", "lifelong", cwd=tmp_path)
+    assert "1 failed" in again.stdout, again.stdout
+    assert "of an edit that was overwritten or removed" in again.stdout
+
+
+def test_two_processes_write_the_same_rows_as_one(tmp_path: Path) -> None:
+    for name, more in (("one", ()), ("two", ("-n", "2"))):
+        ran = run_pytest("-m", "triangle", *PERFECT, f"--rows={tmp_path / name}", *more)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "the triangle after T edits" in ran.stdout
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
+    file = tmp_path / "junit.xml"
+    run_pytest("-m", "triangle", "-k", "far", *PERFECT, "--looks=1", f"--junitxml={file}")
+    [case] = [c for c in ET.parse(file).iter("testcase") if "far" in str(c.get("name"))]
+    found = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert found["check"] == "far"
+    assert (found["mean"], found["n"], found["threshold"]) == ("1.0", "5", "0.95")
+
+
+def test_a_pickle_is_told_from_safe_files() -> None:
+    [found] = check_editor(
+        saving.PicklesItsState, model="gptj", on_fail=None, checks=["a-saved-state-holds-no-pickle"]
+    )
+    assert found.outcome == "fail"
+    assert "use safetensors or JSON" in found.message

@@ -1,0 +1,39 @@
+"""What a check finds as the outcome of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from properties.bench import Bench, Broken, Unasked, Undecided
+from properties.checks import Check
+
+__all__ = ["decide"]
+
+Record = Callable[[str, object], None]
+
+
+def decide(check: Check, bench: Bench, record: Record) -> None:
+    """Pass, fail with what was got and needed, or skip with what it would take to decide.
+
+    `record` is given the check, its message and its numbers, for JUnit and the terminal.
+    """
+    record("check", check.name)
+    record("editor", bench.name)
+    lacks = check.lacks(bench.example)
+    if lacks:
+        pytest.skip(f"the editor is not {lacks}")
+    try:
+        found = check.law(replace(bench, record=record))
+    except Unasked as error:
+        pytest.skip(str(error))
+    except Undecided as error:
+        record("message", str(error))
+        pytest.skip(str(error))
+    except Broken as error:
+        record("message", str(error))
+        pytest.fail(f"{check.name}: {error}", pytrace=False)
+    if isinstance(found, str):
+        record("message", found)

@@ -1,0 +1,153 @@
+"""Rates of the final model: verdicts with error control, or a paired test against a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from properties.bench import Bench, Unasked, Undecided, require
+from wise.paired import mcnemar, retention_trend
+from wise.rows import Row
+from wise.sequential import decide
+from wise.statistics import Verdict
+
+__all__ = [
+    "ALLOWED_DROP",
+    "check_at_edit_is_not_below_final",
+    "check_rate",
+    "check_retention",
+    "final_rows",
+    "judge",
+    "metric_name",
+]
+
+ALLOWED_DROP = 0.15  # of a rate with age or T; a smaller one does not matter
+
+
+def metric_name(row: Row) -> str:
+    """The name that a threshold has for this row's metric."""
+    if row.metric == "locality":
+        return row.kind
+    if row.metric == "generalization" and row.kind:
+        return f"generalization-{row.kind}"
+    return row.metric
+
+
+def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
+    """The scored rows of one metric of the final model, after the last edit."""
+    last = max((row.t for row in rows), default=0)
+    return [
+        row
+        for row in rows
+        if (row.when, row.t, row.protocol) == ("final", last, protocol)
+        and metric_name(row) == metric and row.score is not None
+    ]  # fmt: skip
+
+
+def judge(bench: Bench, verdict: Verdict, text: str) -> str:
+    """`text` where the verdict is a pass; Broken or Undecided with it where it is not."""
+    for name in ("mean", "low", "high", "n", "threshold"):
+        bench.record(name, getattr(verdict, name))
+    require(verdict.outcome != "fail", f"{text} {where(bench)}")
+    if verdict.outcome == "inconclusive":
+        raise Undecided(text)
+    return text
+
+
+def where(bench: Bench) -> str:
+    """Whose numbers these are."""
+    return (
+        f"({bench.name} on {bench.loaded.name}, stream {bench.stream.name}, seed {bench.seed}, "
+        f"{bench.protocol})"
+    )
+
+
+def _first_run(bench: Bench) -> Sequence[Row]:
+    """The rows of the first run."""
+    rows = next(iter(bench.runs), ())
+    if not rows:
+        raise Undecided("nothing was run")
+    return rows
+
+
+def check_rate(bench: Bench, metric: str) -> str:
+    """The final model reaches the metric's threshold, or is not worse than the baseline."""
+    first = _first_run(bench)
+    asked = final_rows(first, metric, bench.protocol)
+    if not asked:
+        raise Unasked(f"the stream asks nothing for {metric}")
+    if bench.baseline:
+        return _not_worse(bench, metric, asked)
+    if metric not in bench.thresholds:
+        raise Unasked(f"no threshold is set for {metric}; set one with --threshold {metric}=VALUE")
+
+    def draws() -> Iterator[tuple[list[float], list[str]]]:
+        for rows in bench.runs:
+            chosen = final_rows(rows, metric, bench.protocol)
+            scores = [row.score for row in chosen if row.score is not None]
+            yield scores, [row.cluster for row in chosen]
+
+    found = decide(
+        draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
+    )
+    return judge(bench, found, found.describe(metric))
+
+
+def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:
+    """No significant drop from the baseline on the items that both have."""
+
+    def items(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
+        return {(row.edit_id, row.kind, row.prompt): row for row in rows}
+
+    before = items(final_rows(bench.baseline, metric, bench.protocol))
+    after = items(rows)
+    shared = [key for key in after if key in before and before[key].t == after[key].t]
+    if not shared:
+        raise Undecided(f"the baseline has no item of {metric} at this T in common with this run")
+    found = mcnemar(
+        [before[key].score or 0.0 for key in shared],
+        [after[key].score or 0.0 for key in shared],
+        [after[key].cluster for key in shared],
+        alternative="drop",
+    )
+    text = f"{found.describe(metric)}, against the baseline"
+    require(found.p_value >= 1 - bench.confidence, f"{text} {where(bench)}")
+    return text
+
+
+def check_retention(bench: Bench) -> str:
+    """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
+    rows = _first_run(bench)
+    aged = [
+        (row.age, row.score)
+        for row in final_rows(rows, "reliability", bench.protocol)
+        if row.score is not None
+    ]
+    found = retention_trend(aged, allowed_drop=ALLOWED_DROP, confidence=bench.confidence)
+    text = found.describe("retention")
+    require(found.outcome != "fail", f"{text} {where(bench)}")
+    if found.outcome == "inconclusive":
+        raise Undecided(text)
+    return text
+
+
+def check_at_edit_is_not_below_final(bench: Bench) -> str:
+    """An edit is answered right after its own turn, and not only after later ones."""
+    rows = _first_run(bench)
+    final = {row.edit_id: row for row in final_rows(rows, "reliability", "free")}
+    at_edit = [
+        row
+        for row in rows
+        if row.when == "at-edit" and row.score is not None and row.edit_id in final
+    ]
+    if not at_edit:
+        raise Undecided("no edit was measured free-run both at-edit and finally")
+    found = mcnemar(
+        [row.score or 0.0 for row in at_edit],
+        [final[row.edit_id].score or 0.0 for row in at_edit],
+        [row.cluster for row in at_edit],
+        alternative="rise",
+    )
+    text = found.describe("reliability from at-edit to final")
+    rises = found.p_value < 1 - bench.confidence and found.mean_difference > ALLOWED_DROP
+    require(not rises, f"edits take effect only after later ones: {text} {where(bench)}")
+    return text

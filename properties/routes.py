@@ -1,0 +1,176 @@
+"""Whether the router separates what was edited from what was not: for any editor that is Routed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from properties.bench import Bench, Unasked, Undecided, require
+from properties.rates import ALLOWED_DROP, judge
+from wise.editor import Retrieves, Routed
+from wise.edits import Edit
+from wise.paired import mcnemar
+from wise.rows import Row
+from wise.separation import separate
+from wise.sequential import decide
+from wise.statistics import verdict
+
+__all__ = [
+    "IN_SCOPE",
+    "OUT_OF_SCOPE",
+    "check_gate",
+    "check_retrieval",
+    "check_router_does_not_drift",
+    "check_router_needs_no_shortcut",
+    "check_separation",
+]
+
+# What is to be opened and what is to stay closed, by the name of the threshold.
+IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
+OUT_OF_SCOPE = {
+    "gate-far": ("far",),
+    "gate-near": ("near-subject", "near-relation"),
+}
+
+
+def _routing(rows: Sequence[Row], t: int | None = None) -> tuple[list[Row], float]:
+    """The measured rows of one checkpoint (the last) and the threshold there."""
+    routing = [row for row in rows if row.metric == "routing"]
+    last = max((row.t for row in routing), default=0) if t is None else t
+    chosen = [row for row in routing if row.t == last and row.value is not None]
+    thresholds = [row.value for row in chosen if row.kind == "threshold" and row.value is not None]
+    if not thresholds:
+        raise Undecided("no routing activation was measured beside a finite threshold")
+    return [row for row in chosen if row.kind != "threshold"], thresholds[0]
+
+
+def _of(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
+    """The rows of these kinds; `paraphrase` stands for all its levels."""
+    return [row for row in rows if row.kind.startswith(tuple(kinds))]
+
+
+def _run(bench: Bench) -> Sequence[Row]:
+    return next(iter(bench.runs), ())
+
+
+def check_separation(bench: Bench, metric: str) -> str:
+    """Edits and paraphrases have larger activations than what is out of scope (AUROC)."""
+    rows, threshold = _routing(_run(bench))
+    kinds = ("far",) if metric == "separation-far" else ("near-subject", "near-relation")
+    inside, outside = _of(rows, ("edit", "paraphrase")), _of(rows, kinds)
+    if not inside or not outside:
+        raise Unasked(f"the stream asks nothing for {metric}")
+    found = separate(
+        [row.value or 0.0 for row in inside],
+        [row.value or 0.0 for row in outside],
+        positive_clusters=[row.cluster for row in inside],
+        negative_clusters=[row.cluster for row in outside],
+        threshold=threshold,
+        confidence=bench.confidence,
+        seed=bench.seed,
+    )
+    verdict = found.verdict(bench.thresholds[metric])
+    return judge(bench, verdict, f"{verdict.describe(metric)}; {found.describe()}")
+
+
+def check_gate(bench: Bench, metric: str) -> str:
+    """At the editor's own threshold, prompts in scope open the gate and others do not."""
+    opens = metric in IN_SCOPE
+    kinds = (IN_SCOPE | OUT_OF_SCOPE)[metric]
+
+    def draws() -> Iterator[tuple[list[float], list[str]]]:
+        for run in bench.runs:
+            rows, threshold = _routing(run)
+            chosen = _of(rows, kinds)
+            right = [float(((row.value or 0.0) > threshold) == opens) for row in chosen]
+            yield right, [row.cluster for row in chosen]
+
+    if not next(draws())[0]:
+        raise Unasked(f"the stream asks nothing for {metric}")
+    found = decide(
+        draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
+    )
+    return judge(bench, found, f"{found.describe(metric)} at the editor's own threshold")
+
+
+def check_router_does_not_drift(bench: Bench) -> str:
+    """Prompts that were routed right at the first checkpoint still are at the last one."""
+    run = _run(bench)
+    checkpoints = sorted({row.t for row in run if row.metric == "routing"})
+    long_before = [t for t in checkpoints if t <= checkpoints[-1] // 2] if checkpoints else []
+    if not long_before:
+        raise Undecided("one checkpoint alone shows no drift; name several with --checkpoints")
+    scores = []
+    for t in (long_before[-1], checkpoints[-1]):
+        rows, threshold = _routing(run, t)
+        scores.append({
+            (row.kind, row.prompt): float(
+                ((row.value or 0.0) > threshold) == row.kind.startswith(("edit", "paraphrase"))
+            )
+            for row in rows
+        })  # fmt: skip
+    shared = [key for key in scores[0] if key in scores[1]]
+    found = mcnemar(*([each[key] for key in shared] for each in scores), alternative="drop")
+    text = found.describe(f"routed right from T={long_before[-1]} to T={checkpoints[-1]}")
+    drifts = found.p_value < 1 - bench.confidence and found.mean_difference < -ALLOWED_DROP
+    require(not drifts, text)
+    return text
+
+
+def check_retrieval(bench: Bench) -> str:
+    """Of the prompts in scope that open a memory, it is the one that holds their edit."""
+    edits = bench.edits(len(bench.stream.live()))
+    editor = bench.editor(edits)
+    assert isinstance(editor, Retrieves)
+    asked = [(edit.prompt, edit) for edit in edits]
+    asked += [(text, edit) for edit in bench.stream.live() for text in edit.paraphrases]
+    batch = bench.batch([prompt for prompt, _ in asked])
+    opened = editor.retrieved(batch.input_ids, batch.attention_mask)
+    found = [
+        (float(any(each.prompt == edit.prompt for each in memory)), _cluster(edit))
+        for (_, edit), memory in zip(asked, opened, strict=True)
+        if memory
+    ]
+    judged = verdict(
+        [score for score, _ in found], bench.thresholds["retrieval"],
+        clusters=[cluster for _, cluster in found], confidence=bench.confidence,
+    )  # fmt: skip
+    return judge(bench, judged, f"{judged.describe('retrieval')} ({len(edits)} edits)")
+
+
+def _cluster(edit: Edit) -> str:
+    return edit.subject or edit.prompt
+
+
+def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
+    """The longest beginning, in whole words, of half of `texts` and of a background text."""
+    best = ""
+    for n_words in range(1, 9):
+        starts = Counter(
+            " ".join(words[:n_words]) for words in map(str.split, texts) if len(words) > n_words
+        )
+        start, count = starts.most_common(1)[0] if starts else ("", 0)
+        if 2 * count < len(texts) or not any(text.startswith(f"{start} ") for text in background):
+            break
+        best = start
+    return best
+
+
+def check_router_needs_no_shortcut(bench: Bench) -> str:
+    """Far probes stay apart without the words that they share with the background."""
+    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"]
+    asked = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
+    shortcut = _shared_beginning(far, [*bench.background.texts, *asked]) if far else ""
+    if not shortcut:
+        return "far probes share no beginning with the background"
+    edits = bench.edits(min(16, len(bench.stream.live())))
+    editor = bench.editor(edits)
+    assert isinstance(editor, Routed)
+    stripped = [text.removeprefix(shortcut).strip() for text in far if text.startswith(shortcut)]
+    batches = (bench.batch(texts) for texts in ([edit.prompt for edit in edits], stripped))
+    values = [editor.routing_activation(b.input_ids, b.attention_mask).tolist() for b in batches]
+    found = separate(*values, threshold=editor.threshold, seed=bench.seed)
+    judged = found.verdict(bench.thresholds["separation-far"])
+    text = f"without {shortcut!r}, with which far probes and background begin, {found.describe()}"
+    require(judged.outcome != "fail", text)
+    return text

@@ -1,0 +1,104 @@
+"""The lifelong runs that rates are judged on, and the bench that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fixtures.models import LoadedModel
+from fixtures.samples import stream_seed
+from fixtures.world import LEVELS
+from properties.bench import Bench
+from wise.editor import Editor, EditorFactory
+from wise.edits import Background, EditStream
+from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.rows import Row
+from wise.sequential import SharedDraws
+
+__all__ = ["DEFAULT_THRESHOLDS", "LEVELS", "MAX_LOOKS", "checkpoints_of", "make_runs",
+           "world_bench"]  # fmt: skip
+
+DEFAULT_THRESHOLDS: Mapping[str, float] = {
+    "reliability": 0.85,
+    "generalization-1": 0.75,
+    "generalization-2": 0.75,
+    "far": 0.95,
+    "near-subject": 0.75,
+    "near-relation": 0.75,
+    "separation-far": 0.9,
+    "separation-near": 0.75,
+    "gate-edits": 0.85,
+    "gate-paraphrases": 0.75,
+    "gate-far": 0.9,
+    "gate-near": 0.75,
+    "retrieval": 0.75,
+}
+MAX_LOOKS = 3
+_N_EXACT = 40  # edits of the stream that the exact laws take theirs from
+
+
+def checkpoints_of(n_edits: int) -> tuple[int, ...]:
+    """The powers of ten below T, and T itself."""
+    return tuple(sorted({10**n for n in range(len(str(n_edits)))} - {0} | {n_edits}))
+
+
+def make_runs(
+    make: Callable[[int], tuple[LifelongRun, Editor]],
+    loaded: LoadedModel,
+    path: Callable[[int], Path],
+    *,
+    progress: bool = False,
+) -> SharedDraws[list[Row]]:
+    """The rows of look 0, 1, ...: each run by a fresh editor when it is first asked for."""
+
+    def rows(look: int) -> list[Row]:
+        run, editor = make(look)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        return run_lifelong(
+            run, editor, model, tokenizer, path(look), resume=True, progress=progress
+        )
+
+    return SharedDraws(rows)
+
+
+def world_bench(
+    factory: EditorFactory,
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    n_edits: int = 100,
+    seed: int = 0,
+    name: str = "editor",
+    thresholds: Mapping[str, float] | None = None,
+    options: Mapping[str, Any] | None = None,
+    background: Background | None = None,
+    stream: EditStream | None = None,
+    n_examples: int = 10,
+) -> Bench:
+    """A bench on the model's own world; the runs' rows are written below `folder`."""
+    world = loaded.world
+    if world is None:
+        raise ValueError(f"model {loaded.name!r} has no world to take edits from")
+
+    def make(look: int) -> tuple[LifelongRun, Editor]:
+        own = stream_seed(seed, look) if look else seed
+        run = LifelongRun(
+            name, loaded.name, own, world.stream(own, n_edits), checkpoints_of(n_edits), ("free",)
+        )
+        return run, bench.editor(seed=own)
+
+    bench = Bench(
+        name=name,
+        factory=factory,
+        loaded=loaded,
+        stream=stream or world.stream(seed, _N_EXACT),
+        background=world.background() if background is None else background,
+        seed=seed,
+        options=options or {},
+        n_examples=n_examples,
+        runs=make_runs(make, loaded, lambda look: folder / f"look-{look}.jsonl"),
+        thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
+        max_looks=MAX_LOOKS,
+    )
+    return bench

@@ -1,0 +1,166 @@
+"""One call of pytest: its model, its streams, and a bench for each editor."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cache, cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from hypothesis import settings as hypothesis_settings
+
+from fixtures.models import LoadedModel, load_model
+from fixtures.samples import stream_seed
+from properties.bench import Bench
+from properties.machine import Operation
+from properties.settings import DEFAULT_EDITS, Settings
+from wise.editor import Editor, load_editor
+from wise.edits import Background, EditStream
+from wise.evaluation.datasets import load_stream
+from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.rows import Row, read_rows
+from wise.sequential import SharedDraws
+
+__all__ = ["Session"]
+
+_MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
+_LEAST_EXACT, _MOST_EXACT = 16, 40  # edits of the stream that exact laws take theirs from
+_SMALL = 50_000_000  # parameters, below which a second thread is of little use
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Makes what the tests are given, each thing once and when it is first needed.
+
+    `folder` is where rows go without --rows; several processes may share it.
+    """
+
+    settings: Settings
+    folder: Path
+    repro: Path = Path("repro")
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The unedited model. A small one runs on one thread, so that rows do not depend on how
+        many there are."""
+        settings = self.settings
+        loaded = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        if settings.device == "cpu" and loaded.model.num_parameters() < _SMALL:
+            torch.set_num_threads(1)
+        return loaded
+
+    def seed(self, look: int) -> int:
+        """--stream-seed itself, and for later looks seeds that follow from it."""
+        return stream_seed(self.settings.seed, look) if look else self.settings.seed
+
+    @cache  # noqa: B019 - a session lives as long as the process
+    def stream(self, look: int, least: int = 1) -> tuple[EditStream, Background]:
+        """The stream of a look, of T edits or `least`, and what an editor may see before it."""
+        settings, world = self.settings, self.loaded.world
+        background = Background() if world is None else world.background()
+        seed, n_edits = self.seed(look), settings.n_edits
+        if settings.dataset:
+            whole = load_stream(settings.dataset)
+            n_edits = max(n_edits or min(DEFAULT_EDITS, len(whole.edits)), least)
+            n_edits = n_edits if least == 1 else min(n_edits, len(whole.edits))
+            stream = load_stream(settings.dataset, n_edits=n_edits, seed=seed)
+            left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
+            background = background.apart_from(stream) + left.apart_from(stream)
+        elif world is not None:
+            stream = world.stream(seed, max(n_edits or DEFAULT_EDITS, least))
+        else:
+            raise ValueError(f"model {settings.model!r} has no world; name a stream with --dataset")
+        background.check_disjoint(stream)
+        return stream, background
+
+    def rows_path(self, spec: str, look: int = 0) -> Path:
+        """Where the rows of one editor's look are kept."""
+        name = sha256(self.settings.editor_name(spec).encode()).hexdigest()[:12]
+        path = self.settings.rows_of(spec) or self.folder / f"{name}.jsonl"
+        return path.with_name(f"{path.stem}.look-{look}{path.suffix}") if look else path
+
+    @cache  # noqa: B019
+    def bench(self, spec: str) -> Bench:
+        """The bench of one editor. Raises ValueError where its factory does not take the options,
+        or refuses the model."""
+        settings = self.settings
+        stream, background = self.stream(0, _LEAST_EXACT)
+        bench = Bench(
+            name=settings.editor_name(spec),
+            factory=load_editor(spec),
+            loaded=self.loaded,
+            stream=stream.prefix(min(_MOST_EXACT, len(stream.edits))),
+            background=background,
+            seed=settings.seed,
+            options=settings.editor_options,
+            n_examples=max(5, hypothesis_settings().max_examples // 10),
+            is_random=not hypothesis_settings().derandomize,
+            runs=SharedDraws(lambda look: self._rows(spec, look)),
+            thresholds=settings.thresholds,
+            confidence=settings.confidence,
+            max_looks=settings.max_looks,
+            protocol=settings.protocols[0],
+            baseline=self._baseline(),
+            on_broken=lambda log: self._keep(spec, log),
+        )
+        arguments = self.loaded.model, self.loaded.tokenizer, background
+        try:
+            inspect.signature(bench.factory).bind(
+                *arguments, seed=settings.seed, **settings.editor_options
+            )
+        except TypeError as error:
+            raise ValueError(f"its factory does not take these options: {error}") from error
+        return bench
+
+    def _rows(self, spec: str, look: int) -> list[Row]:
+        settings, loaded = self.settings, self.loaded
+        stream, background = self.stream(look)
+        bench, path = self.bench(spec), self.rows_path(spec, look)
+        run = LifelongRun(
+            bench.name, loaded.name, self.seed(look), stream,
+            settings.checkpoints_of(len(stream.edits)), settings.protocols,
+        )  # fmt: skip
+        with FileLock(self.folder / f"{path.name}.lock"):
+            editor = self._editor(bench, background, run.seed)
+            return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
+
+    def _editor(self, bench: Bench, background: Background, seed: int) -> Editor:
+        return bench.factory(
+            bench.copy_model(), self.loaded.tokenizer, background, seed=seed, **bench.options
+        )
+
+    def _baseline(self) -> list[Row]:
+        path = self.settings.baseline
+        return read_rows(path) if path is not None and path.exists() else []
+
+    def save_baseline(self) -> bool:
+        """Keep the rows of the first editor as the baseline, if there is none yet."""
+        path, rows = self.settings.baseline, self.rows_path(self.settings.editors[0])
+        if path is None or path.exists() or not rows.exists():
+            return False
+        shutil.copyfile(rows, path)
+        return True
+
+    def _keep(self, spec: str, log: list[Operation]) -> str:
+        """Write the operations of a failed sequence; the line that runs them again."""
+        text = "".join(json.dumps(operation) + "\n" for operation in log)
+        folder = self.repro / sha256(f"{spec} {text}".encode()).hexdigest()[:8]
+        checkout = Path(__file__).resolve().parents[1]
+        line = f"pytest {checkout} {self.settings.arguments(spec)} --replay={folder}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "operations.jsonl").write_text(text)
+        (folder / "command.txt").write_text(line + "\n")
+        return f". Again: {line}"
+
+    def recorded(self) -> list[Operation]:
+        """The operations in the folder of --replay."""
+        assert self.settings.replay is not None
+        lines = (self.settings.replay / "operations.jsonl").read_text().splitlines()
+        records: list[Any] = [json.loads(line) for line in lines]
+        return [(name, edits) for name, edits in records]
