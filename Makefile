@@ -30,14 +30,14 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { $(PYTHON) $(NEEDS_PYTHON) && $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,dev,report,search]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 lifelong: $(STAMP)
 	$(BIN)/python -m pytest -m lifelong $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest --edits 20 $(ARGS)
+	$(BIN)/python -m pytest -n auto --edits 20 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from properties.bench import Bench
 from properties.options import add_options
 from properties.profiles import register_profiles
-from properties.report import editor_lines, header_lines
+from properties.report import check_records, editor_lines, header_lines
 from properties.session import Session
 from properties.settings import Settings
 
@@ -124,3 +124,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.write_line(line)
+    if settings.report is not None:
+        page = _write_page(session, reports)
+        terminalreporter.write_line(f"\n{page}")
+
+
+def _write_page(session: Session, reports: list[object]) -> Path | str:
+    """The page of --report; in its place, what went wrong."""
+    from reports.build import build_page
+    from reports.checks import Check
+
+    settings = session.settings
+    rows = [path for spec in settings.editors if (path := session.rows_path(spec)).exists()]
+    shown = {"command": f"pytest -m lifelong {settings.arguments(settings.editors[0])}"}
+    try:
+        return build_page(
+            rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
+            checks=[Check(**record) for record in check_records(reports)], settings=shown,
+        )  # fmt: skip
+    except ValueError as error:
+        return f"no page: {error}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from properties.checks import metric_name
+from properties.rates import metric_name
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
@@ -33,17 +33,17 @@ def triangle(
     run = LifelongRun(editor, loaded.name, seed, stream, (len(stream.edits),))
     reader = reader_of(loaded.model, loaded.tokenizer, stream)
     questions = final_questions(stream)
-    base = BaseAnswers.ask(loaded.model, reader, questions)
+    base = BaseAnswers.ask(loaded.model, reader, questions, forced=False)
     factory = load_editor(editor)
     edited = factory(loaded.model, loaded.tokenizer, background, seed=seed, **dict(options or {}))
     start = time.perf_counter()
     for edit in stream.edits:
-        edited.edit([edit])
+        edited.edit([edit.as_taught()])
     seconds = (time.perf_counter() - start) / len(stream.edits)
     scores: dict[str, list[float]] = defaultdict(list)
     for measured in measure(edited, reader, questions, "free", base):
         if measured.score is not None:
-            row = run.row("final", "free", "final", len(stream.edits), measured)
+            row = run.row("final", len(stream.edits), measured, protocol="free", when="final")
             scores[metric_name(row)].append(measured.score)
     means = {name: sum(values) / len(values) for name, values in sorted(scores.items())}
     return {**means, "seconds per edit": seconds}

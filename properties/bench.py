@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,9 +23,10 @@ from wise.lm.decoding import Answer, Unedited, normalized
 from wise.lm.tokens import Batch, encode
 from wise.rows import Row
 
-__all__ = ["Bench", "Broken", "Operation", "Unasked", "Undecided", "close", "require"]
+__all__ = ["PHASES", "Bench", "Broken", "Operation", "Unasked", "Undecided", "close", "require"]
 
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and the edits that it is about
+PHASES = (Phase.generate, Phase.shrink)  # explaining would take most of a failing law's time
 _TOLERANCE = 2**10  # times the dtype's machine epsilon and the largest logit
 
 
@@ -61,7 +62,7 @@ class Bench:
     `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent lifelong
     runs, each made when it is needed, at most `max_looks` of them; with a `baseline`, they are
     compared with these rows instead of `thresholds`. Numbers go to `record`, a failed sequence of
-    operations to `on_broken`, whose text ends the message.
+    operations to `on_broken`, which says how to run it again.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Bench:
             derandomize=not self.is_random,
             database=None,
             report_multiple_bugs=False,
+            phases=PHASES,
             suppress_health_check=list(HealthCheck),
         )(given(strategy)(law))
         run()

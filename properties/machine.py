@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from scipy.stats import binom
 
-from properties.bench import Bench, Broken, Operation, require
+from properties.bench import PHASES, Bench, Broken, Operation, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit
 from wise.lm.decoding import normalized
@@ -182,13 +182,17 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
             settings=settings(
                 max_examples=bench.n_examples, stateful_step_count=_N_STEPS, deadline=None,
                 derandomize=not bench.is_random, database=None, report_multiple_bugs=False,
-                print_blob=False, suppress_health_check=list(HealthCheck),
+                print_blob=False, phases=PHASES, suppress_health_check=list(HealthCheck),
             ),
         )  # fmt: skip
     except Broken as error:
         log = kept[0].log
         steps = "; ".join(_words(operation) for operation in log)
-        raise Broken(f"{error}. Shortest sequence: {steps}{bench.on_broken(log)}") from None
+        again = bench.on_broken(log)
+        bench.record("stream", steps)
+        bench.record("replay", again)
+        again = f". Again: {again}" if again else ""
+        raise Broken(f"{error}. Shortest sequence: {steps}{again}") from None
 
 
 def _words(operation: Operation) -> str:

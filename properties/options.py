@@ -103,6 +103,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FILE",
     )
     add(
+        "report",
+        None,
+        "folder for a page of figures and tables of what was found",
+        shown="none",
+        metavar="FOLDER",
+    )
+    add(
         "replay",
         None,
         "run the recorded operations of a failed sequence again, and nothing else",

@@ -15,10 +15,10 @@ from wise.rows import Row, read_rows
 from wise.statistics import format_share
 from wise.summary import summarize, table
 
-__all__ = ["editor_lines", "header_lines"]
+__all__ = ["check_records", "editor_lines", "header_lines"]
 
 _LEAST_AGED = 8  # edits, below which quarters would say nothing
-_WORDS = {"passed": "pass", "failed": "fail", "skipped": "skip", "xfailed": "known"}
+_OUTCOMES = {"passed": "pass", "failed": "fail", "skipped": "inconclusive"}
 
 
 def header_lines(settings: Settings) -> Iterator[str]:
@@ -59,31 +59,41 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
 
 
-def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
-    """A line for each check that measured a rate or did not hold, and a count of the others."""
-    quiet: Counter[str] = Counter()
+def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
+    """What became of each check: name, editor, outcome, detail, and its stream and replay."""
     for report in reports:
-        if not isinstance(report, pytest.TestReport) or report.when != "call":
+        if not isinstance(report, pytest.TestReport):
             continue
-        found = dict(report.user_properties)
-        if found.get("editor") != editor:
+        found = {name: str(value) for name, value in report.user_properties}
+        if "check" not in found or report.when != "call":
             continue
-        outcome = "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome
-        message = str(found.get("message", ""))
-        if outcome == "passed" and "mean" not in found:
-            quiet["hold"] += 1
-        elif outcome == "skipped" and not message:
-            quiet["are not asked of it"] += 1
-        else:
-            reason = f" (known: {report.wasxfail})" if outcome == "xfailed" else ""
-            name = found["check"]
-            message = message.removeprefix("pass: ").removeprefix("fail: ")
-            message = (
-                message
-                if message.removeprefix("inconclusive: ").startswith(f"{name} ")
-                else (f"{name}: {message}")
-            )
-            yield f"{_WORDS[outcome]:<5} {message}{reason}"
+        outcome = _OUTCOMES[report.outcome]
+        detail = found.get("message", "")
+        if hasattr(report, "wasxfail") and report.skipped:
+            outcome, detail = "xfail", f"{detail} (known: {report.wasxfail})".strip()
+        elif report.skipped and not detail:
+            outcome = "excluded"
+        elif report.failed and not detail:
+            outcome, detail = "error", str(report.longreprtext).strip().splitlines()[-1]
+        yield {
+            "name": found["check"], "editor": found["editor"], "outcome": outcome,
+            "detail": detail, "stream": found.get("stream", ""), "replay": found.get("replay", ""),
+        }  # fmt: skip
+
+
+def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
+    """A line for each check that has something to say, and a count of the others."""
+    quiet: Counter[str] = Counter()
+    for record in check_records(reports):
+        if record["editor"] != editor:
+            continue
+        if record["outcome"] == "excluded" or not record["detail"]:
+            quiet["are not asked of it" if record["outcome"] == "excluded" else "hold"] += 1
+            continue
+        detail, name = record["detail"], record["name"]
+        detail = detail.removeprefix("pass: ").removeprefix("fail: ").removeprefix("inconclusive: ")
+        told = detail if detail.startswith(f"{name} ") else f"{name}: {detail}"
+        yield f"{record['outcome']:<12} {told}"
     if quiet:
         yield ", ".join(
             f"{n} more checks {what}" for what, n in sorted(quiet.items(), reverse=True)

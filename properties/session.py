@@ -156,7 +156,7 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "operations.jsonl").write_text(text)
         (folder / "command.txt").write_text(line + "\n")
-        return f". Again: {line}"
+        return line
 
     def recorded(self) -> list[Operation]:
         """The operations in the folder of --replay."""

@@ -47,6 +47,7 @@ class Settings:
     resume: bool
     baseline: Path | None
     known_failures: Mapping[str, Mapping[str, str]]  # by editor: check -> reason
+    report: Path | None
     replay: Path | None
 
     @classmethod
@@ -88,6 +89,7 @@ class Settings:
                     spec: known_failures(spec, text("known_failures"), text("model"))
                     for spec in texts("editor")
                 },
+                report=_new_folder("report", text("report")),
                 replay=_folder("replay", text("replay")),
             )  # fmt: skip
         except ValueError as error:
@@ -124,6 +126,7 @@ class Settings:
         chosen += [("editor-option", f"{key}={value}") for key, value in options.items()]
         chosen += [("layer", layer)] if layer is not None else []
         chosen += [("dataset", self.dataset)] if self.dataset else []
+        chosen += [("edits", self.n_edits)] if self.n_edits is not None else []
         chosen += [("dtype", str(self.dtype).removeprefix("torch."))]
         return " ".join(shlex.quote(f"--{name}={value}") for name, value in chosen)
 
@@ -186,6 +189,12 @@ def _dataset(text: str) -> str:
 def _new_file(name: str, text: str) -> Path | None:
     if text and (Path(text).is_dir() or not Path(text).parent.is_dir()):
         raise ValueError(f"--{name}={text} is not a file in a folder that exists")
+    return Path(text) if text else None
+
+
+def _new_folder(name: str, text: str) -> Path | None:
+    if text and (Path(text).is_file() or not Path(text).absolute().parent.is_dir()):
+        raise ValueError(f"--{name}={text} is not a folder, or one to make in a folder that exists")
     return Path(text) if text else None
 
 

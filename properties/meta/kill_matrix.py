@@ -29,10 +29,10 @@ from wise.edits import Background
 __all__ = ["MATRIX", "N_EDITS", "THRESHOLDS", "failures_of_the_perfect", "measure", "read"]
 
 MATRIX = Path(__file__).with_suffix(".toml")
-N_EDITS = 80  # the least at which 80 far probes, all right, pass at the first of three looks
+N_EDITS = 90  # about the least at which far probes, all right, pass at the first of three looks
 THRESHOLDS = {"generalization-3": 0.75, "generalization-4": 0.75, "generalization-5": 0.75,
               "portability": 0.5}  # fmt: skip
-_N_EXAMPLES = 8
+_N_EXAMPLES = 6
 
 
 @cache
@@ -57,7 +57,7 @@ def measure(fault: str, *, seed: int = 0) -> dict[str, Result]:
         return {name: run_check(check, bench) for name, check in CHECKS.items()}
 
 
-def failures_of_the_perfect(seed: int, model: str = "gptj") -> list[Result]:
+def failures_of_the_perfect(seed: int, model: str = "mistral") -> list[Result]:
     """Everything that the perfect editor does not pass, though it should: all but what is unasked.
 
     Its rates may only be undecided where the stream asks nothing.

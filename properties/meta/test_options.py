@@ -34,6 +34,7 @@ DEFAULTS = {
     "--looks": "3",
     "--baseline": "none",
     "--known-failures": "those of a built-in editor",
+    "--report": "none",
     "--replay": "none",
     "--rows": "none",
     "--resume": None,
@@ -92,7 +93,7 @@ def test_without_options_the_defaults_hold() -> None:
 
 
 BAD = {
-    "--editor=nobody": "editor='nobody' is no built-in editor (none, wise)",
+    "--editor=nobody": "editor='nobody' is no built-in editor (alphaedit, ",
     "--editor=no.module:make": "editor='no.module:make': there is no module 'no.module'",
     "--editor=no_file.py:make": "editor='no_file.py:make': there is no file 'no_file.py'",
     "--editor-option=lr": "editor option 'lr' is not of the form KEY=VALUE",
@@ -119,6 +120,7 @@ BAD = {
     "--baseline=no/folder/b.jsonl": "--baseline=no/folder/b.jsonl is not a file in a folder",
     "--known-failures=no_file": "--known-failures=no_file is not a file that exists",
     "--known-failures=README.md": "README.md: not TOML",
+    "--report=README.md": "--report=README.md is not a folder, or one to make in",
     "--replay=README.md": "--replay=README.md is not a folder that exists",
     "--rows=.": "--rows=. is not a file in a folder that exists",
     "--rows=no/folder/rows.jsonl": "--rows=no/folder/rows.jsonl is not a file in a folder",

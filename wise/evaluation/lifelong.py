@@ -119,7 +119,7 @@ def run_lifelong(
     done = rows.resume(path, run.identity)
     questions = final_questions(run.stream)
     reader = reader_of(model, tokenizer, run.stream)
-    base = BaseAnswers.ask(model, reader, questions)
+    base = BaseAnswers.ask(model, reader, questions, forced="forced" in run.protocols)
     states = path.with_name(f"{path.name}.states")
     begin_at = _restore(editor, states, run, done)
     with (

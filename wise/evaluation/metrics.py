@@ -88,12 +88,18 @@ class BaseAnswers:
 
     @classmethod
     def ask(
-        cls, model: PreTrainedModel, reader: Reader, questions: Sequence[Question]
+        cls,
+        model: PreTrainedModel,
+        reader: Reader,
+        questions: Sequence[Question],
+        *,
+        forced: bool = True,
     ) -> BaseAnswers:
+        """Teacher-forced answers are left out where they are not wanted."""
         base = Unedited(model, reader.tokenizer)
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))
-        spoken = [prompt for prompt in prompts if free[prompt].text]
+        spoken = [prompt for prompt in prompts if free[prompt].text and forced]
         forced = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
         return cls(free, dict(zip(spoken, forced, strict=True)))
 

@@ -1,0 +1,198 @@
+"""The page says first what holds, hides no failure, and is the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from properties.internals.hostile import Reader
+from properties.internals.measured import RUN, rows_of, run_rows, write_rows
+from reports.build import build_page
+from reports.checks import Check, read_checks
+
+pytestmark = pytest.mark.internals
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that holds, one that fails, and checks of every outcome."""
+    folder = tmp_path_factory.mktemp("page")
+    high = dict.fromkeys([(m, k) for m, k in run_rates()], 1.0)
+    rows = run_rows(ts=(1, 10, 100), rates=high)
+    rows += run_rows(RUN._replace(editor="weak"), ts=(1, 10, 100))
+    rows += rows_of("portability", "portability", [None] * 3, run=RUN, t=100, block="late")
+    checks = [
+        Check(
+            "test_padding", "weak", "fail", "3 answers changed", "1. A -> B\n2. C -> D", "pytest x"
+        ),
+        Check("test_reset", "weak", "error", "out of memory"),
+        Check("test_router", "wise", "inconclusive", "n=20 is too few"),
+        Check("test_contract", "wise", "xfail", "by nature"),
+        Check("test_seed", "wise", "pass"),
+    ]
+    path = write_rows(folder / "rows.jsonl", rows)
+    build_page([path], folder / "out", checks=checks, settings={"command": "pytest -m lifelong"})
+    return folder / "out"
+
+
+def run_rates() -> list[tuple[str, str]]:
+    levels = [("generalization", "1"), ("generalization", "2")]
+    probes = [("locality", kind) for kind in ("far", "near-subject", "near-relation")]
+    return [("reliability", ""), *levels, *probes]
+
+
+@pytest.fixture(scope="module")
+def page(out: Path) -> Reader:
+    return Reader((out / "index.html").read_text(encoding="utf-8"))
+
+
+def test_the_verdict_comes_before_every_figure(page: Reader) -> None:
+    tags = [tag for tag, _ in page.tags]
+    verdict = page.tags.index(("section", {"aria-label": "Verdict"}))
+    assert verdict < tags.index("svg")
+    assert "wise: holds up to T=100: reliability" in page.text
+    assert "fails at T=100: " in page.text
+    assert page.text.index("wise: holds") < page.text.index("mean score")
+
+
+def test_a_verdict_says_number_interval_n_threshold_and_confidence(page: Reader) -> None:
+    assert re.search(r"1\.00 \[\.96, 1\.00\] at n=100; needed >= \.85", page.text)
+    assert "judged at 95 % confidence" in page.text
+
+
+def test_every_outcome_of_a_check_is_shown_worst_first(page: Reader) -> None:
+    places = [page.text.index(f"{outcome} {name}") for outcome, name in (
+        ("error", "test_reset"), ("fail", "test_padding"), ("inconclusive", "test_router"),
+        ("xfail", "test_contract"), ("pass", "test_seed"),
+    )]  # fmt: skip
+    assert places == sorted(places)
+    assert "Shortest stream1. A -> B 2. C -> D Replaypytest x" in page.text
+
+
+def test_excluded_items_and_their_reason_are_shown(page: Reader) -> None:
+    assert "What was excluded" in page.text
+    assert "too long" in page.text
+    assert "Left out, as it could not be scored: 3 items" in page.text
+
+
+def test_wrong_answers_are_shown(page: Reader) -> None:
+    assert "What went wrong" in page.text
+    assert "reliability prompt 0rightwrong" in page.text
+
+
+def test_all_that_is_needed_to_run_it_again_is_there(page: Reader) -> None:
+    line = "pytest -m lifelong --editor=weak --model=llama --edits=100 --stream-seed=0 "
+    assert f"{line}--checkpoints=1,10,100 --protocol=both" in page.text
+    assert RUN.stream_sha256 in page.text
+    assert re.search(r"rows\.jsonl: [\d,]+ rows, [\d,]+ bytes, sha256 [0-9a-f]{64}", page.text)
+    for package in ("matplotlib", "pandas", "python"):
+        assert f"{package}: " in page.text
+
+
+def test_the_page_needs_nothing_but_itself(out: Path, page: Reader) -> None:
+    assert not {tag for tag, _ in page.tags} & {
+        "script",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "image",
+    }
+    for _, attributes in page.tags:
+        for name in ("src", "xlink:href", "srcset", "action"):
+            assert (attributes.get(name) or "#").startswith("#")
+        target = attributes.get("href") or "#"
+        assert target.startswith("#") or (out / target).is_file()
+
+
+def test_every_figure_has_a_text_in_its_place(page: Reader) -> None:
+    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert len(figures) >= 10
+    for attributes in figures:
+        title, description = str(attributes["aria-labelledby"]).split()
+        assert {title, description} <= set(ids)
+        assert attributes["role"] == "img"
+
+
+def test_figures_follow_the_theme_on_the_page_and_not_in_their_files(out: Path) -> None:
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert "fill: var(--c-1f2328, #1f2328)" in text
+    for color in re.findall(r"var\((--c-[0-9a-f]{6}),", text):
+        assert text.count(f"{color}: ") == 3  # light, dark, print
+    for path in out.glob("*.svg"):
+        assert "var(" not in path.read_text(encoding="utf-8")
+
+
+def test_every_section_has_its_numbers_beside_it(out: Path, page: Reader) -> None:
+    sections = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
+    figures = {path.stem for path in out.glob("*.csv")}
+    assert set(sections) - {"checks", "again"} <= figures
+    with (out / "verdicts.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["outcome"] for line in lines} == {"pass", "fail", "inconclusive"}
+
+
+@pytest.mark.parametrize("rows", [[], rows_of("reliability", "", [1.0], t=1)], ids=["none", "one"])
+def test_next_to_nothing_is_a_page_too(rows: list, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    text = build_page([path], tmp_path / "out").read_text(encoding="utf-8")
+    word = "reliability" if rows else "holds no rows"
+    assert word in Reader(text).text
+
+
+def test_only_teacher_forced_rows_are_named_so(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", run_rows(protocols=("forced",))[10:])
+    text = Reader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
+    assert "teacher-forced" in text
+    assert "free-run" not in text
+
+
+def test_two_versions_are_two_editors_with_a_word(tmp_path: Path) -> None:
+    new = run_rows(rates=dict.fromkeys(run_rates(), 0.1))
+    paths = [
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+        for name, rows in (("old", run_rows()), ("new", new))
+    ]
+    text = Reader(build_page(paths, tmp_path / "out").read_text(encoding="utf-8")).text
+    assert "new.jsonl: holds other rows of the run wise on llama, seed 0" in text
+    assert "wise, version 2" in text
+
+
+def test_the_same_rows_give_the_same_bytes_in_another_process(out: Path, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", run_rows())
+    for seed in ("1", "2"):
+        arguments = ["page", str(path), "--out", str(tmp_path / seed)]
+        command = [sys.executable, "-m", "reports", *arguments]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    first, second = (
+        {file.name: file.read_bytes() for file in (tmp_path / seed).iterdir()} for seed in "12"
+    )
+    assert len(first) > 10
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        '{"name": "a"}',
+        '{"name": 1, "editor": "", "outcome": "pass"}',
+        '{"name": "a", "editor": "b", "outcome": "maybe"}',
+    ],
+)
+def test_a_line_that_is_no_check_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "checks.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match="line 1"):
+        read_checks(path)

@@ -1,0 +1,178 @@
+"""Laws of `reports.study` and its figures: layers, regressions, effects, costs, options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from properties.internals.measured import RATES, RUN, run_rows, write_rows
+from properties.internals.test_figures import labels, plotted
+from reports import study, tables
+from reports.figures import grids
+from reports.figures import study as figures
+from reports.figures.style import new_axes, styled
+from reports.published import MERGES
+from reports.reading import read_items
+
+pytestmark = pytest.mark.internals
+
+
+def study_table() -> pd.DataFrame:
+    """Rewrite is .9 - .1 layer, and within layer 1 rises by half the tracing effect."""
+    lines = [
+        {"fact": f"fact {fact}", "subject": "s", "model": "gpt2", "layer": layer, "editor": "rome",
+         "problem": "error injection", "tracing": fact / 10,
+         "rewrite": 0.9 - 0.1 * layer + (fact / 20 if layer == 1 else 0),
+         "paraphrase": 0.5, "neighborhood": 1.0, "overall": 0.7, "essence": 0.1}
+        for layer in (0, 1, 2)
+        for fact in range(5)
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def effect_table() -> pd.DataFrame:
+    """Three facts peak at layer 1, one at layer 3, at the last subject token."""
+    lines = [
+        {"fact": f"fact {fact}", "token_index": token, "token": "The Ada is".split()[token],
+         "role": ["further", "last subject", "last"][token], "layer": layer, "site": "mlp",
+         "effect": 0.1 + 0.8 * (token == 1 and layer == (3 if fact == 3 else 1))}
+        for fact in range(4)
+        for token in range(3)
+        for layer in range(5)
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def test_means_by_layer_are_drawn_over_layers() -> None:
+    means = study.by_layer(study_table(), "rewrite")
+    ax = figures.draw_layers(new_axes(), {"rewrite": means}, what="rome", unit="score")
+    found = plotted(ax, "rewrite")
+    assert [x for x, *_ in found] == [0, 1, 2]
+    assert [y for _, y, *_ in found] == pytest.approx([0.9, 0.9, 0.7])
+    assert found[1][2] < 0.9 < found[1][3]
+
+
+def test_the_scatter_has_every_point_and_the_line_of_each_layer() -> None:
+    table = study_table()
+    lines = study.regressions(table, "rewrite")
+    assert lines.slope.tolist() == pytest.approx([0, 0.5, 0], abs=1e-12)
+    ax = figures.draw_scatter(new_axes(), table, lines, what="rome", score="rewrite")
+    assert len(ax.collections[0].get_offsets()) == len(table)
+    assert ax.lines[1].get_xydata() == pytest.approx(np.array([[0, 0.8], [0.4, 1.0]]))
+
+
+def test_a_layer_of_one_tracing_effect_has_no_line() -> None:
+    assert study.regressions(study_table().assign(tracing=0.3), "rewrite").empty
+
+
+def test_r2_bars_are_as_long_as_the_table_says() -> None:
+    table = pd.DataFrame(
+        {"problem": ["a", "b"], "r2_layer": [0.9, 0.4], "r2_both": [0.92, 0.5],
+         "r2_layer_low": [0.8, 0.3], "r2_layer_high": [0.95, 0.5]}
+    )  # fmt: skip
+    ax = figures.draw_r2(new_axes(), table, what="rome")
+    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.4, 0.92, 0.5]
+    (bars,) = (c for c in ax.collections if len(c.get_segments()) == 2)
+    assert [[p[0] for p in segment] for segment in bars.get_segments()] == [
+        pytest.approx([0.8, 0.95]), pytest.approx([0.3, 0.5]),
+    ]  # fmt: skip
+
+
+def test_strongest_layers_are_counted_over_all_layers() -> None:
+    strongest = study.strongest_layers(effect_table())
+    assert strongest.n_facts.tolist() == [0, 3, 0, 1, 0]
+    ax = figures.draw_strongest(new_axes(), strongest, what="mlp")
+    assert [bar.get_height() for bar in ax.patches] == [0, 3, 0, 1, 0]
+
+
+def test_effects_are_averaged_by_role_and_drawn_in_their_order() -> None:
+    roles = study.role_means(effect_table())
+    with styled():
+        ax = grids.draw_effects(new_axes(), roles, what="mlp", row="role")
+    assert labels(ax) == ["further", "last subject", "last"]
+    numbers = ax.collections[0].get_array()
+    assert np.allclose(numbers[1], [0.1, 0.7, 0.1, 0.3, 0.1])
+    assert np.allclose(numbers[0], 0.1)
+
+
+def test_costs_are_means_between_the_least_and_the_most(tmp_path: Path) -> None:
+    path = tmp_path / "costs.csv"
+    path.write_text(
+        "editor,model,seed,t,seconds_per_edit,bytes,inference_ratio\n"
+        "wise,llama,0,1,1.0,100,1.02\nwise,llama,1,1,3.0,100,1.04\nwise,llama,0,10,4.0,,1.0\n"
+    )
+    table = study.costs(path)
+    own = table[table.cost == "seconds_per_edit"]
+    ax = figures.draw_costs(new_axes(), own, what="Time", cost="seconds_per_edit")
+    assert plotted(ax, "wise") == [(1, 2, 1, 3), (10, 4, 4, 4)]
+    assert len(table[table.cost == "bytes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("editor,t\nwise,1\n", "lacks model, seed"), ("", "is no CSV"), ('a\n"', "is no CSV")],
+)
+def test_a_table_that_cannot_be_used_is_named(text: str, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "costs.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=word):
+        study.costs(path)
+
+
+def test_the_kill_matrix_is_every_fault_by_every_check(tmp_path: Path) -> None:
+    path = tmp_path / "kill.toml"
+    path.write_text('[faults]\nforgets = ["a"]\n"first write wins" = ["b", "a"]\n')
+    table = study.kills(path)
+    assert table.to_numpy().tolist() == [
+        ["forgets", "a", True],
+        ["forgets", "b", False],
+        ["first write wins", "a", True],
+        ["first write wins", "b", True],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("editor", "options"),
+    [
+        ("wise", {}),
+        ("wise(memory=merge, n_shards=2)", {"memory": "merge", "n_shards": "2"}),
+        ("file.py:make(layer=3), version 2", {"layer": "3"}),
+        ("odd(", {}),
+        ("odd(a)", {}),
+    ],
+)
+def test_options_are_read_from_an_editors_name(editor: str, options: dict[str, str]) -> None:
+    assert study.options_of(editor) == options
+
+
+def test_options_become_a_grid_of_the_mean_of_corners(tmp_path: Path) -> None:
+    rows = []
+    for ratio in (0.1, 0.2):
+        for shards in (2, 4):
+            run = RUN._replace(editor=f"wise(mask_ratio={ratio}, n_shards={shards})")
+            rate = dict.fromkeys(RATES, round(ratio * shards, 1))
+            rows += run_rows(run, ts=(10,), rates=rate, protocols=("free",))
+    cells = tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
+    means = study.option_means(cells, ["mask_ratio", "n_shards"])
+    means = means.groupby(["mask_ratio", "n_shards"])["mean"].mean().reset_index()
+    grid = means.astype({"mask_ratio": float, "n_shards": float}).assign(text="")
+    ax = grids.draw_options(new_axes(), grid, what="wise", x="mask_ratio", y="n_shards")
+    assert np.allclose(ax.collections[0].get_array(), [[0.2, 0.4], [0.4, 0.8]])
+    assert labels(ax) == ["2", "4"]
+
+
+def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:
+    rows = []
+    for merge, rate in (("ties", 0.8), ("mine", 0.5)):
+        run = RUN._replace(editor=f"wise(merge={merge})")
+        rows += run_rows(run, ts=(10,), rates=dict.fromkeys(RATES, rate), protocols=("free",))
+    cells = tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
+    table = study.option_means(cells, ["merge"])
+    ax = figures.draw_merges(new_axes(), table, what="wise", confidence=0.95)
+    for corner in tables.CORNERS:
+        assert [x for x, *_ in plotted(ax, corner)] == pytest.approx([0.8, 0.5])
+    papers = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "|"]
+    assert papers == list(MERGES["ties"])

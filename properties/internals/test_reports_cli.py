@@ -1,0 +1,100 @@
+"""`python -m reports`: pages from files, and errors that name the file or the option."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from properties.internals.measured import RUN, run_rows, write_rows
+from reports.__main__ import main
+
+pytestmark = pytest.mark.internals
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "rows.jsonl", run_rows())
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(each) for each in arguments])
+    return result.exit_code, result.output
+
+
+def test_page_writes_a_page_and_says_where(rows: Path, tmp_path: Path) -> None:
+    code, said = run("page", rows, "--out", tmp_path / "out")
+    assert (code, said.strip()) == (0, str(tmp_path / "out" / "index.html"))
+    assert (tmp_path / "out" / "index.html").is_file()
+    assert (tmp_path / "out" / "triangle-10-1.svg").is_file()
+
+
+def test_compare_takes_two_files(rows: Path, tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "other.jsonl", run_rows(RUN._replace(editor="other")))
+    code, _ = run("page", "--compare", rows, other, "--out", tmp_path / "out")
+    assert code == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Compared item by item" in text
+    assert "Nothing changed beyond chance" in text
+
+
+def test_a_threshold_changes_the_verdict(rows: Path, tmp_path: Path) -> None:
+    run("page", rows, "--out", tmp_path / "out", "--threshold", "reliability=.3")
+    text = (tmp_path / "out" / "verdicts.csv").read_text(encoding="utf-8")
+    assert "reliability,,pass,0.9," in text
+
+
+@pytest.mark.parametrize("value", ["reliability=2", "reliabilty=.5", "reliability", "far=x"])
+def test_a_bad_threshold_is_named(value: str, rows: Path, tmp_path: Path) -> None:
+    code, said = run("page", rows, "--out", tmp_path / "out", "--threshold", value)
+    assert code == 1
+    assert f"--threshold {value} is not METRIC=VALUE" in said
+
+
+@pytest.mark.parametrize("option", ["costs", "study", "r2", "effects", "kill-matrix", "checks"])
+def test_a_file_beside_that_cannot_be_read_is_named(
+    option: str, rows: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "beside.txt"
+    path.write_text("x = 1\n")
+    code, said = run("page", rows, "--out", tmp_path / "out", f"--{option}", path)
+    assert code == 1
+    assert str(path) in said
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    code, said = run("page", tmp_path / "none.jsonl", "--out", tmp_path / "out")
+    assert code == 2
+    assert "does not exist" in said
+
+
+def test_without_rows_there_is_no_page(tmp_path: Path) -> None:
+    code, said = run("page", "--out", tmp_path / "out")
+    assert code == 2
+    assert "name a file of rows" in said
+
+
+def test_a_page_needs_neither_torch_nor_transformers(rows: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom reports.__main__ import main\nmain(standalone_mode=False)\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    arguments = ["page", str(rows), "--out", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
+
+
+def test_help_lists_the_commands_without_loading_figures() -> None:
+    code = (
+        "import sys\nfrom reports.__main__ import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert not {'matplotlib', 'pandas', 'torch'} & sys.modules.keys()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert "page" in result.stdout

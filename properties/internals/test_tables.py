@@ -1,0 +1,213 @@
+"""Laws of `reports.tables` and `reports.verdicts`: the suite's own numbers, pooled right."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from properties.internals.measured import RATES, RUN, rows_of, run_rows, write_rows
+from properties.settings import DEFAULT_THRESHOLDS
+from reports import tables, verdicts
+from reports.reading import Items, read_items
+from wise.rows import Row, Run
+from wise.statistics import interval, verdict
+from wise.summary import CONDITIONS, Measure, summarize
+
+pytestmark = pytest.mark.internals
+
+OTHER = RUN._replace(seed=1, stream="world-0/evaluation-1", stream_sha256="1f" * 32)
+
+
+@pytest.fixture
+def items_of(tmp_path: Path):
+    def items_of(rows: Sequence[Row]) -> Items:
+        return read_items([write_rows(tmp_path / "rows.jsonl", rows)])
+
+    return items_of
+
+
+def random_rows(n: int = 200) -> list[Row]:
+    draw = random.Random(5)
+    rows = []
+    for number in range(n):
+        when, protocol = draw.choice(CONDITIONS)
+        metric, kind = draw.choice(list(RATES))
+        score = draw.choice([0.0, 0.5, 1.0, 1.0, None])
+        of_one = rows_of(
+            metric, kind, [score], run=draw.choice([RUN, OTHER._replace(model="gpt2")]),
+            protocol=protocol, when=when, t=draw.choice([1, 3, 10]), block=f"block {number}",
+        )  # fmt: skip
+        t = draw.choice([1, 3, 10])
+        rows += [replace(row, cluster=f"subject {draw.randrange(9)}", t=t) for row in of_one]
+    return rows
+
+
+def test_a_cell_is_the_one_of_the_terminal(items_of) -> None:
+    rows = random_rows()
+    expected = {
+        (c.run.model, *reversed(c.condition), c.t, *c.measure): (
+            (c.n, c.n_excluded, *c.interval) + ((c.mean,) if c.n else ())
+        )
+        for c in summarize(rows)
+    }
+    found = {
+        (row.model, row.protocol, row.when, row.t, row.metric, row.kind): (
+            (row.n, row.n_excluded, row.low, row.high) + ((row.mean,) if row.n else ())
+        )
+        for row in tables.cells(items_of(rows)).itertuples()
+    }
+    assert found.keys() == expected.keys()
+    for key, numbers in expected.items():
+        assert found[key] == pytest.approx(numbers, abs=1e-12), key
+
+
+def test_means_are_those_of_the_rows(items_of) -> None:
+    cells = tables.cells(items_of(run_rows()))
+    last = cells[(cells.t == 10) & (cells.when == "final")]
+    for protocol in ("free", "forced"):
+        own = last[last.protocol == protocol]
+        found = {(row.metric, row.kind): row.mean for row in own.itertuples()}
+        assert found == pytest.approx(dict(RATES))
+
+
+def test_seeds_are_pooled_with_their_subjects_as_clusters(items_of) -> None:
+    first = rows_of("reliability", "", [1.0, 1.0, 0.0, 0.0])
+    second = rows_of("reliability", "", [1.0, 1.0, 1.0, 0.0], run=OTHER)
+    cells = tables.cells(items_of([*first, *second]))
+    assert len(cells) == 1
+    cell, scores = cells.iloc[0], [1, 1, 0, 0, 1, 1, 1, 0]
+    assert (cell["n"], cell.n_runs, cell["mean"]) == (8, 2, 5 / 8)
+    assert (cell.low, cell.high) == interval(scores, [0, 1, 2, 3] * 2)
+    assert cell.stream == "world-0/evaluation"
+
+
+@pytest.mark.parametrize("field", ["editor", "model", "stream"])
+def test_runs_that_differ_by_more_than_their_seed_are_kept_apart(field: str, items_of) -> None:
+    other = OTHER._replace(**{field: "other"})
+    rows = rows_of("reliability", "", [1.0]) + rows_of("reliability", "", [0.0], run=other)
+    cells = tables.cells(items_of(rows))
+    assert sorted(cells["mean"]) == [0.0, 1.0]
+
+
+def test_protocols_and_conditions_are_never_in_one_cell(items_of) -> None:
+    cells = tables.cells(items_of(run_rows()))
+    assert set(cells.protocol) == {"free", "forced"}
+    key = [*tables.SERIES, *tables.CONDITION]
+    assert not cells.duplicated(key).any()
+    assert cells[cells.when == "final"].groupby(key).size().eq(1).all()
+
+
+def test_cells_stand_in_the_order_of_the_triangle(items_of) -> None:
+    rows = [row for pair in reversed(list(RATES)) for row in rows_of(*pair, [1.0])]
+    rows += rows_of("generalization", "10", [1.0]) + rows_of("generalization", "", [1.0])
+    cells = tables.cells(items_of(rows))
+    kinds = [*zip(cells.metric, cells.kind, strict=True)]
+    graded = [("generalization", kind) for kind in ("", "1", "2", "10")]
+    assert kinds == [("reliability", ""), *graded, *list(RATES)[3:]]
+
+
+def test_excluded_items_are_counted_and_not_scored(items_of) -> None:
+    items = items_of(rows_of("reliability", "", [1.0, None, 0.0, None]))
+    cell = tables.cells(items).iloc[0]
+    assert (cell["n"], cell.n_excluded, cell["mean"]) == (2, 2, 0.5)
+    left_out = verdicts.exclusions(items)
+    assert left_out[["excluded", "n"]].to_numpy().tolist() == [["too long", 2]]
+
+
+def test_retention_is_cut_by_age_and_compares_the_same_edits(items_of) -> None:
+    final = rows_of("reliability", "", [0.0] * 5 + [1.0] * 5)  # the oldest are forgotten
+    at_edit = rows_of("reliability", "", [1.0] * 9 + [0.0], when="at-edit")
+    ages = tables.retention(items_of([*at_edit, *final]))
+    lines = ages[["age_low", "age_high", "when", "n", "mean"]].to_numpy().tolist()
+    assert lines == [
+        [0, 4, "final", 5, 1.0],
+        [0, 4, "at-edit", 5, 0.8],
+        [5, 9, "final", 5, 0.0],
+        [5, 9, "at-edit", 5, 1.0],
+    ]
+
+
+def test_too_few_ages_have_no_retention(items_of) -> None:
+    assert tables.retention(items_of(rows_of("reliability", "", [1.0] * 9, t=9))).empty
+
+
+def test_the_league_is_sorted_by_the_worst_corner_at_the_last_common_t(items_of) -> None:
+    rows = run_rows(ts=(10, 20))
+    even = dict.fromkeys(RATES, 0.7) | {("portability", "portability"): 0.0}
+    rows += run_rows(RUN._replace(editor="even"), ts=(10,), rates=even)
+    ranked = tables.league(tables.cells(items_of(rows)))
+    free = ranked[ranked.protocol == "free"]
+    assert set(free.t) == {10}
+    places = free.drop_duplicates("editor")[["editor", "place", "worst"]].to_numpy().tolist()
+    assert places == [["even", 1, 0.7], ["wise", 2, 0.5]]
+
+
+def test_an_editor_without_the_t_of_the_league_is_not_ranked(items_of) -> None:
+    runs = [RUN._replace(editor=name) for name in ("first", "second", "late")]
+    rows = [row for run, t in zip(runs, (5, 5, 9), strict=True) for row in run_rows(run, ts=(t,))]
+    ranked = tables.league(tables.cells(items_of(rows)))
+    assert set(ranked.editor) == {"first", "second"}
+
+
+def test_the_thresholds_are_those_of_the_suite() -> None:
+    assert verdicts.THRESHOLDS.items() <= DEFAULT_THRESHOLDS.items()
+
+
+def test_a_verdict_is_that_of_the_final_scores(items_of) -> None:
+    rows = run_rows(ts=(1, 10, 100))
+    found = verdicts.verdicts(items_of(rows))
+    assert len(found) == len(verdicts.THRESHOLDS) * 3 * 2
+    for line in found.itertuples():
+        place = ("final", line.t, line.protocol, line.metric, line.kind)
+        own = [r for r in rows if (r.when, r.t, r.protocol, r.metric, r.kind) == place]
+        threshold = DEFAULT_THRESHOLDS[verdicts.threshold_name(Measure(line.metric, line.kind))]
+        expected = verdict([r.score for r in own], threshold, clusters=[r.cluster for r in own])
+        assert (line.outcome, line.mean, line.low, line.high, line.n, line.threshold) == (
+            expected.outcome, expected.mean, expected.low, expected.high, expected.n, threshold,
+        )  # fmt: skip
+        assert pd.isna(line.n_needed) == (expected.n_needed is None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "outcome", "text"),
+    [
+        ("ppp", "pass", "holds up to T=100"),
+        ("ipp", "pass", "holds up to T=100"),
+        ("ppf", "fail", "holds up to T=10, fails at T=100"),
+        ("pfp", "fail", "holds up to T=1, fails at T=10"),
+        ("fff", "fail", "fails at T=1"),
+        ("ipi", "inconclusive", "holds up to T=10, undecided at T=100"),
+        ("iii", "inconclusive", "undecided at T=100"),
+    ],
+)
+def test_a_property_holds_up_to_the_last_t_before_it_fails(
+    outcomes: str, outcome: str, text: str
+) -> None:
+    names = {"p": "pass", "f": "fail", "i": "inconclusive"}
+    series = dict(zip(tables.SERIES, Run("wise", "llama", "world", "", 0)[:3], strict=True))
+    table = pd.DataFrame(
+        [
+            series
+            | {"protocol": "free", "when": "final", "t": t, "metric": "reliability", "kind": ""}
+            | {"outcome": names[letter], "mean": 0.5, "low": 0.4, "high": 0.6, "n": t}
+            | {"threshold": 0.5, "n_needed": None, "words": ""}
+            for t, letter in zip((1, 10, 100), outcomes, strict=True)
+        ]
+    )
+    held = verdicts.holds(table)
+    assert held[["outcome", "text"]].to_numpy().tolist() == [[outcome, text]]
+
+
+def test_failures_are_wrong_items_of_the_last_t(items_of) -> None:
+    found = verdicts.failures(items_of(run_rows()), most=2)
+    assert set(found.t) == {10}
+    assert found.score.lt(1).all()
+    counts = found[found.protocol == "free"].groupby(["metric", "kind"]).size().to_dict()
+    assert counts == {
+        pair: min(2, round((1 - rate) * 10)) for pair, rate in RATES.items() if rate < 1
+    }

@@ -1,0 +1,84 @@
+"""Files to a page: what the command line and the test suite's --report both call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from reports.checks import Check, read_checks
+from reports.page import write_page
+from reports.reading import read_items
+from reports.sections.compared import of_pair
+from reports.sections.league import of_costs, of_kills, of_options
+from reports.sections.router import of_router
+from reports.sections.scores import of_scores
+from reports.sections.section import Section
+from reports.sections.study import of_effects, of_r2, of_study
+from reports.verdicts import THRESHOLDS
+
+__all__ = ["build_page"]
+
+_METRIC = "reliability|generalization(-[1-9][0-9]*)?|far|near-subject|near-relation|portability"
+
+
+def build_page(
+    rows: Sequence[Path],
+    out: Path,
+    *,
+    compare: tuple[Path, Path] | None = None,
+    thresholds: Sequence[str] | Mapping[str, float] = (),
+    confidence: float = 0.95,
+    checks: Path | Sequence[Check] | None = None,
+    settings: Mapping[str, str] | None = None,
+    costs: Path | None = None,
+    kill_matrix: Path | None = None,
+    study: Path | None = None,
+    r2: Path | None = None,
+    effects: Path | None = None,
+) -> Path:
+    """Write the page of `rows` and of the files beside them into `out`; its path.
+
+    `thresholds` as a mapping are all there are; as texts METRIC=VALUE they change the usual ones.
+    Raises ValueError for a file or an option that cannot be used.
+    """
+    if not isinstance(thresholds, Mapping):
+        thresholds = {**THRESHOLDS, **dict(map(_threshold, thresholds))}
+    if isinstance(checks, Path):
+        checks = read_checks(checks)
+    items = read_items(list(dict.fromkeys([*rows, *(compare or ())])))
+
+    def all_sections() -> Iterator[Section]:
+        if compare:
+            names = compare[0].name, compare[1].name
+            before, after = (read_items([path]) for path in compare)
+            yield of_pair(before, after, names=names, confidence=confidence)
+        yield from of_scores(items, confidence=confidence)
+        yield from of_router(items, confidence=confidence)
+        yield from of_options(items, confidence=confidence)
+        for path, section_of in (
+            (costs, of_costs),
+            (study, lambda path: of_study(path, confidence=confidence)),
+            (r2, of_r2),
+            (effects, of_effects),
+            (kill_matrix, of_kills),
+        ):
+            if path:
+                yield from section_of(path)
+
+    how = {"thresholds": thresholds, "confidence": confidence}
+    return write_page(out, items, all_sections(), checks=checks or (), settings=settings, **how)
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    metric, _, value = text.partition("=")
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not re.fullmatch(_METRIC, metric) or not 0 <= share <= 1:
+        raise ValueError(
+            f"--threshold {text} is not METRIC=VALUE, METRIC one of reliability, generalization, "
+            "generalization-LEVEL, far, near-subject, near-relation, portability, VALUE in [0, 1]"
+        )
+    return metric, share

@@ -1,0 +1,131 @@
+"""One sentence under each figure, of what is seen in it, made from the same table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from reports.figures.style import label
+from reports.published import TRIANGLES
+from reports.tables import CORNERS
+from reports.text import counted, listed
+from wise.statistics import format_share
+from wise.summary import Measure
+
+__all__ = [
+    "curves",
+    "differences",
+    "excluded",
+    "footnote",
+    "league",
+    "protocols",
+    "retention",
+    "router",
+    "triangle",
+]
+
+_NOTHING = "Nothing was scored."
+
+
+def _number(row: pd.Series) -> str:
+    return f"{format_share(row['mean'])} [{format_share(row.low)}, {format_share(row.high)}]"
+
+
+def _measure(row: pd.Series) -> str:
+    return str(Measure(row.metric, row.kind))
+
+
+def excluded(table: pd.DataFrame) -> str:
+    """How many items the table's numbers leave out; empty where none."""
+    n = int(table.n_excluded.sum())
+    return f" Left out, as it could not be scored: {counted(n, 'item')}." if n else ""
+
+
+def triangle(table: pd.DataFrame) -> str:
+    """Each editor's worst corner at its last T."""
+    told = []
+    for editor, own in table.groupby("editor", sort=False):
+        corners = own[(own.t == own.t.max()) & own.metric.isin(CORNERS) & own["mean"].notna()]
+        if len(corners):
+            lowest = corners.loc[corners["mean"].idxmin()]
+            place = f"{_measure(lowest)} for {label(str(editor))}"
+            told.append(f"{place}, {_number(lowest)} after T={lowest.t:,}")
+    text = f"The worst corner is {listed(told, 3)}." if told else _NOTHING
+    return text + excluded(table)
+
+
+def curves(table: pd.DataFrame) -> str:
+    """How far one measure moves between the first T and the last."""
+    own, told = table[table["mean"].notna()], []
+    for editor, rows in own.groupby("editor", sort=False):
+        first, last = rows.loc[rows.t.idxmin()], rows.loc[rows.t.idxmax()]
+        ends = f"from {format_share(first['mean'])} to {_number(last)}"
+        told.append(f"{ends} for {label(str(editor))}")
+    if not told:
+        return _NOTHING + excluded(table)
+    between = f"Between T={table.t.min():,} and T={table.t.max():,}"
+    return f"{between} {_measure(own.iloc[0])} goes {listed(told, 3)}.{excluded(table)}"
+
+
+def retention(table: pd.DataFrame) -> str:
+    """The oldest edits against the newest, in the final model."""
+    told = []
+    for editor, rows in table[table.when == "final"].groupby("editor", sort=False):
+        newest, oldest = rows.iloc[0], rows.iloc[-1]
+        both = f"{_number(oldest)} of the oldest edits and {_number(newest)} of the newest"
+        told.append(f"for {label(str(editor))} {both}")
+    return f"The final model still answers, {listed(told, 3)}." if told else _NOTHING
+
+
+def protocols(table: pd.DataFrame) -> str:
+    """Where the two protocols are furthest apart."""
+    by = ["editor", "metric", "kind"]
+    wide = table.pivot_table(index=by, columns="protocol", values="mean", sort=False).dropna()
+    if wide.empty:
+        return f"No measure has both protocols.{excluded(table)}"
+    editor, metric, kind = widest = (wide.forced - wide.free).abs().idxmax()
+    forced, free = (format_share(wide.loc[widest, each]) for each in ("forced", "free"))
+    name = f"{label(editor)} at {Measure(metric, kind)}"
+    return f"The widest gap is {name}: {forced} teacher-forced, {free} free-run.{excluded(table)}"
+
+
+def league(table: pd.DataFrame) -> str:
+    """Who leads, and by what."""
+    first = table.iloc[0]
+    lead = f"{label(first.editor)} has the best worst corner, {format_share(first.worst)}"
+    among = f"among {counted(table.editor.nunique(), 'editor')}"
+    return f"After T={first.t:,} {lead}, {among}; portability is not ranked.{excluded(table)}"
+
+
+def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:
+    """Which kind of prompt each router tells apart worst at its last T."""
+    told = []
+    for editor, own in separations.groupby("editor", sort=False):
+        last = own[own.t == own.t.max()]
+        worst = last.loc[last.auroc.idxmin()]
+        bounds = (
+            f"{format_share(worst.auroc)} [{format_share(worst.low)}, {format_share(worst.high)}]"
+        )
+        told.append(f"{worst.kind} for {label(str(editor))}, AUROC {bounds} after T={worst.t:,}")
+    if not told:
+        return f"{counted(int(openings.n.sum()), 'activation')}; no two kinds to tell apart."
+    return f"Hardest to tell from prompts in scope is {listed(told, 3)}."
+
+
+def differences(table: pd.DataFrame, unpaired: str = "") -> str:
+    """Which measures changed beyond their interval."""
+    sure = table[(table.low > 0) | (table.high < 0)]
+    told = [f"{_measure(row)} by {row.difference:+.2f}" for _, row in sure.iterrows()]
+    text = (
+        f"Changed beyond chance: {listed(told, 3)}." if told else "Nothing changed beyond chance."
+    )
+    return f"{text} {unpaired}".strip()
+
+
+def footnote() -> str:
+    """What the grey marks are."""
+    papers = {each.name: each for each in TRIANGLES}
+    told = [f"{name} on {each.model} ({each.source})" for name, each in papers.items()]
+    return (
+        f"* Grey, at T=1,000 unless along T: {listed(told)}; ZsRE, teacher-forced share of right "
+        "tokens. Models of 7–8B by another protocol: for orientation, never thresholds."
+    )

@@ -1,0 +1,1 @@
+"""Tables to figures: a function draws one table on one given Axes, and computes nothing."""

@@ -1,0 +1,131 @@
+"""Grids of numbers: the league, the kill matrix, a study of two options, tracing effects."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+
+from reports.figures.style import AXIS, PALETTE, PAPER, label, tick_labels, titled
+from wise.statistics import format_share
+from wise.summary import Measure
+
+__all__ = ["HEAT", "draw_effects", "draw_kills", "draw_league", "draw_options", "league_size"]
+
+# From bad to good without red and green; its dark end carries white text, its light end black.
+HEAT = LinearSegmentedColormap.from_list(
+    "reports", ["#7f3b08", "#e08214", "#fee0b6", "#d1e5f0", "#4393c3", "#053061"]
+)
+_EFFECT = LinearSegmentedColormap.from_list("effect", ["#f7fbff", "#6baed6", "#08306b"])
+
+
+def league_size(table: pd.DataFrame) -> tuple[float, float]:
+    """Width and height in inches that a league needs."""
+    n_measures = len(table[["metric", "kind"]].drop_duplicates())
+    width = 0.6 + 0.08 * min(48, table.editor.map(len).max())
+    return width + 0.72 * (n_measures + 1), 0.9 + 0.44 * table.editor.nunique()
+
+
+def _grid(
+    ax: Axes, numbers: np.ndarray, texts: np.ndarray, *, colors, low: float, high: float
+) -> None:
+    """A heat map whose texts are black on light and white on dark, on any page."""
+    sns.heatmap(
+        numbers, ax=ax, mask=np.isnan(numbers), vmin=low, vmax=high, cmap=colors, cbar=False,
+        annot=texts, fmt="", annot_kws={"fontsize": 7, "linespacing": 1.25}, linewidths=0,
+    )  # fmt: skip
+    for text in ax.texts:
+        is_light = text.get_color() not in ("w", "white", "#ffffff")
+        text.set_color("#000000" if is_light else "#ffffff")
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+
+
+def draw_league(ax: Axes, table: pd.DataFrame) -> Axes:
+    """A line for each editor, the best worst corner first; means over their intervals.
+
+    The frames mark each editor's worst corner.
+    """
+    editors = list(dict.fromkeys(table.editor))
+    pairs = list(dict.fromkeys(zip(table.metric, table.kind, strict=True)))
+    found = {(row.editor, row.metric, row.kind): row for row in table.itertuples()}
+    numbers = np.full((len(editors), len(pairs) + 1), math.nan)
+    texts = np.full(numbers.shape, "", dtype=object)
+    for line, editor in enumerate(editors):
+        for column, pair in enumerate(pairs):
+            cell = found.get((editor, *pair))
+            if cell is not None and not math.isnan(cell.mean):
+                numbers[line, column + 1] = cell.mean
+                bounds = f"{format_share(cell.low)}–{format_share(cell.high)}"
+                texts[line, column + 1] = f"{format_share(cell.mean)}\n{bounds}"
+                numbers[line, 0] = cell.worst
+                texts[line, 0] = "" if math.isnan(cell.worst) else format_share(cell.worst)
+    _grid(ax, numbers, texts, colors=HEAT, low=0, high=1)
+    names = ["worst\ncorner", *("\n".join(_wrapped(Measure(*pair))) for pair in pairs)]
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=7)
+    ax.set_yticks(
+        np.arange(len(editors)) + 0.5, [label(editor, 48) for editor in editors], rotation=0
+    )
+    ax.xaxis.tick_top()
+    ax.axvline(1, color=PAPER, linewidth=4)
+    return ax
+
+
+def _wrapped(measure: Measure) -> list[str]:
+    metric, kind = measure.header
+    short = {"generalization": "general-\nization"}.get(metric, metric)
+    return [short, kind] if kind else [short]
+
+
+def draw_kills(ax: Axes, table: pd.DataFrame) -> Axes:
+    """A line for each planted fault, a column for each check; a square where the check trips."""
+    matrix = table.pivot_table(index="fault", columns="check", values="trips", sort=False)
+    y, x = np.nonzero(matrix.to_numpy())
+    ax.plot(x, y, "s", color=PALETTE[0], markersize=6)
+    ax.set_xticks(range(len(matrix.columns)), map(label, matrix.columns), rotation=90)
+    ax.set_yticks(range(len(matrix)), map(label, matrix.index))
+    ax.set(xlim=(-0.6, len(matrix.columns) - 0.4), ylim=(len(matrix) - 0.4, -0.6))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def draw_options(ax: Axes, table: pd.DataFrame, *, what: str, x: str, y: str) -> Axes:
+    """The mean of the three corners at each value of two options; columns x, y, mean, text."""
+    numbers = table.pivot_table(index=y, columns=x, values="mean").sort_index()
+    texts = table.pivot_table(index=y, columns=x, values="text", aggfunc="first").sort_index()
+    filled = texts.reindex_like(numbers).fillna("").to_numpy(dtype=object)
+    _grid(ax, numbers.to_numpy(), filled, colors=HEAT, low=0, high=1)
+    ax.set_xticks(np.arange(numbers.shape[1]) + 0.5, [f"{each:g}" for each in numbers.columns])
+    ax.set_yticks(np.arange(numbers.shape[0]) + 0.5, [f"{each:g}" for each in numbers.index])
+    ax.tick_params(axis="y", rotation=0)
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    titled(ax, what)
+    return ax
+
+
+def draw_effects(ax: Axes, table: pd.DataFrame, *, what: str, row: str) -> Axes:
+    """Tracing effects by layer and by `row` ("place" or "role"), in the order of the table."""
+    order = list(dict.fromkeys(table[row]))
+    numbers = table.pivot_table(index=row, columns="layer", values="effect").loc[order]
+    reach = max(numbers.max().max(), 1e-9)
+    how = {"cmap": _EFFECT, "vmin": 0, "vmax": reach, "edgecolors": "face", "linewidth": 0.4}
+    mesh = ax.pcolormesh(numbers.to_numpy(), **how)
+    layers = list(numbers.columns)
+    every = max(1, math.ceil(len(layers) / 12))
+    ax.set_xticks(np.arange(len(layers))[::every] + 0.5, layers[::every])
+    ax.set_yticks(np.arange(len(order)) + 0.5, tick_labels(order))
+    ax.set(ylim=(len(order), 0), xlabel="layer restored")
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=30)
+    bar.outline.set_visible(False)
+    bar.solids.set_rasterized(False)
+    bar.set_label("indirect effect (probability)", color=AXIS)
+    titled(ax, what)
+    return ax

@@ -1,0 +1,177 @@
+"""How every figure looks: colours for light and dark pages, marks, fonts, axes of a share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from reports.text import visible
+
+__all__ = [
+    "AXIS",
+    "GRID",
+    "INK",
+    "MUTED",
+    "PALETTE",
+    "PANEL_WIDTH",
+    "PAPER",
+    "THEME",
+    "Mark",
+    "intervals",
+    "label",
+    "legend_below",
+    "mark",
+    "new_axes",
+    "share_axis",
+    "styled",
+    "tick_labels",
+    "titled",
+]
+
+PANEL_WIDTH = 3.55  # inches; 341 pixels of a page, so that it fits a phone
+_MOST_LABEL = 34  # characters
+_LEGEND_DROP = -32  # points below the axes: ticks and label
+_LEGEND_LINE = 0.17  # inches
+_MOST_TICK = 20  # characters
+_MOST_TITLE = 42  # characters
+_MOST_IN_COLUMN = 17  # characters
+
+PAPER, INK, AXIS, GRID, MUTED = "#fffffe", "#1f2328", "#6e7781", "#d8dee4", "#6e7782"
+# After Okabe and Ito, Color Universal Design, 2008, darkened or lightened to a contrast of 3 to 1.
+PALETTE = (
+    "#0072b2", "#c25a00", "#00795c", "#a8528c", "#8a6d00", "#3a7ca5", "#7a4fbf", "#5c5c5c",
+)  # fmt: skip
+# What a dark page shows in place of each colour above.
+THEME = {
+    PAPER: "#0d1117",
+    INK: "#e6edf3",
+    AXIS: "#8b949e",
+    GRID: "#373e47",
+    MUTED: "#9aa3ad",
+    **dict(
+        zip(
+            PALETTE,
+            (
+                "#56b4e9",
+                "#f0963c",
+                "#2fbf94",
+                "#dd94c5",
+                "#d9c03f",
+                "#8cc4e0",
+                "#b79cf0",
+                "#b0b0b0",
+            ),
+            strict=True,
+        )
+    ),
+}
+_MARKERS = "osD^vPX*"
+
+_RC = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": AXIS,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 72,
+    "figure.facecolor": PAPER,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
+    "font.size": 8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "reports",
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": AXIS,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.color": AXIS,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 7.5,
+}
+
+
+class Mark(NamedTuple):
+    """How one series is drawn: a colour and, for who sees none, a marker."""
+
+    color: str
+    marker: str
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made and written inside have the style of the page."""
+    with mpl.rc_context(_RC):
+        yield
+
+
+def new_axes(width: float = PANEL_WIDTH, height: float = 2.6) -> Axes:
+    """Axes alone on a figure of `width` and `height` in inches."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def mark(index: int) -> Mark:
+    """The mark of the series number `index`; from the ninth on colours come again."""
+    return Mark(PALETTE[index % len(PALETTE)], _MARKERS[(index + index // 8) % len(_MARKERS)])
+
+
+def label(text: str, most: int = _MOST_LABEL) -> str:
+    """A name from anywhere as a label: visible, and without its middle where it is long."""
+    text = visible(text)
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def tick_labels(names: Iterable[object]) -> list[str]:
+    """Names as labels beside an axis, short enough to leave it room."""
+    return [label(str(name), _MOST_TICK) for name in names]
+
+
+def intervals(ax: Axes, x, y, low, high, *, axis: str = "y", **how) -> None:
+    """Marks with their intervals; what has no number is not drawn."""
+    along = y if axis == "y" else x
+    errors = {f"{axis}err": [[m - l for m, l in zip(along, low, strict=True)],
+                             [h - m for m, h in zip(along, high, strict=True)]]}  # fmt: skip
+    ax.errorbar(x, y, **errors, **{"capsize": 0, "elinewidth": 1.1, **how})
+
+
+def titled(ax: Axes, text: str) -> None:
+    """A title over the whole figure, from its left edge."""
+    how = {"x": 0.01, "ha": "left", "fontsize": 9, "fontweight": "bold"}
+    ax.get_figure().suptitle(label(text, _MOST_TITLE), **how)
+
+
+def share_axis(ax: Axes, axis: str, text: str) -> None:
+    """An axis of a share in [0, 1], with room for marks at its ends."""
+    ax.set(**{f"{axis}lim": (-0.04, 1.04), f"{axis}ticks": [0, 0.25, 0.5, 0.75, 1]})
+    ax.set(**{f"{axis}ticklabels": ["0", ".25", ".50", ".75", "1"], f"{axis}label": text})
+
+
+def legend_below(ax: Axes) -> None:
+    """A legend under the axis label, for which the figure grows; none where nothing has a label."""
+    handles, labels = ax.get_legend_handles_labels()
+    if not labels:
+        return
+    n_columns = 2 if max(map(len, labels)) <= _MOST_IN_COLUMN else 1
+    figure = ax.get_figure()
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * math.ceil(len(labels) / n_columns))
+    below = ScaledTranslation(0, _LEGEND_DROP / 72, figure.dpi_scale_trans)
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0}
+    ax.legend(handles, labels, ncols=n_columns, bbox_transform=ax.transAxes + below, **place)

@@ -1,0 +1,42 @@
+"""Two rows files item by item."""
+
+from __future__ import annotations
+
+from reports import captions, comparison
+from reports.figures import triangle
+from reports.reading import Items
+from reports.sections.section import PROTOCOLS, Section, panel, rows_height
+
+__all__ = ["of_pair"]
+
+
+def of_pair(
+    before: Items, after: Items, *, names: tuple[str, str], confidence: float = 0.95
+) -> Section:
+    """The second against the first; `names` are those of the files."""
+    pair_table, unpaired = comparison.pairs(before, after)
+    table = comparison.differences(pair_table, confidence=confidence)
+    title = "Compared item by item"
+    if table.empty:
+        text = "The files share no scored item of one stream, protocol and T: nothing is compared."
+        return Section("compared", title, text, table, ())
+    panels = []
+    by = ["model", "stream", "protocol", "t"]
+    for key, own in table.groupby(by, sort=False, observed=True):
+        where = f"T={key[3]:,}, {PROTOCOLS[key[2]]}"
+        n_rows = len(own) + 2
+        panels.append(
+            panel(
+                triangle.draw_differences,
+                own,
+                name=f"compared-{len(panels) + 1}",
+                title=where,
+                caption=captions.differences(own),
+                height=rows_height(n_rows),
+                where=where,
+                confidence=confidence,
+            )
+        )
+    note = f"First: {names[0]}. Second: {names[1]}. Right of 0 the second is better."
+    caption = captions.differences(table, unpaired)
+    return Section("compared", title, caption, table, tuple(panels), note)

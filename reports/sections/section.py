@@ -1,0 +1,74 @@
+"""A section of a page, and the panels in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from reports.figures.style import PANEL_WIDTH, new_axes, styled
+from reports.figures.svg import to_svg
+from reports.text import counted
+
+__all__ = ["PROTOCOLS", "Panel", "Section", "panel", "rows_height", "shown"]
+
+PROTOCOLS = {"free": "free-run", "forced": "teacher-forced"}
+_MOST_EDITORS = 6  # that have panels of their own; the league and the tables have all
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure: its file's name without the ending, and its SVG."""
+
+    name: str
+    title: str
+    svg: str
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, one sentence of what is seen, the figures, and the table they are drawn from.
+
+    `scene` says of what the section is where a page has several alike; `note` stands below.
+    """
+
+    name: str
+    title: str
+    caption: str
+    table: pd.DataFrame
+    panels: tuple[Panel, ...]
+    note: str = ""
+    scene: str = ""
+
+
+def panel(
+    plot: Callable[..., Axes],
+    *of: object,
+    name: str,
+    title: str,
+    caption: str,
+    height: float = 2.7,
+    width: float = PANEL_WIDTH,
+    **how: object,
+) -> Panel:
+    """What `plot` draws of `of` on new axes, in inches; `caption` is its text alternative."""
+    with styled():
+        ax = plot(new_axes(width, height), *of, **how)
+        svg = to_svg(ax.figure, name=name, title=title, description=caption)
+    return Panel(name, title, svg, is_wide=width > PANEL_WIDTH)
+
+
+def rows_height(n_rows: int) -> float:
+    """Inches that a panel with `n_rows` lines of marks needs."""
+    return 1.2 + 0.22 * n_rows
+
+
+def shown(table: pd.DataFrame) -> tuple[list[str], str]:
+    """The editors that get panels of their own, the first ones, and a word about the others."""
+    editors = list(dict.fromkeys(table.editor))
+    left = len(editors) - _MOST_EDITORS
+    word = f"{counted(left, 'more editor')} in the table." if left > 0 else ""
+    return editors[:_MOST_EDITORS], word

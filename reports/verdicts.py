@@ -1,0 +1,98 @@
+"""Which property holds up to which T; what fails, what cannot be told and what was excluded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from reports.reading import Items
+from reports.tables import CONDITION, SERIES, groups, in_series, scores_of
+from wise.statistics import verdict
+from wise.summary import Measure
+
+__all__ = ["THRESHOLDS", "exclusions", "failures", "holds", "threshold_name", "verdicts"]
+
+# Those of the test suite; a test compares them.
+THRESHOLDS: Mapping[str, float] = {
+    "reliability": 0.85,
+    "generalization-1": 0.75,
+    "generalization-2": 0.75,
+    "far": 0.95,
+    "near-subject": 0.75,
+    "near-relation": 0.75,
+}
+_VERDICT = ["outcome", "mean", "low", "high", "n", "threshold", "n_needed", "words"]
+_TOLD = ["t", *_VERDICT]
+_PROPERTY = [*SERIES, "protocol", "metric", "kind"]
+
+
+def threshold_name(measure: Measure) -> str:
+    """The name that a threshold has for a measure, as in `--threshold far=.95`."""
+    if measure.metric == "locality":
+        return measure.kind
+    is_graded = measure.metric == "generalization" and measure.kind
+    return f"generalization-{measure.kind}" if is_graded else measure.metric
+
+
+def verdicts(
+    items: Items,
+    *,
+    thresholds: Mapping[str, float] = THRESHOLDS,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """The verdict on the final model, for each series, protocol, T and measure with a threshold."""
+    table = scores_of(items)
+    table = table[(table.when == "final") & table.score.notna()]
+    by, lines = [*SERIES, *CONDITION], []
+    for key, group in groups(table[[*by, "cluster", "score"]], by):
+        measure = Measure(str(key["metric"]), str(key["kind"]))
+        threshold = thresholds.get(threshold_name(measure))
+        if threshold is None:
+            continue
+        clusters = group.cluster.cat.codes.tolist()
+        found = verdict(group.score.tolist(), threshold, clusters=clusters, confidence=confidence)
+        words = found.describe().partition(": ")[2]
+        lines.append(key | {name: getattr(found, name, words) for name in _VERDICT})
+    return pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})
+
+
+def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
+    """Up to which T each property holds, in words, with the verdict that says so.
+
+    A property fails where it fails at any T, and holds up to the last T where it passes before;
+    it is undecided where it neither fails nor passes at the last T.
+    """
+    lines = []
+    for key, group in verdict_table.groupby(_PROPERTY, sort=False):
+        failed = group[group.outcome == "fail"]
+        before = group if failed.empty else group[group.t < failed.t.iloc[0]]
+        passed = before[before.outcome == "pass"]
+        up_to = [f"holds up to T={passed.t.iloc[-1]:,}"] if len(passed) else []
+        told = failed.iloc[0] if len(failed) else group.iloc[-1]
+        end = {"fail": "fails", "inconclusive": "undecided"}.get(told.outcome)
+        text = ", ".join([*up_to, f"{end} at T={told.t:,}"] if end else up_to)
+        lines.append(
+            dict(zip(_PROPERTY, key, strict=True)) | {"text": text} | told[_TOLD].to_dict()
+        )
+    return pd.DataFrame(lines, columns=[*_PROPERTY, "text", *_TOLD])
+
+
+def exclusions(items: Items) -> pd.DataFrame:
+    """How many items were left out, and why: by series, condition, measure and reason."""
+    table = in_series(items, items.table)
+    table = table[table.excluded != ""]
+    by = [*SERIES, *CONDITION, "excluded"]
+    lines = [key | {"n": len(group)} for key, group in groups(table[by], by)]
+    return pd.DataFrame(lines, columns=[*by, "n"])
+
+
+def failures(items: Items, *, most: int = 3) -> pd.DataFrame:
+    """What the final model has wrong after the last T: up to `most` items of each measure."""
+    table = scores_of(items)
+    table = table[(table.when == "final") & (table.score < 1)]
+    last = items.table.groupby("run").t.max()
+    table = table[table.t == table.run.map(last)]
+    by = [*SERIES, "protocol", "t", "metric", "kind"]
+    shown = table.sort_values([*by, "score"], kind="stable").groupby(by, observed=True).head(most)
+    return shown[[*by, "prompt", "expected", "answer", "score"]].reset_index(drop=True)
