@@ -21,6 +21,7 @@ from properties.report import check_records, editor_lines, header_lines
 from properties.session import Session
 from properties.settings import Settings
 
+KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
 FOLDER = pytest.StashKey[Path]()  # of this call, shared by the processes of pytest-xdist
 
@@ -59,6 +60,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     packages = ("torch", "transformers", "hypothesis", "scipy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return [*header_lines(config.stash[SETTINGS]), f"versions: {versions}"]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The suite's own tests are not even read where one kind of check of an editor is asked for."""
+    asks_of_an_editor = config.getoption("markexpr") in KINDS
+    return True if asks_of_an_editor and collection_path.name in ("internals", "meta") else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -59,12 +59,8 @@ class Operations:
         assert isinstance(self.editor, Erasable)
         self.editor.remove(edits)
         for edit in edits:
-            self._forget(self.live.pop(edit.prompt))
-
-    def _forget(self, edit: Edit) -> None:
-        [base] = self.bench.ask(self.bench.base, [edit.prompt])
-        gone = {normalized(edit.target)} - {normalized(base.text)}
-        self.stale.setdefault(edit.prompt, set()).update(gone)
+            gone = self.live.pop(edit.prompt)
+            self.stale.setdefault(edit.prompt, set()).add(normalized(gone.target))
 
     def reset(self) -> None:
         self.editor.reset()
@@ -89,11 +85,13 @@ class Operations:
         answers = self.bench.ask(self.editor, prompts)
         again = self.bench.ask(self.editor, prompts)
         require(answers == again, "the same questions, asked twice, are answered differently")
+        before = self.bench.ask(self.bench.base, prompts)
         wrong = []
-        for prompt, answer in zip(prompts, answers, strict=True):
+        for prompt, answer, base in zip(prompts, answers, before, strict=True):
             text = normalized(answer.text)
+            stale = self.stale.get(prompt, set()) - {normalized(base.text)}
             require(
-                text not in self.stale.get(prompt, ()),
+                text not in stale,
                 f"{prompt!r} says {answer.text!r}, of an edit that was overwritten or removed",
             )
             if prompt in self.live and text != normalized(self.live[prompt].target):

@@ -78,6 +78,7 @@ def read() -> dict[str, list[str]]:
 
 
 def write(matrix: Mapping[str, Sequence[str]]) -> None:
+    """Make `matrix` the data, in the order of the faults."""
     lines = ["# Fault -> the checks that catch it.", "[faults]"]
     for fault in FAULTS:
         if fault in matrix:
@@ -121,11 +122,10 @@ def main() -> int:
                 print(f"{fault}: listed {matrix.get(fault)}, found:")
                 for name in caught:
                     print(f"    {name}: {found[name].message}")
-            matrix[fault] = caught
+            if options.write:
+                write({**read(), fault: caught})
     elif not options.perfect:
         _print(matrix)
-    if options.write:
-        write(matrix)
     return 1 if wrong and not options.write else 0
 
 
