@@ -119,12 +119,13 @@ def bench(session: Session, editor_spec: str) -> Bench:
     return bench
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     config = terminalreporter.config
     settings = config.stash[SETTINGS]
     session = Session(settings, config.stash[FOLDER])
     reports = [r for group in terminalreporter.stats.values() for r in group]
-    if settings.baseline is not None and session.save_baseline():
+    is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if is_whole and settings.baseline is not None and session.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")
     for spec in settings.editors:
         for title, lines in editor_lines(settings, session.rows_path(spec), spec, reports):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fixtures.models import load_model
 from properties import machine, rates, routes
 from properties.bench import Bench, Broken, Unasked, Undecided
-from properties.laws import batches, model, refusals, states, streams
+from properties.laws import batches, model, refusals, states, streams, writes
 from properties.runs import LEVELS, world_bench
 from wise.editor import (
     Editor,
@@ -56,7 +56,7 @@ class Result:
     """What one check found of one editor; the message says what, and what was needed."""
 
     check: str
-    outcome: Literal["pass", "fail", "inconclusive", "not asked"]
+    outcome: Literal["pass", "fail", "error", "inconclusive", "not asked"]
     message: str
 
 
@@ -72,7 +72,7 @@ def _named(laws: Iterable[Law], *needs: type) -> Iterator[Check]:
 
 
 CONTRACT: Sequence[Check] = (
-    *_named(getattr(model, name) for name in model.__all__),
+    *_named(getattr(model, name) for name in model.__all__ if name.startswith("check_")),
     *_named([
         batches.check_padding_does_not_matter,
         batches.check_padding_side_does_not_matter,
@@ -87,11 +87,7 @@ CONTRACT: Sequence[Check] = (
         refusals.check_an_interrupted_edit_leaves_the_editor_as_it_was,
     ]),
     *_named([refusals.check_refuses_a_layer_outside_the_model], Layered),
-    *_named([
-        states.check_the_last_write_wins,
-        states.check_a_repeated_edit_changes_no_answer,
-        states.check_a_mass_turn_writes_all_of_its_edits,
-    ]),
+    *_named(getattr(writes, name) for name in writes.__all__),
     *_named([
         states.check_a_saved_editor_goes_on_as_if_never_stopped,
         states.check_a_saved_state_holds_no_pickle,
@@ -137,7 +133,7 @@ def checks_for(editor: Editor) -> list[Check]:
 
 
 def run_check(check: Check, bench: Bench) -> Result:
-    """What `check` finds; whatever the editor raises is a failure that names it."""
+    """What `check` finds; whatever else the editor raises is an error that names it."""
     try:
         lacks = check.lacks(bench.example)
         if lacks:
@@ -150,7 +146,7 @@ def run_check(check: Check, bench: Bench) -> Result:
     except Undecided as error:
         return Result(check.name, "inconclusive", str(error))
     except Exception as error:  # noqa: BLE001 - an editor may raise anything
-        return Result(check.name, "fail", f"{type(error).__name__}: {error}")
+        return Result(check.name, "error", f"{type(error).__name__}: {error}")
     return Result(check.name, "pass", found if isinstance(found, str) else "")
 
 
@@ -183,7 +179,7 @@ def check_editor(
             thresholds=thresholds, options=options,
         )  # fmt: skip
         results = [run_check(CHECKS[name], bench) for name in names]
-    failed = [result for result in results if result.outcome == "fail"]
+    failed = [result for result in results if result.outcome in ("fail", "error")]
     if on_fail == "warn":
         for result in failed:
             warnings.warn(f"{result.check}: {result.message}", stacklevel=2)

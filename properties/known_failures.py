@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from properties.checks import CHECKS
+from wise.editor import BUILT_IN
 
 __all__ = ["FOLDER", "known_failures", "read_known_failures", "stale"]
 
@@ -19,7 +20,7 @@ def known_failures(editor: str, file: str, model: str) -> dict[str, str]:
     Raises ValueError for a file that does not exist, and as `read_known_failures` does.
     """
     path = Path(file) if file else FOLDER / f"{editor}.toml"
-    if path.is_file():
+    if path.is_file() and (file or editor in BUILT_IN):
         return read_known_failures(path, model)
     if file:
         raise ValueError(f"--known-failures={file} is not a file that exists")
@@ -39,7 +40,11 @@ def read_known_failures(path: Path, model: str) -> dict[str, str]:
         if section not in ("checks", "models"):
             raise ValueError(f"{path}: [{section}] is none of [checks], [models.NAME]")
     found: dict[str, str] = {}
-    for section in (content.get("checks", {}), content.get("models", {}).get(model, {})):
+    models = content.get("models", {})
+    for section in (content.get("checks", {}), models, *models.values()):
+        if not isinstance(section, dict):
+            raise ValueError(f"{path}: {section!r} stands where a table of checks must")
+    for section in (content.get("checks", {}), models.get(model, {})):
         for check, reason in section.items():
             if not isinstance(reason, str) or not reason.strip():
                 raise ValueError(f"{path}: {check} = {reason!r}; needed: a reason in words")

@@ -10,15 +10,16 @@ from pathlib import Path
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     precondition,
     rule,
     run_state_machine_as_test,
 )
-from scipy.stats import binom
 
-from properties.bench import PHASES, Bench, Broken, Operation, require
+from fixtures import strategies
+from properties.bench import PHASES, Bench, Broken, Operation, Unasked, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit
 from wise.lm.decoding import normalized
@@ -26,7 +27,6 @@ from wise.lm.decoding import normalized
 __all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
 
 _N_STEPS = 8
-_FALSE_FAIL = 1e-4  # of one sequence, by an editor whose reliability is just the threshold
 
 
 class Operations:
@@ -34,37 +34,44 @@ class Operations:
 
     def __init__(self, bench: Bench):
         self.bench = bench
+        self.plain = {edit.prompt for edit in bench.stream.edits}
         self.editor = bench.editor()
         self.live: dict[str, Edit] = {}
-        self.stale: dict[str, set[str]] = {}  # answers that a prompt must not give any more
+        self.gone: dict[str, set[str]] = {}  # answers of edits that were removed
         self.log: list[Operation] = []
 
     def do(self, name: str, *edits: Edit) -> None:
-        """Log and run one operation by its name."""
+        """Log and run one operation by its name; Broken where it raises."""
         self.log.append((name, [asdict(edit) for edit in edits]))
-        getattr(self, name)(*edits)
+        try:
+            getattr(self, name)(*edits)
+        except (Broken, Unasked):
+            raise
+        except Exception as error:
+            raise Broken(f"{name} raised {type(error).__name__}: {error}") from error
 
     def edit(self, *edits: Edit) -> None:
-        """One turn."""
-        self.editor.edit(edits)
+        """One turn; one with edits out of the ordinary may be refused, and then changes nothing."""
+        try:
+            self.editor.edit(edits)
+        except ValueError:
+            if all(edit.prompt in self.plain for edit in edits):
+                raise
+            return
         for edit in edits:
-            before = self.live.pop(edit.prompt, None)
-            dead = self.stale.setdefault(edit.prompt, set())
-            if before is not None:
-                dead.add(normalized(before.target))
-            dead.discard(normalized(edit.target))
+            self.live.pop(edit.prompt, None)
+            self.gone.setdefault(edit.prompt, set()).discard(normalized(edit.target))
             self.live[edit.prompt] = edit
 
     def remove(self, *edits: Edit) -> None:
         assert isinstance(self.editor, Erasable)
         self.editor.remove(edits)
         for edit in edits:
-            gone = self.live.pop(edit.prompt)
-            self.stale.setdefault(edit.prompt, set()).add(normalized(gone.target))
+            self.gone[edit.prompt].add(normalized(self.live.pop(edit.prompt).target))
 
     def reset(self) -> None:
         self.editor.reset()
-        self.live, self.stale = {}, {}
+        self.live, self.gone = {}, {}
         found, expected = (
             self.bench.logits(each, self.bench.prompts) for each in (self.editor, self.bench.base)
         )
@@ -86,33 +93,38 @@ class Operations:
         again = self.bench.ask(self.editor, prompts)
         require(answers == again, "the same questions, asked twice, are answered differently")
         before = self.bench.ask(self.bench.base, prompts)
-        wrong = []
+        wrong, n_plain = [], 0
         for prompt, answer, base in zip(prompts, answers, before, strict=True):
             text = normalized(answer.text)
-            stale = self.stale.get(prompt, set()) - {normalized(base.text)}
             require(
-                text not in stale,
-                f"{prompt!r} says {answer.text!r}, of an edit that was overwritten or removed",
+                text not in self.gone.get(prompt, set()) - {normalized(base.text)},
+                f"{prompt!r} says {answer.text!r}, of an edit that was removed",
             )
-            if prompt in self.live and text != normalized(self.live[prompt].target):
-                wrong.append(prompt)
-        rate = self.bench.thresholds.get("reliability", 0.5)
-        allowed = int(binom.isf(_FALSE_FAIL, len(self.live), 1 - rate)) if self.live else 0
+            if prompt in self.live and prompt in self.plain:
+                n_plain += 1
+                wrong += [prompt] * (text != normalized(self.live[prompt].target))
+        allowed = self.bench.allowed_misses(n_plain, n_tests=self.bench.n_examples * (_N_STEPS + 1))
         require(
             len(wrong) <= allowed,
-            f"{len(wrong)} of {len(self.live)} live edits are not answered ({allowed} allowed), "
+            f"{len(wrong)} of {n_plain} live edits are not answered ({allowed} allowed), "
             f"first {wrong[0] if wrong else ''!r}",
         )
 
     def _prompts(self) -> list[str]:
-        return [*self.stale, *self.bench.prompts[-2:]]
+        return list(dict.fromkeys([*self.gone, *self.bench.prompts[-2:]]))
 
 
 def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBasedStateMachine]:
-    """The rules over the edits of the bench's stream; `keep` is shown each new sequence."""
-    edits = [replace(edit, paraphrases=(), levels=()) for edit in bench.stream.live()]
+    """The rules over edits of the bench's stream, and of its world's hard ones.
+
+    `keep` is shown each new sequence.
+    """
+    edits = [edit.as_taught() for edit in bench.stream.live()]
     targets = sorted({edit.target for edit in edits})
-    turns = st.lists(st.sampled_from(edits), min_size=1, max_size=3, unique_by=lambda e: e.prompt)
+    turns = st.lists(st.sampled_from(edits), min_size=1, max_size=6, unique_by=lambda e: e.prompt)
+    if bench.loaded.world is not None:
+        hard = strategies.turns(world=bench.loaded.world, max_paraphrases=0, max_size=3)
+        turns |= hard.map(lambda turn: [edit.as_taught() for edit in turn])
     example = bench.example
 
     class Lifelong(RuleBasedStateMachine):
@@ -169,8 +181,8 @@ def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBased
 def check_any_sequence_of_operations(bench: Bench) -> None:
     """After any edits, overwrites, reverts, removals, resets, saves and loads, what is live holds.
 
-    No answer is stale, all states are exact, and live edits are answered but for as many as an
-    editor at the reliability threshold misses with a chance of 1e-4.
+    No removed edit is answered, every state is exact, and live edits are answered but for as many
+    as an editor just at the reliability threshold misses with a chance of 1e-4 in all sequences.
     """
     kept: list[Operations] = []
     machine = _machine(bench, lambda operations: kept.__setitem__(slice(None), [operations]))
@@ -183,6 +195,8 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
                 print_blob=False, phases=PHASES, suppress_health_check=list(HealthCheck),
             ),
         )  # fmt: skip
+    except Flaky as error:
+        raise Broken("the same operations, run again, ended otherwise") from error
     except Broken as error:
         log = kept[0].log
         steps = "; ".join(_words(operation) for operation in log)

@@ -35,6 +35,9 @@ def decide(check: Check, bench: Bench, record: Record) -> None:
         pytest.skip(str(error))
     except Broken as error:
         found, broken = str(error), error
+    except Exception as error:
+        record("message", f"{type(error).__name__}: {error}")
+        raise
     if isinstance(found, str):
         record("message", found)
     if broken is not None:  # outside of the except, so that no traceback is shown

@@ -16,8 +16,10 @@ __all__ = [
     "check_rate",
     "check_retention",
     "final_rows",
+    "first_run",
     "judge",
     "metric_name",
+    "where",
 ]
 
 ALLOWED_DROP = 0.15  # of a rate with age or T; a smaller one does not matter
@@ -34,7 +36,7 @@ def metric_name(row: Row) -> str:
 
 def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
     """The scored rows of one metric of the final model, after the last edit."""
-    last = max((row.t for row in rows), default=0)
+    last = max((row.t for row in rows if row.when == "final"), default=0)
     return [
         row
         for row in rows
@@ -61,7 +63,7 @@ def where(bench: Bench) -> str:
     )
 
 
-def _first_run(bench: Bench) -> Sequence[Row]:
+def first_run(bench: Bench) -> Sequence[Row]:
     """The rows of the first run."""
     rows = next(iter(bench.runs), ())
     if not rows:
@@ -71,7 +73,7 @@ def _first_run(bench: Bench) -> Sequence[Row]:
 
 def check_rate(bench: Bench, metric: str) -> str:
     """The final model reaches the metric's threshold, or is not worse than the baseline."""
-    first = _first_run(bench)
+    first = first_run(bench)
     asked = final_rows(first, metric, bench.protocol)
     if not asked:
         raise Unasked(f"the stream asks nothing for {metric}")
@@ -98,6 +100,12 @@ def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:
     def items(rows: Sequence[Row]) -> dict[tuple[str, str, str], Row]:
         return {(row.edit_id, row.kind, row.prompt): row for row in rows}
 
+    old, new = bench.baseline[0], rows[0]
+    if (old.model, old.stream_sha256) != (new.model, new.stream_sha256):
+        raise Undecided(
+            f"the baseline is of {old.model}, stream {old.stream}; this run is of {new.model}, "
+            f"stream {new.stream}"
+        )
     before = items(final_rows(bench.baseline, metric, bench.protocol))
     after = items(rows)
     shared = [key for key in after if key in before and before[key].t == after[key].t]
@@ -116,7 +124,7 @@ def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:
 
 def check_retention(bench: Bench) -> str:
     """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
-    rows = _first_run(bench)
+    rows = first_run(bench)
     aged = [
         (row.age, row.score)
         for row in final_rows(rows, "reliability", bench.protocol)
@@ -132,7 +140,7 @@ def check_retention(bench: Bench) -> str:
 
 def check_at_edit_is_not_below_final(bench: Bench) -> str:
     """An edit is answered right after its own turn, and not only after later ones."""
-    rows = _first_run(bench)
+    rows = first_run(bench)
     final = {row.edit_id: row for row in final_rows(rows, "reliability", "free")}
     at_edit = [
         row

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from properties.bench import Bench, Unasked, Undecided, require
-from properties.rates import ALLOWED_DROP, judge
+from properties.rates import ALLOWED_DROP, first_run, judge, where
 from wise.editor import Retrieves, Routed
 from wise.edits import Edit
 from wise.paired import mcnemar
 from wise.rows import Row
-from wise.separation import separate
+from wise.separation import Separation, separate
 from wise.sequential import decide
-from wise.statistics import verdict
+from wise.statistics import holm, verdict
 
 __all__ = [
     "IN_SCOPE",
@@ -27,6 +27,7 @@ __all__ = [
 
 # What is to be opened and what is to stay closed, by the name of the threshold.
 IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
+_KINDS = {"separation-far": ("far",), "separation-near": ("near-subject", "near-relation")}
 OUT_OF_SCOPE = {
     "gate-far": ("far",),
     "gate-near": ("near-subject", "near-relation"),
@@ -49,28 +50,34 @@ def _of(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.kind.startswith(tuple(kinds))]
 
 
-def _run(bench: Bench) -> Sequence[Row]:
-    return next(iter(bench.runs), ())
-
-
 def check_separation(bench: Bench, metric: str) -> str:
     """Edits and paraphrases have larger activations than what is out of scope (AUROC)."""
-    rows, threshold = _routing(_run(bench))
-    kinds = ("far",) if metric == "separation-far" else ("near-subject", "near-relation")
-    inside, outside = _of(rows, ("edit", "paraphrase")), _of(rows, kinds)
-    if not inside or not outside:
+    rows, threshold = _routing(first_run(bench))
+    inside = _of(rows, ("edit", "paraphrase"))
+    compared = [_separated(bench, inside, _of(rows, kinds), threshold) for kinds in _KINDS.values()]
+    found = compared[list(_KINDS).index(metric)]
+    if found is None:
         raise Unasked(f"the stream asks nothing for {metric}")
-    found = separate(
+    adjusted = holm([each.permutation_p for each in compared if each is not None])
+    verdict = found.verdict(bench.thresholds[metric])
+    return judge(
+        bench, verdict, f"{verdict.describe(metric)}; {found.describe()}; largest permutation p "
+        f"after Holm {max(adjusted):.2g}",
+    )  # fmt: skip
+
+
+def _separated(
+    bench: Bench, inside: Sequence[Row], outside: Sequence[Row], threshold: float
+) -> Separation | None:
+    if not inside or not outside:
+        return None
+    return separate(
         [row.value or 0.0 for row in inside],
         [row.value or 0.0 for row in outside],
         positive_clusters=[row.cluster for row in inside],
         negative_clusters=[row.cluster for row in outside],
-        threshold=threshold,
-        confidence=bench.confidence,
-        seed=bench.seed,
-    )
-    verdict = found.verdict(bench.thresholds[metric])
-    return judge(bench, verdict, f"{verdict.describe(metric)}; {found.describe()}")
+        threshold=threshold, confidence=bench.confidence, seed=bench.seed,
+    )  # fmt: skip
 
 
 def check_gate(bench: Bench, metric: str) -> str:
@@ -95,14 +102,15 @@ def check_gate(bench: Bench, metric: str) -> str:
 
 def check_router_does_not_drift(bench: Bench) -> str:
     """Prompts that were routed right at the first checkpoint still are at the last one."""
-    run = _run(bench)
+    run = first_run(bench)
     checkpoints = sorted({row.t for row in run if row.metric == "routing"})
     long_before = [t for t in checkpoints if t <= checkpoints[-1] // 2] if checkpoints else []
     if not long_before:
         raise Undecided("one checkpoint alone shows no drift; name several with --checkpoints")
-    scores = []
+    scores, clusters = [], {}
     for t in (long_before[-1], checkpoints[-1]):
         rows, threshold = _routing(run, t)
+        clusters |= {(row.kind, row.prompt): row.cluster for row in rows}
         scores.append({
             (row.kind, row.prompt): float(
                 ((row.value or 0.0) > threshold) == row.kind.startswith(("edit", "paraphrase"))
@@ -110,22 +118,27 @@ def check_router_does_not_drift(bench: Bench) -> str:
             for row in rows
         })  # fmt: skip
     shared = [key for key in scores[0] if key in scores[1]]
-    found = mcnemar(*([each[key] for key in shared] for each in scores), alternative="drop")
+    if not shared:
+        raise Undecided("no prompt is asked at both checkpoints")
+    before, after = ([each[key] for key in shared] for each in scores)
+    found = mcnemar(before, after, [clusters[key] for key in shared], alternative="drop")
     text = found.describe(f"routed right from T={long_before[-1]} to T={checkpoints[-1]}")
     drifts = found.p_value < 1 - bench.confidence and found.mean_difference < -ALLOWED_DROP
-    require(not drifts, text)
+    require(not drifts, f"{text} {where(bench)}")
     return text
 
 
 def check_retrieval(bench: Bench) -> str:
     """Of the prompts in scope that open a memory, it is the one that holds their edit."""
-    edits = bench.edits(len(bench.stream.live()))
+    edits = bench.edits(len(bench.stream.live()), least=2)
     editor = bench.editor(edits)
     assert isinstance(editor, Retrieves)
     asked = [(edit.prompt, edit) for edit in edits]
     asked += [(text, edit) for edit in bench.stream.live() for text in edit.paraphrases]
     batch = bench.batch([prompt for prompt, _ in asked])
     opened = editor.retrieved(batch.input_ids, batch.attention_mask)
+    if all(len(memory) in (0, len(edits)) for memory in opened):
+        raise Unasked(f"one memory holds all {len(edits)} edits; there is nothing to retrieve")
     found = [
         (float(any(each.prompt == edit.prompt for each in memory)), _cluster(edit))
         for (_, edit), memory in zip(asked, opened, strict=True)
@@ -162,8 +175,8 @@ def check_router_needs_no_shortcut(bench: Bench) -> str:
     asked = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
     shortcut = _shared_beginning(far, [*bench.background.texts, *asked]) if far else ""
     if not shortcut:
-        return "far probes share no beginning with the background"
-    edits = bench.edits(min(16, len(bench.stream.live())))
+        raise Unasked("far probes share no beginning with the background")
+    edits = bench.edits(20, least=2)
     editor = bench.editor(edits)
     assert isinstance(editor, Routed)
     stripped = [text.removeprefix(shortcut).strip() for text in far if text.startswith(shortcut)]
@@ -172,5 +185,4 @@ def check_router_needs_no_shortcut(bench: Bench) -> str:
     found = separate(*values, threshold=editor.threshold, seed=bench.seed)
     judged = found.verdict(bench.thresholds["separation-far"])
     text = f"without {shortcut!r}, with which far probes and background begin, {found.describe()}"
-    require(judged.outcome != "fail", text)
-    return text
+    return judge(bench, judged, f"{judged.describe('separation-far')}: {text}")

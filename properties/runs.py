@@ -16,11 +16,12 @@ from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.rows import Row
 from wise.sequential import SharedDraws
 
-__all__ = ["DEFAULT_THRESHOLDS", "LEVELS", "MAX_LOOKS", "checkpoints_of", "make_runs",
+__all__ = ["DEFAULT_THRESHOLDS", "LEVELS", "MAX_LOOKS", "METRICS", "checkpoints_of", "make_runs",
            "world_bench"]  # fmt: skip
 
 DEFAULT_THRESHOLDS: Mapping[str, float] = {
     "reliability": 0.85,
+    "generalization": 0.75,
     "generalization-1": 0.75,
     "generalization-2": 0.75,
     "far": 0.95,
@@ -34,6 +35,8 @@ DEFAULT_THRESHOLDS: Mapping[str, float] = {
     "gate-near": 0.75,
     "retrieval": 0.75,
 }
+METRICS = (*DEFAULT_THRESHOLDS, "generalization-3", "generalization-4", "generalization-5",
+           "portability")  # fmt: skip
 MAX_LOOKS = 3
 _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 
@@ -73,18 +76,31 @@ def world_bench(
     thresholds: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
     background: Background | None = None,
-    stream: EditStream | None = None,
+    of_stream: Callable[[EditStream], EditStream] = lambda stream: stream,
     n_examples: int = 10,
 ) -> Bench:
-    """A bench on the model's own world; the runs' rows are written below `folder`."""
+    """A bench on the model's own world; the runs' rows are written below `folder`.
+
+    `of_stream` changes every stream, `background` stands in for the world's. Raises ValueError for
+    a model without a world and for a threshold of no metric.
+    """
     world = loaded.world
     if world is None:
         raise ValueError(f"model {loaded.name!r} has no world to take edits from")
 
+    unknown = (thresholds or {}).keys() - set(METRICS)
+    if unknown:
+        raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(METRICS)}")
+
     def make(look: int) -> tuple[LifelongRun, Editor]:
         own = stream_seed(seed, look) if look else seed
         run = LifelongRun(
-            name, loaded.name, own, world.stream(own, n_edits), checkpoints_of(n_edits), ("free",)
+            name,
+            loaded.name,
+            own,
+            of_stream(world.stream(own, n_edits)),
+            checkpoints_of(n_edits),
+            ("free",),
         )
         return run, bench.editor(seed=own)
 
@@ -92,7 +108,7 @@ def world_bench(
         name=name,
         factory=factory,
         loaded=loaded,
-        stream=stream or world.stream(seed, _N_EXACT),
+        stream=of_stream(world.stream(seed, _N_EXACT)),
         background=world.background() if background is None else background,
         seed=seed,
         options=options or {},

@@ -15,22 +15,26 @@ import torch
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
 
-from fixtures.models import LoadedModel, load_model
+from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
-from properties.bench import Bench
+from properties.bench import Bench, Broken
 from properties.machine import Operation
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import Editor, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
-from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.evaluation.lifelong import LifelongRun, reader_of, run_lifelong
+from wise.evaluation.metrics import final_questions
+from wise.lm.architectures import LanguageModel
+from wise.lm.tokens import encode
 from wise.rows import Row, read_rows
+from wise.saved import weights_digest
 from wise.sequential import SharedDraws
 
 __all__ = ["Session"]
 
 _MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
-_LEAST_EXACT, _MOST_EXACT = 16, 40  # edits of the stream that exact laws take theirs from
+_LEAST_EXACT, _MOST_EXACT = 20, 40  # edits of the stream that exact laws take theirs from
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
 
@@ -55,6 +59,14 @@ class Session:
             torch.set_num_threads(1)
         return loaded
 
+    @cached_property
+    def model_name(self) -> str:
+        """What rows call the model: a local folder's with a digest, another dtype's with that."""
+        name, dtype = self.loaded.name, str(self.settings.dtype).removeprefix("torch.")
+        if self.settings.model not in FAMILIES:
+            name += f" {weights_digest(LanguageModel(self.loaded.model))[:8]}"
+        return name if dtype == "float32" else f"{name} {dtype}"
+
     def seed(self, look: int) -> int:
         """--stream-seed itself, and for later looks seeds that follow from it."""
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
@@ -77,7 +89,15 @@ class Session:
         else:
             raise ValueError(f"model {settings.model!r} has no world; name a stream with --dataset")
         background.check_disjoint(stream)
+        self._check_lengths(stream)
         return stream, background
+
+    def _check_lengths(self, stream: EditStream) -> None:
+        """Raise ValueError naming the first prompt that leaves no room for an answer."""
+        reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
+        asked = [question.prompt for question in final_questions(stream)]
+        room = None if reader.max_length is None else reader.max_length - reader.max_new_tokens
+        encode(self.loaded.tokenizer, asked, max_length=room)
 
     def rows_path(self, spec: str, look: int = 0) -> Path:
         """Where the rows of one editor's look are kept."""
@@ -91,6 +111,10 @@ class Session:
         or refuses the model."""
         settings = self.settings
         stream, background = self.stream(0, _LEAST_EXACT)
+        n_edits = len(self.stream(0)[0].edits)
+        for t in settings.checkpoints_of(n_edits):
+            if t > n_edits:
+                raise ValueError(f"--checkpoints: {t} is beyond the stream's {n_edits} edits")
         bench = Bench(
             name=settings.editor_name(spec),
             factory=load_editor(spec),
@@ -101,7 +125,7 @@ class Session:
             options=settings.editor_options,
             n_examples=max(5, hypothesis_settings().max_examples // 10),
             is_random=not hypothesis_settings().derandomize,
-            runs=SharedDraws(lambda look: self._rows(spec, look)),
+            runs=SharedDraws(cache(lambda look: self._rows(spec, look))),
             thresholds=settings.thresholds,
             confidence=settings.confidence,
             max_looks=settings.max_looks,
@@ -123,12 +147,15 @@ class Session:
         stream, background = self.stream(look)
         bench, path = self.bench(spec), self.rows_path(spec, look)
         run = LifelongRun(
-            bench.name, loaded.name, self.seed(look), stream,
+            bench.name, self.model_name, self.seed(look), stream,
             settings.checkpoints_of(len(stream.edits)), settings.protocols,
         )  # fmt: skip
         with FileLock(self.folder / f"{path.name}.lock"):
-            editor = self._editor(bench, background, run.seed)
-            return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
+            try:
+                editor = self._editor(bench, background, run.seed)
+                return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
+            except Exception as error:  # every rate would run into it again
+                raise Broken(f"the run broke off: {type(error).__name__}: {error}") from error
 
     def _editor(self, bench: Bench, background: Background, seed: int) -> Editor:
         return bench.factory(

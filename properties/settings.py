@@ -13,15 +13,13 @@ import torch
 
 from fixtures.models import model_folder
 from properties.known_failures import known_failures
-from properties.runs import DEFAULT_THRESHOLDS, checkpoints_of
+from properties.runs import DEFAULT_THRESHOLDS, METRICS, checkpoints_of
 from wise.editor import factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
 from wise.evaluation.lifelong import PROTOCOLS
 
 __all__ = ["DEFAULT_EDITS", "Settings"]
 
-_METRICS = (*DEFAULT_THRESHOLDS, "generalization", *(f"generalization-{n}" for n in (3, 4, 5)),
-            "portability")  # fmt: skip
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_EDITS = 100
 
@@ -80,7 +78,7 @@ class Settings:
                 protocols=_choice("protocol", text("protocol"),
                                   {"both": PROTOCOLS, **{name: (name,) for name in PROTOCOLS}}),
                 thresholds=_thresholds(texts("threshold")),
-                confidence=_share("confidence", text("confidence")),
+                confidence=_share("confidence", text("confidence"), least=0.5),
                 max_looks=_whole("looks", text("looks"), least=1),
                 rows=_new_file("rows", text("rows")),
                 resume=bool(config.getoption("resume")),
@@ -120,19 +118,26 @@ class Settings:
 
     def arguments(self, spec: str) -> str:
         """The options that make the same editor on the same model and stream, to be pasted."""
-        layer = self.editor_options.get("layer")
+        source, colon, factory = spec.rpartition(":")
+        if source.endswith(".py"):
+            spec = f"{Path(source).resolve()}{colon}{factory}"
         options = {k: v for k, v in self.editor_options.items() if k != "layer"}
-        chosen = [("editor", spec), ("model", self.model), ("stream-seed", self.seed)]
+        chosen: list[tuple[str, object]] = [("editor", spec)]
         chosen += [("editor-option", f"{key}={value}") for key, value in options.items()]
-        chosen += [("layer", layer)] if layer is not None else []
-        chosen += [("dataset", self.dataset)] if self.dataset else []
-        chosen += [("edits", self.n_edits)] if self.n_edits is not None else []
-        chosen += [("dtype", str(self.dtype).removeprefix("torch."))]
+        chosen += [("threshold", f"{metric}={value}") for metric, value in self.thresholds.items()
+                   if DEFAULT_THRESHOLDS.get(metric) != value]  # fmt: skip
+        single = {
+            "model": self.model, "device": self.device, "layer": self.editor_options.get("layer"),
+            "dtype": str(self.dtype).removeprefix("torch."), "dataset": self.dataset or None,
+            "edits": self.n_edits, "stream-seed": self.seed,
+        }  # fmt: skip
+        chosen += [(name, value) for name, value in single.items() if value is not None]
         return " ".join(shlex.quote(f"--{name}={value}") for name, value in chosen)
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
-        """Those asked for, or the powers of ten below T and T itself."""
-        return tuple(sorted(set(self.checkpoints))) or checkpoints_of(n_edits)
+        """Those asked for, or the powers of ten, and T itself."""
+        wanted = self.checkpoints or checkpoints_of(n_edits)
+        return tuple(sorted({*wanted, n_edits}))
 
 
 def _whole(name: str, text: str, least: int = 0) -> int:
@@ -141,13 +146,13 @@ def _whole(name: str, text: str, least: int = 0) -> int:
     return int(text)
 
 
-def _share(name: str, text: str) -> float:
+def _share(name: str, text: str, least: float = 0.0) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < 1:
-        raise ValueError(f"--{name}={text} is not between 0 and 1")
+    if not max(least, 1e-9) <= value < 1:
+        raise ValueError(f"--{name}={text} is not between {least:g} and 1")
     return value
 
 
@@ -161,8 +166,8 @@ def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
     thresholds = dict(DEFAULT_THRESHOLDS)
     for pair in pairs:
         metric, _, value = pair.partition("=")
-        if metric not in _METRICS:
-            raise ValueError(f"--threshold={pair}: {metric!r} is none of {', '.join(_METRICS)}")
+        if metric not in METRICS:
+            raise ValueError(f"--threshold={pair}: {metric!r} is none of {', '.join(METRICS)}")
         thresholds[metric] = _share(f"threshold={metric}", value)
     return thresholds
 

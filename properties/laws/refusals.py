@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from properties.bench import Bench, Undecided, require
+from properties.bench import Bench, Unasked, require
+from properties.laws.model import difference
 from wise.editor import Editor, Layered
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -53,18 +56,19 @@ def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
     """A turn with one prompt longer than the model reads is refused, its other edits with it."""
     length = LanguageModel(bench.loaded.model).context_length
     if length is None or length > 100_000:
-        raise Undecided(f"the model's context of {length} tokens is too long to exceed")
-    good, other, last, *_ = bench.edits()
+        raise Unasked(f"the model's context of {length} tokens is too long to exceed")
+    good, other, last, *_ = bench.edits(least=3)
     text = " ".join([other.prompt] * (1 + length // 2))
-    _refuses(bench, bench.editor([last]), [good, Edit(text, other.target)],
+    _refuses(bench, bench.editor([last]), [good, replace(other, prompt=text)],
              f"a turn with a prompt beyond the context of {length} tokens")  # fmt: skip
 
 
 def check_refuses_a_target_without_tokens(bench: Bench) -> None:
-    """A turn with one blank target is refused, its other edits with it."""
-    good, other, last, *_ = bench.edits()
-    _refuses(bench, bench.editor([last]), [good, _unchecked(other, target="")],
-             "a turn with the target ''")  # fmt: skip
+    """A turn with one blank target, or one blank prompt, is refused, its other edits with it."""
+    good, other, last, *_ = bench.edits(least=3)
+    for field in ("target", "prompt"):
+        turn = [good, _unchecked(other, subject="", **{field: ""})]
+        _refuses(bench, bench.editor([last]), turn, f"a turn with the {field} ''")
 
 
 def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
@@ -89,7 +93,10 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
     """The factory refuses a layer that the model has not, naming it."""
     n_layers = LanguageModel(bench.loaded.model).n_layers
     editor = bench.editor()
-    assert isinstance(editor, Layered)
+    taken = inspect.signature(bench.factory).parameters.values()
+    is_taken = any(p.name == "layer" or p.kind is p.VAR_KEYWORD for p in taken)
+    if not (isinstance(editor, Layered) and type(editor.layer) is int and is_taken):
+        raise Unasked("its factory takes no layer")
     for layer in (n_layers, -1):
         what = f"layer={layer} of a model with the layers 0..{n_layers - 1}"
         try:
@@ -104,35 +111,38 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
 
 def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
     """An error from inside the model, in the middle of an edit, changes nothing."""
-    *edits, last = bench.edits()
-    model = bench.copy_model()
-    editor = bench.editor(edits, model=model)
-    before = bench.logits(editor, bench.prompts)
-    if not _interrupt(model, editor, last):
-        return  # the edit does not run the model at all
-    found = bench.logits(editor, bench.prompts)
-    require(torch.equal(found, before), "an edit was interrupted, and answers have changed")
-    editor.reset()
-    found, expected = (bench.logits(each, bench.prompts) for each in (editor, bench.base))
-    require(torch.equal(found, expected), "an edit was interrupted, and reset does not undo it")
-
-
-def _interrupt(model: nn.Module, editor: Editor, edit: Edit) -> bool:
-    """Edit, and raise at the end of the second forward of the last block, or of the only one."""
-    block = LanguageModel(model).blocks[-1]
+    *edits, last = bench.edits(least=2)
     for n_forwards in (2, 1):
-        left = [n_forwards]
+        model = bench.copy_model()
+        editor = bench.editor(edits, model=model)
+        before = bench.logits(editor, bench.prompts)
+        if _interrupt(model, editor, last, n_forwards):
+            break
+    else:
+        raise Unasked("an edit does not run the model to its last block")
+    bench.same(bench.logits(editor, bench.prompts), before, "after an edit that was interrupted")
+    editor.reset()
+    expected = bench.logits(bench.base, bench.prompts)
+    bench.same(bench.logits(editor, bench.prompts), expected, "interrupted, then reset")
+    found = difference(model, bench.loaded.model)
+    require(not found, f"an edit was interrupted, and after reset the caller's model is not as it "
+            f"was: {found}")  # fmt: skip
 
-        def hook(*_: Any, left: list[int] = left) -> None:
-            left[0] -= 1
-            if not left[0]:
-                raise _Interrupted
 
-        handle = block.register_forward_hook(hook)
-        try:
-            editor.edit([edit])
-        except _Interrupted:
-            return True
-        finally:
-            handle.remove()
+def _interrupt(model: nn.Module, editor: Editor, edit: Edit, n_forwards: int) -> bool:
+    """Edit, and raise at the end of the n-th forward of the last block; whether it came to that."""
+    left = [n_forwards]
+
+    def hook(*_: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise _Interrupted
+
+    handle = LanguageModel(model).blocks[-1].register_forward_hook(hook)
+    try:
+        editor.edit([edit])
+    except _Interrupted:
+        return True
+    finally:
+        handle.remove()
     return False

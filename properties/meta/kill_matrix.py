@@ -33,6 +33,7 @@ N_EDITS = 90  # about the least at which far probes, all right, pass at the firs
 THRESHOLDS = {"generalization-3": 0.75, "generalization-4": 0.75, "generalization-5": 0.75,
               "portability": 0.5}  # fmt: skip
 _N_EXAMPLES = 6
+_CAUGHT = ("fail", "error")
 
 
 @cache
@@ -51,7 +52,8 @@ def measure(fault: str, *, seed: int = 0) -> dict[str, Result]:
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
-            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, stream=stream,
+            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, of_stream=planted.stream,
+            # Its own object: the fault of shared state is planted in editors of one background.
             background=replace(planted.background(background, stream)),
         )  # fmt: skip
         return {name: run_check(check, bench) for name, check in CHECKS.items()}
@@ -74,7 +76,7 @@ def failures_of_the_perfect(seed: int, model: str = "mistral") -> list[Result]:
 
 def read() -> dict[str, list[str]]:
     """Fault -> the checks that catch it, as the data says."""
-    return dict(tomllib.loads(MATRIX.read_text())["faults"]) if MATRIX.exists() else {}
+    return dict(tomllib.loads(MATRIX.read_text())["faults"])
 
 
 def write(matrix: Mapping[str, Sequence[str]]) -> None:
@@ -116,7 +118,7 @@ def main() -> int:
     if options.measure or options.write:
         for fault in tqdm(options.faults or list(FAULTS), unit="fault"):
             found = measure(fault)
-            caught = [name for name, result in found.items() if result.outcome == "fail"]
+            caught = [name for name, result in found.items() if result.outcome in _CAUGHT]
             if caught != matrix.get(fault):
                 wrong += 1
                 print(f"{fault}: listed {matrix.get(fault)}, found:")

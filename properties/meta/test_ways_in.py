@@ -110,10 +110,10 @@ def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) ->
     first = run_pytest(*PERFECT, *options)
     assert "no baseline yet: saved to" in first.stdout, first.stdout
     assert first.returncode == 0
-    worse = run_pytest(*faulty("memory:BlindToAliases", *options))
+    worse = run_pytest(*faulty("understanding:BlindToAliases", *options))
     assert worse.returncode == 1, worse.stdout
     assert re.findall(r"FAILED .*\[(.+?)\]", worse.stdout) == [
-        "fixtures.faulty.memory:BlindToAliases-generalization-4"
+        "fixtures.faulty.understanding:BlindToAliases-generalization-4"
     ]
     assert "generalization-4: drop of 1.00 on n=12 items" in worse.stdout
 

@@ -195,7 +195,8 @@ def reader_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
 ) -> Reader:
     """The reader whose budget of new tokens fits every answer that `stream` knows."""
-    known = {edit.target for edit in stream.edits} | {probe.answer for probe in stream.probes}
+    known = {edit.target for edit in stream.edits}
+    known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
     longest = max(len(tokenizer(f" {text}", add_special_tokens=False).input_ids) for text in known)
     return Reader(
         tokenizer,

@@ -1,0 +1,83 @@
+"""What is written last holds, in one turn or in several, once or again.
+
+No editor writes every edit: each law allows as many misses as an editor just at the reliability
+threshold has with a chance of 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from properties.bench import Bench, require
+from wise.edits import Edit
+
+__all__ = [
+    "check_a_mass_turn_writes_all_of_its_edits",
+    "check_a_repeated_edit_changes_no_answer",
+    "check_an_edit_can_be_taken_back_to_the_truth",
+    "check_the_last_write_wins",
+]
+
+_N = 8
+_N_TURNS, _SIZE = 6, 3
+
+
+def check_the_last_write_wins(bench: Bench) -> None:
+    """A prompt that is edited to a second target says that one."""
+    edits = bench.edits(_N, least=2)
+    targets = [other.target for other in (*edits[1:], edits[0])]
+    _overwrite(bench, edits, targets)
+
+
+def check_an_edit_can_be_taken_back_to_the_truth(bench: Bench) -> None:
+    """A prompt that is edited, and then edited to what was right before, says that."""
+    edits = [edit for edit in bench.edits(_N, least=1) if edit.ground_truth]
+    _overwrite(bench, edits, [edit.ground_truth for edit in edits])
+
+
+def _overwrite(bench: Bench, edits: Sequence[Edit], targets: Sequence[str]) -> None:
+    editor = bench.editor(edits)
+    overwrites = [replace(e, target=target) for e, target in zip(edits, targets, strict=True)]
+    for edit in overwrites:
+        editor.edit([edit])
+    right = bench.says(editor, overwrites)
+    lost = [n for n, is_right in enumerate(right) if not is_right]
+    if len(lost) > bench.allowed_misses(len(edits)):
+        first = lost[0]
+        [answer] = bench.ask(editor, [edits[first].prompt])
+        require(
+            False,
+            f"{len(lost)} of {len(edits)} prompts do not say what they were edited to last; first "
+            f"{edits[first].prompt!r}, edited to {edits[first].target!r} and then to "
+            f"{targets[first]!r}, says {answer.text!r}",
+        )
+
+
+def check_a_repeated_edit_changes_no_answer(bench: Bench) -> None:
+    """An edit that is made again costs no answer that other edits in its place would not."""
+    edits = bench.edits(_N + 1, least=3)
+    *kept, other = edits
+    again, control = bench.editor([*kept, kept[0]]), bench.editor([*kept, other])
+    rights = zip(kept, bench.says(again, kept), bench.says(control, kept), strict=True)
+    lost = [edit for edit, is_right, otherwise in rights if otherwise and not is_right]
+    require(
+        kept[0] not in lost and len(lost) <= 1,
+        f"once the edit of {kept[0].prompt!r} is repeated, {len(lost)} of {len(kept)} edits are "
+        f"lost that another edit in its place leaves, first {lost[0].prompt if lost else ''!r}",
+    )
+
+
+def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
+    """Whatever its place in a turn, an edit is written."""
+    edits = bench.edits(_N_TURNS * _SIZE)
+    editor = bench.editor()
+    for begin in range(0, len(edits), _SIZE):
+        editor.edit(edits[begin : begin + _SIZE])
+    right = bench.says(editor, edits)
+    for place in range(_SIZE):
+        n_lost = right[place::_SIZE].count(False)
+        require(
+            n_lost <= bench.allowed_misses(_N_TURNS),
+            f"of {_N_TURNS} turns of {_SIZE} edits, {n_lost} lost the edit at place {place + 1}",
+        )
