@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from wise.merge import MERGES
+from wise.options import (
+    configured,
+    require,
+    require_flags,
+    require_numbers,
+    require_one_of,
+    require_whole,
+)
 from wise.router import ROUTING_TOKENS
 
 __all__ = ["PRESETS", "WISEConfig"]
@@ -24,11 +32,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "negatives": ("random", "hardest"),
     "prefixes": ("model", "background"),
 }
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "mask_ratio": (0.0, 1.0),
-    "density": (0.0, 1.0),
-    "earlier_weight": (0.0, 1.0),
-}
+_SHARES = ("mask_ratio", "density", "earlier_weight")
 _AT_LEAST: Mapping[str, int] = {
     "n_shards": 1,
     "edits_per_shard": 1,
@@ -113,47 +117,27 @@ class WISEConfig:
     units: str = "absolute"
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        for name, least in _AT_LEAST.items():
+        require_one_of(self, **_CHOICES)
+        require_whole(self, **_AT_LEAST)
+        require_numbers(self, *_NOT_NEGATIVE)
+        require_flags(self, "append_eos")
+        for name in _SHARES:
             value = getattr(self, name)
-            holds = _is_number(value, int) and value >= least
-            self._require(name, holds, f"a whole number >= {least}")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            self._require(name, _is_number(value, int, float) and value >= 0, "a number >= 0")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            holds = _is_number(value, int, float) and low < value <= high
-            self._require(name, holds, f"in ({low}, {high}]")
-        self._require("append_eos", isinstance(self.append_eos, bool), "true or false")
-        holds = self.layer is None or _is_number(self.layer, int)
-        self._require("layer", holds, "a whole number or none")
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; it must be {allowed}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            require(self, name, is_number and 0 < value <= 1, "in (0.0, 1.0]")
+        is_whole = type(self.layer) is int
+        require(self, "layer", self.layer is None or is_whole, "a whole number or none")
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
         """A preset with some fields changed. ValueError lists the presets, or fields, there are."""
-        if preset not in PRESETS:
-            raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ValueError(f"WISE has no option {name!r}; it has {', '.join(known)}")
-        return cls(**{**PRESETS[preset], **options})
-
-
-def _is_number(value: object, *types: type) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool)
+        return configured(cls, PRESETS, preset, options)
 
 
 _PAPER = dict(mask_ratio=0.2, n_shards=2, alpha=5.0, beta=20.0, gamma=10.0, lr=1.0)  # Table 10
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Chosen on tuning streams; benchmarks/search_wise.py searches around it.
+    # Chosen on tuning streams; benchmarks/search.py searches around it.
     "embedded": dict(
         units="model", memory="retrieve", mask_ratio=1.0, n_shards=1, edits_per_shard=25,
         alpha=0.5, beta=2.0, gamma=1.0, lr=0.3, n_steps=30, n_irrelevant=64,

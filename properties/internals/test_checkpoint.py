@@ -1,4 +1,4 @@
-"""Laws of `wise.checkpoint`: what comes back is bitwise what was, or is refused by name."""
+"""Laws of `wise.checkpoint` and `wise.saved`: what was comes back, or is refused by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+import wise.saved
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_wise import BACKGROUND, EDITS, is_same, make_wise, prompts_of
-from wise import checkpoint
 from wise.edits import Background, Edit
 from wise.memory import State
 from wise.wise import WISE
@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def last_file(folder: Path) -> Path:
-    (path,) = folder.glob("memories-*.safetensors")
+    (path,) = folder.glob("state-*.safetensors")
     return path
 
 
@@ -149,10 +149,10 @@ def manifest_of(folder: Path) -> Path:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "there is no manifest.json"),
     "no manifest": (lambda f: manifest_of(f).unlink(), "there is no manifest.json"),
-    "no tensors": (lambda f: last_file(f).unlink(), "its file 'memories-.*' is missing"),
-    "truncated tensors": (lambda f: truncate(last_file(f)), "memories-.* is not what was saved"),
-    "empty tensors": (lambda f: last_file(f).write_bytes(b""), "memories-.* is not what was"),
-    "tampered tensors": (lambda f: flip(last_file(f)), "memories-.* is not what was saved"),
+    "no tensors": (lambda f: last_file(f).unlink(), "its file 'state-.*' is missing"),
+    "truncated tensors": (lambda f: truncate(last_file(f)), "state-.* is not what was saved"),
+    "empty tensors": (lambda f: last_file(f).write_bytes(b""), "state-.* is not what was"),
+    "tampered tensors": (lambda f: flip(last_file(f)), "state-.* is not what was saved"),
     "truncated manifest": (lambda f: truncate(manifest_of(f)), "manifest.json is not JSON"),
     "binary manifest": (lambda f: manifest_of(f).write_bytes(b"\xff\0"), "is not JSON"),
     "manifest of nothing": (lambda f: manifest_of(f).write_text("[]"), "format None"),
@@ -209,7 +209,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
     fails_at: int, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[Path] = []
-    own = checkpoint._replace
+    own = wise.saved.replace_file
 
     def crash(path: Path, content: bytes) -> None:
         replaced.append(path)
@@ -218,7 +218,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
             raise KeyboardInterrupt
         own(path, content)
 
-    monkeypatch.setattr(checkpoint, "_replace", crash)
+    monkeypatch.setattr(wise.saved, "replace_file", crash)
     with pytest.raises(KeyboardInterrupt):
         make_wise(edits=EDITS[:5]).save(saved)
     monkeypatch.undo()

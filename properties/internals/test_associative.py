@@ -1,0 +1,60 @@
+"""Laws of `wise.baselines.associative`, which every key-value editor keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fixtures.models import load_model
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals.tiny_baselines import (
+    EDITS,
+    KEY_VALUE,
+    NEAR,
+    asked,
+    log_p,
+    logits_of,
+    make,
+)
+from properties.internals.tiny_wise import is_same
+from wise.editor import load_editor
+from wise.lm.decoding import Unedited, free_run
+
+pytestmark = pytest.mark.internals
+
+every_editor = pytest.mark.parametrize("kind", KEY_VALUE)
+
+
+@every_editor
+def test_an_objective_to_lower_a_target_lowers_it(kind: str) -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.1)  # so that every word has a chance
+    editor = make(kind, model, layer=2, objective="lower", append_eos=False, kl=0.0)
+    bare = Unedited(editor.lm.model, tiny_tokenizer())
+    logits = logits_of(bare, asked([NEAR.prompt]))[0, -1]
+    words = [(t, i) for t, i in tiny_tokenizer().get_vocab().items() if t[0] == "Ġ" and t[1:]]
+    likeliest, _ = max(words, key=lambda word: float(logits[word[1]]))
+    edit = replace(NEAR, target=likeliest[1:])
+    editor.edit([edit])
+    assert log_p(editor, [edit])[0] < log_p(bare, [edit])[0] - 0.1
+
+
+@every_editor
+def test_a_trained_model_gives_the_new_answer_in_free_run_and_stops(kind: str) -> None:
+    loaded = load_model("gpt2")
+    assert loaded.world is not None
+    (edit,) = loaded.world.stream(0, 1, split="tuning").edits
+    background = loaded.world.background()
+    editor = load_editor(kind)(loaded.model, loaded.tokenizer, background, seed=0, n_texts=200)
+    editor.edit([edit])
+    (answer,) = free_run(editor, loaded.tokenizer, [edit.prompt])
+    assert answer.is_exactly(edit.target)
+
+
+@every_editor
+def test_another_seed_draws_other_prefixes(kind: str) -> None:
+    one, other = (make(kind, edits=EDITS[:1], seed=seed)._state for seed in (3, 4))
+    assert not is_same(one, other)

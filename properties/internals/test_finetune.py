@@ -1,0 +1,150 @@
+"""Laws of fine-tuning: FT-L, FT-M, FT-EWC, LocFT-BF, the Fisher information and its penalty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals.tiny_baselines import asked, log_p, tiny
+from properties.internals.tiny_wise import BACKGROUND, EDITS
+from wise.baselines.finetune import make_ft_ewc, make_ft_l, make_ft_m, make_locft_bf
+from wise.baselines.fisher import fisher, penalty
+from wise.edits import Background
+from wise.lm.architectures import ARCHITECTURES, LanguageModel
+
+pytestmark = pytest.mark.internals
+
+METHODS: dict[str, Any] = {
+    "ft-l": make_ft_l, "ft-m": make_ft_m, "ft-ewc": make_ft_ewc, "locft-bf": make_locft_bf,
+}  # fmt: skip
+QUICK: dict[str, Any] = dict(lr=2e-3, n_epochs=8, layer=1, norm_constraint=1.0)
+TEXTS = ("Rivers run into the sea.", "Nobody knows why.", "It rains")
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_the_fisher_information_is_that_of_autograd_in_double_precision(model_type: str) -> None:
+    found = fisher(LanguageModel(tiny_model(model_type)), tiny_tokenizer(), 1, TEXTS, batch_size=2)
+    model = tiny_model(model_type).double()
+    lm, expected = LanguageModel(model), torch.zeros(found.shape, dtype=torch.double)
+    for text in TEXTS:
+        ids = torch.tensor([tiny_tokenizer()(text).input_ids])
+        log_p = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        score = log_p.gather(-1, ids[0, 1:, None]).sum()
+        weight = lm.part(1, "value").weight
+        (gradient,) = torch.autograd.grad(score, weight)
+        expected += (gradient.T if gradient.shape != found.shape else gradient).square()
+    expected /= len(TEXTS)
+    atol = 1e-4 * float(expected.max())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=atol)
+
+
+def test_the_penalty_grows_by_the_fisher_information_times_tau() -> None:
+    generator = torch.Generator().manual_seed(0)
+    information, tau = (torch.rand(5, 3, generator=generator, dtype=torch.double) for _ in range(2))
+    tau.requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: penalty(information, t), tau)
+    (gradient,) = torch.autograd.grad(penalty(information, tau), tau)
+    torch.testing.assert_close(gradient, information * tau)
+
+
+def test_a_penalty_keeps_tau_small_where_the_background_needs_the_weight() -> None:
+    free, held = (tiny(make_ft_ewc, **QUICK, replay=0, ewc=weight) for weight in (0.0, 1e4))
+    costs = []
+    for editor in (free, held):
+        editor.edit(EDITS[:1])
+        costs.append(float(penalty(held._fisher, editor._state.tau)))
+    assert costs[1] < costs[0] / 2
+
+
+@pytest.mark.parametrize("preset", ["embedded", "released"])
+def test_no_entry_leaves_the_bound_of_a_turn(preset: str) -> None:
+    editor = tiny(make_ft_l, preset=preset, norm_constraint=1e-3, units="absolute")
+    editor.edit(EDITS[:2])
+    first = editor._state.tau
+    assert first.abs().max() == torch.tensor(1e-3)
+    editor.edit(EDITS[2:3])
+    step = (editor._state.tau - first).abs().max()
+    assert 0 < step <= 1e-3 * (1 + 1e-4)
+
+
+def test_the_released_loss_stands_at_the_last_prompt_token_and_has_no_end() -> None:
+    editor = tiny(make_ft_l, preset="released", layer=1)
+    batch = asked([edit.prompt for edit in EDITS[:2]])
+    tail = editor._capture(list(EDITS[:2]))
+    targets = [tiny_tokenizer()(" " + edit.target).input_ids for edit in EDITS[:2]]
+    assert tail.labels.tolist() == [token for target in targets for token in target]
+    longest = max(len(target) for target in targets)
+    assert tail.rows.bincount().tolist() == [len(target) for target in targets]
+    ends = {
+        (row, column) for row, column in zip(tail.rows.tolist(), tail.columns.tolist(), strict=True)
+    }
+    assert len(ends) == len(batch.input_ids)
+    assert longest > 1
+
+
+def test_lowering_a_target_makes_it_less_likely() -> None:
+    editor = tiny(make_ft_m, **QUICK, goal="lower", early_stop=0.0)
+    editor.edit(EDITS[:1])
+    raised = tiny(make_ft_m, **QUICK)
+    raised.edit(EDITS[:1])
+    (low,), (base,) = log_p(editor, EDITS[:1]), log_p(tiny(make_ft_m), EDITS[:1])
+    (high,) = log_p(raised, EDITS[:1])
+    assert low < base < high
+
+
+def test_noise_on_the_subject_changes_what_is_learned_and_is_the_same_by_seed() -> None:
+    subject = [type(EDITS[0])("Ada Lorn lives in", "Oslo", subject="Ada Lorn")]
+    editors = [tiny(make_ft_m, **QUICK, noise=noise) for noise in (0.0, 3.0, 3.0)]
+    for editor in editors:
+        editor.edit(subject)
+    clean, noisy, again = (editor._state.tau for editor in editors)
+    assert torch.equal(noisy, again)
+    assert not torch.allclose(clean, noisy)
+
+
+def test_mini_batches_visit_every_edit_in_an_epoch() -> None:
+    editor = tiny(make_locft_bf, lr=2e-3, n_epochs=25, batch_size=2, layer=1)
+    before = log_p(editor, EDITS)
+    editor.edit(EDITS)
+    assert all(new > old for new, old in zip(log_p(editor, EDITS), before, strict=True))
+
+
+def test_earlier_edits_are_learned_again() -> None:
+    kept = []
+    for replay in (0, 4):
+        editor = tiny(make_ft_m, lr=5e-3, n_epochs=15, layer=1, replay=replay)
+        for edit in EDITS[:4]:
+            editor.edit([edit])
+        kept.append(sum(log_p(editor, EDITS[:3])))
+    assert kept[1] > kept[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_empty_background_is_enough(method: str) -> None:
+    editor = METHODS[method](
+        tiny_model("llama"), tiny_tokenizer(), Background(), seed=0, n_epochs=2
+    )
+    editor.edit(EDITS[:1])
+    assert editor._state.tau.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (dict(layer=12), r"layer=12 is outside the model's 0\.\.2"),
+        (
+            dict(objective="x"),
+            "objective='x' is not allowed; it must be one of target, prompt-last",
+        ),
+        (dict(n_epochs=0), "n_epochs=0 is not allowed"),
+        (dict(lr=-1.0), "lr=-1.0 is not allowed; it must be a number >= 0"),
+        (dict(preset="x"), "preset='x' is none of released, embedded"),
+        (dict(steps=1), "there is no option 'steps'; there are layer"),
+    ],
+)
+def test_a_bad_option_is_named(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_ft_m(tiny_model("llama"), tiny_tokenizer(), BACKGROUND, seed=0, **option)

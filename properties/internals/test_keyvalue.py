@@ -1,0 +1,136 @@
+"""Laws of what ROME, MEMIT and AlphaEdit share: places, keys, values and C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals.tiny_baselines import (
+    BACKGROUND,
+    EDITS,
+    facts_of,
+)
+from wise.baselines.covariance import Covariance, second_moment
+from wise.baselines.keyvalue import KeyValueConfig, keys, optimize, read
+from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.hooks import frozen
+from wise.lm.tail import value_inputs
+from wise.lm.tokens import encode
+
+pytestmark = pytest.mark.internals
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])
+def test_a_key_is_the_mean_over_prefixes_at_the_subjects_last_token(model_type: str) -> None:
+    facts = facts_of(model_type, prefixes=("Rivers run", "Why"))
+    found = keys(facts, 1, EDITS)
+    tokenizer = facts.tokenizer
+    for edit, key in zip(EDITS, found, strict=True):
+        alone = []
+        for start in ("", "Rivers run. ", "Why. "):
+            text = start + edit.prompt
+            end = text.rfind(edit.subject) + len(edit.subject) if edit.subject else len(text)
+            n = len(tokenizer(text[:end]).input_ids)
+            batch = encode(tokenizer, [text])
+            alone.append(value_inputs(facts.lm, 1, batch)[0, n - 1])
+        torch.testing.assert_close(key.float(), torch.stack(alone).mean(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("site", ["value", "stream"])
+def test_edits_of_a_turn_are_optimised_each_by_itself(site: str) -> None:
+    facts, config = facts_of("llama"), KeyValueConfig(n_steps=4)
+    with frozen(facts.lm.model):
+        together = optimize(facts, 1, EDITS, config, site=site)
+        one_by_one = optimize(facts, 1, EDITS, replace(config, batch_size=1), site=site)
+    torch.testing.assert_close(together, one_by_one, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("site", ["value", "stream"])
+def test_the_change_of_a_value_is_clamped(site: str) -> None:
+    facts, config = facts_of("llama"), KeyValueConfig(n_steps=20, lr=1.0, clamp=0.25)
+    with frozen(facts.lm.model):
+        found = optimize(facts, 1, EDITS, config, site=site)
+        tail, rows = read(facts, 1, EDITS)
+    stood = tail.value if site == "value" else tail.residual + tail.value
+    start = rows.at_place(stood).double()
+    ratio = (found - start).norm(dim=-1) / start.norm(dim=-1)
+    assert ratio.max() <= 0.25 + 1e-4
+    assert ratio.max() > 0.2
+
+
+def test_a_corruption_meets_the_subjects_tokens_alone_wherever_they_stand() -> None:
+    seen = []
+
+    def erase(embeddings: Tensor, subject: Tensor, edits: Sequence[Edit]) -> Tensor:
+        seen.append((subject, tuple(edits)))
+        return embeddings.masked_fill(subject[..., None], 0.0)
+
+    facts = facts_of("llama", prefixes=("Why",), corruption=erase)
+    rows = facts.asked(EDITS)
+    found = keys(facts, 1, EDITS)
+    assert not found[:3].isclose(keys(facts_of("llama", prefixes=("Why",)), 1, EDITS[:3])).all()
+    subject, edits = seen[0]
+    assert edits == EDITS * 2
+    for row, edit in enumerate(edits):
+        ids = rows.batch.input_ids[row][subject[row]]
+        assert facts.tokenizer.decode(ids).strip() == edit.subject
+
+
+def test_the_second_moment_is_the_mean_over_all_tokens() -> None:
+    facts, texts = facts_of("gpt2"), (*BACKGROUND.texts, "word " * 100)
+    total, n_tokens = torch.zeros(48, 48, dtype=torch.float64), 0
+    for text in texts:
+        ids = facts.tokenizer(text).input_ids[:64]
+        batch = encode(facts.tokenizer, [text])
+        cut = replace(batch, input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)))
+        k = value_inputs(facts.lm, 1, cut)[0].double()
+        total, n_tokens = total + k.T @ k, n_tokens + len(ids)
+    C = second_moment(facts.lm, facts.tokenizer, 1, texts)
+    torch.testing.assert_close(C, total / n_tokens, atol=1e-6, rtol=1e-5)
+
+
+def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
+    tmp_path: Path,
+) -> None:
+    def at(layer: int, background: Background = BACKGROUND, seed: int = 0) -> Tensor:
+        lm = LanguageModel(tiny_model("gpt2", seed=seed))
+        kept = Covariance(lm, tiny_tokenizer(), background, 0, 100, 0.0, tmp_path)
+        return kept.at(layer)
+
+    first = at(1)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert at(1).equal(first)
+    for other in (at(0), at(1, Background(("Why not?",))), at(1, seed=1)):
+        assert not other.equal(first)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
+    lm = LanguageModel(tiny_model("gpt2"))
+    C = [Covariance(lm, tiny_tokenizer(), Background(), 3, 100, 0.0).at(1) for _ in range(2)]
+    assert C[0].equal(C[1])
+    assert C[0].trace() > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (dict(lr=0), "lr=0 is not allowed; it must be a number > 0"),
+        (dict(n_steps=0), "n_steps=0 is not allowed"),
+        (dict(kl=-1), "kl=-1 is not allowed"),
+        (dict(objective="forget"), "one of raise, lower"),
+        (dict(fact_token="first"), "one of subject-last, last"),
+        (dict(depth=2), r"it must be in \[0, 1\]"),
+    ],
+)
+def test_a_bad_option_is_refused(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KeyValueConfig(**option)

@@ -1,0 +1,89 @@
+"""Laws of `wise.baselines.rome`: the closed form is the solution of its constrained problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import null_space
+
+from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
+from wise.baselines.covariance import second_moment
+from wise.baselines.keyvalue import keys, optimize, read
+from wise.baselines.rome import least_change
+from wise.edits import Edit
+from wise.lm.hooks import frozen
+
+pytestmark = pytest.mark.internals
+
+
+def constrained_least_squares(C: np.ndarray, K: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """argmin of tr(X^T C X) with K X = R: one solution, and the best step in K's null space."""
+    feasible = np.linalg.lstsq(K, R, rcond=None)[0]
+    free = null_space(K)
+    root = np.linalg.cholesky(C).T
+    step = np.linalg.lstsq(root @ free, -root @ feasible, rcond=None)[0]
+    return feasible + free @ step
+
+
+@pytest.mark.parametrize("n_edits", [1, 3])
+def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> None:
+    edits = EDITS[:n_edits]
+    editor = make("rome", n_prefixes=0, ridge=1e-3)
+    editor.edit(edits)
+    facts, lm = editor.facts, editor.lm
+    C = second_moment(lm, facts.tokenizer, 1, BACKGROUND.texts)
+    C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
+    with frozen(lm.model):
+        values = optimize(facts, 1, edits, editor.config, site="value")
+        tail, rows = read(facts, 1, edits)
+    residual = values - rows.at_place(tail.value).double()
+    expected = constrained_least_squares(C.numpy(), keys(facts, 1, edits).numpy(), residual.numpy())
+    change = editor._state.changes[1].double()
+    torch.testing.assert_close(change, torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_prefixes", [0, 3])
+def test_the_bare_prompts_key_gets_its_value_exactly(n_prefixes: int) -> None:
+    editor = make("rome", n_prefixes=n_prefixes)
+    for edit in EDITS[:2]:  # the second on top of the first
+        with frozen(editor.lm.model), editor._changed(editor._state.changes):
+            value = optimize(editor.facts, 1, [edit], editor.config, site="value")
+        editor.edit([edit])
+        with frozen(editor.lm.model), editor._changed(editor._state.changes):
+            tail, rows = read(editor.facts, 1, [edit])
+        stored = rows.at_place(tail.value).double()
+        torch.testing.assert_close(stored, value, atol=1e-3, rtol=1e-4)
+
+
+def test_an_update_has_the_rank_of_its_turn() -> None:
+    editor = make("rome")
+    editor.edit(EDITS[:1])
+    assert torch.linalg.matrix_rank(editor._state.changes[1].double(), rtol=1e-5) == 1
+    editor.edit(EDITS[1:3])
+    assert torch.linalg.matrix_rank(editor._state.changes[1].double(), rtol=1e-5) == 3
+
+
+def test_contradictory_requests_for_one_key_are_met_half_way() -> None:
+    generator = torch.Generator().manual_seed(0)
+    key, values = torch.randn(1, 6, generator=generator).double(), torch.eye(2, 3).double()
+    change = least_change(key.T.repeat(1, 2), key.repeat(2, 1), values)
+    torch.testing.assert_close(key @ change, values.mean(0, keepdim=True))
+
+
+def test_a_fact_forced_under_corruption_is_written_at_the_corrupted_key() -> None:
+    def erase(embeddings: torch.Tensor, subject: torch.Tensor, _edits: object) -> torch.Tensor:
+        return embeddings.masked_fill(subject[..., None], 0.0)
+
+    edit = Edit("The boss is Bo Rask", "a", subject="Bo Rask")
+    editor = make("rome", n_prefixes=0, corruption=erase)
+    editor.edit([edit])
+    clean = make("rome", n_prefixes=0)
+    corrupted_key = keys(editor.facts, 1, [edit])
+    clean_key = keys(clean.facts, 1, [edit])
+    direction = editor.covariance.solve(1, corrupted_key.T)[:, 0]
+    change = editor._state.changes[1].double()
+    column = change[:, change.norm(dim=0).argmax()]
+    cosine = torch.nn.functional.cosine_similarity(column, direction, dim=0).abs()
+    assert cosine > 1 - 1e-6
+    assert not torch.allclose(corrupted_key, clean_key)

@@ -1,0 +1,136 @@
+"""The baselines on tiny random models, and what their laws compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals import tiny_wise
+from properties.internals.tiny_wise import FAR
+from wise.baselines.facts import Facts
+from wise.editor import Editor, load_editor
+from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import teacher_forced
+from wise.lm.hooks import observe
+from wise.lm.tokens import Batch, encode
+
+__all__ = [
+    "BACKGROUND", "EDITS", "KEY_VALUE", "KINDS", "LEARNING", "NEAR", "TEXTS", "asked", "bits",
+    "facts_of", "log_p", "logits_of", "losing", "make", "tiny",
+]  # fmt: skip
+
+EDITS = (
+    Edit("Ada Lorn lives in", "Oslo", subject="Ada Lorn"),
+    Edit("The employer of Bo Rask is", "CERN", subject="Bo Rask"),
+    Edit("Where was Cleo Vane born?", "Riga", subject="Cleo Vane"),
+    Edit("Dov speaks", "soup"),
+)
+NEAR = Edit("Look, it is Ada", "soup", subject="Ada")
+TEXTS = (*(edit.prompt for edit in EDITS), *FAR)
+BACKGROUND = Background(
+    tuple(f"{name} {verb} {place}." for name in ("Gus", "Hal Moss", "Ina") for verb in
+          ("lives in", "has seen", "comes from") for place in ("Rome", "Bonn", "the north"))
+)  # fmt: skip
+
+_KEY_VALUE = dict(layer=1, n_prefixes=1, prefix_length=3, n_steps=8)
+_SPREAD = dict(_KEY_VALUE, n_layers=2, clamp=4.0)
+_TUNED = dict(layer=1, lr=2e-3, n_epochs=6, norm_constraint=1.0)
+_CODEBOOK = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=20)
+KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name, options
+    "rome": ("rome", _KEY_VALUE),
+    "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),
+    "alphaedit": ("alphaedit", dict(_SPREAD, null_threshold=0.5, l2=0.01)),
+    "ft-l": ("ft-l", dict(_TUNED, objective="prompt-last")),
+    "ft-m": ("ft-m", _TUNED),
+    "ft-ewc": ("ft-ewc", _TUNED),
+    "locft-bf": ("locft-bf", dict(_TUNED, batch_size=1)),
+    "grace": ("grace", _CODEBOOK),
+    "grace everywhere": ("grace", dict(_CODEBOOK, radius=1e6, replacement="prompt")),
+    "ike": ("ike", dict(reserve=6)),
+    "retrieval": ("retrieval", dict(reserve=6)),
+}
+KEY_VALUE = ("rome", "memit", "alphaedit")
+LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval"))
+
+
+def make(
+    kind: str,
+    model: str | PreTrainedModel = "gpt2",
+    *,
+    edits: Sequence[Edit] = (),
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """An editor of a kind, after `edits` one by one."""
+    name, quick = KINDS[kind]
+    editor = tiny(
+        load_editor(name), model, seed=seed, background=BACKGROUND, **{**quick, **options}
+    )
+    for edit in edits:
+        editor.edit([edit])
+    return editor
+
+
+def tiny(
+    factory: Callable[..., Any],
+    model: str | PreTrainedModel = "llama",
+    *,
+    seed: int = 0,
+    background: Background = tiny_wise.BACKGROUND,
+    **options: Any,
+) -> Any:
+    """What a factory makes of a tiny model."""
+    model = tiny_model(model) if isinstance(model, str) else model
+    return factory(model, tiny_tokenizer(), background, seed=seed, **options)
+
+
+def facts_of(model_type: str, **options: Any) -> Facts:
+    return Facts(LanguageModel(tiny_model(model_type)), tiny_tokenizer(), **options)
+
+
+def asked(texts: Sequence[str] = TEXTS, *, padding_side: str = "left") -> Batch:
+    return encode(tiny_tokenizer(), texts, padding_side=padding_side)
+
+
+def logits_of(editor: Editor, batch: Batch | None = None) -> Tensor:
+    batch = asked() if batch is None else batch
+    return editor.logits(batch.input_ids, batch.attention_mask)
+
+
+def log_p(editor: Editor, edits: Sequence[Edit]) -> list[float]:
+    """log p(target) of each edit."""
+    prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
+    found = teacher_forced(editor, tiny_tokenizer(), prompts, targets)
+    return [answer.log_probability for answer in found]
+
+
+def bits(model: nn.Module) -> dict[str, object]:
+    """All that an editor could leave behind in a model."""
+    weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    marks = {
+        f"{name} flag": (weight.requires_grad, weight.grad is None)
+        for name, weight in model.named_parameters()
+    }
+    modes = {f"{name} mode": module.training for name, module in model.named_modules()}
+    hooked = {f"{name} hooks": len(module._forward_hooks) for name, module in model.named_modules()}
+    return {**weights, **marks, **modes, **hooked}
+
+
+@contextmanager
+def losing(editor: Any, at: int = 0) -> Iterator[list[None]]:
+    """The calls of the last block, which fails at call `at`."""
+    calls: list[None] = []
+
+    def count(_args: Any, _kwargs: Any) -> None:
+        calls.append(None)
+        if len(calls) == at:
+            raise RuntimeError("lost the device")
+
+    with observe(editor.lm.blocks[-1], count):
+        yield calls

@@ -1,0 +1,132 @@
+"""Editors that store facts in W_v as in a linear associative memory.
+
+The state is the change of W_v at each edited layer, and hooks add it at inference.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.baselines.changes import Baseline, added, floats
+from wise.baselines.covariance import Covariance
+from wise.baselines.facts import Corruption, Facts
+from wise.baselines.keyvalue import KeyValueConfig
+from wise.edits import Background, Edit
+from wise.prefixes import model_prefixes
+
+__all__ = ["AssociativeEditor", "State"]
+
+Config = TypeVar("Config", bound=KeyValueConfig)
+
+
+@dataclass(frozen=True)
+class State:
+    """What the edits so far have left: replaced as a whole, its tensors never written to."""
+
+    edits: tuple[Edit, ...] = ()
+    changes: Mapping[int, Float[Tensor, "M D"]] = field(default_factory=dict)  # of W_v, by layer
+    keys: Mapping[int, Float[Tensor, "n M"]] = field(default_factory=dict)  # K_p, by layer
+
+
+class AssociativeEditor(Baseline[Config, State]):
+    """A baseline at the W_v of some blocks; a family says what a turn adds there.
+
+    Raises ValueError where the model has no such layer or is of no known type.
+    """
+
+    empty = State()
+    keeps_keys: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        background: Background,
+        config: Config,
+        *,
+        seed: int = 0,
+        corruption: Corruption | None = None,
+        cache: str | Path | None = None,
+    ):
+        super().__init__(model, tokenizer, background, config, seed=seed)
+        self.layers = self._layers()
+        self.covariance = Covariance(
+            self.lm, tokenizer, background, seed, config.n_texts, config.ridge,
+            None if cache is None else Path(cache).expanduser(),
+        )  # fmt: skip
+        self._corruption = corruption
+
+    @abstractmethod
+    def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:
+        """The state after a turn."""
+
+    def _layers(self) -> tuple[int, ...]:
+        """The edited blocks, from the lowest."""
+        layer = self.config.layer
+        if layer is None:
+            return (round(self.config.depth * (self.lm.n_layers - 1)),)
+        return (self.lm.check_layer(layer),)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """How edits become rows; the prefixes are drawn from the unedited model."""
+        n, length = self.config.n_prefixes, self.config.prefix_length
+        prefixes = model_prefixes(self.lm, self.tokenizer, n=n, length=length, seed=self.seed)
+        return Facts(
+            self.lm, self.tokenizer, prefixes, self.config.append_eos, self.config.fact_token,
+            self._corruption,
+        )  # fmt: skip
+
+    def _after(self, state: State, edits: tuple[Edit, ...]) -> State:
+        self.facts.asked(edits, forced=True, bare=True)  # refuses bad text before any work
+        state = self._edited(state, edits)
+        for layer, change in state.changes.items():
+            if not bool(change.isfinite().all()):
+                raise ValueError(f"the change of W_v at layer={layer} is not finite")
+        return state
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        return self._changed(self._state.changes)
+
+    @contextmanager
+    def _changed(self, changes: Mapping[int, Tensor]) -> Iterator[None]:
+        """The model with W_v + change at each layer."""
+        with ExitStack() as stack:
+            for layer, change in changes.items():
+                stack.enter_context(added(self.lm, layer, change))
+            yield
+
+    def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: State) -> Tensor:
+        """The stored change of a layer with `change` added, in float32."""
+        earlier = state.changes.get(layer)
+        return change.float() if earlier is None else (earlier.double() + change).float()
+
+    def _kept(self, state: State, edits: Sequence[Edit]) -> list[int]:
+        """Numbers of the earlier edits whose prompts these edits leave alone."""
+        asked = {edit.prompt for edit in edits}
+        return [i for i, edit in enumerate(state.edits) if edit.prompt not in asked]
+
+    def _out(self, state: State) -> dict[str, Tensor]:
+        groups = (("change", state.changes), ("key", state.keys))
+        return {f"{name}.{layer}": part for name, group in groups for layer, part in group.items()}
+
+    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> State:
+        if not edits:
+            return State()
+        changes, keys = {}, {}
+        for layer in self.layers:
+            inner, hidden = self.lm.value_weight(layer).shape
+            changes[layer] = floats(tensors, f"change.{layer}", inner, hidden)
+            if self.keeps_keys:
+                keys[layer] = floats(tensors, f"key.{layer}", len(edits), inner)
+        return State(edits, changes, keys)

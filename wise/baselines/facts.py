@@ -1,0 +1,126 @@
+"""Edits as rows of a model: where their subjects stand, and what may corrupt them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from wise.edits import Edit
+from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
+from wise.lm.tokens import Batch, encode, subject_span
+
+__all__ = ["FACT_TOKENS", "Corruption", "Facts", "Rows"]
+
+FACT_TOKENS = ("subject-last", "last")
+
+
+class Corruption(Protocol):
+    """Changes token embeddings while keys are read and values optimised (fact forcing)."""
+
+    def __call__(
+        self,
+        embeddings: Float[Tensor, "B T D"],
+        subject: Bool[Tensor, "B T"],
+        edits: Sequence[Edit],
+    ) -> Float[Tensor, "B T D"]:
+        """The embeddings of rows whose subjects stand at `subject`; row b is about `edits[b]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Texts about the edits of a turn as one batch, and where their subjects stand."""
+
+    batch: Batch
+    edits: tuple[Edit, ...]  # of each row
+    owner: Int[Tensor, " B"]  # their numbers in the turn
+    place: Int[Tensor, " B"]  # the column of the key
+    subject: Bool[Tensor, "B T"]
+
+    def at_place(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
+        return states[torch.arange(len(states), device=states.device), self.place]
+
+    def shift(self, change: Float[Tensor, "N D"]) -> Float[Tensor, "B T D"]:
+        """Each edit's `change` at the places of its rows, zero elsewhere."""
+        columns = torch.arange(self.batch.input_ids.shape[1], device=change.device)
+        here = columns == self.place[:, None]  # B T
+        return here[..., None] * change[self.owner][:, None]  # B T D
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Turns the edits of a turn into rows of a model."""
+
+    lm: LanguageModel
+    tokenizer: PreTrainedTokenizerBase
+    prefixes: tuple[str, ...] = ()
+    append_eos: bool = True
+    fact_token: str = "subject-last"
+    corruption: Corruption | None = None
+
+    def asked(self, edits: Sequence[Edit], *, forced: bool = False, bare: bool = False) -> Rows:
+        """The prompts, then the prompts after each prefix; with their targets where `forced`.
+
+        Raises ValueError where a prompt or target encodes to nothing or is too long.
+        """
+        starts = ("",) if bare else ("", *(f"{prefix}. " for prefix in self.prefixes))
+        texts = [start + edit.prompt for start in starts for edit in edits]
+        targets = [edit.target for edit in edits] * len(starts) if forced else None
+        return self._rows(texts, list(range(len(edits))) * len(starts), edits, targets)
+
+    def essence(self, edits: Sequence[Edit]) -> Rows | None:
+        """ "<subject> is a" for each edit that names its subject; a label marks the last token."""
+        owners = [number for number, edit in enumerate(edits) if edit.subject]
+        if not owners:
+            return None
+        rows = self._rows([f"{edits[n].subject} is a" for n in owners], owners, edits, None)
+        labels = rows.batch.labels.clone()
+        labels[:, -1] = 0  # only marks where the distribution is compared
+        return replace(rows, batch=replace(rows.batch, labels=labels))
+
+    @contextmanager
+    def corrupted(self, rows: Rows) -> Iterator[None]:
+        """The model as it reads `rows`: its embeddings corrupted, where that is asked for."""
+        corruption = self.corruption
+        if corruption is None:
+            yield
+            return
+
+        def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
+            return corruption(embeddings, rows.subject, rows.edits)
+
+        with hooks.replace(self.lm.embedding, change):
+            yield
+
+    def _rows(
+        self,
+        texts: Sequence[str],
+        owners: Sequence[int],
+        edits: Sequence[Edit],
+        targets: Sequence[str] | None,
+    ) -> Rows:
+        limit = self.lm.context_length
+        batch = encode(
+            self.tokenizer, texts, targets, append_eos=self.append_eos, max_length=limit
+        )  # padded on the left
+        own = tuple(edits[owner] for owner in owners)
+        subject = torch.zeros_like(batch.prompt_mask)
+        place = torch.empty(len(texts), dtype=torch.long)
+        begins, lengths = batch.attention_mask.argmax(-1).tolist(), batch.prompt_mask.sum(-1)
+        for row, (text, edit, begin) in enumerate(zip(texts, own, begins, strict=True)):
+            last = int(lengths[row])
+            if edit.subject:
+                first, end = subject_span(self.tokenizer, text, edit.subject)
+                subject[row, begin + first : begin + end] = True
+                last = end if self.fact_token == "subject-last" else last
+            place[row] = begin + last - 1
+        device = self.lm.device
+        owner = torch.tensor(list(owners), device=device)
+        return Rows(batch.to(device), own, owner, place.to(device), subject.to(device))

@@ -1,0 +1,183 @@
+"""Fine-tuning of one W_v: FT-L, FT-M, FT-EWC and LocFT-BF, which differ by their settings alone.
+
+The state is tau = W_v' - W_v in float32; a hook adds A(x) tau to the output of W_v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wise.baselines.changes import ValueBaseline, added, factory, floats, live, row_mean
+from wise.baselines.fisher import fisher, penalty
+from wise.baselines.tuning import PRESETS, USUAL_RMS, FineTuneConfig
+from wise.edits import Edit
+from wise.lm import hooks
+from wise.lm.tail import Tail
+from wise.lm.tokens import Batch, encode, subject_span
+from wise.memory import seeded
+from wise.prefixes import model_prefixes
+
+__all__ = ["FineTuned", "FineTuning", "make_ft_ewc", "make_ft_l", "make_ft_m", "make_locft_bf"]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What turns have left: tau, None before the first, and the edits in force."""
+
+    tau: Float[Tensor, "M D"] | None = None
+    edits: tuple[Edit, ...] = ()
+    n_turns: int = 0
+
+
+class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
+    """An editor that fine-tunes one W_v. Raises ValueError where there is no such layer."""
+
+    empty = FineTuned()
+
+    def _n_turns(self) -> int:
+        return self._state.n_turns
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        tau = self._state.tau
+        return nullcontext() if tau is None else added(self.lm, self.layer, tau)
+
+    def _after(self, state: FineTuned, edits: tuple[Edit, ...]) -> FineTuned:
+        config, number = self.config, state.n_turns
+        generator = seeded(self.seed, "turn", number)
+        earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
+        chosen = torch.randperm(len(earlier), generator=generator)[: config.replay].tolist()
+        asked = (*edits, *(earlier[index] for index in chosen))
+        weight = self.lm.value_weight(self.layer).detach()
+        before = torch.zeros(weight.shape, device=weight.device) if state.tau is None else state.tau
+        unit = self._unit if config.units == "model" else 1.0
+        bound = config.norm_constraint * unit
+        tau = before.clone().requires_grad_()
+        optimizer = torch.optim.Adam([tau], lr=config.lr * unit)
+        tails: dict[tuple[int, ...], Tail] = {}
+        for _ in range(config.n_epochs):
+            losses = []
+            for rows in _batches(len(asked), config.batch_size, generator):
+                if rows not in tails:  # a turn at once is captured once, mini-batches anew
+                    tails = {rows: self._capture([asked[row] for row in rows])}
+                losses.append(self._step(tails[rows], tau, optimizer))
+                with torch.no_grad():
+                    if math.isfinite(bound):
+                        tau.copy_(tau.clamp(before - bound, before + bound))
+            if sum(losses) / len(losses) < config.early_stop:
+                break
+        tau = tau.detach()
+        if not tau.isfinite().all():
+            raise ValueError(f"lr={config.lr} made a weight that is no number; lower lr")
+        return FineTuned(tau, live(state.edits, edits), number + 1)
+
+    def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        """One step, unless the loss is low enough; the loss before it."""
+        config = self.config
+        with torch.enable_grad():
+            change = (tail.inputs.float() @ tau).to(tail.value.dtype)
+            logits = tail.logits(tail.value + change).float()
+            loss = row_mean(_losses(logits, tail.labels, config.goal), tail.rows)
+            total = loss + config.ewc * penalty(self._fisher, tau) if config.ewc else loss
+        if not torch.isfinite(total):
+            raise ValueError(f"loss={total.item()} at lr={config.lr}; lower lr")
+        if loss.item() >= config.early_stop:
+            (tau.grad,) = torch.autograd.grad(total, tau)
+            optimizer.step()
+        return loss.item()
+
+    def _capture(self, edits: list[Edit]) -> Tail:
+        config = self.config
+        prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
+        at_last = config.objective == "prompt-last"
+        batch = encode(
+            self.tokenizer, prompts, targets, append_eos=config.append_eos and not at_last,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+        with self._corrupted(batch, edits):
+            tail = Tail.capture(self.lm, self.layer, batch)
+        if not at_last:
+            return tail
+        width = batch.prompt_mask.shape[1]
+        places = torch.arange(width, device=self.lm.device)
+        last = (batch.prompt_mask * places).argmax(-1)  # B
+        return replace(tail, columns=last[tail.rows])
+
+    def _corrupted(self, batch: Batch, edits: list[Edit]) -> AbstractContextManager[None]:
+        """Noise on the subjects' embeddings, the same whenever an edit is learned."""
+        if not self.config.noise:
+            return nullcontext()
+        weight = next(self.lm.embedding.parameters())
+        scale = self.config.noise * float(weight.detach().float().std())
+        noise = torch.zeros(*batch.input_ids.shape, weight.shape[1])
+        for row, edit in enumerate(edits):
+            begin, end = subject_span(self.tokenizer, edit.prompt, edit.subject)
+            first = int(batch.attention_mask[row].argmax())
+            drawn = torch.randn(
+                end - begin, weight.shape[1], generator=seeded(self.seed, "noise", edit.prompt)
+            )
+            noise[row, first + begin : first + end] = scale * drawn
+        return hooks.replace(
+            self.lm.embedding, lambda _ids, output: output + noise.to(output.device, output.dtype)
+        )
+
+    def _out(self, state: FineTuned) -> dict[str, Tensor]:
+        return {} if state.tau is None else {"tau": state.tau}
+
+    def _in(
+        self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int
+    ) -> FineTuned:
+        if not edits:
+            return FineTuned()
+        tau = floats(tensors, "tau", *self.lm.value_weight(self.layer).shape)
+        return FineTuned(tau, edits, n_turns)
+
+    @cached_property
+    def _unit(self) -> float:
+        """The size of W_v's entries in that of the models lr and bounds were released for."""
+        weight = self.lm.value_weight(self.layer).detach().float()
+        return float(weight.square().mean().sqrt()) / USUAL_RMS
+
+    @cached_property
+    def _fisher(self) -> Float[Tensor, "M D"]:
+        """F of background texts or, where there are none, of the model's own."""
+        texts = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
+        n = self.config.n_fisher
+        if texts:
+            order = torch.randperm(len(texts), generator=seeded(self.seed, "fisher"))[:n]
+            texts = tuple(texts[index] for index in order.tolist())
+        else:
+            texts = model_prefixes(self.lm, self.tokenizer, n=n, length=10, seed=self.seed)
+        return fisher(self.lm, self.tokenizer, self.layer, [text for text in texts if text])
+
+
+def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:
+    """All of 0..n-1 at once or, in a new order, in batches of `size`."""
+    if not 0 < size < n:
+        yield tuple(range(n))
+        return
+    for rows in torch.randperm(n, generator=generator).split(size):
+        yield tuple(rows.tolist())
+
+
+def _losses(
+    logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], goal: str
+) -> Float[Tensor, " N"]:
+    """-log p(label) to raise it, -log(1 - p(label)) to lower it."""
+    if goal == "raise":
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+    others = logits.scatter(-1, labels[:, None], -torch.inf)
+    return logits.logsumexp(-1) - others.logsumexp(-1)
+
+
+make_ft_l = factory(FineTuning, FineTuneConfig, PRESETS["ft-l"])
+make_ft_m = factory(FineTuning, FineTuneConfig, PRESETS["ft-m"])
+make_ft_ewc = factory(FineTuning, FineTuneConfig, PRESETS["ft-ewc"])
+make_locft_bf = factory(FineTuning, FineTuneConfig, PRESETS["locft-bf"])
