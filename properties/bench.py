@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.models import LoadedModel
+from properties.findings import Broken, Unasked
 from wise.editor import Editor, EditorFactory, Persistent, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
@@ -25,58 +25,11 @@ from wise.lm.decoding import Answer, Unedited, normalized
 from wise.lm.tokens import Batch, encode
 from wise.rows import Row
 
-__all__ = [
-    "PHASES",
-    "Bench",
-    "Broken",
-    "Operation",
-    "Unasked",
-    "Undecided",
-    "close",
-    "require",
-    "tolerance",
-]
+__all__ = ["PHASES", "Bench", "Operation"]
 
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and the edits that it is about
 _FALSE_FAIL = 1e-4
 PHASES = (Phase.generate, Phase.shrink)  # explaining would take most of a failing law's time
-# Times the dtype's machine epsilon and the largest logit.
-_TOLERANCES = {
-    torch.float64: 2**10,
-    torch.float32: 2**10,
-    torch.bfloat16: 2**3,
-    torch.float16: 2**3,
-}
-
-
-class Broken(AssertionError):  # noqa: N818 - a law is broken; the message says how
-    """A law does not hold."""
-
-
-class Undecided(Exception):  # noqa: N818 - no error: what was seen does not tell
-    """A law can be said neither to hold nor to be broken; the message says why."""
-
-
-class Unasked(Undecided):
-    """A law that nobody asked for: the stream holds nothing for it, or no threshold is set."""
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise Broken with `message` unless the law `holds`."""
-    if not holds:
-        raise Broken(message)
-
-
-def tolerance(logits: Tensor) -> float:
-    """What the order of additions may change: 2^10 machine epsilons of the largest logit, 2^3 in
-    half precision."""
-    factor = _TOLERANCES[logits.dtype] * torch.finfo(logits.dtype).eps
-    return factor * float(logits.abs().max())
-
-
-def close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the order of additions."""
-    return bool(torch.allclose(one, other, rtol=0, atol=tolerance(other)))
 
 
 @dataclass(frozen=True)
@@ -99,6 +52,7 @@ class Bench:
     options: Mapping[str, Any] = field(default_factory=dict)
     n_examples: int = 10
     is_random: bool = False
+    phases: tuple[Phase, ...] = PHASES
     runs: Iterable[Sequence[Row]] = field(default=(), repr=False)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     confidence: float = 0.95
@@ -191,6 +145,17 @@ class Bench:
         """Free-run answers."""
         return self.reader.free(editor, prompts)
 
+    def base_answers(self, prompts: Sequence[str]) -> list[Answer]:
+        """The unedited model's, each asked once."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._asked]
+        if new:
+            self._asked.update(zip(new, self.ask(self.base, new), strict=True))
+        return [self._asked[prompt] for prompt in prompts]
+
+    @cached_property
+    def _asked(self) -> dict[str, Answer]:
+        return {}
+
     def says(self, editor: Editor, edits: Sequence[Edit]) -> list[bool]:
         """Whether each edited prompt is answered by its target."""
         answers = self.ask(editor, [edit.prompt for edit in edits])
@@ -205,7 +170,7 @@ class Bench:
             derandomize=not self.is_random,
             database=None,
             report_multiple_bugs=False,
-            phases=PHASES,
+            phases=self.phases,
             suppress_health_check=list(HealthCheck),
         )(given(strategy)(law))
         try:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from fixtures.models import load_model
 from properties import machine, rates, routes
-from properties.bench import Bench, Broken, Unasked, Undecided
+from properties.bench import Bench
+from properties.findings import Broken, Unasked, Undecided
 from properties.laws import batches, model, refusals, states, streams, writes
 from properties.runs import LEVELS, world_bench
 from wise.editor import (

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 )
 
 from fixtures import strategies
-from properties.bench import PHASES, Bench, Broken, Operation, Unasked, require
+from properties.bench import Bench, Operation
+from properties.findings import Broken, Unasked, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit
 from wise.lm.decoding import normalized
@@ -92,7 +93,7 @@ class Operations:
         answers = self.bench.ask(self.editor, prompts)
         again = self.bench.ask(self.editor, prompts)
         require(answers == again, "the same questions, asked twice, are answered differently")
-        before = self.bench.ask(self.bench.base, prompts)
+        before = self.bench.base_answers(prompts)
         wrong, n_plain = [], 0
         for prompt, answer, base in zip(prompts, answers, before, strict=True):
             text = normalized(answer.text)
@@ -192,7 +193,7 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
             settings=settings(
                 max_examples=bench.n_examples, stateful_step_count=_N_STEPS, deadline=None,
                 derandomize=not bench.is_random, database=None, report_multiple_bugs=False,
-                print_blob=False, phases=PHASES, suppress_health_check=list(HealthCheck),
+                print_blob=False, phases=bench.phases, suppress_health_check=list(HealthCheck),
             ),
         )  # fmt: skip
     except Flaky as error:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from properties.bench import Bench, Broken, Unasked, Undecided
+from properties.bench import Bench
 from properties.checks import Check
+from properties.findings import Broken, Unasked, Undecided
 
 __all__ = ["decide"]
 

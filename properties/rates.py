@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from properties.bench import Bench, Unasked, Undecided, require
+from properties.bench import Bench
+from properties.findings import Unasked, Undecided, require
 from wise.paired import mcnemar, retention_trend
 from wise.rows import Row
 from wise.sequential import decide

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from properties.bench import Bench, Unasked, Undecided, require
+from properties.bench import Bench
+from properties.findings import Unasked, Undecided, require
 from properties.rates import ALLOWED_DROP, first_run, judge, where
 from wise.editor import Retrieves, Routed
 from wise.edits import Edit

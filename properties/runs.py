@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hypothesis import Phase
+
 from fixtures.models import LoadedModel
 from fixtures.samples import stream_seed
 from fixtures.world import LEVELS
-from properties.bench import Bench
+from properties.bench import PHASES, Bench
 from wise.editor import Editor, EditorFactory
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
@@ -78,6 +80,7 @@ def world_bench(
     background: Background | None = None,
     of_stream: Callable[[EditStream], EditStream] = lambda stream: stream,
     n_examples: int = 10,
+    phases: tuple[Phase, ...] = PHASES,
 ) -> Bench:
     """A bench on the model's own world; the runs' rows are written below `folder`.
 
@@ -113,6 +116,7 @@ def world_bench(
         seed=seed,
         options=options or {},
         n_examples=n_examples,
+        phases=phases,
         runs=make_runs(make, loaded, lambda look: folder / f"look-{look}.jsonl"),
         thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
         max_looks=MAX_LOOKS,

@@ -17,7 +17,8 @@ from hypothesis import settings as hypothesis_settings
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
-from properties.bench import Bench, Broken
+from properties.bench import Bench
+from properties.findings import Broken
 from properties.machine import Operation
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import Editor, load_editor

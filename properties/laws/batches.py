@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
-from properties.bench import Bench, close, require, tolerance
+from properties.bench import Bench
+from properties.findings import close, require, tolerance
 from wise.editor import Editor, Generates, Routed
 from wise.lm.decoding import Answer, answer_of, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch, encode

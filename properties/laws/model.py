@@ -10,7 +10,8 @@ import numpy
 import torch
 from torch import nn
 
-from properties.bench import Bench, require
+from properties.bench import Bench
+from properties.findings import require
 
 __all__ = [
     "check_global_random_state_does_not_matter",

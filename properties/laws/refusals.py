@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from properties.bench import Bench, Unasked, require
+from properties.bench import Bench
+from properties.findings import Unasked, require
 from properties.laws.model import difference
 from wise.editor import Editor, Layered
 from wise.edits import Edit

@@ -9,7 +9,8 @@ from zipfile import is_zipfile
 
 import torch
 
-from properties.bench import Bench, Undecided, require
+from properties.bench import Bench
+from properties.findings import Undecided, require
 from wise.editor import Editor, Erasable, Persistent, Routed
 from wise.edits import Edit
 

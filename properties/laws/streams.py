@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from properties.bench import Bench, Unasked, Undecided, require
+from properties.bench import Bench
+from properties.findings import Unasked, Undecided, require
 from properties.rates import judge
 from wise.editor import Editor, Generates, Growing
 from wise.statistics import verdict

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from properties.bench import Bench, require
+from properties.bench import Bench
+from properties.findings import require
 from wise.edits import Edit
 
 __all__ = [
