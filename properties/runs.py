@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from fixtures.models import LoadedModel
 from fixtures.samples import stream_seed
 from fixtures.world import LEVELS
 from properties.bench import PHASES, Bench
-from wise.editor import Editor, EditorFactory
+from properties.findings import Broken
+from wise.editor import EditorFactory
 from wise.edits import Background, EditStream
+from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.rows import Row
 from wise.sequential import SharedDraws
@@ -43,26 +46,24 @@ MAX_LOOKS = 3
 _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 
 
-def checkpoints_of(n_edits: int) -> tuple[int, ...]:
-    """The powers of ten below T, and T itself."""
-    return tuple(sorted({10**n for n in range(len(str(n_edits)))} - {0} | {n_edits}))
+def make_runs(rows_of: Callable[[int], list[Row]]) -> SharedDraws[list[Row]]:
+    """The rows of look 0, 1, ..., each made when it is first asked for.
 
+    A run that breaks off is Broken for every rate that asks for it, and not run again.
+    """
 
-def make_runs(
-    make: Callable[[int], tuple[LifelongRun, Editor]],
-    loaded: LoadedModel,
-    path: Callable[[int], Path],
-    *,
-    progress: bool = False,
-) -> SharedDraws[list[Row]]:
-    """The rows of look 0, 1, ...: each run by a fresh editor when it is first asked for."""
+    @cache
+    def attempt(look: int) -> list[Row] | Broken:
+        try:
+            return rows_of(look)
+        except Exception as error:  # noqa: BLE001 - an editor may raise anything
+            return Broken(f"the run broke off: {type(error).__name__}: {error}")
 
     def rows(look: int) -> list[Row]:
-        run, editor = make(look)
-        model, tokenizer = loaded.model, loaded.tokenizer
-        return run_lifelong(
-            run, editor, model, tokenizer, path(look), resume=True, progress=progress
-        )
+        found = attempt(look)
+        if isinstance(found, Broken):
+            raise found
+        return found
 
     return SharedDraws(rows)
 
@@ -95,7 +96,7 @@ def world_bench(
     if unknown:
         raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(METRICS)}")
 
-    def make(look: int) -> tuple[LifelongRun, Editor]:
+    def rows_of(look: int) -> list[Row]:
         own = stream_seed(seed, look) if look else seed
         run = LifelongRun(
             name,
@@ -105,7 +106,10 @@ def world_bench(
             checkpoints_of(n_edits),
             ("free",),
         )
-        return run, bench.editor(seed=own)
+        path = folder / f"look-{look}.jsonl"
+        return run_lifelong(
+            run, bench.editor(seed=own), loaded.model, loaded.tokenizer, path, progress=False
+        )
 
     bench = Bench(
         name=name,
@@ -117,7 +121,7 @@ def world_bench(
         options=options or {},
         n_examples=n_examples,
         phases=phases,
-        runs=make_runs(make, loaded, lambda look: folder / f"look-{look}.jsonl"),
+        runs=make_runs(rows_of),
         thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
         max_looks=MAX_LOOKS,
     )

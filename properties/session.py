@@ -18,8 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
 from properties.bench import Bench
-from properties.findings import Broken
 from properties.machine import Operation
+from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import Editor, load_editor
 from wise.edits import Background, EditStream
@@ -30,7 +30,6 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import encode
 from wise.rows import Row, read_rows
 from wise.saved import weights_digest
-from wise.sequential import SharedDraws
 
 __all__ = ["Session"]
 
@@ -126,7 +125,7 @@ class Session:
             options=settings.editor_options,
             n_examples=max(5, hypothesis_settings().max_examples // 10),
             is_random=not hypothesis_settings().derandomize,
-            runs=SharedDraws(cache(lambda look: self._rows(spec, look))),
+            runs=make_runs(lambda look: self._rows(spec, look)),
             thresholds=settings.thresholds,
             confidence=settings.confidence,
             max_looks=settings.max_looks,
@@ -152,11 +151,8 @@ class Session:
             settings.checkpoints_of(len(stream.edits)), settings.protocols,
         )  # fmt: skip
         with FileLock(self.folder / f"{path.name}.lock"):
-            try:
-                editor = self._editor(bench, background, run.seed)
-                return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
-            except Exception as error:  # every rate would run into it again
-                raise Broken(f"the run broke off: {type(error).__name__}: {error}") from error
+            editor = self._editor(bench, background, run.seed)
+            return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
 
     def _editor(self, bench: Bench, background: Background, seed: int) -> Editor:
         return bench.factory(
