@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from reports.league import league
+
 __all__ = ["main"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -35,7 +37,8 @@ def main() -> None:
 @click.option(
     "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 1, max_open=True)
 )
-@click.option("--checks", type=_FILE, help="outcomes of checks, as JSON lines")
+@click.option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
+@click.option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show by option alone")
 @click.option("--costs", type=_FILE, help="a league's costs, as CSV")
 @click.option("--kill-matrix", type=_FILE, help="faults and the checks that they trip, as TOML")
 @click.option("--study", type=_FILE, help="a localization study, as CSV")
@@ -51,6 +54,9 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
         click.echo(build_page(rows, out, thresholds=threshold, **options))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
+
+
+main.add_command(league)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""Search hyper-parameters, by one budget for all: `python -m benchmarks.search --editor rome`.
+
+Optuna's TPE maximises the worst corner of the triangle on a stream of the tuning split, which
+shares no fact with the evaluation split. The first trial is the preset "embedded", around which the
+space lies. All trials go to one CSV file that the search goes on from and that the league reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+import torch
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from fixtures.models import FAMILIES, LoadedModel, load_model
+from wise.editor import load_editor
+from wise.edits import EditStream
+from wise.evaluation.entries import Entry, best_options, entries_of, every_name
+from wise.evaluation.league_scores import CORNERS, corner_means
+from wise.evaluation.lifelong import LifelongRun, run_lifelong
+
+__all__ = ["COLUMNS", "SPACES", "Range", "search"]
+
+RESULTS = Path(__file__).parent / "results" / "search.csv"
+COLUMNS = ("editor", "model", "edits", "stream_seed", "trial", "worst", *CORNERS, "seconds",
+           "options", "error")  # fmt: skip
+_STREAM_SEED = 1000  # of the tuning split; the league counts its seeds from 0
+_N_RANDOM = 4  # trials before TPE has something to go by
+
+
+@dataclass(frozen=True)
+class Range:
+    """What an option may be, and what it is in the preset "embedded"."""
+
+    start: Any
+    within: BaseDistribution
+
+
+def _log(start: float, low: float, high: float) -> Range:
+    return Range(start, FloatDistribution(low, high, log=True))
+
+
+def _share(start: float, low: float, high: float) -> Range:
+    return Range(start, FloatDistribution(low, high))
+
+
+def _whole(start: int, low: int, high: int) -> Range:
+    return Range(start, IntDistribution(low, high))
+
+
+def _one_of(start: Any, *choices: Any) -> Range:
+    return Range(start, CategoricalDistribution((start, *choices)))
+
+
+_MEMIT = {
+    "depth": _share(0.55, 0.2, 0.9), "n_layers": _whole(1, 1, 3), "lr": _log(0.5, 0.05, 1.0),
+    "n_steps": _whole(25, 10, 60), "clamp": _log(0.75, 0.3, 20.0),
+    "covariance_weight": _log(0.005, 1e-4, 1.0),
+}  # fmt: skip
+_FINE_TUNING = {"lr": _log(2e-4, 2e-5, 2e-3), "n_epochs": _whole(50, 15, 100)}
+
+SPACES: Mapping[str, Mapping[str, Range]] = {
+    "wise": {
+        "lr": _log(0.3, 0.1, 1.0), "n_steps": _whole(30, 15, 50), "alpha": _share(0.5, 0.2, 1.0),
+        "beta": _share(2.0, 1.0, 5.0), "gamma": _share(1.0, 0.3, 3.0),
+        "threshold_scale": _share(0.8, 0.5, 1.0),
+    },
+    "rome": {
+        "depth": _share(0.6, 0.2, 0.9), "lr": _log(0.5, 0.05, 1.0), "n_steps": _whole(40, 15, 80),
+        "clamp": _log(20.0, 1.0, 40.0), "kl": _log(0.0625, 0.01, 1.0),
+    },
+    "memit": _MEMIT,
+    "memit-mass": _MEMIT,
+    "alphaedit": {
+        "depth": _share(0.6, 0.2, 0.9), "n_layers": _whole(1, 1, 3), "lr": _log(0.5, 0.05, 1.0),
+        "null_threshold": _log(0.1, 0.005, 1.0), "l2": _log(0.001, 1e-4, 1.0),
+    },
+    "ft-l": {
+        "lr": _log(5e-4, 5e-5, 5e-3), "n_epochs": _whole(50, 15, 100),
+        "norm_constraint": _log(8e-3, 5e-4, 5e-2),
+    },
+    "ft-m": _FINE_TUNING,
+    "ft-ewc": {**_FINE_TUNING, "ewc": _log(0.1, 1e-3, 100.0), "replay": _whole(10, 0, 20)},
+    "locft-bf-mass": {
+        "lr": _log(5e-4, 5e-5, 5e-3), "n_epochs": _whole(50, 15, 100),
+        "batch_size": _one_of(25, 5, 10, 50),
+    },
+    "grace": {
+        "radius": _log(0.6, 0.1, 2.0), "lr": _log(0.5, 0.05, 2.0), "n_steps": _whole(200, 50, 300),
+        "value_init": _one_of("warm", "cold"),
+    },
+    "ike": {
+        "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
+        "style": _one_of("plain", "ike"),
+    },
+    "retrieval": {
+        "n_edits": _whole(1, 1, 8), "min_score": _share(0.0, 0.0, 8.0),
+        "style": _one_of("plain", "ike"),
+    },
+}  # fmt: skip
+
+
+def search(
+    name: str, loaded: LoadedModel, stream: EditStream, *, n_trials: int, path: Path, seed: int
+) -> None:
+    """Bring the trials of editor `name` at this stream in `path` up to `n_trials`.
+
+    A trial with an error counts as one, with a worst corner of 0. Raises ValueError for an editor
+    without a space, and for a file with trials on another stream.
+    """
+    if name not in SPACES:
+        raise ValueError(f"editor={name!r} has no search space; {', '.join(SPACES)} have")
+    space = {option: each.within for option, each in SPACES[name].items()}
+    scene = {"editor": name, "model": loaded.name, "edits": len(stream.edits), "stream_seed": seed}
+    done = _trials(path, scene)
+    sampler = optuna.samplers.TPESampler(seed=seed + len(done), n_startup_trials=_N_RANDOM)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for record in done:
+        study.add_trial(optuna.trial.create_trial(
+            params=json.loads(record["options"]), distributions=space, value=float(record["worst"])
+        ))  # fmt: skip
+    if not done:
+        study.enqueue_trial({option: each.start for option, each in SPACES[name].items()})
+    entry = entries_of(name)[-1]
+    for number in range(len(done), n_trials):
+        trial = study.ask(space)
+        found = _tried(entry, loaded, stream, trial.params, seed)
+        study.tell(trial, found["worst"])
+        _append(path, {**scene, "trial": number, "options": json.dumps(trial.params), **found})
+
+
+def _tried(
+    entry: Entry, loaded: LoadedModel, stream: EditStream, options: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """The corners after all edits, free-run, as the league counts them."""
+    T, start = len(stream.edits), time.perf_counter()
+    factory = load_editor(entry.spec)
+    try:
+        editor = factory(
+            load_model(loaded.name).model, loaded.tokenizer, FAMILIES[loaded.name].size.world()
+            .background(), seed=seed, **{**dict(entry.options), **options},
+        )  # fmt: skip
+        turn = T if entry.group == "mass" else 1
+        run = LifelongRun(entry.name, loaded.name, seed, stream, (T,), ("free",), turn)
+        with TemporaryDirectory() as folder:
+            rows = run_lifelong(
+                run, editor, loaded.model, loaded.tokenizer, Path(folder) / "rows.jsonl",
+                progress=False,
+            )  # fmt: skip
+    except (ArithmeticError, RuntimeError, ValueError) as error:  # as a loss that is no number
+        return {"worst": 0.0, "error": f"{type(error).__name__}: {error}"}
+    corners = corner_means(rows, T)
+    seconds = f"{time.perf_counter() - start:.1f}"
+    return {"worst": min(corners.values()), **corners, "seconds": seconds}
+
+
+def _trials(path: Path, scene: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The trials of the scene's editor and model; ValueError where any is on another stream."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        of_model = [each for each in csv.DictReader(file) if each["model"] == scene["model"]]
+    for record in of_model:
+        for key in ("edits", "stream_seed"):
+            if record[key] != str(scene[key]):
+                raise ValueError(f"{path} holds trials with {key}={record[key]}, not {scene[key]}; "
+                                 "a budget is one for all: name another file")  # fmt: skip
+    return [record for record in of_model if record["editor"] == scene["editor"]]
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value
+                         for key, value in record.items()})  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
+    parser.add_argument("--model", default="llama", choices=FAMILIES)
+    parser.add_argument("--trials", type=int, default=12, help="for each editor, those done too")
+    parser.add_argument("--edits", type=int, default=20)
+    parser.add_argument("--stream-seed", type=int, default=_STREAM_SEED)
+    parser.add_argument("--csv", type=Path, default=RESULTS)
+    parser.add_argument("--best", action="store_true", help="only print the best options so far")
+    asked = parser.parse_args()
+    if not asked.best:
+        torch.set_num_threads(1)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        loaded = load_model(asked.model)
+        world = FAMILIES[asked.model].size.world()
+        stream = world.stream(asked.stream_seed, asked.edits, split="tuning")
+        names = asked.editor or ["all"]
+        for name in every_name() if "all" in names else names:
+            search(name, loaded, stream, n_trials=asked.trials, path=asked.csv,
+                   seed=asked.stream_seed)  # fmt: skip
+    for name, options in best_options(asked.csv, model=asked.model).items():
+        print(f"{name:16} {json.dumps(options)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Laws of the search: one budget for all, begun at the preset, gone on with from its file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.search import COLUMNS, SPACES, search
+from fixtures.models import LoadedModel, load_model
+from wise.baselines import alphaedit, context, grace, keyvalue, memit, rome, tuning
+from wise.baselines.changes import configured
+from wise.config import WISEConfig
+from wise.evaluation.entries import best_options, every_name
+
+pytestmark = pytest.mark.internals
+
+
+def _of(config: Any, presets: Any) -> Callable[[], Any]:
+    return partial(configured, config, presets, "embedded", {})
+
+
+MEMIT = _of(memit.MEMITConfig, memit.PRESETS)
+EMBEDDED: dict[str, Callable[[], Any]] = {
+    "wise": WISEConfig.of,
+    "rome": _of(keyvalue.KeyValueConfig, rome.PRESETS),
+    "memit": MEMIT,
+    "memit-mass": MEMIT,
+    "alphaedit": _of(alphaedit.AlphaEditConfig, alphaedit.PRESETS),
+    "grace": _of(grace.GRACEConfig, grace.PRESETS),
+    "locft-bf-mass": _of(tuning.FineTuneConfig, tuning.PRESETS["locft-bf"]),
+    **{name: _of(tuning.FineTuneConfig, tuning.PRESETS[name]) for name in
+       ("ft-l", "ft-m", "ft-ewc")},
+    **{name: _of(context.InContextConfig, context.PRESETS[name]) for name in ("ike", "retrieval")},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model("gptj")
+
+
+def trials(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_space_begins_at_the_embedded_preset_and_holds_it(name: str) -> None:
+    preset = asdict(EMBEDDED[name]())
+    for option, each in SPACES[name].items():
+        assert preset[option] == each.start, option
+        assert each.within._contains(each.within.to_internal_repr(each.start)), option
+
+
+def test_every_built_in_editor_has_a_space() -> None:
+    assert set(every_name()) <= set(SPACES)
+
+
+def test_a_search_goes_on_to_its_budget_and_the_league_finds_its_best(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "search.csv"
+    assert loaded.world is not None
+    stream = loaded.world.stream(1000, 2, split="tuning")
+    for n_trials in (1, 2, 2):
+        search("wise", loaded, stream, n_trials=n_trials, path=path, seed=1000)
+    found = trials(path)
+    assert tuple(found[0]) == COLUMNS
+    assert [trial["trial"] for trial in found] == ["0", "1"]
+    options = [json.loads(trial["options"]) for trial in found]
+    assert options[0] == {option: each.start for option, each in SPACES["wise"].items()}
+    assert options[0] != options[1]
+    best = max(found, key=lambda trial: float(trial["worst"]))
+    assert best_options(path, model="gptj") == {"wise": json.loads(best["options"])}
+    with pytest.raises(ValueError, match="holds trials with edits=2, not 3; a budget is one"):
+        search("wise", loaded, loaded.world.stream(1000, 3, split="tuning"), n_trials=3,
+               path=path, seed=1000)  # fmt: skip
+
+
+def test_an_editor_without_a_space_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
+    assert loaded.world is not None
+    with pytest.raises(ValueError, match="editor='none' has no search space; wise, rome"):
+        search("none", loaded, loaded.world.stream(0, 1), n_trials=1, path=tmp_path / "s", seed=0)

@@ -1,0 +1,102 @@
+"""The command `python -m reports league`: editors by T, models and seeds, to a table."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from wise.evaluation.cell import Scene
+    from wise.evaluation.entries import Entry
+
+__all__ = ["league", "world_scene"]
+
+_CORNERS = {
+    "none": "none",
+    "perfect": "fixtures.perfect:make_perfect",
+    "random": "wise.baselines.corners:make_random_router",
+}
+_SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
+
+
+def world_scene(model: str, seed: int, n_edits: int) -> Scene:
+    """An embedded model, a stream of its world's evaluation facts, and its background."""
+    from transformers.utils import logging
+
+    from fixtures.models import load_model
+    from wise.evaluation.cell import Scene
+
+    logging.disable_progress_bar()  # the league's own is the only one
+    loaded = load_model(model)
+    if loaded.world is None:
+        raise ValueError(f"model {model!r} has no world to take edits from")
+    stream = loaded.world.stream(seed, n_edits)
+    return Scene(loaded.model, loaded.tokenizer, stream, loaded.world.background())
+
+
+def _entries(names: list[str], model: str, search: Path) -> tuple[Entry, ...]:
+    from wise.evaluation.entries import Entry, best_options, entries_of, every_name
+
+    best = best_options(search, model=model)
+    if "all" in names:
+        others = [name for name in names if name not in ("all", *_CORNERS)]
+        names = [*every_name(), *others, *_CORNERS]
+    found: list[Entry] = []
+    for name in dict.fromkeys(names):
+        spec = _CORNERS.get(name)
+        found += entries_of(name, best=best) if spec is None else [
+            Entry(name, spec, group="corner")
+        ]  # fmt: skip
+    return tuple(dict.fromkeys(found))
+
+
+@click.command()
+@click.option("--editors", default="all", show_default=True,
+              help="all, none, perfect, random, names or MODULE:FACTORY, by commas")  # fmt: skip
+@click.option("--models", default="llama", show_default=True, help="families, parted by commas")
+@click.option("--edits", default=100, show_default=True, type=click.IntRange(1), help="T")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="how many")
+@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
+@click.option("--out", default="league", show_default=True,
+              type=click.Path(file_okay=False, path_type=Path),
+              help="folder of rows, tables and what is needed to go on")  # fmt: skip
+@click.option("--search", default=_SEARCH, type=click.Path(dir_okay=False, path_type=Path),
+              help="results of benchmarks.search")  # fmt: skip
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Markdown page")
+@click.option("--notes", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Markdown to end the page with")  # fmt: skip
+@click.option("--confidence", default=0.95, show_default=True,
+              type=click.FloatRange(0.5, 1, max_open=True))  # fmt: skip
+def league(editors, models, edits, seeds, jobs, out, search, write, notes, confidence) -> None:
+    """Run editors on the same streams, and rank them; a call that was stopped goes on."""
+    from wise.editor import load_editor
+    from wise.evaluation import league_table, league_text
+    from wise.evaluation.league import League, results_of, run_league, write_costs
+
+    try:
+        entries = {
+            model: _entries(editors.split(","), model, search) for model in models.split(",")
+        }
+        for entry in {entry for of_model in entries.values() for entry in of_model}:
+            load_editor(entry.spec)
+        asked = League(entries, tuple(range(seeds)), edits, world_scene)
+        outcomes = run_league(asked, out, n_processes=jobs or os.cpu_count() or 1)
+    except (ValueError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    results = results_of(outcomes, out)
+    found = league_table.standings(results, confidence=confidence)
+    write_costs(outcomes, out / "costs.csv")
+    league_text.write_scores(found, out / "scores.csv")
+    page = league_text.document(
+        found, outcomes, league_table.retained(results), confidence=confidence,
+        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]),
+        notes=notes.read_text(encoding="utf-8") if notes else "",
+    )  # fmt: skip
+    for path in filter(None, (out / "league.md", write)):
+        path.write_text(page, encoding="utf-8")
+    click.echo(league_text.tables(found, outcomes, last_only=True))

@@ -1,0 +1,231 @@
+"""One cell of a league: a lifelong run with its costs, and a record of how it ended."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from wise.editor import Editor, load_editor
+from wise.edits import Background, Edit, EditStream
+from wise.evaluation.entries import Entry
+from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.lm.decoding import Unedited
+from wise.lm.tokens import encode
+from wise.rows import read_rows
+
+__all__ = ["Cell", "Cost", "Outcome", "Scene", "SceneMaker", "run_cell", "write_json"]
+
+_N_TIMED = 5  # forwards of the batch, of which the median counts
+_N_ROWS = 32  # of the batch
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all editors of a league are given alike: a model, a stream and the background."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    stream: EditStream
+    background: Background
+
+
+# (model, seed, T) -> scene. A function of a module, so that other processes find it.
+SceneMaker = Callable[[str, int, int], Scene]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a league: the stream of `n_edits` up to the last checkpoint.
+
+    `key` names its files, and no other cell's.
+    """
+
+    entry: Entry
+    model: str
+    seed: int
+    n_edits: int
+    checkpoints: tuple[int, ...]
+    protocols: tuple[str, ...] = ("free",)
+
+    @property
+    def edits_per_turn(self) -> int:
+        """A mass edit is one turn of all edits."""
+        return self.checkpoints[-1] if self.entry.group == "mass" else 1
+
+    @property
+    def key(self) -> str:
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        words = f"{self.entry.title} {self.model} seed-{self.seed} T-{self.checkpoints[-1]}"
+        readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
+        return f"{readable[-80:]}-{digest[:12]}"
+
+    def rows_in(self, folder: Path) -> Path:
+        return folder / f"{self.key}.jsonl"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """After `t` edits: the mean time of an edit, bytes added (None where the editor does not say),
+    and the time of a forward in that of the bare model, in the same process."""
+
+    t: int
+    seconds_per_edit: float
+    bytes: int | None
+    inference_ratio: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a cell came: it is open, has ended, or stopped with an error after `measured`."""
+
+    state: str = "open"
+    message: str = ""
+    measured: tuple[int, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+    @classmethod
+    def of(cls, cell: Cell, folder: Path) -> Outcome:
+        """What the record of `cell` says; no record is an open cell."""
+        path = folder / f"{cell.key}.json"
+        if not path.exists():
+            return cls()
+        record = json.loads(path.read_text(encoding="utf-8"))
+        costs = tuple(Cost(**cost) for cost in record["costs"])
+        return cls(record["state"], record["message"], tuple(record["measured"]), costs)
+
+    def keep(self, cell: Cell, folder: Path) -> None:
+        """Write the record, whole or not at all."""
+        write_json({**asdict(self), "cell": asdict(cell)}, folder / f"{cell.key}.json")
+
+
+def write_json(record: object, path: Path) -> None:
+    """Write `path` whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def run_cell(cell: Cell, scene_of: SceneMaker, folder: Path) -> None:
+    """Run or resume `cell`; its rows and its record are below `folder`.
+
+    On one thread, so that rows do not depend on how many cells run beside it. What goes wrong is
+    recorded with the cell and never raised, but for the end of the process.
+    """
+    # Costs of an earlier try stand: a resumed run need not make all edits again.
+    costs = {cost.t: cost for cost in Outcome.of(cell, folder).costs}
+
+    def record(state: str, message: str = "", measured: Sequence[int] = ()) -> None:
+        kept = tuple(costs[t] for t in sorted(costs))
+        Outcome(state, message, tuple(measured), kept).keep(cell, folder)
+
+    def spent(cost: Cost) -> None:
+        costs[cost.t] = cost
+        record("open")
+
+    record("open")
+    try:
+        with _one_thread():
+            scene = scene_of(cell.model, cell.seed, cell.n_edits)
+            stream = scene.stream.prefix(cell.checkpoints[-1])
+            _run(cell, replace(scene, stream=stream), folder, spent)
+    except Exception as error:  # noqa: BLE001 - a cell's error is its result, and no other's
+        name = type(error).__name__
+        record("error", f"{name}: {error}" if str(error) else name, _measured(cell, folder))
+    else:
+        record("ended", measured=cell.checkpoints)
+
+
+def _run(cell: Cell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
+    entry, tokenizer = cell.entry, scene.tokenizer
+    own = copy.deepcopy(scene.model)  # an editor may write to its model in place
+    factory, options = load_editor(entry.spec), dict(entry.options)
+    if "cache" in inspect.signature(factory).parameters:  # by content, so that cells may share it
+        options.setdefault("cache", folder / "cache")
+    editor = factory(own, tokenizer, scene.background, seed=cell.seed, **options)
+    run = LifelongRun(
+        entry.editor, cell.model, cell.seed, scene.stream, cell.checkpoints, cell.protocols,
+        cell.edits_per_turn,
+    )  # fmt: skip
+    with _metered(editor, scene, cell.checkpoints, spent):
+        path = cell.rows_in(folder)
+        run_lifelong(run, editor, scene.model, tokenizer, path, resume=True, progress=False)
+
+
+@contextmanager
+def _metered(
+    editor: Editor, scene: Scene, checkpoints: Sequence[int], spent: Callable[[Cost], None]
+) -> Iterator[None]:
+    """Time the edits, and report the costs at each checkpoint that an edit reaches.
+
+    A resumed run tells by the edits themselves where in the stream it goes on.
+    """
+    taught = [edit.as_taught() for edit in scene.stream.edits]
+    make = editor.edit
+    reached, n_timed, seconds = 0, 0, 0.0
+
+    def edit(edits: Sequence[Edit]) -> None:
+        nonlocal reached, n_timed, seconds
+        start = time.perf_counter()
+        make(edits)
+        seconds += time.perf_counter() - start
+        n_timed += len(edits)
+        reached = taught.index(edits[0], reached) + len(edits)
+        if reached in checkpoints:
+            n_bytes: Any = getattr(editor, "n_bytes", None)
+            ratio = _inference_ratio(editor, scene)
+            spent(Cost(reached, seconds / n_timed, n_bytes, ratio))
+
+    with patch.object(editor, "edit", edit):
+        yield
+
+
+def _inference_ratio(editor: Editor, scene: Scene) -> float:
+    """Median time of a forward of the edited model over that of the bare one, by turns."""
+    prompts = [edit.prompt for edit in scene.stream.edits[:_N_ROWS]]
+    batch = encode(scene.tokenizer, prompts).to(scene.model.device)
+    both = editor, Unedited(scene.model, scene.tokenizer)
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(1 + _N_TIMED):
+        for which, each in enumerate(both):
+            start = time.perf_counter()
+            each.logits(batch.input_ids, batch.attention_mask)
+            times[which].append(time.perf_counter() - start)
+    edited, bare = (statistics.median(each[1:]) for each in times.values())
+    return edited / bare
+
+
+def _measured(cell: Cell, folder: Path) -> list[int]:
+    """The T that a cell with an error has measured by all protocols; blocks are written whole."""
+    path = cell.rows_in(folder)
+    try:
+        blocks = {row.block for row in read_rows(path)} if path.exists() else set()
+    except ValueError:
+        return []
+    return [
+        t for t in cell.checkpoints
+        if all(f"checkpoint {t} {protocol}" in blocks for protocol in cell.protocols)
+    ]  # fmt: skip
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

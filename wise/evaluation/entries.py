@@ -1,0 +1,108 @@
+"""Who stands in a league: editors with their options, and with whom they may be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wise.editor import BUILT_IN
+
+__all__ = ["GROUPS", "Entry", "best_options", "entries_of", "every_name"]
+
+# Editors of one group alone are ranked together; corners calibrate and are not ranked at all.
+GROUPS = ("online", "mass", "needs training", "corner")
+
+# Written all at once: beside the online editor, or, for a method that is no other, in its place.
+_ALSO_MASS = ("memit",)
+_ONLY_MASS = ("locft-bf",)
+_TRAINED = ("mend", "serac")
+_UNRANKED = ("none",)
+# Released hyper-parameters, where they are no preset of that name; layers go with the depth.
+_RELEASED: Mapping[str, Mapping[str, Any]] = {"wise": {"preset": "paper-llama-2-7b", "layer": None}}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An editor as it takes part: `spec` as `load_editor` takes it, its options, and its group.
+
+    `label` says where the options are from: released, searched, embedded, or "" where there are
+    none. Raises ValueError for a group that there is not.
+    """
+
+    name: str
+    spec: str
+    options: tuple[tuple[str, Any], ...] = ()
+    label: str = ""
+    group: str = "online"
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"group={self.group!r} is none of {', '.join(GROUPS)}")
+
+    @property
+    def editor(self) -> str:
+        """What rows call it: its name and its options."""
+        options = ", ".join(f"{name}={value}" for name, value in self.options)
+        return f"{self.name}({options})" if options else self.name
+
+    @property
+    def title(self) -> str:
+        """What the table calls it."""
+        return f"{self.name}, {self.label}" if self.label else self.name
+
+
+def every_name() -> list[str]:
+    """The names of all built-in editors; a mass edit's ends in `-mass`."""
+    online = [name for name in BUILT_IN if name not in (*_ONLY_MASS, *_UNRANKED)]
+    mass = [f"{name}-mass" for name in (*_ALSO_MASS, *_ONLY_MASS) if name in BUILT_IN]
+    return [*online, *mass]
+
+
+def entries_of(name: str, *, best: Mapping[str, Mapping[str, Any]] | None = None) -> list[Entry]:
+    """The entries of one editor: a built-in one twice, released and tuned; any other once.
+
+    `best` are the options that a search found, by name; without any the tuned entry is the preset
+    "embedded". Another editor is named as `load_editor` takes it.
+    """
+    if name in _UNRANKED:
+        return [Entry(name, name, group="corner")]
+    if name in _ONLY_MASS:
+        name = f"{name}-mass"
+    if name not in every_name():
+        return [Entry(name, name)]
+    spec = name.removesuffix("-mass")
+    group = "mass" if name != spec else "needs training" if name in _TRAINED else "online"
+    found = (best or {}).get(name)
+    label = "embedded" if found is None else "searched"
+    released = _RELEASED.get(spec, {"preset": "released"})
+    tuned = {"preset": "embedded", **(found or {})}
+    return [
+        Entry(name, spec, tuple(released.items()), "released", group),
+        Entry(name, spec, tuple(tuned.items()), label, group),
+    ]
+
+
+def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:
+    """By editor, the options with the highest worst corner that a search on `model` has found.
+
+    Of equal ones the first found. `path` is a CSV file with columns editor, model, worst and
+    options (a JSON object); no file is no search.
+    """
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        trials = [trial for trial in csv.DictReader(file) if trial["model"] == model]
+    return {trial["editor"]: json.loads(trial["options"]) for trial in _bests(trials)}
+
+
+def _bests(trials: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    best: dict[str, dict[str, str]] = {}
+    for trial in trials:
+        held = best.setdefault(trial["editor"], trial)
+        if float(trial["worst"]) > float(held["worst"]):
+            best[trial["editor"]] = trial
+    return list(best.values())

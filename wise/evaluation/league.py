@@ -1,0 +1,164 @@
+"""Editors by models by seeds: a grid of independent runs that is resumed cell by cell."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from wise.evaluation.cell import Cell, Outcome, SceneMaker, run_cell, write_json
+from wise.evaluation.entries import Entry
+from wise.evaluation.league_scores import Contestant, Results
+from wise.evaluation.processes import run_apart
+from wise.rows import Row, read_rows
+
+__all__ = ["COST_COLUMNS", "League", "checkpoints_of", "results_of", "run_league", "write_costs"]
+
+_FORMAT = 1
+_ENDED = "its process was ended from outside"
+COST_COLUMNS = ("editor", "model", "seed", "t", "seconds_per_edit", "bytes", "inference_ratio")
+
+
+def checkpoints_of(n_edits: int) -> tuple[int, ...]:
+    """The powers of ten below T, and T itself."""
+    return (*(10**n for n in range(len(str(n_edits))) if 10**n < n_edits), n_edits)
+
+
+@dataclass(frozen=True)
+class League:
+    """Entries by model, the seeds of their streams, and T = `n_edits`.
+
+    `scene_of` makes what each editor is given. Raises ValueError for no entry or seed, an entry
+    that a model has twice, and T < 1.
+    """
+
+    entries: Mapping[str, tuple[Entry, ...]]
+    seeds: tuple[int, ...]
+    n_edits: int
+    scene_of: SceneMaker
+    protocols: tuple[str, ...] = ("free",)
+
+    def __post_init__(self) -> None:
+        if self.n_edits < 1:
+            raise ValueError(f"n_edits={self.n_edits} must be >= 1")
+        if not self.seeds or not any(self.entries.values()):
+            raise ValueError("a league has at least one seed and one entry")
+        for model, entries in self.entries.items():
+            names = [entry.editor for entry in entries]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{min(twice)!r} stands twice among the entries on {model}")
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        return checkpoints_of(self.n_edits)
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells. A mass edit has one for each checkpoint, being a turn that is never split."""
+        for seed in self.seeds:
+            for model, entries in self.entries.items():
+                for entry in entries:
+                    whole = Cell(entry, model, seed, self.n_edits, self.checkpoints, self.protocols)
+                    if entry.group != "mass":
+                        yield whole
+                        continue
+                    for t in self.checkpoints:
+                        yield replace(whole, checkpoints=(t,))
+
+    def identity(self) -> dict[str, object]:
+        """What cells must share to be compared; editors, models and seeds may be added later."""
+        scene = f"{self.scene_of.__module__}:{self.scene_of.__qualname__}"
+        return {
+            "format": _FORMAT, "scene": scene, "edits": self.n_edits,
+            "checkpoints": list(self.checkpoints), "protocols": list(self.protocols),
+        }  # fmt: skip
+
+
+def run_league(
+    league: League, folder: Path, *, n_processes: int = 1, progress: bool = True
+) -> dict[Cell, Outcome]:
+    """Run every cell that has not ended yet below `folder`; how each cell came out.
+
+    Cells that had an error are tried again. A cell's error, or the end of its process, costs no
+    other cell anything; after a kill, the same call goes on where it stopped. Raises ValueError
+    where `folder` holds another league, RuntimeError where another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "league.lock", timeout=0):
+            _claim(folder, league)
+            _run_open(league, folder, n_processes, progress)
+    except Timeout as error:
+        raise RuntimeError(f"another process is at work on the league in {folder}") from error
+    return {cell: Outcome.of(cell, folder) for cell in league.cells()}
+
+
+def _run_open(league: League, folder: Path, n_processes: int, progress: bool) -> None:
+    cells = list(league.cells())
+    todo = [cell for cell in cells if Outcome.of(cell, folder).state != "ended"]
+    work = partial(run_cell, scene_of=league.scene_of, folder=folder)
+    with tqdm(
+        total=len(cells), initial=len(cells) - len(todo), unit="cell", desc="league",
+        disable=not progress,
+    ) as bar:  # fmt: skip
+        for cell, has_lived in run_apart(work, todo, n_processes=n_processes):
+            if not has_lived:
+                ended = replace(Outcome.of(cell, folder), state="error", message=_ENDED)
+                ended.keep(cell, folder)
+            bar.set_postfix_str(cell.entry.title)
+            bar.update()
+
+
+def _claim(folder: Path, league: League) -> None:
+    """Make `folder` the league's, or see that it is."""
+    manifest, identity = folder / "league.json", league.identity()
+    if not manifest.exists():
+        write_json(identity, manifest)
+        return
+    held = json.loads(manifest.read_text(encoding="utf-8"))
+    for name, value in identity.items():
+        if held.get(name) != value:
+            raise ValueError(
+                f"{folder} holds a league with {name}={held.get(name)!r}, not {value!r}; "
+                "name another folder"
+            )
+
+
+def results_of(outcomes: Mapping[Cell, Outcome], folder: Path) -> Results:
+    """The rows of each contestant at each T, of all its seeds; where one is lacking, the reason."""
+    found: dict[Contestant, dict[int, list[Row] | str]] = {}
+    lacking: dict[tuple[Contestant, int], list[str]] = defaultdict(list)
+    n_seeds = len({cell.seed for cell in outcomes})
+    for cell, outcome in outcomes.items():
+        contestant = Contestant(cell.model, cell.entry.group, cell.entry.title, cell.entry.editor)
+        by_t = found.setdefault(contestant, {})
+        held = read_rows(cell.rows_in(folder)) if outcome.measured else []
+        for t in cell.checkpoints:
+            rows = by_t.setdefault(t, [])
+            if t not in outcome.measured:
+                lacking[contestant, t].append(outcome.message or "not run to its end yet")
+            elif not isinstance(rows, str):
+                rows += [row for row in held if row.t == t and row.when == "final"]
+    for (contestant, t), reasons in lacking.items():
+        found[contestant][t] = f"{len(reasons)} of {n_seeds} seeds: {reasons[0]}"
+    return found
+
+
+def write_costs(outcomes: Mapping[Cell, Outcome], path: Path) -> None:
+    """The costs of all cells as CSV; bytes are blank where an editor does not say."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COST_COLUMNS)
+        for cell, outcome in outcomes.items():
+            for cost in outcome.costs:
+                writer.writerow([
+                    cell.entry.editor, cell.model, cell.seed, cost.t,
+                    f"{cost.seconds_per_edit:.4g}", "" if cost.bytes is None else cost.bytes,
+                    f"{cost.inference_ratio:.4g}",
+                ])  # fmt: skip

@@ -1,0 +1,174 @@
+"""A league's standings: the worst corner, who is tied with the best, and what has faded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from wise.evaluation.entries import GROUPS
+from wise.evaluation.league_scores import (
+    CORNERS,
+    Contestant,
+    Estimate,
+    Results,
+    corner_of,
+    counted,
+    measures_of,
+)
+from wise.paired import mcnemar
+from wise.rows import Row
+from wise.statistics import holm
+
+__all__ = ["Retained", "Standing", "retained", "standings"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A contestant after `t` edits.
+
+    `measures` has the corners, "average" (of them, edit by edit), and "level 1" and so on. `worst`
+    names the lowest corner. `place` is by it within model, group and T, from 1; None for corners of
+    calibration. `is_tied` is known at the group's last T alone. With an `error` there is no number.
+    """
+
+    contestant: Contestant
+    t: int
+    n_seeds: int = 0
+    measures: Mapping[str, Estimate] = field(default_factory=dict)
+    place: int | None = None
+    is_tied: bool = False
+    error: str = ""
+
+    @property
+    def worst(self) -> str:
+        """The lowest corner; "" where none was measured."""
+        corners = [corner for corner in CORNERS if corner in self.measures]
+        return min(corners, key=lambda corner: self.measures[corner].mean, default="")
+
+    @property
+    def _height(self) -> float:
+        return self.measures[self.worst].mean if self.worst else -1.0
+
+
+def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
+    """By model, group and T (the last first), the best worst corner first, errors at the end.
+
+    At a group's last T the contestants tied with its best are marked: those that no corner shows
+    to be worse at 1 - `confidence`, by McNemar's exact test on the items of both, two-sided, after
+    Holm's correction over all corners and contestants of the group. Source: Holm, 1979.
+    """
+    tables: dict[tuple[str, str, int], list[Standing]] = defaultdict(list)
+    for contestant, by_t in results.items():
+        for t, rows in by_t.items():
+            standing = Standing(contestant, t, error=rows if isinstance(rows, str) else "")
+            if not isinstance(rows, str):
+                own = counted(rows, t)
+                standing = replace(
+                    standing,
+                    n_seeds=len({row.seed for row in own}),
+                    measures=measures_of(own, confidence=confidence),
+                )
+            tables[contestant.model, contestant.group, t].append(standing)
+    last = {(model, group): max(t for m, g, t in tables if (m, g) == (model, group))
+            for model, group, _ in tables}  # fmt: skip
+    models = list(dict.fromkeys(model for model, _, _ in tables))
+    found: list[Standing] = []
+    for key in sorted(tables, key=lambda k: (models.index(k[0]), GROUPS.index(k[1]), -k[2])):
+        model, group, t = key
+        ranked = sorted(tables[key], key=lambda each: each._height, reverse=True)
+        if group != "corner":
+            ranked = [replace(each, place=place) if each.measures else each
+                      for place, each in enumerate(ranked, start=1)]  # fmt: skip
+            if t == last[model, group]:
+                ranked = _with_ties(ranked, results, confidence)
+        found += ranked
+    return found
+
+
+def _with_ties(ranked: Sequence[Standing], results: Results, confidence: float) -> list[Standing]:
+    """The standings with those marked that nothing tells from the first."""
+    measured = [each for each in ranked if each.measures]
+    if not measured:
+        return list(ranked)
+    scores = [_by_item(results, each) for each in measured]
+    tests = [
+        (which, *_compared(scores[0], other, corner))
+        for which, other in enumerate(scores[1:], start=1)
+        for corner in CORNERS
+    ]
+    adjusted = holm([p_value for _, _, p_value in tests])
+    worse = {
+        which
+        for (which, is_lower, _), p_value in zip(tests, adjusted, strict=True)
+        if is_lower and p_value <= 1 - confidence
+    }
+    tied = {each.contestant for which, each in enumerate(measured) if which not in worse}
+    return [replace(each, is_tied=each.contestant in tied) for each in ranked]
+
+
+def _by_item(results: Results, standing: Standing) -> dict[Hashable, Row]:
+    rows = results[standing.contestant][standing.t]
+    own = [] if isinstance(rows, str) else counted(rows, standing.t)
+    return {_item(row): row for row in own if row.score is not None}
+
+
+def _item(row: Row) -> tuple[Hashable, ...]:
+    return row.seed, row.metric, row.kind, row.edit_id, row.prompt
+
+
+def _compared(
+    best: Mapping[Hashable, Row], other: Mapping[Hashable, Row], corner: str
+) -> tuple[bool, float]:
+    """Whether `other` is lower on the corner's items that both have, and the p-value."""
+    pairs = [(row, other[item]) for item, row in best.items()
+             if item in other and corner_of(row) == corner]  # fmt: skip
+    if not pairs:
+        return False, 1.0
+    before, after = ([row.score or 0.0 for row in side] for side in zip(*pairs, strict=True))
+    clusters = [row.cluster for row, _ in pairs]
+    found = mcnemar(before, after, clusters, alternative="two-sided")
+    return found.n_worse > found.n_better, found.p_value
+
+
+class Retained(NamedTuple):
+    """What a contestant's edits of the first `early` score then, and after `late` edits."""
+
+    contestant: Contestant
+    early: int
+    late: int
+    metric: str
+    before: float
+    after: float
+    p_value: float
+
+
+def retained(results: Results, *, early: int = 10) -> list[Retained]:
+    """For reliability and locality, the same items after `early` edits and after the last T.
+
+    The p-value is McNemar's for a drop. Corners of calibration are left out, and contestants
+    without both numbers.
+    """
+    found = []
+    for contestant, by_t in results.items():
+        late = max(by_t)
+        first, final = by_t.get(early, ""), by_t[late]
+        if (
+            contestant.group == "corner"
+            or late <= early
+            or isinstance(first, str)
+            or isinstance(final, str)
+        ):
+            continue
+        later = {_item(row): row for row in counted(final, late) if row.score is not None}
+        for metric in ("reliability", "locality"):
+            rows = [row for row in counted(first, early) if row.metric == metric]
+            rows = [row for row in rows if row.score is not None and _item(row) in later]
+            if rows:
+                scores = [row.score or 0.0 for row in rows]
+                last = [later[_item(row)].score or 0.0 for row in rows]
+                test = mcnemar(scores, last, [row.cluster for row in rows])
+                numbers = test.before, test.after, test.p_value
+                found.append(Retained(contestant, early, late, metric, *numbers))
+    return found
