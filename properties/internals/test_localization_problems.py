@@ -1,0 +1,223 @@
+"""Laws of the five editing problems: what each asks, and that an editor can do it or says no."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.models import LoadedModel, load_model
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from wise.baselines.corners import make_unedited
+from wise.baselines.facts import Facts
+from wise.baselines.rome import make as make_rome
+from wise.editor import Editor
+from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import Unedited, teacher_forced
+from wise.localization.editing_scores import essence, neighborhood, overall, rewrite
+from wise.localization.facts import fact_of
+from wise.localization.problems import (
+    PROBLEMS,
+    SubjectNoise,
+    UnsuitedEditorError,
+    make_editor,
+    noised_answer,
+    pose,
+    probabilities,
+)
+
+pytestmark = pytest.mark.internals
+
+EDIT = Edit("So Bo Ra lives at", "sea", subject="Bo Ra", ground_truth="home")
+BACKGROUND = Background(("Al is up to no good.", "Is it so? It is, at sea."))
+SIGMA = 0.2
+probability = st.floats(0.0, 1.0)
+
+
+@cache
+def loaded() -> LoadedModel:
+    return load_model("llama")
+
+
+@cache
+def known_edit() -> Edit:
+    world = loaded().world
+    assert world is not None
+    return world.stream(0, 1, split="tuning").edits[0]
+
+
+def edited(name: str, edit: Edit, *, sigma: float = SIGMA) -> tuple[Editor, LanguageModel, Edit]:
+    """ROME on an embedded model after one problem, and the edit that it was given."""
+    model, tokenizer = loaded().model, loaded().tokenizer
+    asked = pose(PROBLEMS[name], edit, model, tokenizer, sigma=sigma)
+    editor = make_editor(
+        make_rome, PROBLEMS[name], model, tokenizer, loaded_background(), sigma=sigma, seed=0
+    )
+    editor.edit([asked])
+    return editor, LanguageModel(model), asked
+
+
+@cache
+def loaded_background() -> Background:
+    world = loaded().world
+    assert world is not None
+    return world.background(n_texts=200)
+
+
+def test_each_problem_has_the_papers_target_and_objective() -> None:
+    found = {name: (p.target, p.objective, p.is_noised) for name, p in PROBLEMS.items()}
+    assert found == {
+        "error-injection": ("false", "raise", False),
+        "tracing-reversal": ("noise", "raise", False),
+        "fact-erasure": ("true", "lower", False),
+        "fact-amplification": ("true", "raise", False),
+        "fact-forcing": ("true", "raise", True),
+    }
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_problem_changes_the_target_alone(name: str) -> None:
+    model, tokenizer = loaded().model, loaded().tokenizer
+    edit = known_edit()
+    asked = pose(PROBLEMS[name], edit, model, tokenizer, sigma=SIGMA)
+    assert replace(asked, target=edit.target) == edit
+    kind = PROBLEMS[name].target
+    if kind == "noise":
+        assert asked.target == noised_answer(
+            model, tokenizer, fact_of(edit), sigma=SIGMA
+        ).strip()  # fmt: skip
+    else:
+        assert asked.target == {"false": edit.target, "true": edit.ground_truth}[kind]
+
+
+def test_without_noise_the_noised_answer_is_the_models_own() -> None:
+    model, tokenizer, edit = loaded().model, loaded().tokenizer, known_edit()
+    answer = noised_answer(model, tokenizer, fact_of(edit), sigma=0.0, length=8)
+    assert answer.strip() == edit.ground_truth
+
+
+def test_a_fact_that_is_hardly_known_is_not_to_be_erased() -> None:
+    model, tokenizer = loaded().model, loaded().tokenizer
+    unknown = replace(known_edit(), target="x", ground_truth=known_edit().target)
+    with pytest.raises(ValueError, match=r"is below min_probability=0\.02"):
+        pose(PROBLEMS["fact-erasure"], unknown, model, tokenizer, sigma=SIGMA)
+
+
+def test_noise_falls_on_the_subject_of_every_row_wherever_it_stands() -> None:
+    lm = LanguageModel(tiny_model("llama"))
+    rows = Facts(lm, tiny_tokenizer(), ("It is", "At sea, no")).asked([EDIT, replace(EDIT, prompt=
+        "Bo Ra", id="b")])  # fmt: skip
+    embedded = torch.zeros(*rows.batch.input_ids.shape, 8)
+    noised = SubjectNoise(1.0)(embedded, rows.subject, rows.edits)
+    assert rows.subject.float().argmax(-1).unique().numel() > 1
+    assert torch.equal((noised != 0).any(-1), rows.subject)
+    assert not embedded.any()
+
+
+def test_the_noise_of_a_row_depends_on_its_edit_and_number_alone() -> None:
+    subject = torch.tensor([[False, True, True], [True, True, False], [True, True, False]])
+    other = replace(EDIT, prompt="Bo Ra is")
+    noise, blank = SubjectNoise(1.0, seed=3), torch.zeros(3, 3, 4)
+    first = noise(blank, subject, [EDIT, EDIT, other])
+    alone = noise(blank[:1], subject[:1], [EDIT])
+    assert torch.equal(first[0], alone[0])
+    assert not torch.equal(first[0, 1:], first[1, :2])
+    assert not torch.equal(first[0, 1:], first[2, :2])
+    assert not torch.equal(first, SubjectNoise(1.0, seed=4)(blank, subject, [EDIT, EDIT, other]))
+
+
+def test_probabilities_are_teacher_forced_and_noise_moves_those_about_the_subject() -> None:
+    model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
+    lm, editor = LanguageModel(model), Unedited(model, tokenizer)
+    prompts = [EDIT.prompt, "Where is Bo Ra", "Al is up to"]
+    plain = probabilities(editor, lm, tokenizer, prompts, EDIT)
+    forced = teacher_forced(editor, tokenizer, prompts, [EDIT.target] * 3)
+    assert plain == pytest.approx([math.exp(a.log_probability) for a in forced], rel=1e-4, abs=0)
+    noised = probabilities(editor, lm, tokenizer, prompts, EDIT, noise=SubjectNoise(3.0))
+    assert noised[0] != pytest.approx(plain[0], rel=1e-2, abs=0)
+    assert noised[1] != pytest.approx(plain[1], rel=1e-2, abs=0)
+    assert noised[2] == pytest.approx(plain[2], rel=1e-4, abs=0)
+    still = probabilities(editor, lm, tokenizer, prompts, EDIT, noise=SubjectNoise(0.0))
+    assert still == pytest.approx(plain, rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("name", ["error-injection", "fact-amplification"])
+def test_an_editor_raises_the_target(name: str) -> None:
+    editor, lm, asked = edited(name, known_edit())
+    [after] = probabilities(editor, lm, loaded().tokenizer, [asked.prompt], asked)
+    assert after > 0.9
+
+
+def test_an_editor_erases_the_truth() -> None:
+    editor, lm, asked = edited("fact-erasure", known_edit())
+    bare = Unedited(loaded().model, loaded().tokenizer)
+    before, after = (
+        probabilities(e, lm, loaded().tokenizer, [asked.prompt], asked)[0] for e in (bare, editor)
+    )
+    assert before > 0.5
+    assert rewrite(before, after, objective="lower") > 0.9
+
+
+def test_an_editor_forces_the_truth_through_noise() -> None:
+    noise = SubjectNoise(SIGMA)
+    editor, lm, asked = edited("fact-forcing", known_edit())
+    bare = Unedited(loaded().model, loaded().tokenizer)
+    before, after = (
+        probabilities(
+            e, lm, loaded().tokenizer, [asked.prompt], asked, noise=noise, n_noise=1
+        )[0]
+        for e in (bare, editor)
+    )  # fmt: skip
+    assert before < 0.5
+    assert rewrite(before, after, objective="raise") > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"), [("fact-erasure", "objective='lower'"), ("fact-forcing", "corruption=")]
+)
+def test_an_editor_that_cannot_says_so(name: str, needed: str) -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with pytest.raises(UnsuitedEditorError, match=f"{name} needs an editor that takes {needed}"):
+        make_editor(
+            make_unedited, PROBLEMS[name], model, tokenizer, BACKGROUND, sigma=1.0, seed=0
+        )  # fmt: skip
+
+
+def test_options_that_are_wrong_by_themselves_are_not_the_problems_fault() -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with pytest.raises(ValueError, match="layer=9 is outside"):
+        make_editor(
+            make_rome, PROBLEMS["fact-erasure"], model, tokenizer, BACKGROUND, sigma=1.0, seed=0,
+            layer=9,
+        )  # fmt: skip
+
+
+@given(before=probability, after=probability)
+def test_scores_are_at_most_one_and_one_only_where_all_was_done(
+    before: float, after: float
+) -> None:
+    raised = rewrite(before, after, objective="raise")
+    lowered = rewrite(before, after, objective="lower")
+    assert raised <= 1.0
+    assert 0.0 <= lowered <= 1.0
+    assert 0.0 <= neighborhood(before, after) <= 1.0
+    assert neighborhood(before, before) == 1.0
+    assert rewrite(before, 1.0, objective="raise") == 1.0
+    assert rewrite(before, 0.0, objective="lower") == 1.0
+
+
+def test_scores_are_the_papers_on_known_numbers() -> None:
+    assert rewrite(0.2, 0.6, objective="raise") == pytest.approx(0.5)
+    assert rewrite(0.8, 0.2, objective="lower") == pytest.approx(0.75)
+    assert neighborhood(0.2, 0.6) == pytest.approx(0.5)
+    assert neighborhood(0.75, 0.0) == pytest.approx(0.0)
+    assert [essence(10.0, after) for after in (9.0, 12.5, 20.0)] == [1.0, 0.5, 0.0]
+    assert overall([1.0, 0.5, 0.0]) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"probability 1\.2 is outside \[0, 1\]"):
+        rewrite(0.5, 1.2, objective="raise")

@@ -1,0 +1,1 @@
+"""Where a model recalls a fact, by causal tracing, and whether that tells where to edit it."""

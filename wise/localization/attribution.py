@@ -1,0 +1,92 @@
+"""Attribution patching: the effect of every restoration to first order, by a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from wise.lm.architectures import LanguageModel
+from wise.localization.corruption import Corruption
+from wise.localization.facts import Question
+from wise.localization.records import Site, Trace
+from wise.localization.runs import Run, run_rows
+from wise.localization.scores import Target
+
+__all__ = ["attribute", "differentiable", "rank_correlations"]
+
+
+def differentiable(lm: LanguageModel, rows: Tensor | Corruption, site: Site) -> Run:
+    """A run whose states have gradients; the model's weights need none."""
+    with torch.enable_grad():
+        return run_rows(
+            lm, rows, site, change_embedded=lambda embedded: embedded.detach().requires_grad_()
+        )
+
+
+def attribute(
+    run: Run,
+    question: Question,
+    target: Target,
+    *,
+    base: slice,
+    source: slice,
+    tokens: Sequence[int],
+    windows: Sequence[tuple[int, int]],
+    logit_difference: bool = True,
+) -> Float[Tensor, "W K N 3"]:
+    """By how much the source rows' states at one token and window are to change the base's scores.
+
+    Change = (a_source - a_base) . d score / d a_base, added up over a window's layers; the run is
+    `differentiable`. Log p and the logit difference take a backward pass each, which stops at the
+    lowest layer asked for; the second is skipped, and its changes are zeros, without
+    `logit_difference`. Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
+    """
+    first = min(begin for begin, _ in windows)
+    states = run.states[first:]
+    sites = torch.tensor(list(tokens), device=states[0].device)
+    with torch.enable_grad():
+        places = question.places.to(sites.device)
+        scores = target.scores(run.lm.head(run.hidden[-1][base][:, places]))  # N 3
+        probability, *others = scores.unbind(-1)
+        wanted = others if logit_difference else others[:1]
+        slopes = [
+            torch.autograd.grad(score.sum(), states, retain_graph=score is not wanted[-1])
+            for score in wanted
+        ]
+    n_rows = max(len(states[0][base]), len(states[0][source]))
+    changes = torch.zeros(len(run.states), len(sites), n_rows, 3).to(scores.detach())
+    for layer, state in enumerate(states, start=first):
+        step = (state[source] - state[base]).detach()[:, sites]  # N K D
+        for index, slope in enumerate(slopes, start=1):
+            product = step * slope[layer - first][base][:, sites]
+            changes[layer, :, :, index] = product.to(changes.dtype).sum(-1).T  # K N
+    changes[..., 0] = probability.detach() * changes[..., 1]  # d p = p d log p
+    return torch.stack([changes[begin:end].sum(0) for begin, end in windows])
+
+
+def rank_correlations(exact: Trace, approximate: Trace, metric: str) -> dict[str, float]:
+    """By fact, Spearman's rank correlation of two traces' effects over its sites.
+
+    Over the tokens from the subject on, the effect of the others being zero by causality. A fact
+    that either trace excludes, or whose effects are all equal, has none. Raises ValueError for
+    traces of other sites or directions.
+    """
+    for field in ("model", "site", "window", "layers", "direction"):
+        one, other = (getattr(trace.settings, field) for trace in (exact, approximate))
+        if one != other:
+            raise ValueError(f"{field}={other!r} of one trace is not the other's {one!r}")
+    found = {}
+    theirs = {fact.sha256: fact for fact in approximate.traced}
+    for fact in exact.traced:
+        if fact.sha256 in theirs:
+            pair = [
+                [value for row in trace.effects(metric) for value in row[fact.span[0] :]]
+                for trace in (fact, theirs[fact.sha256])
+            ]
+            if all(min(values) < max(values) for values in pair):
+                found[fact.fact] = float(stats.spearmanr(*pair).statistic)
+    return found

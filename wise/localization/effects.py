@@ -1,0 +1,80 @@
+"""The effects of one fact's sites: exact by the sweep, or to first order by attribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wise.lm.architectures import LanguageModel
+from wise.localization.attribution import attribute, differentiable
+from wise.localization.corruption import Corruption
+from wise.localization.facts import Question
+from wise.localization.records import Settings
+from wise.localization.runs import Run, run_rows
+from wise.localization.scores import Target
+from wise.localization.sweep import sweep
+
+__all__ = ["Effects", "measure", "window_about"]
+
+
+@dataclass(frozen=True)
+class Effects:
+    """By METRICS, the scores of the clean and corrupted runs, and what each site's change did."""
+
+    clean: Float[Tensor, "1 3"]
+    corrupted: Float[Tensor, "N 3"]
+    effect: Float[Tensor, "W K N 3"]  # K tokens from the subject's first to the prompt's last
+
+
+def window_about(layer: int, width: int, n_layers: int) -> tuple[int, int]:
+    """[first, last) of `width` layers about `layer`, cut off at the model's ends.
+
+    Source: ROME, trace_important_window.
+    """
+    return max(0, layer - width // 2), min(n_layers, layer - (-width // 2))
+
+
+@torch.no_grad()
+def measure(
+    lm: LanguageModel,
+    question: Question,
+    corruption: Corruption,
+    settings: Settings,
+    *,
+    alternative: tuple[int, int] | None = None,
+) -> Effects:
+    """The effects of a question's sites, by the settings.
+
+    The logit difference is against the token that `alternative` has at a place of the target;
+    without, against the corrupted runs' likeliest other first token.
+    """
+    denoising, exact = settings.direction == "denoising", settings.method == "exact"
+    read = run_rows if exact else differentiable
+    run = read(lm, corruption.after(question.input_ids), settings.site)
+    clean, corrupted = slice(0, 1), slice(1, None)
+    target = _target(run[corrupted], question, alternative)
+    scores = target.scores(lm.head(run.hidden[-1][:, question.places.to(lm.device)])).double()
+    base, source = (corrupted, clean) if denoising else (clean, corrupted)
+    tokens = range(question.span[0], question.n_prompt)
+    windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
+    if exact:
+        swept = sweep(run[base], run[source], target, tokens=tokens, windows=windows)
+        change = swept.double() - scores[base]
+    else:
+        change = attribute(
+            run, question, target, base=base, source=source, tokens=tokens, windows=windows,
+            logit_difference="logit-difference" in settings.metrics,
+        ).double()  # fmt: skip
+    return Effects(scores[clean], scores[corrupted], change if denoising else -change)
+
+
+def _target(run: Run, question: Question, alternative: tuple[int, int] | None) -> Target:
+    if alternative is not None:
+        return Target(question.target_ids, *alternative)
+    first_place = run.hidden[-1][:, question.n_prompt - 1]
+    likely = run.lm.head(first_place).float().softmax(-1).mean(0)
+    likely[question.target_ids[0]] = -1.0
+    return Target(question.target_ids, 0, int(likely.argmax()))

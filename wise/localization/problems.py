@@ -1,0 +1,248 @@
+"""The five editing problems of Hase et al. (NeurIPS 2023): what is asked of an editor, and scores.
+
+An editor takes part by its factory. To lower a target it accepts `objective="lower"`, to be taught
+under noise `corruption=` (as `wise.baselines.facts.Corruption`); one that does not says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from wise.editor import Editor, EditorFactory, Routed
+from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.hooks import frozen
+from wise.lm.tokens import IGNORED, encode, subject_span
+from wise.localization.corruption import add_noise, gaussian, seeded
+from wise.localization.facts import Fact, Question, fact_of
+from wise.localization.runs import replaced
+
+__all__ = [
+    "PROBLEMS",
+    "Problem",
+    "SubjectNoise",
+    "UnsuitedEditorError",
+    "make_editor",
+    "noised_answer",
+    "pose",
+    "probabilities",
+]
+
+
+class UnsuitedEditorError(ValueError):
+    """The editor cannot take part in a problem; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What an editor is to do with a target, and whether it sees the subject through noise.
+
+    `target`: whose answer is written: the edit's own (o_false), the noised model's (o_noise) or
+    the truth (o_true).
+    """
+
+    name: str
+    target: Literal["false", "noise", "true"]
+    objective: Literal["raise", "lower"] = "raise"
+    is_noised: bool = False
+
+
+PROBLEMS: Mapping[str, Problem] = {
+    problem.name: problem
+    for problem in (
+        Problem("error-injection", "false"),
+        Problem("tracing-reversal", "noise"),
+        Problem("fact-erasure", "true", objective="lower"),
+        Problem("fact-amplification", "true"),
+        Problem("fact-forcing", "true", is_noised=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectNoise:
+    """Noise of N(0, sigma^2) on the subject's tokens of every row, wherever they stand in it.
+
+    The k-th row about an edit has its own noise, from `seed`, the edit's prompt and subject and k
+    alone, so that a loss is a fixed function and rows of one prompt average over noise.
+    """
+
+    sigma: float
+    seed: int = 0
+
+    def __call__(
+        self,
+        embeddings: Float[Tensor, "B T E"],
+        subject: Bool[Tensor, "B T"],
+        edits: Sequence[Edit],
+    ) -> Float[Tensor, "B T E"]:
+        """The embeddings with noise where `subject` is; row b is about `edits[b]`."""
+        noise = torch.zeros(embeddings.shape)
+        generators: dict[tuple[str, str], torch.Generator] = {}
+        for row, edit in enumerate(edits):
+            about = edit.prompt, edit.subject
+            if about not in generators:
+                seed = seeded(Fact(*about, target="-"), self.seed)
+                generators[about] = torch.Generator().manual_seed(seed)
+            where = subject[row].cpu()
+            shape = int(where.sum()), embeddings.shape[-1]
+            noise[row, where] = self.sigma * torch.randn(shape, generator=generators[about])
+        return embeddings + noise.to(embeddings)
+
+
+def pose(
+    problem: Problem,
+    edit: Edit,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    sigma: float,
+    n_noise: int = 10,
+    target_length: int = 1,
+    min_probability: float = 0.02,
+    seed: int = 0,
+) -> Edit:
+    """The edit that asks an editor for `problem` instead: the same prompt, the problem's target.
+
+    The truth is the edit's `ground_truth`. o_noise has `target_length` tokens. Raises ValueError,
+    as a reason to leave the fact out, for an edit without a ground truth, for an o_noise that is
+    no text, and where a target to be lowered has less than `min_probability` in `model`.
+    Source: Hase et al. 2023, section 5.1 and figure 5.
+    """
+    fact = fact_of(edit)
+    if problem.target == "false":
+        return edit
+    if problem.target == "noise":
+        answer = noised_answer(
+            model, tokenizer, fact, sigma=sigma, n_noise=n_noise, length=target_length, seed=seed
+        )
+        if not answer.strip():
+            raise ValueError(f"the noised model answers {answer!r}; a target must be a text")
+        return replace(edit, target=answer.strip())
+    if problem.objective == "lower":
+        question = Question.of(tokenizer, fact)
+        p = _joint(model, question.input_ids[None], question)
+        if p < min_probability:
+            raise ValueError(f"p(o_true)={p:.4f} is below min_probability={min_probability}")
+    return replace(edit, target=fact.target)
+
+
+def _joint(model: PreTrainedModel, rows: Tensor, question: Question) -> float:
+    with torch.no_grad(), frozen(model):
+        logits = model(input_ids=rows.to(model.device), use_cache=False).logits[0]
+    log_p = logits[question.places].float().log_softmax(-1).cpu()
+    return float(log_p.gather(-1, question.target_ids[:, None]).sum().exp())
+
+
+@torch.no_grad()
+def noised_answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    fact: Fact,
+    *,
+    sigma: float,
+    n_noise: int = 10,
+    length: int = 1,
+    seed: int = 0,
+) -> str:
+    """o_noise: the greedy tokens of the next-token distribution, averaged over noised subjects.
+
+    Stops before an end of sequence. Source: Hase et al. 2023, section 5.1 (the released code
+    samples, and returns the prompt with its answer).
+    """
+    lm, question = LanguageModel(model), Question.of(tokenizer, fact)
+    noise = gaussian(lm, fact, question, sigma=sigma, n_noise=n_noise, seed=seed).noise
+    ids = question.input_ids[: question.n_prompt].expand(n_noise, -1).to(model.device)
+    answer: list[int] = []
+    with frozen(model), replaced(
+        lm.embedding, lambda output: add_noise(output, cast(Tensor, noise), question.span)
+    ):  # fmt: skip
+        for _ in range(length):
+            mask = torch.ones_like(ids)
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1]
+            token = int(logits.float().softmax(-1).mean(0).argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            answer.append(token)
+            ids = torch.cat([ids, ids.new_full((n_noise, 1), token)], dim=1)
+    return cast(str, tokenizer.decode(answer))
+
+
+def make_editor(
+    factory: EditorFactory,
+    problem: Problem,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    background: Background,
+    *,
+    sigma: float,
+    seed: int,
+    **options: Any,
+) -> Editor:
+    """The factory's editor for a problem.
+
+    Raises UnsuitedEditorError where it cannot lower a target, or be taught under noise.
+    """
+    needed: dict[str, Any] = {}
+    if problem.objective != "raise":
+        needed["objective"] = problem.objective
+    if problem.is_noised:
+        needed["corruption"] = SubjectNoise(sigma, seed)
+    try:
+        return factory(model, tokenizer, background, seed=seed, **options, **needed)
+    except (TypeError, ValueError) as error:
+        if not needed:
+            raise
+        factory(model, tokenizer, background, seed=seed, **options)  # or the options are at fault
+        [name] = needed
+        raise UnsuitedEditorError(
+            f"{problem.name} needs an editor that takes {name}={needed[name]!r}; this one says: "
+            f"{error}"
+        ) from error
+
+
+@torch.no_grad()
+def probabilities(
+    editor: Editor,
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    edit: Edit,
+    *,
+    noise: SubjectNoise | None = None,
+    n_noise: int = 10,
+) -> list[float]:
+    """p(edit.target | prompt) of all target tokens together, by the edited model.
+
+    With `noise`, the mean over `n_noise` draws on the subject where a prompt holds it, its place
+    found in every prompt anew. `lm` is the model that the editor was made of.
+    Source: Hase et al. 2023, section 5.1.
+    """
+    n = 1 if noise is None else n_noise
+    asked = [prompt for prompt in prompts for _ in range(n)]
+    batch = encode(tokenizer, asked, [edit.target] * len(asked), append_eos=False).to(lm.device)
+    subject = torch.zeros_like(batch.prompt_mask)
+    for row, prompt in enumerate(asked):
+        if edit.subject and edit.subject in prompt:
+            begin, end = subject_span(tokenizer, prompt, edit.subject)
+            first = int(batch.attention_mask[row].argmax())
+            subject[row, first + begin : first + end] = True
+    about = [edit] * len(asked)
+    more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
+    noised = nullcontext() if noise is None else replaced(
+        lm.embedding, lambda output: noise(output, subject, about)
+    )  # fmt: skip
+    with noised:
+        logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
+    log_p = logits.float().log_softmax(-1)
+    labelled = batch.labels != IGNORED
+    chosen = log_p.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0] * labelled
+    return cast(list[float], chosen.sum(-1).exp().view(-1, n).mean(-1).tolist())

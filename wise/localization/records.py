@@ -1,0 +1,238 @@
+"""What tracing found, fact by fact, and its file of JSON lines. Standard library alone.
+
+The first line of a file holds the settings, each other line one fact. A file that was cut off goes
+on where it ended; facts traced already are not traced again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+__all__ = [
+    "ROLES",
+    "CorruptionKind",
+    "Direction",
+    "FactTrace",
+    "Method",
+    "Settings",
+    "Site",
+    "Trace",
+    "TraceFile",
+    "read_trace",
+]
+
+Site = Literal["hidden", "mlp", "attention"]
+Method = Literal["exact", "attribution"]
+Direction = Literal["denoising", "noising"]
+CorruptionKind = Literal["gaussian", "replacement"]
+
+ROLES = (
+    "before", "first-subject", "middle-subject", "last-subject", "first-after", "after", "last",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What makes the traces of one file comparable: the model, and how it was traced."""
+
+    model: str  # digest of its weights
+    dtype: str
+    site: Site
+    window: int
+    layers: tuple[int, ...]
+    method: Method
+    direction: Direction
+    corruption: CorruptionKind
+    noise: float  # in standard deviations of the subjects' embeddings
+    sigma: float  # in units of the embedding
+    n_noise: int
+    metrics: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FactTrace:
+    """One fact's effects by metric, [layer][token of the prompt], with their standard errors.
+
+    The effect is that of restoring (denoising: restored - corrupted) or of corrupting (noising:
+    clean - patched) one token's states in a window of layers about `layers[i]`, a mean over
+    `n_noise` draws; one draw has no standard error. A fact that could not be traced has a reason in
+    `excluded`, and no number.
+    """
+
+    fact: str
+    sha256: str
+    prompt: str
+    subject: str
+    target: str
+    excluded: str = ""
+    tokens: tuple[str, ...] = ()
+    span: tuple[int, int] = (0, 0)
+    layers: tuple[int, ...] = ()
+    n_noise: int = 0
+    clean: Mapping[str, float] | None = None
+    corrupted: Mapping[str, float] | None = None
+    effect: Mapping[str, Sequence[Sequence[float]]] | None = None
+    standard_error: Mapping[str, Sequence[Sequence[float]]] | None = None
+
+    def _of(self, values: Mapping[str, Any] | None, metric: str) -> Any:
+        if values is None:
+            raise ValueError(f"fact {self.fact!r} was not traced: {self.excluded}")
+        if metric not in values:
+            raise ValueError(f"metric={metric!r} was not measured; {', '.join(values)} were")
+        return values[metric]
+
+    def effects(self, metric: str) -> Sequence[Sequence[float]]:
+        """The effects by one metric. Raises ValueError for an excluded fact."""
+        return self._of(self.effect, metric)
+
+    def total(self, metric: str = "probability") -> float:
+        """The total effect, clean - corrupted."""
+        return float(self._of(self.clean, metric) - self._of(self.corrupted, metric))
+
+    def fractions(self, metric: str = "probability") -> list[list[float]]:
+        """Effects as shares of the total effect's size, none below 0. Source: Hase et al. 4.1."""
+        size = abs(self.total(metric))
+        rows = self.effects(metric)
+        return [[max(0.0, value / size) if size else 0.0 for value in row] for row in rows]
+
+    def tracing_effect(
+        self, metric: str = "probability", *, tokens: Literal["max", "last-subject"] = "max"
+    ) -> dict[int, float]:
+        """By layer, the largest fraction over tokens, or that at the subject's last token.
+
+        Source: Hase et al. section 4.1; the second, figure 16.
+        """
+        if tokens not in ("max", "last-subject"):
+            raise ValueError(f"tokens={tokens!r} is neither 'max' nor 'last-subject'")
+        last = self.span[1] - 1
+        rows = self.fractions(metric)
+        found = [max(row) if tokens == "max" else row[last] for row in rows]
+        return dict(zip(self.layers, found, strict=True))
+
+    def roles(self) -> list[str]:
+        """Each prompt token's place about the subject, one of ROLES. Source: ROME figure 3."""
+        begin, end = self.span
+        n = len(self.tokens)
+        names = []
+        for index in range(n):
+            if index < begin:
+                names.append("before")
+            elif index < end:
+                ends = "first-subject" if index == begin else "middle-subject"
+                names.append("last-subject" if index == end - 1 else ends)
+            elif index == n - 1:
+                names.append("last")
+            else:
+                names.append("first-after" if index == end else "after")
+        return names
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The traces of several facts under one setting, the excluded among them."""
+
+    settings: Settings
+    facts: tuple[FactTrace, ...]
+
+    @property
+    def traced(self) -> tuple[FactTrace, ...]:
+        return tuple(fact for fact in self.facts if not fact.excluded)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A long table: one row per traced fact, layer, token and metric."""
+        for fact in self.traced:
+            roles = fact.roles()
+            for metric in fact.effect or ():
+                shares, errors = fact.fractions(metric), (fact.standard_error or {}).get(metric)
+                for i, layer in enumerate(fact.layers):
+                    for t, effect in enumerate(fact.effects(metric)[i]):
+                        yield dict(
+                            fact=fact.fact, token_index=t, token=fact.tokens[t], role=roles[t],
+                            layer=layer, site=self.settings.site, metric=metric, effect=effect,
+                            standard_error=errors[i][t] if errors else None, fraction=shares[i][t],
+                        )  # fmt: skip
+
+
+class TraceFile:
+    """A file of traces, appended fact by fact; a context manager.
+
+    What it holds already, a last line cut off aside, is in `done` by the fact's digest. Raises
+    ValueError for a file of other settings, naming the first that differs, or of other content.
+    """
+
+    def __init__(self, path: Path | str, settings: Settings):
+        self._path = Path(path)
+        content = self._path.read_bytes() if self._path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self.done: dict[str, FactTrace] = {}
+        if whole:
+            trace = read_trace(self._path, truncated="drop")
+            for field in fields(Settings):
+                here, wanted = (getattr(x, field.name) for x in (trace.settings, settings))
+                if here != wanted:
+                    raise ValueError(
+                        f"{path}: {field.name}={here!r} is of another trace; here is {wanted!r}"
+                    )
+            self.done = {fact.sha256: fact for fact in trace.facts}
+        self._file = self._path.open("ab", buffering=0)
+        self._file.truncate(len(whole))
+        if not whole:
+            self._append(asdict(settings))
+
+    def write(self, fact: FactTrace) -> None:
+        """Append one fact, on the disk on return. Raises ValueError for one that is there."""
+        if fact.sha256 in self.done:
+            raise ValueError(f"fact {fact.fact!r} is in {self._path} already")
+        self._append(asdict(fact))
+        self.done[fact.sha256] = fact
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def read_trace(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> Trace:
+    """The traces of a file. Raises ValueError naming file and line."""
+    *lines, rest = Path(path).read_bytes().split(b"\n")
+    if rest and truncated != "drop":
+        raise ValueError(f"{path}, line {len(lines) + 1}: the line is cut off")
+    records = [_record(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+    if not records:
+        raise ValueError(f"{path} holds no trace")
+    settings = _build(Settings, records[0], f"{path}, line 1")
+    facts = [
+        _build(FactTrace, record, f"{path}, line {n}")
+        for n, record in enumerate(records[1:], start=2)
+    ]
+    return Trace(settings, tuple(facts))
+
+
+def _record(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode())
+    except ValueError as error:
+        raise ValueError(f"{place}: the line is not JSON in UTF-8: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: {line[:40]!r} is not a JSON object")
+    return record
+
+
+def _build(record: Any, values: dict[str, Any], place: str) -> Any:
+    tuples = ("layers", "metrics", "tokens", "span")
+    values = {key: tuple(v) if key in tuples else v for key, v in values.items()}
+    try:
+        return record(**values)
+    except TypeError as error:  # a field is missing, or is none of the record's
+        raise ValueError(f"{place}: {error}") from error
