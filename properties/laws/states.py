@@ -72,9 +72,10 @@ def _is_pickle(path: Path) -> bool:
     if content.startswith(b"\x93NUMPY"):
         return b"|O" in content[:128]
     try:
-        return [op.name for op, _, _ in pickletools.genops(content)][-1:] == ["STOP"]
+        *_, (last, _, place) = pickletools.genops(content)
     except ValueError:
         return False
+    return last.name == "STOP" and place == len(content) - 1
 
 
 def check_saved_states_are_kept_apart(bench: Bench) -> None:

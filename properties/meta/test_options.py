@@ -114,8 +114,9 @@ BAD = {
     "--threshold=speed=.9": "--threshold=speed=.9: 'speed' is none of reliability, generalization",
     "--threshold=far=2": "--threshold=far=2 is not between 0 and 1",
     "--threshold=far": "--threshold=far= is not between 0 and 1",
-    "--confidence=1": "--confidence=1 is not between 0 and 1",
-    "--confidence=nan": "--confidence=nan is not between 0 and 1",
+    "--confidence=1": "--confidence=1 is not between 0.5 and 1",
+    "--confidence=.3": "--confidence=.3 is not between 0.5 and 1",
+    "--confidence=nan": "--confidence=nan is not between 0.5 and 1",
     "--looks=0": "--looks=0 is not a whole number >= 1",
     "--baseline=no/folder/b.jsonl": "--baseline=no/folder/b.jsonl is not a file in a folder",
     "--known-failures=no_file": "--known-failures=no_file is not a file that exists",
@@ -162,7 +163,7 @@ def test_by_default_everything_is_measured_at_powers_of_ten_and_at_the_end(
     n_edits: int, checkpoints: tuple[int, ...]
 ) -> None:
     assert settings_of().checkpoints_of(n_edits) == checkpoints
-    assert settings_of("--checkpoints=3,2").checkpoints_of(n_edits) == (2, 3)
+    assert settings_of("--checkpoints=3,2").checkpoints_of(2000) == (2, 3, 2000)
 
 
 def test_a_file_sets_defaults_and_the_command_line_overrules_them() -> None:
