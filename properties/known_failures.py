@@ -14,23 +14,24 @@ __all__ = ["FOLDER", "known_failures", "read_known_failures", "stale"]
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "known_failures"
 
 
-def known_failures(editor: str, file: str, model: str) -> dict[str, str]:
+def known_failures(editor: str, file: str, model: str, n_edits: int) -> dict[str, str]:
     """Check -> reason, from `file` or, without one, from that of a built-in editor.
 
     Raises ValueError for a file that does not exist, and as `read_known_failures` does.
     """
     path = Path(file) if file else FOLDER / f"{editor}.toml"
     if path.is_file() and (file or editor in BUILT_IN):
-        return read_known_failures(path, model)
+        return read_known_failures(path, model, n_edits)
     if file:
         raise ValueError(f"--known-failures={file} is not a file that exists")
     return {}
 
 
-def read_known_failures(path: Path, model: str) -> dict[str, str]:
+def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
     """Check -> reason, for all models (`[checks]`) and for this one (`[models.NAME]`).
 
-    Raises ValueError naming file and entry for what is none of these, and for an empty reason.
+    A reason is a text, or a table of a `reason` and of the `edits` from which on it fails. Raises
+    ValueError naming file and entry for what is none of these, and for an empty reason.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -39,16 +40,23 @@ def read_known_failures(path: Path, model: str) -> dict[str, str]:
     for section in content:
         if section not in ("checks", "models"):
             raise ValueError(f"{path}: [{section}] is none of [checks], [models.NAME]")
-    found: dict[str, str] = {}
     models = content.get("models", {})
     for section in (content.get("checks", {}), models, *models.values()):
         if not isinstance(section, dict):
             raise ValueError(f"{path}: {section!r} stands where a table of checks must")
+    found: dict[str, str] = {}
     for section in (content.get("checks", {}), models.get(model, {})):
-        for check, reason in section.items():
-            if not isinstance(reason, str) or not reason.strip():
-                raise ValueError(f"{path}: {check} = {reason!r}; needed: a reason in words")
-            found[check] = reason
+        for check, entry in section.items():
+            least, reason = 0, entry
+            if isinstance(entry, dict) and entry.keys() == {"edits", "reason"}:
+                least, reason = entry["edits"], entry["reason"]
+            if type(least) is not int or not isinstance(reason, str) or not reason.strip():
+                raise ValueError(
+                    f"{path}: {check} = {entry!r}; needed: a reason in words, or the edits from "
+                    "which on it fails and the reason"
+                )
+            if n_edits >= least:
+                found[check] = reason
     return found
 
 

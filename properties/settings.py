@@ -84,7 +84,10 @@ class Settings:
                 resume=bool(config.getoption("resume")),
                 baseline=_new_file("baseline", text("baseline")),
                 known_failures={
-                    spec: known_failures(spec, text("known_failures"), text("model"))
+                    spec: known_failures(
+                        spec, text("known_failures"), text("model"),
+                        int(text("edits")) if text("edits").isdecimal() else DEFAULT_EDITS,
+                    )
                     for spec in texts("editor")
                 },
                 report=_new_folder("report", text("report")),

@@ -71,10 +71,14 @@ def test_checks_are_chosen_by_capability() -> None:
 
 def test_known_failures_are_read_for_all_models_and_for_one(tmp_path: Path) -> None:
     file = tmp_path / "known.toml"
-    file.write_text('[checks]\nfar = "a"\ngone = "b"\n[models.gptj]\nfar = "c"\n')
-    assert read_known_failures(file, "llama") == {"far": "a", "gone": "b"}
-    assert read_known_failures(file, "gptj") == {"far": "c", "gone": "b"}
-    assert stale(read_known_failures(file, "llama")) == ["gone"]
+    file.write_text(
+        '[checks]\nfar = "a"\ngone = "b"\n'
+        '[models.gptj]\nfar = "c"\n[models.gptj.gate-far]\nedits = 50\nreason = "d"\n'
+    )
+    assert read_known_failures(file, "llama", 100) == {"far": "a", "gone": "b"}
+    assert read_known_failures(file, "gptj", 49) == {"far": "c", "gone": "b"}
+    assert read_known_failures(file, "gptj", 50) == {"far": "c", "gone": "b", "gate-far": "d"}
+    assert stale(read_known_failures(file, "llama", 1)) == ["gone"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,8 @@ def test_known_failures_are_read_for_all_models_and_for_one(tmp_path: Path) -> N
     [
         ("[check]", "[check] is none of [checks], [models.NAME]"),
         ('[checks]\nfar = ""', "far = ''; needed: a reason in words"),
+        ("[checks]\nfar = 3", "far = 3; needed: a reason in words"),
+        ("checks = 1", "1 stands where a table of checks must"),
         ("[checks", "not TOML"),
     ],
 )
@@ -89,7 +95,7 @@ def test_bad_known_failures_are_named(tmp_path: Path, text: str, message: str) -
     file = tmp_path / "known.toml"
     file.write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_known_failures(file, "llama")
+        read_known_failures(file, "llama", 1)
 
 
 def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_path: Path) -> None:
