@@ -100,8 +100,8 @@ class BaseAnswers:
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))
         spoken = [prompt for prompt in prompts if free[prompt].text and forced]
-        forced = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
-        return cls(free, dict(zip(spoken, forced, strict=True)))
+        answers = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
+        return cls(free, dict(zip(spoken, answers, strict=True)))
 
 
 def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
