@@ -10,11 +10,12 @@ STAMP := $(VENV)/.installed
 NEEDS_PYTHON := -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version)'
 
 .DEFAULT_GOAL := help
-.PHONY: help install lifelong test lint format clean
+.PHONY: help install lifelong test gallery lint format clean
 
 help:
 	@echo 'make lifelong   edit 100 facts one by one and see what held; ARGS="--edits 1000" goes on to pytest'
 	@echo 'make test       lint, then every test that is neither slow nor for a GPU, on a short stream'
+	@echo 'make gallery    a small version of everything on one page, runs/gallery/page/index.html'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     rewrite the code as ruff wants it'
 	@echo 'make install    make .venv; does nothing where it is up to date'
@@ -38,6 +39,9 @@ lifelong: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --edits 20 $(ARGS)
+
+gallery: $(STAMP)
+	$(BIN)/python -m benchmarks.gallery --out runs/gallery $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

@@ -67,17 +67,17 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
         found = {name: str(value) for name, value in report.user_properties}
         if "check" not in found or report.when != "call":
             continue
-        outcome = _OUTCOMES[report.outcome]
+        outcome, reason = _OUTCOMES[report.outcome], ""
         detail = found.get("message", "")
         if hasattr(report, "wasxfail") and report.skipped:
-            outcome, detail = "xfail", f"{detail} (known: {report.wasxfail})".strip()
+            outcome, reason = "xfail", str(report.wasxfail)
         elif report.skipped and not detail:
             outcome = "excluded"
         elif report.failed and not detail:
             outcome, detail = "error", str(report.longreprtext).strip().splitlines()[-1]
         yield {
             "name": found["check"], "editor": found["editor"], "outcome": outcome,
-            "detail": detail, "stream": found.get("stream", ""), "replay": found.get("replay", ""),
+            "detail": detail, "reason": reason, "stream": found.get("stream", ""), "replay": found.get("replay", ""),
         }  # fmt: skip
 
 
@@ -93,7 +93,8 @@ def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
         detail, name = record["detail"], record["name"]
         detail = detail.removeprefix("pass: ").removeprefix("fail: ").removeprefix("inconclusive: ")
         told = detail if detail.startswith(f"{name} ") else f"{name}: {detail}"
-        yield f"{record['outcome']:<12} {told}"
+        known = f" (known: {record['reason']})" if record["reason"] else ""
+        yield f"{record['outcome']:<12} {told}{known}"
     if quiet:
         yield ", ".join(
             f"{n} more checks {what}" for what, n in sorted(quiet.items(), reverse=True)

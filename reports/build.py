@@ -29,7 +29,8 @@ def build_page(
     compare: tuple[Path, Path] | None = None,
     thresholds: Sequence[str] | Mapping[str, float] = (),
     confidence: float = 0.95,
-    checks: Path | Sequence[Check] | None = None,
+    checks: Sequence[Path | Check] = (),
+    sweeps: Sequence[Path] = (),
     settings: Mapping[str, str] | None = None,
     costs: Path | None = None,
     kill_matrix: Path | None = None,
@@ -40,13 +41,15 @@ def build_page(
     """Write the page of `rows` and of the files beside them into `out`; its path.
 
     `thresholds` as a mapping are all there are; as texts METRIC=VALUE they change the usual ones.
+    `sweeps` are rows of one editor by its options, which are shown by option and judged by none.
     Raises ValueError for a file or an option that cannot be used.
     """
     if not isinstance(thresholds, Mapping):
         thresholds = {**THRESHOLDS, **dict(map(_threshold, thresholds))}
-    if isinstance(checks, Path):
-        checks = read_checks(checks)
+    told = [read_checks(each) if isinstance(each, Path) else [each] for each in checks]
     items = read_items(list(dict.fromkeys([*rows, *(compare or ())])))
+
+    swept = read_items(list(dict.fromkeys(sweeps)))
 
     def all_sections() -> Iterator[Section]:
         if compare:
@@ -55,7 +58,7 @@ def build_page(
             yield of_pair(before, after, names=names, confidence=confidence)
         yield from of_scores(items, confidence=confidence)
         yield from of_router(items, confidence=confidence)
-        yield from of_options(items, confidence=confidence)
+        yield from of_options(swept if sweeps else items, confidence=confidence)
         for path, section_of in (
             (costs, of_costs),
             (study, lambda path: of_study(path, confidence=confidence)),
@@ -67,7 +70,9 @@ def build_page(
                 yield from section_of(path)
 
     how = {"thresholds": thresholds, "confidence": confidence}
-    return write_page(out, items, all_sections(), checks=checks or (), settings=settings, **how)
+    every = [check for of_file in told for check in of_file]
+    more = [swept] if sweeps else []
+    return write_page(out, items, all_sections(), more=more, checks=every, settings=settings, **how)
 
 
 def _threshold(text: str) -> tuple[str, float]:

@@ -82,7 +82,10 @@ def protocols(table: pd.DataFrame) -> str:
     wide = table.pivot_table(index=by, columns="protocol", values="mean", sort=False).dropna()
     if wide.empty:
         return f"No measure has both protocols.{excluded(table)}"
-    editor, metric, kind = widest = (wide.forced - wide.free).abs().idxmax()
+    gap = (wide.forced - wide.free).abs()
+    if gap.max() == 0:
+        return f"Both protocols have the same means.{excluded(table)}"
+    editor, metric, kind = widest = gap.idxmax()
     forced, free = (format_share(wide.loc[widest, each]) for each in ("forced", "free"))
     name = f"{label(editor)} at {Measure(metric, kind)}"
     return f"The widest gap is {name}: {forced} teacher-forced, {free} free-run.{excluded(table)}"

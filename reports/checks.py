@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["OUTCOMES", "Check", "read_checks"]
+__all__ = ["OUTCOMES", "WORDS", "Check", "Tally", "read_checks", "tallies", "write_checks"]
 
 # What the page shows for each, in the order of the page.
 OUTCOMES = {
@@ -18,9 +20,21 @@ OUTCOMES = {
     "pass": "✓",
 }
 
+WORDS = {
+    "error": "ended in an error",
+    "fail": "fails",
+    "inconclusive": "undecided",
+    "excluded": "not asked",
+    "xfail": "known to fail",
+    "pass": "hold",
+}
+
 
 class Check(NamedTuple):
-    """What became of one check on one editor; `stream` and `replay` show and repeat a failure."""
+    """What became of one check on one editor; `stream` and `replay` show and repeat a failure.
+
+    `reason` says why a failure is known.
+    """
 
     name: str
     editor: str
@@ -28,6 +42,55 @@ class Check(NamedTuple):
     detail: str = ""
     stream: str = ""
     replay: str = ""
+    reason: str = ""
+
+    @property
+    def told(self) -> str:
+        """The detail without what stands beside it: outcome, name, and the shortest sequence."""
+        text = self.detail.removeprefix(f"{self.outcome}: ").removeprefix(f"{self.name} ")
+        return text.partition(" Shortest sequence: ")[0] if self.stream else text
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The checks of one editor, worst first, each with its number on the page."""
+
+    editor: str
+    checks: tuple[tuple[int, Check], ...]
+
+    def of(self, *outcomes: str) -> list[tuple[int, Check]]:
+        """The checks that came out so."""
+        return [(number, check) for number, check in self.checks if check.outcome in outcomes]
+
+    @property
+    def n_asked(self) -> int:
+        return len(self.checks) - len(self.of("excluded"))
+
+    @property
+    def outcome(self) -> str:
+        """The worst there is, an error being a failure; of checks not asked there is none."""
+        if self.of("error", "fail"):
+            return "fail"
+        return next((each for each in ("inconclusive", "xfail", "pass") if self.of(each)), "")
+
+
+def tallies(checks: Iterable[Check]) -> dict[str, Tally]:
+    """The checks of each editor, in the order of the editors."""
+    of_editors: dict[str, list[Check]] = {}
+    for check in checks:
+        of_editors.setdefault(check.editor, []).append(check)
+    found, number = {}, 1
+    for editor, own in of_editors.items():
+        own.sort(key=lambda check: list(OUTCOMES).index(check.outcome))
+        found[editor] = Tally(editor, tuple(enumerate(own, start=number)))
+        number += len(own)
+    return found
+
+
+def write_checks(path: Path, checks: Iterable[Check]) -> None:
+    """Write checks as `read_checks` reads them."""
+    lines = (json.dumps(check._asdict()) + "\n" for check in checks)
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def read_checks(path: Path | str) -> list[Check]:

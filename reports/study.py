@@ -31,6 +31,8 @@ __all__ = [
 
 _COST = ["seconds_per_edit", "bytes", "inference_ratio"]
 SCORES = ["rewrite", "paraphrase", "neighborhood", "overall"]
+_ROLES = ["before", "first-subject", "middle-subject", "last-subject", "first-after", "after"]
+_ROLES += ["last"]
 STUDY = ["fact", "subject", "model", "layer", "editor", "problem", "tracing", *SCORES, "essence"]
 
 
@@ -111,9 +113,15 @@ def strongest_layers(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def role_means(effects: pd.DataFrame) -> pd.DataFrame:
-    """The mean effect by site, token role and layer: over the tokens of a fact, then facts."""
+    """The mean effect by site, token role and layer: over the tokens of a fact, then facts.
+
+    The roles of causal tracing stand in the order of a prompt, others in that of the table.
+    """
     of_fact = effects.groupby(["site", "role", "layer", "fact"], sort=False).effect.mean()
-    return of_fact.groupby(["site", "role", "layer"], sort=False).mean().reset_index()
+    means = of_fact.groupby(["site", "role", "layer"], sort=False).mean().reset_index()
+    found = list(means.role.unique())
+    order = _ROLES if set(found) <= set(_ROLES) else found
+    return means.sort_values("role", key=lambda roles: roles.map(order.index), kind="stable")
 
 
 def options_of(editor: str) -> dict[str, str]:
@@ -127,7 +135,8 @@ def option_means(cell_table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
     """Corner by corner, the final cells of editors that name all of `names`, at their last T.
 
     A corner is the mean of its measures' means; its bounds are the means of theirs, which is wider
-    than an interval of the mean would be.
+    than an interval of the mean would be. `others` are the options beside: only editors that have
+    them in common, and differ by `names`, are a comparison, so that all else is left out.
     """
     final = cell_table[cell_table.when == "final"]
     named = [set(names) <= options_of(str(editor)).keys() for editor in final.editor]
@@ -138,6 +147,13 @@ def option_means(cell_table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
     found = (
         last.groupby([*by, "t", "metric"], sort=False)[["mean", "low", "high"]].mean().reset_index()
     )
+    options = [options_of(str(editor)) for editor in found.editor]
     for name in names:
-        found[name] = [options_of(str(editor))[name] for editor in found.editor]
-    return found
+        found[name] = [of_editor[name] for of_editor in options]
+    found["others"] = [
+        ", ".join(f"{name}={value}" for name, value in sorted(of_editor.items())
+                  if name not in names)
+        for of_editor in options
+    ]  # fmt: skip
+    alike = found.groupby(["model", "stream", "protocol", "others"], sort=False)
+    return found[alike.editor.transform("nunique") > 1]

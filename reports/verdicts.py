@@ -11,7 +11,15 @@ from reports.tables import CONDITION, SERIES, groups, in_series, scores_of
 from wise.statistics import verdict
 from wise.summary import Measure
 
-__all__ = ["THRESHOLDS", "exclusions", "failures", "holds", "threshold_name", "verdicts"]
+__all__ = [
+    "THRESHOLDS",
+    "counting",
+    "exclusions",
+    "failures",
+    "holds",
+    "threshold_name",
+    "verdicts",
+]
 
 # Those of the test suite; a test compares them.
 THRESHOLDS: Mapping[str, float] = {
@@ -76,6 +84,12 @@ def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
             dict(zip(_PROPERTY, key, strict=True)) | {"text": text} | told[_TOLD].to_dict()
         )
     return pd.DataFrame(lines, columns=[*_PROPERTY, "text", *_TOLD])
+
+
+def counting(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each editor the lines of the protocol that counts: free-run wherever it was measured."""
+    has_free = table.protocol.eq("free").groupby([table[name] for name in SERIES]).transform("any")
+    return table[~has_free.astype(bool) | (table.protocol == "free")]
 
 
 def exclusions(items: Items) -> pd.DataFrame:

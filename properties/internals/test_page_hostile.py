@@ -38,6 +38,7 @@ def browser() -> Iterator:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     files = hostile_files(folder)
+    files["checks"] = [files["checks"]]
     return build_page([files.pop("rows")], folder / "out", **files).parent
 
 

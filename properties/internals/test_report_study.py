@@ -88,6 +88,13 @@ def test_strongest_layers_are_counted_over_all_layers() -> None:
     assert [bar.get_height() for bar in ax.patches] == [0, 3, 0, 1, 0]
 
 
+def test_roles_of_causal_tracing_stand_in_the_order_of_a_prompt() -> None:
+    names = {"last": "first-subject", "last subject": "last", "further": "after"}
+    table = effect_table()
+    roles = study.role_means(table.assign(role=table.role.map(names))).role.unique()
+    assert list(roles) == ["first-subject", "after", "last"]
+
+
 def test_effects_are_averaged_by_role_and_drawn_in_their_order() -> None:
     roles = study.role_means(effect_table())
     with styled():
@@ -162,6 +169,19 @@ def test_options_become_a_grid_of_the_mean_of_corners(tmp_path: Path) -> None:
     ax = grids.draw_options(new_axes(), grid, what="wise", x="mask_ratio", y="n_shards")
     assert np.allclose(ax.collections[0].get_array(), [[0.2, 0.4], [0.4, 0.8]])
     assert labels(ax) == ["2", "4"]
+
+
+def test_only_editors_that_have_their_other_options_in_common_are_compared(tmp_path: Path) -> None:
+    named = ["mask_ratio=0.1", "mask_ratio=0.2", "mask_ratio=0.2, merge=ties", "merge=slerp"]
+    rows = []
+    for options in named:
+        run = RUN._replace(editor=f"wise(memory=merge, {options})")
+        rows += run_rows(run, ts=(10,), protocols=("free",))
+    cells = tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
+    ratios = study.option_means(cells, ["mask_ratio"])
+    assert set(ratios.editor) == {f"wise(memory=merge, {each})" for each in named[:2]}
+    assert set(ratios.others) == {"memory=merge"}
+    assert study.option_means(cells, ["merge"]).empty
 
 
 def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from properties.internals.measured import RUN, run_rows, write_rows
 from reports.__main__ import main
+from reports.checks import Check, read_checks, write_checks
 
 pytestmark = pytest.mark.internals
 
@@ -47,6 +48,34 @@ def test_a_threshold_changes_the_verdict(rows: Path, tmp_path: Path) -> None:
     run("page", rows, "--out", tmp_path / "out", "--threshold", "reliability=.3")
     text = (tmp_path / "out" / "verdicts.csv").read_text(encoding="utf-8")
     assert "reliability,,pass,0.9," in text
+
+
+def test_a_sweep_is_shown_by_its_options_and_not_judged(rows: Path, tmp_path: Path) -> None:
+    swept = [
+        row
+        for merge in ("ties", "slerp")
+        for row in run_rows(RUN._replace(editor=f"wise(merge={merge})"))
+    ]
+    path = write_rows(tmp_path / "swept.jsonl", swept)
+    code, _ = run("page", rows, "--sweep", path, "--out", tmp_path / "out")
+    assert code == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Merge methods" in text
+    assert "--editor-option=merge=slerp" in text
+    judged = (tmp_path / "out" / "verdicts.csv").read_text(encoding="utf-8")
+    assert "merge=" not in judged
+    assert "wise" in judged
+
+
+def test_checks_of_several_files_stand_together(rows: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.jsonl" for name in ("wise", "other")]
+    for path in paths:
+        write_checks(path, [Check(f"law-of-{path.stem}", path.stem, "fail")])
+    options = [word for path in paths for word in ("--checks", path)]
+    code, _ = run("page", rows, *options, "--out", tmp_path / "out")
+    assert code == 0
+    found = read_checks(tmp_path / "out" / "checks.jsonl")
+    assert [check.name for check in found] == ["law-of-wise", "law-of-other"]
 
 
 @pytest.mark.parametrize("value", ["reliability=2", "reliabilty=.5", "reliability", "far=x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -37,6 +38,7 @@ __all__ = [
 
 PANEL_WIDTH = 3.55  # inches; 341 pixels of a page, so that it fits a phone
 _MOST_LABEL = 34  # characters
+_FOLDERS = re.compile(r"^([^\s:(/]*/)+(?=[^/:]+:)|^(\w+\.)+(?=\w+:)")
 _LEGEND_DROP = -32  # points below the axes: ticks and label
 _LEGEND_LINE = 0.17  # inches
 _MOST_TICK = 20  # characters
@@ -133,8 +135,14 @@ def mark(index: int) -> Mark:
 
 
 def label(text: str, most: int = _MOST_LABEL) -> str:
-    """A name from anywhere as a label: visible, and without its middle where it is long."""
+    """A name from anywhere as a label: visible, and cut where it is long.
+
+    Of `package.module:factory` the last module stays, of `folder/file.py:factory` the file; of any
+    other the middle goes.
+    """
     text = visible(text)
+    if len(text) > most:
+        text = _FOLDERS.sub("…", text)
     half = most // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 

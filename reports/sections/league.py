@@ -24,7 +24,7 @@ _COSTS = {
     "bytes": "Bytes added",
     "inference_ratio": "Inference",
 }
-_SCENE = ["model", "stream", "protocol"]
+_SCENE = ["model", "stream", "protocol", "others"]
 
 
 def of_costs(path: Path) -> Iterator[Section]:
@@ -75,11 +75,17 @@ def of_options(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
     for name in ("mask_ratio", "n_shards"):
         ratios[name] = pd.to_numeric(ratios[name], errors="coerce")
     ratios = ratios.dropna(subset=["mask_ratio", "n_shards"])
-    if len(ratios[["mask_ratio", "n_shards"]].drop_duplicates()) > 1:
+    if len(ratios):
         yield _ratios(ratios)
     merges = study.option_means(cells, ["merge"])
-    if merges["merge"].nunique() > 1:
+    if len(merges):
         yield _merges(merges, confidence)
+
+
+def _beside(table: pd.DataFrame) -> str:
+    """The options that the editors of each figure have in common."""
+    common = [others for others in table.others.unique() if others]
+    return f" Options beside: {'; '.join(common)}." if common else ""
 
 
 def _ratios(table: pd.DataFrame) -> Section:
@@ -94,15 +100,15 @@ def _ratios(table: pd.DataFrame) -> Section:
         for k, of_k in MASK_RATIO_BY_SHARDS.items()
         for ratio, mean in zip(MASK_RATIOS, of_k, strict=True)
     ]
-    grids_of = {
-        f"{label(model)}, {PROTOCOLS[protocol]}, T={t:,}": own
-        for (model, _, protocol, t), own in means.groupby([*_SCENE, "t"], sort=False)
-    }
+    grids_of = [
+        (f"{label(model)}, {PROTOCOLS[protocol]}, T={t:,}", own)
+        for (model, _, protocol, _, t), own in means.groupby([*_SCENE, "t"], sort=False)
+    ]
     best = means.loc[means["mean"].idxmax()]
     caption = f"Best is mask ratio {best.mask_ratio:g} with {best.n_shards:g} shards, "
     caption += f"{format_share(best['mean'])} on average of the corners."
     panels = []
-    for name, own in [*grids_of.items(), ("WISE paper, LLaMA-2-7B*", pd.DataFrame(paper))]:
+    for name, own in [*grids_of, ("WISE paper, LLaMA-2-7B*", pd.DataFrame(paper))]:
         width, height = 1.0 + 0.62 * own.mask_ratio.nunique(), 1.1 + 0.4 * own.n_shards.nunique()
         panels.append(
             panel(
@@ -119,13 +125,14 @@ def _ratios(table: pd.DataFrame) -> Section:
             )
         )
     note = "* Wang et al. 2024, Figure 5: ZsRE by another protocol, for orientation."
+    note += _beside(table)
     title = "Mask ratio and shards"
     return Section("ratios", title, caption, means.drop(columns="text"), tuple(panels), note)
 
 
 def _merges(table: pd.DataFrame, confidence: float) -> Section:
     panels = []
-    for (model, _, protocol), own in table.groupby(_SCENE, sort=False):
+    for (model, _, protocol, _), own in table.groupby(_SCENE, sort=False):
         name = f"{label(model)}, {PROTOCOLS[protocol]}, T={own.t.max():,}"
         panels.append(
             panel(
@@ -142,4 +149,5 @@ def _merges(table: pd.DataFrame, confidence: float) -> Section:
     mean = table.groupby("merge", sort=False)["mean"].mean()
     caption = f"Best on average of the corners is {mean.idxmax()}, {format_share(mean.max())}."
     note = "* Grey: WISE on LLaMA-2-7B, T=100, Wang et al. 2024, Table 11; another protocol."
+    note += _beside(table)
     return Section("merges", "Merge methods", caption, table, tuple(panels), note)

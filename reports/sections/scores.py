@@ -54,6 +54,8 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
             yield from _of_scene(_Scene(key, name, *ordered, confidence))
         last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
         if last.protocol.nunique() > 1:
+            best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))
+            last = _by_editor(last, best_first)
             yield _protocols(_Scene(number * 10, place, last, ranked, ages, confidence))
 
 
