@@ -77,7 +77,8 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
             outcome, detail = "error", str(report.longreprtext).strip().splitlines()[-1]
         yield {
             "name": found["check"], "editor": found["editor"], "outcome": outcome,
-            "detail": detail, "reason": reason, "stream": found.get("stream", ""), "replay": found.get("replay", ""),
+            "detail": detail, "reason": reason, "stream": found.get("stream", ""),
+            "replay": found.get("replay", ""),
         }  # fmt: skip
 
 
