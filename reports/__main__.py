@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from reports.league import league
+from reports.study_command import study
 
 __all__ = ["main"]
 
@@ -57,6 +58,7 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 
 
 main.add_command(league)
+main.add_command(study)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_baselines import asked, log_p, tiny
 from properties.internals.tiny_wise import BACKGROUND, EDITS
 from wise.baselines.finetune import make_ft_ewc, make_ft_l, make_ft_m, make_locft_bf
 from wise.baselines.fisher import fisher, penalty
-from wise.edits import Background
+from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
 
 pytestmark = pytest.mark.internals
@@ -86,7 +89,7 @@ def test_the_released_loss_stands_at_the_last_prompt_token_and_has_no_end() -> N
 
 
 def test_lowering_a_target_makes_it_less_likely() -> None:
-    editor = tiny(make_ft_m, **QUICK, goal="lower", early_stop=0.0)
+    editor = tiny(make_ft_m, **QUICK, objective="lower", early_stop=0.0)
     editor.edit(EDITS[:1])
     raised = tiny(make_ft_m, **QUICK)
     raised.edit(EDITS[:1])
@@ -95,14 +98,25 @@ def test_lowering_a_target_makes_it_less_likely() -> None:
     assert low < base < high
 
 
-def test_noise_on_the_subject_changes_what_is_learned_and_is_the_same_by_seed() -> None:
-    subject = [type(EDITS[0])("Ada Lorn lives in", "Oslo", subject="Ada Lorn")]
-    editors = [tiny(make_ft_m, **QUICK, noise=noise) for noise in (0.0, 3.0, 3.0)]
-    for editor in editors:
-        editor.edit(subject)
-    clean, noisy, again = (editor._state.tau for editor in editors)
-    assert torch.equal(noisy, again)
-    assert not torch.allclose(clean, noisy)
+def test_a_corruption_sees_the_subjects_alone_and_changes_what_is_learned() -> None:
+    edits = [replace(EDITS[0], prompt="Ada Lorn lives in", subject="Ada Lorn"),
+             replace(EDITS[1], prompt="The home of Bo is", subject="Bo"), EDITS[2]]  # fmt: skip
+    vocabulary = tiny_model("llama").get_input_embeddings().weight.detach()
+    seen: list[tuple[str, ...]] = []
+
+    def corruption(embeddings: Tensor, subject: Tensor, edits: Sequence[Edit]) -> Tensor:
+        ids = torch.cdist(embeddings, vocabulary).argmin(-1)
+        rows = zip(ids, subject, strict=True)
+        seen.append(tuple(tiny_tokenizer().decode(row[mask]).strip() for row, mask in rows))
+        return embeddings + 3.0 * subject[..., None]
+
+    taus = []
+    for given in (None, corruption):
+        editor = tiny(make_ft_m, **QUICK, corruption=given)
+        editor.edit(edits)
+        taus.append(editor._state.tau)
+    assert set(seen) == {("Ada Lorn", "Bo", "")}
+    assert not torch.allclose(*taus)
 
 
 def test_mini_batches_visit_every_edit_in_an_epoch() -> None:
@@ -136,8 +150,12 @@ def test_an_empty_background_is_enough(method: str) -> None:
     [
         (dict(layer=12), r"layer=12 is outside the model's 0\.\.2"),
         (
+            dict(loss="x"),
+            "loss='x' is not allowed; it must be one of target, prompt-last",
+        ),
+        (
             dict(objective="x"),
-            "objective='x' is not allowed; it must be one of target, prompt-last",
+            "objective='x' is not allowed; it must be one of raise, lower",
         ),
         (dict(n_epochs=0), "n_epochs=0 is not allowed"),
         (dict(lr=-1.0), "lr=-1.0 is not allowed; it must be a number >= 0"),

@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 _N_ORDERED = 20
+_N_FAR = 8  # prompts that no edit answers, so that the bare model always runs
 _AGREEMENT = 0.75  # of the answers after one order with those after the other: at least
 _GROWTH = 0.001  # of a forward for each edit: what is allowed to an editor that declares nothing
 
@@ -35,8 +36,9 @@ def check_the_order_of_edits_does_not_matter(bench: Bench) -> str:
 
 
 def _flops(bench: Bench, editor: Editor) -> dict[str, float]:
-    """Multiply-adds of one forward, and of one token generated, over the bench's prompts."""
-    batch = bench.batch(bench.prompts)
+    """Multiply-adds of one forward, and of one token generated, over prompts out of scope."""
+    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_FAR]
+    batch = bench.batch(far or bench.prompts)
     asked: dict[str, Callable[[], object]] = {
         "a forward": lambda: editor.logits(batch.input_ids, batch.attention_mask)
     }

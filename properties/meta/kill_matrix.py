@@ -33,7 +33,7 @@ MATRIX = Path(__file__).with_suffix(".toml")
 N_EDITS = 90  # about the least at which far probes, all right, pass at the first of three looks
 THRESHOLDS = {"generalization-3": 0.75, "generalization-4": 0.75, "generalization-5": 0.75,
               "portability": 0.5}  # fmt: skip
-_N_EXAMPLES = 6
+_N_EXAMPLES = 15
 _CAUGHT = ("fail", "error")
 
 

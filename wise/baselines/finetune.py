@@ -6,16 +6,18 @@ The state is tau = W_v' - W_v in float32; a hook adds A(x) tau to the output of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wise.baselines.changes import ValueBaseline, added, factory, floats, live, row_mean
+from wise.baselines.facts import Corruption
 from wise.baselines.fisher import fisher, penalty
 from wise.baselines.tuning import PRESETS, USUAL_RMS, FineTuneConfig
 from wise.edits import Edit
@@ -41,6 +43,10 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
     """An editor that fine-tunes one W_v. Raises ValueError where there is no such layer."""
 
     empty = FineTuned()
+
+    def __init__(self, *args: Any, corruption: Corruption | None = None, **options: Any):
+        super().__init__(*args, **options)
+        self._corruption = corruption  # of embeddings while learning (fact forcing)
 
     def _n_turns(self) -> int:
         return self._state.n_turns
@@ -84,7 +90,7 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         with torch.enable_grad():
             change = (tail.inputs.float() @ tau).to(tail.value.dtype)
             logits = tail.logits(tail.value + change).float()
-            loss = row_mean(_losses(logits, tail.labels, config.goal), tail.rows)
+            loss = row_mean(_losses(logits, tail.labels, config.objective), tail.rows)
             total = loss + config.ewc * penalty(self._fisher, tau) if config.ewc else loss
         if not torch.isfinite(total):
             raise ValueError(f"loss={total.item()} at lr={config.lr}; lower lr")
@@ -96,7 +102,7 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
     def _capture(self, edits: list[Edit]) -> Tail:
         config = self.config
         prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
-        at_last = config.objective == "prompt-last"
+        at_last = config.loss == "prompt-last"
         batch = encode(
             self.tokenizer, prompts, targets, append_eos=config.append_eos and not at_last,
             max_length=self.lm.context_length,
@@ -110,23 +116,22 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         last = (batch.prompt_mask * places).argmax(-1)  # B
         return replace(tail, columns=last[tail.rows])
 
-    def _corrupted(self, batch: Batch, edits: list[Edit]) -> AbstractContextManager[None]:
-        """Noise on the subjects' embeddings, the same whenever an edit is learned."""
-        if not self.config.noise:
+    def _corrupted(self, batch: Batch, edits: Sequence[Edit]) -> AbstractContextManager[None]:
+        """The model as it reads `batch`: its embeddings corrupted, where that is asked for."""
+        corruption = self._corruption
+        if corruption is None:
             return nullcontext()
-        weight = next(self.lm.embedding.parameters())
-        scale = self.config.noise * float(weight.detach().float().std())
-        noise = torch.zeros(*batch.input_ids.shape, weight.shape[1])
+        subject = torch.zeros_like(batch.prompt_mask)
         for row, edit in enumerate(edits):
-            begin, end = subject_span(self.tokenizer, edit.prompt, edit.subject)
-            first = int(batch.attention_mask[row].argmax())
-            drawn = torch.randn(
-                end - begin, weight.shape[1], generator=seeded(self.seed, "noise", edit.prompt)
-            )
-            noise[row, first + begin : first + end] = scale * drawn
-        return hooks.replace(
-            self.lm.embedding, lambda _ids, output: output + noise.to(output.device, output.dtype)
-        )
+            if edit.subject:
+                begin, end = subject_span(self.tokenizer, edit.prompt, edit.subject)
+                first = int(batch.attention_mask[row].argmax())
+                subject[row, first + begin : first + end] = True
+
+        def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
+            return corruption(embeddings, subject, edits)
+
+        return hooks.replace(self.lm.embedding, change)
 
     def _out(self, state: FineTuned) -> dict[str, Tensor]:
         return {} if state.tau is None else {"tau": state.tau}
@@ -168,16 +173,17 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[in
 
 
 def _losses(
-    logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], goal: str
+    logits: Float[Tensor, "N V"], labels: Int[Tensor, " N"], objective: str
 ) -> Float[Tensor, " N"]:
     """-log p(label) to raise it, -log(1 - p(label)) to lower it."""
-    if goal == "raise":
+    if objective == "raise":
         return nn.functional.cross_entropy(logits, labels, reduction="none")
     others = logits.scatter(-1, labels[:, None], -torch.inf)
     return logits.logsumexp(-1) - others.logsumexp(-1)
 
 
-make_ft_l = factory(FineTuning, FineTuneConfig, PRESETS["ft-l"])
-make_ft_m = factory(FineTuning, FineTuneConfig, PRESETS["ft-m"])
-make_ft_ewc = factory(FineTuning, FineTuneConfig, PRESETS["ft-ewc"])
-make_locft_bf = factory(FineTuning, FineTuneConfig, PRESETS["locft-bf"])
+_factory = partial(factory, FineTuning, FineTuneConfig, own=("corruption",))
+make_ft_l = _factory(PRESETS["ft-l"])
+make_ft_m = _factory(PRESETS["ft-m"])
+make_ft_ewc = _factory(PRESETS["ft-ewc"])
+make_locft_bf = _factory(PRESETS["locft-bf"])

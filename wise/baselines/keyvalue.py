@@ -191,13 +191,14 @@ def _descend(loss_of: _Loss) -> Float[Tensor, "N D"]:
     for step in range(config.n_steps):
         with torch.enable_grad():
             losses = loss_of(unit * change)
+            total = losses.sum()
         if not bool(losses.isfinite().all()):
             raise ValueError(f"loss={losses.tolist()} after {step} steps at lr={config.lr}")
         if config.objective == "raise":
             running &= losses.detach()[:, None] > config.early_stop
         if not bool(running.any()):
             break
-        (change.grad,) = torch.autograd.grad(losses.sum(), change)
+        (change.grad,) = torch.autograd.grad(total, change)
         before = change.detach().clone()
         optimizer.step()
         with torch.no_grad():

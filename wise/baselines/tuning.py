@@ -19,11 +19,9 @@ class FineTuneConfig:
     """How W_v is fine-tuned. Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block whose W_v is tuned; None = at three quarters of the depth.
-    objective: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
+    loss: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
         of them at the last prompt token, as ROME's FT baseline released it (FT-L).
-    goal: "raise" p(target), or "lower" it by -log(1 - p) of each token.
-    noise: standard deviation of Gaussian noise on the subject's embeddings while learning, in that
-        of the embeddings; 0 = none (fact forcing: Hase et al. 2023, section 5).
+    objective: "raise" p(target), or "lower" it by -log(1 - p) of each token.
     lr, n_epochs, batch_size: Adam; an epoch goes through a turn's edits in a new order, in batches
         (0 = the turn at once). A batch whose loss is below `early_stop` makes no step.
     norm_constraint: L-infinity bound on what one turn changes (Zhu et al. 2020, eq. 3).
@@ -36,9 +34,8 @@ class FineTuneConfig:
     """
 
     layer: int | None = None
-    objective: str = "target"
-    goal: str = "raise"
-    noise: float = 0.0
+    loss: str = "target"
+    objective: str = "raise"
     lr: float = 5e-4
     n_epochs: int = 25
     batch_size: int = 0
@@ -53,20 +50,20 @@ class FineTuneConfig:
     def __post_init__(self) -> None:
         require_one_of(
             self,
-            objective=("target", "prompt-last"),
-            goal=("raise", "lower"),
+            loss=("target", "prompt-last"),
+            objective=("raise", "lower"),
             units=("absolute", "model"),
         )
         require_flags(self, "append_eos")
         require_whole(self, n_epochs=1, batch_size=0, n_fisher=1, replay=0)
-        require_numbers(self, "noise", "lr", "early_stop", "norm_constraint", "ewc")
+        require_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
 
 
 # FT-L: ROME's baseline (5e-5 bound; WISE appendix A.3: Adam, 5e-4, 50 steps). FT-M: 25 steps.
 # FT-EWC: WISE appendix A.3. LocFT-BF: released configuration (25 epochs, batches of 100).
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "ft-l": {
-        "released": dict(objective="prompt-last", lr=5e-4, n_epochs=50, norm_constraint=5e-5),
+        "released": dict(loss="prompt-last", lr=5e-4, n_epochs=50, norm_constraint=5e-5),
         "embedded": dict(lr=5e-4, n_epochs=50, norm_constraint=8e-3),
     },
     "ft-m": {

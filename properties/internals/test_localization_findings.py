@@ -1,0 +1,111 @@
+"""Laws of a study's findings: over whole facts, and in words that are their intervals'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.study import read_columns
+from wise.localization.fact_streams import stream_of
+from wise.localization.facts import Fact
+from wise.localization.findings import findings_of, r2_table, within_table
+from wise.localization.study_text import document, verdict
+
+pytestmark = pytest.mark.internals
+
+
+def test_known_facts_get_another_answer_and_neighbours_of_their_kind(tmp_path: Path) -> None:
+    facts = [Fact(f"{name} lives in", name, place, id=str(n)) for n, (name, place) in
+             enumerate([("Al", "Bonn"), ("Bo", "Rome"), ("Cy", "Bonn")])]  # fmt: skip
+    odd = Fact("The dog of Di is", "Di", "Rex", id="0")
+    stream = stream_of([*facts, odd], name="four")
+    answers = {edit.id: edit.target for edit in stream.edits}
+    assert (answers["0"], answers["1"], answers["2"]) == ("Rome", "Bonn", "Rome")
+    assert answers["0-3"] in ("Bonn", "Rome")
+    neighbours = {e.id: {p.prompt for p in stream.probes if p.edit_id == e.id}
+                  for e in stream.edits}  # fmt: skip
+    assert neighbours["0"] == {"Bo lives in", "Cy lives in"}
+    assert neighbours["0-3"] == set()
+    assert stream == stream_of([*facts, odd], name="four")
+    with pytest.raises(ValueError, match="all facts answer 'Rex'"):
+        stream_of([odd], name="one")
+
+
+def simulated(partial_r2: float, *, n_facts: int = 80, choose: float = 0.0) -> pd.DataFrame:
+    """Cells of two editors; `choose` lifts the score where a fact's tracing is largest."""
+    rng = np.random.default_rng(0)
+    tracing = rng.random((n_facts, 4))
+    score = 0.2 + 0.1 * np.arange(4) + partial_r2**0.5 * (tracing - 0.5)
+    score = score + (1 - partial_r2) ** 0.5 * rng.normal(0, 0.29, tracing.shape)
+    score += choose * (tracing == tracing.max(1, keepdims=True))
+    facts, layers = (x.ravel() for x in np.indices(score.shape))
+    cells = pd.DataFrame(dict(fact=facts, layer=layers, tracing=tracing.ravel(), seed=0))
+    cells = cells.assign(problem="error-injection", model="m", essence=1.0, before=0.0, after=1.0)
+    for outcome in ("rewrite", "paraphrase", "neighborhood", "overall"):
+        cells[outcome] = score.ravel()
+    return pd.concat([cells.assign(editor="rome"), cells.assign(editor="memit")])
+
+
+def test_the_verdict_is_the_intervals() -> None:
+    useless = verdict(findings_of(simulated(0.0)), model="m")
+    assert "yes for 0, no for 2, and leave it open for 0" in useless
+    assert useless.endswith("So tracing does not tell which layer to edit here.")
+    useful = verdict(findings_of(simulated(0.3, choose=1.0)), model="m")
+    assert "yes for 2 (rome on error-injection, memit on error-injection), no for 0" in useful
+    few = verdict(findings_of(simulated(0.0, n_facts=9)), model="m")
+    assert few.startswith("On m no editor and problem has what an answer needs: 10 facts at two")
+
+
+def test_a_finding_is_over_facts_with_a_score_at_every_layer_and_means_over_seeds() -> None:
+    cells = simulated(0.2)
+    lacking = cells[~((cells.fact == 0) & (cells.layer == 2))]
+    twice = pd.concat([
+        lacking.assign(rewrite=lacking.rewrite + shift, seed=seed)
+        for seed, shift in ((0, -0.1), (1, 0.1))
+    ])  # fmt: skip
+    whole = findings_of(cells[cells.fact != 0])[0]
+    found = findings_of(twice)[0]
+    assert (found.editor, found.outcome, found.n_facts) == ("rome", "rewrite", 79)
+    assert found.regression is not None
+    assert whole.regression is not None
+    assert found.regression.r2_both == pytest.approx(whole.regression.r2_both)
+
+
+def test_a_score_that_never_differs_is_no_answer() -> None:
+    same = findings_of(simulated(0.0).assign(rewrite=1.0))
+    assert [each.lacking for each in same if each.outcome == "rewrite"] == [
+        "the score is 1 for every fact and layer"
+    ] * 2
+    assert verdict(same, model="m").startswith("On m no editor and problem has what")
+
+
+def test_the_tables_hold_each_finding_and_the_page_reads_them(tmp_path: Path) -> None:
+    findings = findings_of(simulated(0.2), rule=1)
+    table = r2_table(findings, model="m")
+    assert len(table) == 8
+    first, row = findings[0], table.iloc[0]
+    assert first.regression is not None
+    assert (row.partial_r2, row.low, row.high) == (
+        first.regression.partial_r2, *first.regression.partial_r2_interval
+    )  # fmt: skip
+    assert row.score_oracle >= row.score_tracing
+    assert row.over_rule == pytest.approx(row.score_tracing - row.score_rule)
+    assert len(within_table(findings)) == 32
+    table.to_csv(tmp_path / "r2.csv")
+    read_columns(tmp_path / "r2.csv", ["editor", "problem", "r2_layer", "r2_both", "partial_r2"])
+
+
+def test_the_document_sets_the_papers_table_beside_as_another_models() -> None:
+    cells = simulated(0.0)
+    excluded = pd.DataFrame([dict(fact="f", layer=0, editor="wise", problem="fact-erasure", seed=0,
+                                  kind="excluded", reason="it | cannot: more")] * 3)  # fmt: skip
+    text = document(findings_of(cells), cells, excluded, model="m", command="make it",
+                    settings={"model": "m"})  # fmt: skip
+    own, published = text.index("What explains"), text.index("as published of another model")
+    assert own < published
+    assert "| rome | error-injection | 0.947 | 0.016 | 0.948 |" in text[published:]
+    assert text.count("| wise | fact-erasure | excluded |") == 1
+    assert "make it" in text

@@ -1,0 +1,182 @@
+"""Causal tracing on the model under test: what it must find, whatever the model has learned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.models import LoadedModel
+from properties.internals.tracing_reference import Reading, naive_trace
+from properties.session import Session
+from wise.lm.architectures import LanguageModel
+from wise.lm.hooks import frozen
+from wise.localization.corruption import Corruption, embedding_deviation, gaussian
+from wise.localization.effects import window_about
+from wise.localization.facts import Fact, Question, fact_of, known
+from wise.localization.runs import Run, run_rows
+from wise.localization.scores import Target
+from wise.localization.sweep import sweep
+from wise.localization.tracing import causal_trace
+
+pytestmark = pytest.mark.localization
+
+_N_FACTS, _N_NOISE, _DEVIATIONS = 3, 4, 3.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """The model under test, and facts that it knows."""
+
+    loaded: LoadedModel
+    facts: tuple[Fact, ...]
+
+
+@pytest.fixture(scope="module")
+def model_knows(session: Session) -> Iterator[Known]:
+    """No fact's subject stands at the very beginning of its prompt."""
+    stream, _ = session.stream(0)
+    loaded = session.loaded
+    edits = [edit for edit in stream.edits if edit.subject and edit.ground_truth]
+    asked = [
+        replace(fact_of(edit), prompt=f"It is so: {edit.prompt}") for edit in edits[: 10 * _N_FACTS]
+    ]
+    facts = known(loaded.model, loaded.tokenizer, asked)[:_N_FACTS]
+    if not facts:
+        pytest.skip(f"the model knows none of the stream's first {len(asked)} facts")
+    with frozen(loaded.model):
+        yield Known(loaded, tuple(facts))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A fact in tokens, with corrupted readings of it."""
+
+    lm: LanguageModel
+    question: Question
+    corruption: Corruption
+    target: Target
+
+    @classmethod
+    def of(cls, have: Known, fact: Fact) -> Asked:
+        lm, tokenizer = LanguageModel(have.loaded.model), have.loaded.tokenizer
+        question = Question.of(tokenizer, fact)
+        sigma = _DEVIATIONS * embedding_deviation(lm, tokenizer, have.facts)
+        corruption = gaussian(lm, fact, question, sigma=sigma, n_noise=_N_NOISE, seed=0)
+        return cls(lm, question, corruption, Target(question.target_ids, 0, 0))
+
+    def clean(self) -> Run:
+        return run_rows(self.lm, self.question.input_ids[None], "mlp")
+
+    def corrupted(self) -> Run:
+        return run_rows(self.lm, self.corruption, "mlp")
+
+    def scores(self, run: Run) -> Tensor:
+        places = self.question.places.to(self.lm.device)
+        return self.target.scores(self.lm.head(run.hidden[-1][:, places]))
+
+    def windows(self, width: int) -> list[tuple[int, int]]:
+        return [window_about(l, width, self.lm.n_layers) for l in range(self.lm.n_layers)]
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    """Probabilities to 1e-5, in float32 or better."""
+    torch.testing.assert_close(*torch.broadcast_tensors(one[..., 0], other[..., 0]),
+                               rtol=0, atol=1e-5)  # fmt: skip
+
+
+def test_restoring_what_is_there_already_is_the_corrupted_run(model_knows: Known) -> None:
+    for fact in model_knows.facts:
+        asked = Asked.of(model_knows, fact)
+        corrupted = asked.corrupted()
+        tokens = range(asked.question.n_prompt)
+        restored = sweep(
+            corrupted, corrupted, asked.target, tokens=tokens, windows=asked.windows(5)
+        )
+        close(restored, asked.scores(corrupted))
+
+
+def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_knows: Known) -> None:
+    """A last block's output at the prompt's last token decides an answer of one token."""
+    tokenizer = model_knows.loaded.tokenizer
+    for fact in model_knows.facts:
+        first = tokenizer.decode(Question.of(tokenizer, fact).target_ids[:1]).strip()
+        one = replace(fact, target=first, alternative="")
+        if len(Question.of(tokenizer, one).target_ids) > 1:
+            continue
+        trace = causal_trace(model_knows.loaded.model, tokenizer, [one], site="hidden", window=1,
+                             n_noise=_N_NOISE, noise=_DEVIATIONS)  # fmt: skip
+        [found] = trace.traced
+        assert found.effects("probability")[-1][-1] == pytest.approx(found.total(), abs=1e-5)
+        return
+    pytest.skip("no fact's first token can be an answer by itself")
+
+
+def test_effects_before_the_subject_are_zero(model_knows: Known) -> None:
+    model, tokenizer = model_knows.loaded.model, model_knows.loaded.tokenizer
+    for fact in causal_trace(model, tokenizer, model_knows.facts, n_noise=_N_NOISE).traced:
+        begin, _ = fact.span
+        assert begin > 0
+        assert all(value == 0.0 for row in fact.effects("probability") for value in row[:begin])
+
+
+def test_and_the_naive_loop_finds_them_zero_too(model_knows: Known) -> None:
+    asked = Asked.of(model_knows, model_knows.facts[0])
+    found = naive(asked, tokens=range(asked.question.span[0]), width=5)
+    close(found, asked.scores(asked.corrupted()))
+
+
+def test_without_noise_every_run_is_the_clean_run(model_knows: Known) -> None:
+    model, tokenizer = model_knows.loaded.model, model_knows.loaded.tokenizer
+    for fact in causal_trace(model, tokenizer, model_knows.facts, noise=0.0, n_noise=1).traced:
+        assert fact.total() == pytest.approx(0.0, abs=1e-5)
+        assert max(abs(x) for row in fact.effects("probability") for x in row) < 1e-5
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_the_exact_sweep_is_the_naive_loop(model_knows: Known, width: int) -> None:
+    asked = Asked.of(model_knows, model_knows.facts[0])
+    tokens = range(asked.question.n_prompt)
+    swept = sweep(
+        asked.corrupted(), asked.clean(), asked.target, tokens=tokens, windows=asked.windows(width)
+    )
+    close(swept, naive(asked, tokens=tokens, width=width))
+
+
+def naive(asked: Asked, *, tokens: range, width: int) -> Tensor:
+    """One forward of the whole model for each restored window and token."""
+    corruption, question = asked.corruption, asked.question
+    assert corruption.noise is not None
+    added = torch.zeros(*corruption.input_ids.shape, corruption.noise.shape[-1])
+    added[:, slice(*question.span)] = corruption.noise
+    device = asked.lm.device
+    corrupted = Reading(corruption.input_ids.to(device), added.to(device))
+    return naive_trace(
+        asked.lm, corrupted, Reading(question.input_ids[None].to(device)), tokens=tokens,
+        target_ids=question.target_ids.tolist(), alternative=0, place=0, site="mlp",
+        windows=asked.windows(width),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_what_can_be_in_one_layer_alone_is_found_there(model_knows: Known, depth: float) -> None:
+    """Where every other W_v is zero, no other layer's MLP knows anything."""
+    model = copy.deepcopy(model_knows.loaded.model)
+    lm = LanguageModel(model)
+    only = round(depth * (lm.n_layers - 1))
+    for layer in range(lm.n_layers):
+        lm.value_weight(layer).mul_(layer == only)
+    trace = causal_trace(
+        model, model_knows.loaded.tokenizer, model_knows.facts, window=1, n_noise=_N_NOISE,
+        noise=_DEVIATIONS,
+    )  # fmt: skip
+    effects = torch.tensor(
+        [[max(map(abs, row)) for row in fact.effects("log-probability")] for fact in trace.traced]
+    )  # facts L
+    assert effects[:, only].max() > 0.1
+    effects[:, only] = 0.0
+    assert effects.max() < 1e-4

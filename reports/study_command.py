@@ -1,0 +1,178 @@
+"""The command `python -m reports study`: does tracing tell which layer to edit?"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from functools import partial, update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reports.league import world_scene
+
+if TYPE_CHECKING:
+    from wise.evaluation.cell import Scene
+    from wise.evaluation.entries import Entry
+    from wise.localization.study import Executor, Study
+
+__all__ = ["file_scene", "study"]
+
+# As the study names them: how to make one, and its own options.
+_CACHE = ("cache", "{folder}/cache")
+_EDITORS: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {
+    "rome": ("rome", (_CACHE,)),
+    "memit": ("memit", (_CACHE, ("n_layers", 5))),
+    "ft-1": ("ft-l", ()),
+    "wise": ("wise", ()),
+}
+_UNRELEASED = ("wise",)  # whose presets have other names
+_PROBLEMS = (
+    "error-injection", "tracing-reversal", "fact-erasure", "fact-amplification", "fact-forcing",
+)  # fmt: skip
+
+
+def file_scene(model: str, seed: int, n_edits: int, *, source: str) -> Scene:
+    """A model, and `n_edits` facts of a published file from number `seed` on.
+
+    `source` is FORMAT:FILE, or a known-facts file. The background is that of the model's world.
+    """
+    from transformers.utils import logging
+
+    from fixtures.models import load_model
+    from wise.edits import Background, EditStream
+    from wise.evaluation.cell import Scene
+    from wise.localization.fact_streams import read_facts
+
+    logging.disable_progress_bar()
+    loaded, whole = load_model(model), read_facts(source)
+    start = seed % len(whole.edits)
+    edits = (whole.edits[start:] + whole.edits[:start])[:n_edits]
+    ids = {edit.id for edit in edits}
+    probes = tuple(probe for probe in whole.probes if probe.edit_id in ids)
+    background = loaded.world.background() if loaded.world else Background()
+    stream = EditStream(edits, probes, Path(source).name)
+    return Scene(loaded.model, loaded.tokenizer, stream, background.apart_from(stream))
+
+
+def _study_of(asked: Mapping[str, Any]) -> Study:
+    """What the command line asks for."""
+    from fixtures.models import load_model
+    from wise.lm.architectures import LanguageModel
+    from wise.localization.fact_streams import read_facts
+    from wise.localization.study import Study
+
+    source, n_candidates, scene_of = asked["facts_file"], None, world_scene
+    if source is not None:
+        n_candidates = len(read_facts(source).edits)
+        scene_of = update_wrapper(partial(file_scene, source=source), file_scene)
+    layers = range(LanguageModel(load_model(asked["model"]).model).n_layers)
+    if asked["layers"]:
+        layers = map(int, asked["layers"].split(","))
+    return Study(
+        asked["model"], tuple(_entry(name, asked) for name in asked["editor"]), tuple(layers),
+        asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
+        tuple(range(asked["seeds"])), asked["window"],
+    )  # fmt: skip
+
+
+def _entry(name: str, asked: Mapping[str, Any]) -> Entry:
+    from fixtures.models import FAMILIES
+    from wise.editor import load_editor
+    from wise.evaluation.entries import Entry
+
+    spec, options = _EDITORS.get(name, (name, ()))
+    load_editor(spec)
+    preset = asked["preset"] or ("embedded" if asked["model"] in FAMILIES else "released")
+    if name in _EDITORS and (asked["preset"] or spec not in _UNRELEASED):
+        options = (("preset", preset), *options)
+    return Entry(name, spec, options)
+
+
+def _executor_of(asked: Mapping[str, Any]) -> Executor:
+    from wise.editor import factory_options
+    from wise.evaluation.processes import run_apart
+    from wise.localization.cluster import run_submitted
+
+    if not asked["cluster"]:
+        return partial(run_apart, n_processes=asked["jobs"] or os.cpu_count() or 1)
+    given = factory_options(asked["cluster_option"])
+    folder = asked["out"] / "jobs"
+    return partial(run_submitted, folder=folder, cluster=asked["cluster"], **given)
+
+
+def _settings(made: Study) -> dict[str, object]:
+    named = {entry.name: f"`{entry.editor}`" for entry in made.entries}
+    return {"model": made.model, "layers": ", ".join(map(str, made.layers)), **named, "tracing":
+            f"MLP, window {made.window}, noise {made.noise:g} deviations, {made.n_noise} draws",
+            "seeds": ", ".join(map(str, made.seeds))}  # fmt: skip
+
+
+@click.command()
+@click.option("--model", default="gpt2", show_default=True, help="embedded family or local folder")
+@click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
+              help="how many that the model knows")  # fmt: skip
+@click.option("--facts-file", metavar="[FORMAT:]FILE",
+              help="known facts, or counterfact:FILE and the like, not of the world")  # fmt: skip
+@click.option("--editor", multiple=True, default=tuple(_EDITORS), show_default=True,
+              help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
+@click.option("--problem", multiple=True, default=_PROBLEMS, show_default=True,
+              type=click.Choice(_PROBLEMS), help="repeatable")  # fmt: skip
+@click.option("--layers", help="such as 0,4,8  [default: all]")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="how many")
+@click.option("--window", default=5, show_default=True, type=click.IntRange(1),
+              help="layers that tracing restores together")  # fmt: skip
+@click.option("--preset", help="of the editors  [default: embedded; of a folder, released]")
+@click.option("--rule", type=int, help="layer that the field's rule of thumb would edit")
+@click.option("--sweep", default=0, show_default=True, type=click.IntRange(0),
+              help="T of WISE's own curve over layers, such as 50; 0 = none")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
+@click.option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
+@click.option("--cluster-option", multiple=True, metavar="KEY=VALUE",
+              help="of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
+@click.option("--out", default="study", show_default=True,
+              type=click.Path(file_okay=False, path_type=Path),
+              help="folder of tables, the page and what is needed to go on")  # fmt: skip
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Markdown document")
+def study(out: Path, write: Path | None, **asked: Any) -> None:
+    """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
+    from reports.build import build_page
+    from wise.localization import study_text
+    from wise.localization.findings import findings_of, r2_table, within_table
+    from wise.localization.layers import sweep_layers
+    from wise.localization.study import run_study
+
+    try:
+        made = _study_of(asked)
+        found = run_study(made, out, executor=_executor_of({**asked, "out": out}))
+        curve = sweep_layers(
+            _entry("wise", asked), made.model, made.layers, made.scene_of, out / "sweep",
+            n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
+        ) if asked["sweep"] else None  # fmt: skip
+        findings = findings_of(found.cells, rule=asked["rule"])
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    r2 = r2_table(findings, model=made.model)
+    tables = {
+        "study": found.cells, "excluded": found.excluded, "effects": found.effects,
+        "r2": r2[r2.r2_layer.notna() & (r2.outcome == "rewrite")] if "r2_layer" in r2 else None,
+        "outcomes": r2, "within": within_table(findings), "layers": curve,
+    }  # fmt: skip
+    paths = {}
+    for name, table in tables.items():
+        if table is not None and len(table):
+            paths[name] = out / f"{name}.csv"
+            table.to_csv(paths[name], index=False, lineterminator="\n")
+    text = study_text.document(
+        findings, found.cells, found.excluded, model=made.model, settings=_settings(made),
+        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]), sweep=curve,
+    )  # fmt: skip
+    for path in filter(None, (out / "study.md", write)):
+        path.write_text(text, encoding="utf-8")
+    click.echo(study_text.verdict(findings, model=made.model))
+    if "study" in paths:
+        shown = {name: paths.get(name) for name in ("study", "r2", "effects")}
+        click.echo(build_page([], out / "page", **shown))

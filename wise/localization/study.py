@@ -1,0 +1,242 @@
+"""Facts by layers by editors by problems: how well each edit does, beside where tracing points.
+
+A grid of cells that is run by any executor, resumed cell by cell, and ends as one long table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from wise.edits import EditStream
+from wise.evaluation.cell import Scene, SceneMaker, write_json
+from wise.evaluation.datasets import load_stream, write_jsonl
+from wise.evaluation.entries import Entry
+from wise.evaluation.processes import run_apart
+from wise.localization.facts import fact_of, known
+from wise.localization.problems import PROBLEMS
+from wise.localization.records import Trace, read_trace
+from wise.localization.scoring import SCORES
+from wise.localization.study_part import (
+    STREAM,
+    Part,
+    Setting,
+    end_first_open,
+    forget_errors,
+    run_part,
+)
+from wise.localization.tracing import causal_trace
+
+__all__ = ["Executor", "Study", "StudyTables", "run_study", "tables_of"]
+
+_FORMAT = 1
+_TRACE = "tracing.jsonl"
+_ENDED = "its process was ended from outside"
+
+# Work on tasks, anywhere: each task as it ends, and whether its process lived to its end.
+Executor = Callable[[Callable[[Part], None], Sequence[Part]], Iterator[tuple[Part, bool]]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be edited, where and by whom. `layers` names blocks of the model.
+
+    `n_facts` facts that the model knows are taken from the first `n_candidates` (default: as many)
+    of the stream that `scene_of` makes; seeds are those of noise and editors. Tracing is that of
+    the MLP over `window` layers, `noise` in standard deviations of the subjects' embeddings.
+    Raises ValueError for what cannot be a study.
+    """
+
+    model: str
+    entries: tuple[Entry, ...]
+    layers: tuple[int, ...]
+    n_facts: int
+    scene_of: SceneMaker
+    n_candidates: int | None = None
+    problems: tuple[str, ...] = tuple(PROBLEMS)
+    seeds: tuple[int, ...] = (0,)
+    window: int = 5
+    noise: float = 3.0
+    n_noise: int = 10
+    facts_per_part: int = 25
+
+    def __post_init__(self) -> None:
+        for name in ("entries", "layers", "problems", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} must name at least one, and none twice")
+        names = [entry.name for entry in self.entries]
+        if len(set(names)) < len(names):
+            raise ValueError(f"entries of one name cannot be told apart: {', '.join(names)}")
+        if unknown := set(self.problems) - set(PROBLEMS):
+            raise ValueError(f"problem={min(unknown)!r} is none of {', '.join(PROBLEMS)}")
+        for name in ("n_facts", "window", "n_noise", "facts_per_part"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+
+    def identity(self) -> dict[str, object]:
+        """What cells must share to stand in one table; editors, problems and seeds may join."""
+        return {
+            "format": _FORMAT, "model": self.model, "facts": self.n_facts,
+            "candidates": self.n_candidates, "layers": list(self.layers),
+            "scene": f"{self.scene_of.__module__}:{self.scene_of.__qualname__}",
+            "window": self.window, "noise": self.noise, "draws": self.n_noise,
+        }  # fmt: skip
+
+    def parts(self, facts: Sequence[str]) -> Iterator[Part]:
+        """All cells; facts are parted, so that much can be done at once."""
+        step = self.facts_per_part
+        for seed in self.seeds:
+            for entry in self.entries:
+                for problem in self.problems:
+                    for start in range(0, len(facts), step):
+                        some = tuple(facts[start : start + step])
+                        yield Part(entry, problem, seed, some, self.layers)
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> StudyTables:
+    """Run every cell that has no score yet below `folder`, in this process or by `executor`.
+
+    Cells that had an error are tried again. A cell's error, or the end of its process, costs no
+    other cell anything; after a kill, the same call goes on at the cell where it stopped. Raises
+    ValueError where `folder` holds another study or the model knows none of the facts,
+    RuntimeError where another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "study.lock", timeout=0):
+            _claim(folder, study)
+            stream, trace = _prepared(study, folder, progress)
+            parts = list(study.parts([edit.id for edit in stream.edits]))
+            setting = Setting(
+                study.model, study.scene_of, folder, trace.settings.sigma, study.n_noise
+            )
+            _run(parts, setting, executor or partial(run_apart, n_processes=1), progress)
+    except Timeout as error:
+        raise RuntimeError(f"another process is at work on the study in {folder}") from error
+    return tables_of(study, folder)
+
+
+def _run(parts: list[Part], setting: Setting, executor: Executor, progress: bool) -> None:
+    folder = setting.folder
+    for part in parts:
+        forget_errors(part, folder)
+    todo = [part for part in parts if part.is_open(folder)]
+    with tqdm(
+        total=len(parts), initial=len(parts) - len(todo), unit="part", desc="study",
+        disable=not progress,
+    ) as bar:  # fmt: skip
+        while todo:
+            broken = []
+            for part, has_lived in executor(partial(run_part, setting=setting), todo):
+                if not has_lived:  # the cell is to blame at which its process ended
+                    end_first_open(part, folder, _ENDED)
+                if part.is_open(folder):
+                    broken.append(part)
+                else:
+                    bar.update()
+                bar.set_postfix_str(f"{part.entry.name} {part.problem}")
+            todo = broken
+
+
+def _claim(folder: Path, study: Study) -> None:
+    """Make `folder` the study's, or see that it is."""
+    manifest, identity = folder / "study.json", study.identity()
+    if not manifest.exists():
+        write_json(identity, manifest)
+        return
+    held = json.loads(manifest.read_text(encoding="utf-8"))
+    for name, value in identity.items():
+        if held.get(name) != value:
+            raise ValueError(
+                f"{folder} holds a study with {name}={held.get(name)!r}, not {value!r}; "
+                "name another folder"
+            )
+
+
+def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, Trace]:
+    """The facts and their traces, both kept in `folder`."""
+    n = study.n_facts if study.n_candidates is None else study.n_candidates
+    scene, path = study.scene_of(study.model, study.seeds[0], n), folder / STREAM
+    if not path.exists():
+        part = path.with_suffix(".part")
+        write_jsonl(_known(scene, study.n_facts), part)
+        part.replace(path)
+    stream = load_stream(f"jsonl:{path}")
+    trace = causal_trace(
+        scene.model, scene.tokenizer, [fact_of(edit) for edit in stream.edits],
+        window=study.window, noise=study.noise, n_noise=study.n_noise, layers=study.layers,
+        metrics=("probability",), seed=study.seeds[0], path=folder / _TRACE, progress=progress,
+    )  # fmt: skip
+    return stream, trace
+
+
+def _known(scene: Scene, n_facts: int) -> EditStream:
+    """The first edits of facts that the model knows, with their probes."""
+    found: list[str] = []
+    edits = [edit for edit in scene.stream.edits if edit.ground_truth and edit.subject]
+    for start in range(0, len(edits), n_facts):
+        some = [fact_of(edit) for edit in edits[start : start + n_facts]]
+        found += [fact.id for fact in known(scene.model, scene.tokenizer, some)]
+        if len(found) >= n_facts:
+            break
+    if not found:
+        raise ValueError(f"the model knows none of {len(edits)} facts; a study needs known ones")
+    kept = set(found[:n_facts])
+    return EditStream(
+        tuple(edit for edit in edits if edit.id in kept),
+        tuple(probe for probe in scene.stream.probes if probe.edit_id in kept),
+        scene.stream.name,
+    )
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """What a study found, long: a row for each cell with scores, for each without, each effect."""
+
+    cells: pd.DataFrame  # fact, subject, model, layer, editor, problem, seed, tracing and SCORES
+    excluded: pd.DataFrame  # fact, layer, editor, problem, seed, kind ("excluded", "error"), reason
+    effects: pd.DataFrame  # fact, token_index, token, role, layer, site, effect and more
+
+
+def tables_of(study: Study, folder: Path) -> StudyTables:
+    """The tables of what is below `folder` so far; a cell without a record is in neither."""
+    stream, trace = load_stream(f"jsonl:{folder / STREAM}"), read_trace(folder / _TRACE)
+    subjects = {edit.id: edit.subject for edit in stream.edits}
+    tracing = {fact.fact: fact.tracing_effect() for fact in trace.traced}
+    untraced = {fact.fact: fact.excluded for fact in trace.facts if fact.excluded}
+    scored: list[dict[str, object]] = []
+    excluded: list[dict[str, object]] = []
+    for part in study.parts(list(subjects)):
+        for (fact, layer), record in part.records(folder).items():
+            cell = dict(
+                fact=fact, layer=layer, editor=part.entry.name, problem=part.problem, seed=part.seed
+            )
+            kind = next((kind for kind in ("excluded", "error") if kind in record), "")
+            if not kind and fact in tracing:
+                scores = {name: record[name] for name in SCORES}
+                more = dict(subject=subjects[fact], model=study.model, tracing=tracing[fact][layer])
+                scored.append({**cell, **more, **scores})
+            else:
+                reason = record[kind] if kind else untraced[fact]
+                excluded.append({**cell, "kind": kind or "excluded", "reason": reason})
+    columns = ["fact", "subject", "model", "layer", "editor", "problem", "seed", "tracing", *SCORES]
+    reasons = ["fact", "layer", "editor", "problem", "seed", "kind", "reason"]
+    return StudyTables(
+        pd.DataFrame(scored, columns=columns).astype(dict.fromkeys(SCORES, float)),
+        pd.DataFrame(excluded, columns=reasons),
+        pd.DataFrame(list(trace.rows())),
+    )

@@ -1,0 +1,219 @@
+"""A part of a study: one editor and problem on some facts at every layer, cell by cell.
+
+A cell is one fact at one layer. Its record is a line of the part's file, on the disk before the
+next cell begins.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from wise.editor import Editor, load_editor
+from wise.edits import EditStream
+from wise.evaluation.cell import Scene, SceneMaker
+from wise.evaluation.datasets import load_stream
+from wise.evaluation.entries import Entry
+from wise.localization.problems import PROBLEMS, UnsuitedEditorError, make_editor
+from wise.localization.scoring import Asked, Asker
+
+__all__ = ["STREAM", "Part", "Setting", "end_first_open", "forget_errors", "run_part"]
+
+STREAM = "stream.jsonl"  # of a study's folder: its facts
+Place = tuple[str, int]  # fact, layer: what tells the cells of a part apart
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all parts of a study share."""
+
+    model: str
+    scene_of: SceneMaker
+    folder: Path
+    sigma: float
+    n_noise: int = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """The cells of `facts` by `layers`, of one editor, problem and seed.
+
+    `{folder}` in an option's text stands for the study's folder, for what cells may share.
+    """
+
+    entry: Entry
+    problem: str
+    seed: int
+    facts: tuple[str, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """Names its file, and no other part's."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        words = f"{self.entry.name} {self.problem} seed-{self.seed}"
+        readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
+        return f"{readable[-80:]}-{digest[:12]}"
+
+    def path(self, folder: Path) -> Path:
+        return folder / "cells" / f"{self.key}.jsonl"
+
+    def cells(self) -> Iterator[Place]:
+        """All cells, one layer after the other: one editor at a time is held."""
+        return ((fact, layer) for layer in self.layers for fact in self.facts)
+
+    def records(self, folder: Path) -> dict[Place, dict[str, Any]]:
+        """What is known of each cell; a last line that was cut off counts for nothing."""
+        path = self.path(folder)
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        records = [json.loads(line) for line in lines]
+        return {(record["fact"], record["layer"]): record for record in records}
+
+    def is_open(self, folder: Path) -> bool:
+        """Whether a cell has no record."""
+        return not self.records(folder).keys() >= set(self.cells())
+
+
+class _File:
+    """Appends records to a part's file, a line cut off by an earlier end removed."""
+
+    def __init__(self, part: Part, folder: Path):
+        path = part.path(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(whole)
+
+    def write(self, cell: Place, **found: Any) -> None:
+        record = {"fact": cell[0], "layer": cell[1], **found}
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def forget_errors(part: Part, folder: Path) -> None:
+    """Open the cells again that had an error."""
+    records = part.records(folder).values()
+    if any("error" in record for record in records):
+        kept = [json.dumps(record) + "\n" for record in records if "error" not in record]
+        rest = part.path(folder).with_suffix(".part")
+        rest.write_text("".join(kept))
+        os.replace(rest, part.path(folder))
+
+
+def end_first_open(part: Part, folder: Path, message: str) -> None:
+    """Record `message` as the error of the cell at which the part broke off."""
+    done = part.records(folder)
+    file = _File(part, folder)
+    file.write(next(cell for cell in part.cells() if cell not in done), error=message)
+    file.close()
+
+
+def run_part(part: Part, setting: Setting) -> None:
+    """Run the cells of `part` that have no record yet.
+
+    What goes wrong with a cell is its record, as is the reason why it has no score. On one thread,
+    so that scores do not depend on what runs beside it.
+    """
+    done = part.records(setting.folder)
+    cells = [cell for cell in part.cells() if cell not in done]
+    if not cells:
+        return
+    n_threads, file = torch.get_num_threads(), _File(part, setting.folder)
+    torch.set_num_threads(1)
+    try:
+        bench = _Bench.of(part, setting)
+        for cell in cells:
+            file.write(cell, **bench.record(*cell))
+    finally:
+        file.close()
+        torch.set_num_threads(n_threads)
+
+
+class _Bench:
+    """The model, the facts and the editor of the layer at hand."""
+
+    def __init__(self, part: Part, setting: Setting, scene: Scene, stream: EditStream):
+        self._part, self._scene, self._stream = part, scene, stream
+        self._setting, self._problem = setting, PROBLEMS[part.problem]
+        self._edits = {edit.id: edit for edit in stream.edits}
+        self._asker = Asker(
+            scene.model, scene.tokenizer, self._problem, setting.sigma, setting.n_noise, part.seed
+        )
+        self.ask = cache(self._ask)
+        self._layer = -1
+        self._editor: Editor | None = None
+        self._own: PreTrainedModel | None = None
+
+    @classmethod
+    def of(cls, part: Part, setting: Setting) -> _Bench:
+        stream = load_stream(f"jsonl:{setting.folder / STREAM}")
+        return cls(part, setting, setting.scene_of(setting.model, part.seed, 1), stream)
+
+    def record(self, fact: str, layer: int) -> Mapping[str, Any]:
+        """The cell's scores, or why it has none: `excluded` by what is asked, or an `error`."""
+        asked = self.ask(fact)
+        if isinstance(asked, str):
+            return {"excluded": asked}
+        if self._own is None:
+            self._own = copy.deepcopy(self._scene.model)  # an editor may write to it
+        try:
+            editor = self._editor_of(layer, self._own)
+            editor.edit([asked.edit.as_taught()])
+            scores = asked.scores(editor, self._own)
+            editor.reset()
+            _check_restored(self._own, self._scene.model)
+        except UnsuitedEditorError as error:
+            return {"excluded": str(error)}
+        except Exception as error:  # noqa: BLE001 - a cell's error is its result, and no other's
+            self._editor = self._own = None  # whatever it left behind is no other's either
+            return {"error": f"{type(error).__name__}: {error}"}
+        return {name: None if math.isnan(score) else score for name, score in scores.items()}
+
+    def _ask(self, fact: str) -> Asked | str:
+        try:
+            return self._asker.ask(self._stream, self._edits[fact])
+        except ValueError as error:
+            return str(error)
+
+    def _editor_of(self, layer: int, model: PreTrainedModel) -> Editor:
+        if self._editor is None or layer != self._layer:
+            entry, seed = self._part.entry, self._part.seed
+            options = {name: self._with_folder(value) for name, value in entry.options}
+            self._editor = make_editor(
+                load_editor(entry.spec), self._problem, model, self._scene.tokenizer,
+                self._scene.background, sigma=self._setting.sigma, seed=seed,
+                **{**options, "layer": layer},
+            )  # fmt: skip
+            self._layer = layer
+        return self._editor
+
+    def _with_folder(self, value: Any) -> Any:
+        folder = str(self._setting.folder)
+        return value.replace("{folder}", folder) if isinstance(value, str) else value
+
+
+def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
+    """Raise RuntimeError where a bit of `model` is not that of `unedited`."""
+    found = model.state_dict()
+    for name, weight in unedited.state_dict().items():
+        if not torch.equal(_bits(weight), _bits(found[name])):
+            raise RuntimeError(f"after reset the editor has left {name} changed")
+
+
+def _bits(weight: Tensor) -> Tensor:
+    return weight.detach().flatten().view(torch.uint8)

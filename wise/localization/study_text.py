@@ -1,0 +1,198 @@
+"""A study as text: the answer in words, and its tables as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from wise.localization.choice import LayerChoice, describe, tells_which_layer
+from wise.localization.findings import Finding
+from wise.localization.published import TABLE_3
+from wise.statistics import format_p
+
+__all__ = ["answer", "document", "verdict"]
+
+_LEAST = 0.05  # share of what the layer leaves, below which tracing tells nothing of use
+
+
+def verdict(findings: Iterable[Finding], *, model: str) -> str:
+    """One paragraph on all editors and problems, by the intervals of the rewrite score alone."""
+    judged = {
+        (each.editor, each.problem): tells_which_layer(each.regression, each.choice, least=_LEAST)
+        for each in findings
+        if each.outcome == "rewrite" and each.regression is not None and each.choice is not None
+    }
+    if not judged:
+        return (
+            f"On {model} no editor and problem has what an answer needs: 10 facts at two layers, "
+            "and scores that differ."
+        )
+    counts = Counter[str](judged.values())
+    n = len(judged)
+    where = [f"{editor} on {problem}" for (editor, problem), told in judged.items()
+             if told == "yes"]  # fmt: skip
+    return (
+        f"On {model}, does causal tracing tell which layer to edit? Of {n} pairs of editor and "
+        f"problem, the intervals say yes for {counts['yes']}"
+        f"{' (' + ', '.join(where) + ')' if where else ''}, no for {counts['no']}, and leave it "
+        f"open for {counts['inconclusive']}. Yes means: editing each fact where tracing points "
+        f"scores above the best fixed layer, and tracing explains at least {_LEAST:.0%} of what "
+        f"the layer leaves. No means: it does not score above, and explains less. {answer(counts)}"
+    )
+
+
+def answer(counts: Mapping[str, int]) -> str:
+    """The plain answer to how often tracing told, did not, or was left open."""
+    yes, no, unknown = (counts.get(name, 0) for name in ("yes", "no", "inconclusive"))
+    if not yes and not no:
+        return "So nothing is decided here; more facts would be needed."
+    if yes and no:
+        return "So it depends on the editor and the problem."
+    rest = ", as far as it is decided" if unknown else ""
+    return f"So tracing does {'' if yes else 'not '}tell which layer to edit here{rest}."
+
+
+def document(
+    findings: Sequence[Finding],
+    cells: pd.DataFrame,
+    excluded: pd.DataFrame,
+    *,
+    model: str,
+    command: str,
+    settings: Mapping[str, object],
+    sweep: pd.DataFrame | None = None,
+) -> str:
+    """The study as a Markdown page; every claim is one of an interval."""
+    rewrites = [each for each in findings if each.outcome == "rewrite"]
+    parts = [
+        "# Does causal tracing tell which layer to edit?",
+        f"Made by\n\n```\n{command}\n```\n\nand not edited by hand.",
+        "## The answer", verdict(findings, model=model),
+        "## What explains the rewrite score",
+        "R² of regressions on the layer, on the tracing effect, and on both interacted; the share "
+        "that tracing explains of what the layer leaves (partial R², adjusted, 95 % interval over "
+        "facts), for all layers and without those that fail or are at the ceiling; p of the F-test "
+        "(as published), with errors clustered by fact, and by permutation of facts.",
+        _grid(["editor", "problem", "facts", "layer", "tracing", "both", "partial R²",
+               "inner layers", "F", "clustered", "permuted"], [*map(_r2_line, rewrites)]),
+        "### The same, as published of another model",
+        "GPT-J on CounterFact, 652 facts at 9 layers: Hase et al., NeurIPS 2023, Table 3. Another "
+        "model, other facts and 9 of 28 layers: to be read beside the table above, not against it.",
+        _grid(["editor", "problem", "layer", "tracing", "both"], [
+            [editor, problem, *(f"{value:.3f}" for value in found)]
+            for editor in ("ft-1", "ft-5", "rome", "memit")
+            for problem, found in ((name, row[editor]) for name, row in TABLE_3.items())
+        ]),
+        "## Which layer to edit",
+        "Mean rewrite score by how the layer was chosen for each fact: where tracing is strongest, "
+        "the layer that is best for the other facts, any layer, the fact's own best; and by how "
+        "much tracing's choice is above the best fixed layer.",
+        _grid(["editor", "problem", "tracing", "fixed", "random", "oracle", "over fixed"],
+              [_choice_line(each, each.choice) for each in rewrites if each.choice]),
+        "## By editor and problem", *map(_described, rewrites),
+        "## Other scores",
+        "Partial R² of tracing beside the layer.",
+        _grid(["editor", "problem", "outcome", "facts", "partial R²", "held out"],
+              [_other_line(each) for each in findings if each.outcome != "rewrite"]),
+        "## Mean scores over all layers", _means(cells),
+    ]  # fmt: skip
+    if sweep is not None:
+        parts += ["## The editor's own curve over layers", _curve(sweep)]
+    parts += ["## What was left out", _left_out(excluded)]
+    parts += ["## Settings", _grid(["setting", "value"], [[k, str(v)] for k, v in
+                                                          settings.items()])]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    if not lines:
+        return "There are none."
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in rows)
+
+
+def _bounded(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _r2_line(each: Finding) -> list[str]:
+    found, inner = each.regression, each.inner
+    if found is None:
+        return [each.editor, each.problem, str(each.n_facts), each.lacking, *["-"] * 7]
+    shares = (found.r2_layer, found.r2_tracing, found.r2_both)
+    return [
+        each.editor, each.problem, str(each.n_facts), *(f"{value:.3f}" for value in shares),
+        _bounded(found.partial_r2, *found.partial_r2_interval),
+        "-" if inner is None else
+        f"{_bounded(inner.partial_r2, *inner.partial_r2_interval)} at {inner.n_layers}",
+        *(format_p(p) if math.isfinite(p) else "-"
+          for p in (found.p_f, found.p_clustered, found.p_permutation)),
+    ]  # fmt: skip
+
+
+def _choice_line(each: Finding, choice: LayerChoice) -> list[str]:
+    scores = (choice.tracing, choice.fixed.score, choice.random.score, choice.oracle.score)
+    gains = _bounded(choice.fixed.advantage, *choice.fixed.interval)
+    return [each.editor, each.problem, *(f"{score:.3f}" for score in scores), gains]
+
+
+def _described(each: Finding) -> str:
+    head = f"**{each.editor}, {each.problem}.** "
+    if each.regression is None or each.choice is None:
+        return f"{head}No answer: {each.lacking}."
+    told = describe(each.regression, each.choice, outcome="the rewrite score", least=_LEAST)
+    found = [w.layer for w in each.within if min(w.pearson_p, w.spearman_p) < 0.05]
+    named = f"at layers {', '.join(map(str, found))}" if found else "at no layer"
+    return (
+        f"{head}{told} Within a layer, the two correlate {named} (Pearson or Spearman, p < .05 "
+        "after Benjamini-Hochberg over layers)."
+    )
+
+
+def _other_line(each: Finding) -> list[str]:
+    found = each.regression
+    numbers = ["-", each.lacking] if found is None else [
+        _bounded(found.partial_r2, *found.partial_r2_interval),
+        _bounded(found.held_out, *found.held_out_interval),
+    ]  # fmt: skip
+    return [each.editor, each.problem, each.outcome, str(each.n_facts), *numbers]
+
+
+def _means(cells: pd.DataFrame) -> str:
+    names = ["before", "after", "rewrite", "paraphrase", "neighborhood", "overall", "essence"]
+    means = cells.groupby(["editor", "problem"], sort=False)[names].mean()
+    told = (
+        "`before` and `after` are the target's probability at the prompt: where it was near 1 "
+        "before, little was left to gain.\n\n"
+    )
+    lines = [[*map(str, key), *(f"{value:.3f}" for value in row)]
+             for key, row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
+    return told + _grid(["editor", "problem", *names], lines)
+
+
+def _curve(sweep: pd.DataFrame) -> str:
+    told = (
+        "Free-run, the final model: at T=1 over as many streams of one edit as items say, at the "
+        "larger T over one stream; means with 95 % intervals, subjects being clusters.\n\n"
+    )
+    scored = sweep.dropna(subset=["mean"])
+    scored = scored.assign(shown=[
+        f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in scored.itertuples()
+    ])  # fmt: skip
+    wide = scored.pivot(index=["editor", "t", "layer"], columns="metric", values="shown")
+    lines = [[*map(str, key), *row] for key, row in
+             zip(wide.index, wide.fillna("-").to_numpy(), strict=True)]  # fmt: skip
+    return told + _grid(["editor", "T", "layer", *wide.columns], lines)
+
+
+def _left_out(excluded: pd.DataFrame) -> str:
+    """Why cells have no score, and how many."""
+    reasons = Counter(
+        (str(row.editor), str(row.problem), str(row.kind), str(row.reason).split(": ")[0])
+        for row in excluded.itertuples()
+    )  # fmt: skip
+    lines = [[*key, str(n)] for key, n in reasons.items()]
+    return _grid(["editor", "problem", "kind", "why", "cells"], lines)
