@@ -162,9 +162,9 @@ class Bench:
         pairs = zip(answers, edits, strict=True)
         return [normalized(answer.text) == normalized(edit.target) for answer, edit in pairs]
 
-    def for_all(self, strategy: SearchStrategy[Any], law: Callable[[Any], None]) -> None:
-        """Run `law` on what `strategy` draws; Broken comes from the simplest that breaks it."""
-        run = settings(
+    def tries(self, **more: Any) -> settings:
+        """How Hypothesis tries a law."""
+        return settings(
             max_examples=self.n_examples,
             deadline=None,
             derandomize=not self.is_random,
@@ -172,7 +172,12 @@ class Bench:
             report_multiple_bugs=False,
             phases=self.phases,
             suppress_health_check=list(HealthCheck),
-        )(given(strategy)(law))
+            **more,
+        )
+
+    def for_all(self, strategy: SearchStrategy[Any], law: Callable[[Any], None]) -> None:
+        """Run `law` on what `strategy` draws; Broken comes from the simplest that breaks it."""
+        run = self.tries()(given(strategy)(law))
         try:
             run()
         except Flaky as error:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import seed
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from hypothesis.stateful import (
@@ -189,13 +189,8 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
     machine = _machine(bench, lambda operations: kept.__setitem__(slice(None), [operations]))
     try:
         run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=bench.n_examples, stateful_step_count=_N_STEPS, deadline=None,
-                derandomize=not bench.is_random, database=None, report_multiple_bugs=False,
-                print_blob=False, phases=bench.phases, suppress_health_check=list(HealthCheck),
-            ),
-        )  # fmt: skip
+            machine, settings=bench.tries(stateful_step_count=_N_STEPS, print_blob=False)
+        )
     except Flaky as error:
         raise Broken("the same operations, run again, ended otherwise") from error
     except Broken as error:

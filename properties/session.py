@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from properties.bench import Bench
 from properties.machine import Operation
 from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.editor import Editor, load_editor
+from wise.editor import load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.lifelong import LifelongRun, reader_of, run_lifelong
@@ -151,13 +151,8 @@ class Session:
             settings.checkpoints_of(len(stream.edits)), settings.protocols,
         )  # fmt: skip
         with FileLock(self.folder / f"{path.name}.lock"):
-            editor = self._editor(bench, background, run.seed)
+            editor = replace(bench, background=background).editor(seed=run.seed)
             return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
-
-    def _editor(self, bench: Bench, background: Background, seed: int) -> Editor:
-        return bench.factory(
-            bench.copy_model(), self.loaded.tokenizer, background, seed=seed, **bench.options
-        )
 
     def _baseline(self) -> list[Row]:
         path = self.settings.baseline

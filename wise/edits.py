@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-__all__ = ["PROBE_KINDS", "Background", "Edit", "EditStream", "Probe"]
+__all__ = ["PROBE_KINDS", "Background", "Edit", "EditStream", "Probe", "turn_of"]
 
 PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
 
@@ -68,6 +68,16 @@ class Edit:
         """(level, paraphrase) pairs; level 0 where the source does not grade."""
         levels = self.levels or (0,) * len(self.paraphrases)
         return tuple(zip(levels, self.paraphrases, strict=True))
+
+
+def turn_of(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """`edits` as one turn; ValueError where it is empty or edits a prompt twice."""
+    edits = tuple(edits)
+    if not edits:
+        raise ValueError("edits=() holds nothing to edit")
+    if len({edit.prompt for edit in edits}) < len(edits):
+        raise ValueError("a turn edits the same prompt twice; give each its own turn")
+    return edits
 
 
 @dataclass(frozen=True, slots=True)

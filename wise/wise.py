@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise import checkpoint
 from wise.config import WISEConfig
-from wise.edits import Background, Edit
+from wise.edits import Background, Edit, turn_of
 from wise.gate import Gate, Route
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -83,11 +83,7 @@ class WISE:
         Raises ValueError, with the state as it was, for an empty turn, a prompt edited twice in it,
         text that encodes to nothing or is too long for the model, and a loss that is not a number.
         """
-        edits = tuple(edits)
-        if not edits:
-            raise ValueError("edits=() holds nothing to edit")
-        if len({edit.prompt for edit in edits}) < len(edits):
-            raise ValueError("a turn edits the same prompt twice; give each its own turn")
+        edits = turn_of(edits)
         with hooks.frozen(self.lm.model):
             self._state = self._sharding.after(self._state, edits)
 

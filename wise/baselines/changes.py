@@ -3,6 +3,7 @@ folder. The caller's model is never written to."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise import saved
-from wise.edits import Background, Edit
+from wise.edits import Background, Edit, turn_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
@@ -109,11 +110,7 @@ class Baseline(ABC, Generic[C, S]):
         Raises ValueError, with the state as it was, for an empty turn, a prompt edited twice in it,
         text that encodes to nothing or is too long for the model, and a loss that is not a number.
         """
-        edits = tuple(edits)
-        if not edits:
-            raise ValueError("edits=() holds nothing to edit")
-        if len({edit.prompt for edit in edits}) < len(edits):
-            raise ValueError("a turn edits the same prompt twice; give each its own turn")
+        edits = turn_of(edits)
         with hooks.frozen(self.lm.model):
             self._state = self._after(self._state, edits)
 
@@ -201,6 +198,11 @@ def factory(
         chosen = configured(config, presets, preset, options)
         return editor(model, tokenizer, background, chosen, seed=seed, **further)
 
+    # A caller who asks what the factory takes is told of `own` too.
+    signature = inspect.signature(make)
+    *named, fields = signature.parameters.values()
+    taken = [inspect.Parameter(name, fields.KEYWORD_ONLY, default=None) for name in own]
+    make.__signature__ = signature.replace(parameters=[*named, *taken, fields])  # type: ignore[attr-defined]
     return make
 
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import inspect
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor, load_editor
 from wise.edits import Background, Edit, EditStream
 from wise.evaluation.entries import Entry
+from wise.evaluation.folders import write_json
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
 from wise.rows import read_rows
 
-__all__ = ["Cell", "Cost", "Outcome", "Scene", "SceneMaker", "run_cell", "write_json"]
+__all__ = ["Cell", "Cost", "Outcome", "Scene", "SceneMaker", "run_cell"]
 
 _N_TIMED = 5  # forwards of the batch, of which the median counts
 _N_ROWS = 32  # of the batch
@@ -110,13 +110,6 @@ class Outcome:
     def keep(self, cell: Cell, folder: Path) -> None:
         """Write the record, whole or not at all."""
         write_json({**asdict(self), "cell": asdict(cell)}, folder / f"{cell.key}.json")
-
-
-def write_json(record: object, path: Path) -> None:
-    """Write `path` whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def run_cell(cell: Cell, scene_of: SceneMaker, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from wise.evaluation.cell import Cell, Outcome, SceneMaker, run_cell, write_json
+from wise.evaluation.cell import Cell, Outcome, SceneMaker, run_cell
 from wise.evaluation.entries import Entry
+from wise.evaluation.folders import claim
 from wise.evaluation.league_scores import Contestant, Results
 from wise.evaluation.processes import run_apart
 from wise.rows import Row, read_rows
@@ -92,7 +92,7 @@ def run_league(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "league.lock", timeout=0):
-            _claim(folder, league)
+            claim(folder, "league", league.identity())
             _run_open(league, folder, n_processes, progress)
     except Timeout as error:
         raise RuntimeError(f"another process is at work on the league in {folder}") from error
@@ -113,21 +113,6 @@ def _run_open(league: League, folder: Path, n_processes: int, progress: bool) ->
                 ended.keep(cell, folder)
             bar.set_postfix_str(cell.entry.title)
             bar.update()
-
-
-def _claim(folder: Path, league: League) -> None:
-    """Make `folder` the league's, or see that it is."""
-    manifest, identity = folder / "league.json", league.identity()
-    if not manifest.exists():
-        write_json(identity, manifest)
-        return
-    held = json.loads(manifest.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        if held.get(name) != value:
-            raise ValueError(
-                f"{folder} holds a league with {name}={held.get(name)!r}, not {value!r}; "
-                "name another folder"
-            )
 
 
 def results_of(outcomes: Mapping[Cell, Outcome], folder: Path) -> Results:

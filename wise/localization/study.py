@@ -5,7 +5,6 @@ A grid of cells that is run by any executor, resumed cell by cell, and ends as o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +15,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from wise.edits import EditStream
-from wise.evaluation.cell import Scene, SceneMaker, write_json
+from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.evaluation.entries import Entry
+from wise.evaluation.folders import claim
 from wise.evaluation.processes import run_apart
 from wise.localization.facts import fact_of, known
 from wise.localization.problems import PROBLEMS
@@ -118,7 +118,7 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "study.lock", timeout=0):
-            _claim(folder, study)
+            claim(folder, "study", study.identity())
             stream, trace = _prepared(study, folder, progress)
             parts = list(study.parts([edit.id for edit in stream.edits]))
             setting = Setting(
@@ -150,21 +150,6 @@ def _run(parts: list[Part], setting: Setting, executor: Executor, progress: bool
                     bar.update()
                 bar.set_postfix_str(f"{part.entry.name} {part.problem}")
             todo = broken
-
-
-def _claim(folder: Path, study: Study) -> None:
-    """Make `folder` the study's, or see that it is."""
-    manifest, identity = folder / "study.json", study.identity()
-    if not manifest.exists():
-        write_json(identity, manifest)
-        return
-    held = json.loads(manifest.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        if held.get(name) != value:
-            raise ValueError(
-                f"{folder} holds a study with {name}={held.get(name)!r}, not {value!r}; "
-                "name another folder"
-            )
 
 
 def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, Trace]:
