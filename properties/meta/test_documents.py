@@ -1,0 +1,44 @@
+"""What README and CONTRIBUTING show to be typed does what they say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from properties.checks import check_editor
+from properties.internals.tiny_baselines import BACKGROUND, EDITS, log_p, logits_of, tiny
+from properties.meta.called import ROOT
+from wise.editor import load_editor
+
+pytestmark = pytest.mark.meta
+
+
+def example(document: str, name: str, folder: Path) -> str:
+    """The Python block of `document` that holds `name`, as a file: its factory's spec."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
+    [found] = [block for block in blocks if name in block]
+    (folder / "editor.py").write_text(found, encoding="utf-8")
+    return f"{folder / 'editor.py'}:make"
+
+
+def test_the_worked_example_of_an_editor_writes_a_fact_and_forgets_it(tmp_path: Path) -> None:
+    factory = load_editor(example("CONTRIBUTING.md", "class EMMET", tmp_path))
+    quick = dict(layer=1, n_layers=2, n_prefixes=0, n_steps=8, clamp=4.0)
+    editor = tiny(factory, "gpt2", background=BACKGROUND, **quick)
+    bare = logits_of(editor)
+    for edit in EDITS:
+        before = log_p(editor, [edit])
+        editor.edit([edit])
+        assert log_p(editor, [edit]) > before
+        editor.reset()
+        assert bool((logits_of(editor) == bare).all())
+
+
+def test_the_frame_of_an_own_editor_is_judged(tmp_path: Path) -> None:
+    """It does not edit yet, and the suite says so; what it does, it does by the contract."""
+    factory = load_editor(example("README.md", "class MyEditor", tmp_path))
+    names = ["reset-forgets-everything", "the-last-write-wins"]
+    found = check_editor(factory, model="gptj", n_edits=5, checks=names, on_fail=None)
+    assert [each.outcome for each in found] == ["pass", "fail"]
