@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 import torch
+import transformers
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -206,6 +207,7 @@ def main() -> None:
     if not asked.best:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        transformers.utils.logging.disable_progress_bar()
         loaded = load_model(asked.model)
         world = FAMILIES[asked.model].size.world()
         stream = world.stream(asked.stream_seed, asked.edits, split="tuning")
