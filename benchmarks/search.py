@@ -28,7 +28,7 @@ from optuna.distributions import (
 )
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from wise.editor import load_editor
+from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
 from wise.evaluation.league_scores import CORNERS, corner_means
@@ -137,19 +137,26 @@ def search(
     if not done:
         study.enqueue_trial({option: each.start for option, each in SPACES[name].items()})
     entry = entries_of(name)[-1]
-    for number in range(len(done), n_trials):
-        trial = study.ask(space)
-        found = _tried(entry, loaded, stream, trial.params, seed)
-        study.tell(trial, found["worst"])
-        _append(path, {**scene, "trial": number, "options": json.dumps(trial.params), **found})
+    with TemporaryDirectory() as folder:
+        for number in range(len(done), n_trials):
+            trial = study.ask(space)
+            rows = Path(folder) / f"{number}.jsonl"
+            found = _tried(entry, loaded, stream, trial.params, seed, rows)
+            study.tell(trial, found["worst"])
+            _append(path, {**scene, "trial": number, "options": json.dumps(trial.params), **found})
 
 
 def _tried(
-    entry: Entry, loaded: LoadedModel, stream: EditStream, options: Mapping[str, Any], seed: int
+    entry: Entry,
+    loaded: LoadedModel,
+    stream: EditStream,
+    options: Mapping[str, Any],
+    seed: int,
+    path: Path,
 ) -> dict[str, Any]:
-    """The corners after all edits, free-run, as the league counts them."""
+    """The corners after all edits, free-run, as the league counts them. Rows go to `path`."""
     T, start = len(stream.edits), time.perf_counter()
-    factory = load_editor(entry.spec)
+    factory = with_cache(load_editor(entry.spec), path.parent / "cache")
     try:
         editor = factory(
             load_model(loaded.name).model, loaded.tokenizer, FAMILIES[loaded.name].size.world()
@@ -157,11 +164,10 @@ def _tried(
         )  # fmt: skip
         turn = T if entry.group == "mass" else 1
         run = LifelongRun(entry.name, loaded.name, seed, stream, (T,), ("free",), turn)
-        with TemporaryDirectory() as folder:
-            rows = run_lifelong(
-                run, editor, loaded.model, loaded.tokenizer, Path(folder) / "rows.jsonl",
-                progress=False,
-            )  # fmt: skip
+        rows = run_lifelong(
+            run, editor, loaded.model, loaded.tokenizer, path,
+            progress=False,
+        )  # fmt: skip
     except (ArithmeticError, RuntimeError, ValueError) as error:  # as a loss that is no number
         return {"worst": 0.0, "error": f"{type(error).__name__}: {error}"}
     corners = corner_means(rows, T)

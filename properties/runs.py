@@ -14,7 +14,7 @@ from fixtures.samples import stream_seed
 from fixtures.world import LEVELS
 from properties.bench import PHASES, Bench
 from properties.findings import Broken
-from wise.editor import EditorFactory
+from wise.editor import EditorFactory, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
@@ -113,7 +113,7 @@ def world_bench(
 
     bench = Bench(
         name=name,
-        factory=factory,
+        factory=with_cache(factory, folder / "cache"),
         loaded=loaded,
         stream=of_stream(world.stream(seed, _N_EXACT)),
         background=world.background() if background is None else background,

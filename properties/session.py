@@ -21,7 +21,7 @@ from properties.bench import Bench
 from properties.machine import Operation
 from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.editor import load_editor
+from wise.editor import load_editor, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.lifelong import LifelongRun, reader_of, run_lifelong
@@ -117,7 +117,7 @@ class Session:
                 raise ValueError(f"--checkpoints: {t} is beyond the stream's {n_edits} edits")
         bench = Bench(
             name=settings.editor_name(spec),
-            factory=load_editor(spec),
+            factory=with_cache(load_editor(spec), self.folder / "cache"),
             loaded=self.loaded,
             stream=stream.prefix(min(_MOST_EXACT, len(stream.edits))),
             background=background,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -31,6 +33,7 @@ __all__ = [
     "Routed",
     "factory_options",
     "load_editor",
+    "with_cache",
 ]
 
 # One line an editor: name -> "module:factory". Modules are imported when their editor is asked for.
@@ -171,6 +174,17 @@ def load_editor(spec: str) -> EditorFactory:
             f"it has {', '.join(callables) or 'no public function'}"
         )
     return factory
+
+
+def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
+    """`factory`, told to keep in `folder` what it computes of the unedited model.
+
+    Only where it has an argument `cache`; what is kept there is found by its content, so that any
+    number of editors may share it. Options of a call come before `folder`.
+    """
+    if "cache" not in inspect.signature(factory).parameters:
+        return factory
+    return partial(factory, cache=folder)
 
 
 def factory_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +11,20 @@ import torch
 from fixtures.models import load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_baselines import (
+    BACKGROUND,
     EDITS,
     KEY_VALUE,
+    KINDS,
     NEAR,
     asked,
     log_p,
     logits_of,
     make,
+    tiny,
 )
 from properties.internals.tiny_wise import is_same
-from wise.editor import load_editor
+from wise.baselines import covariance
+from wise.editor import load_editor, with_cache
 from wise.lm.decoding import Unedited, free_run
 
 pytestmark = pytest.mark.internals
@@ -58,3 +63,20 @@ def test_a_trained_model_gives_the_new_answer_in_free_run_and_stops(kind: str) -
 def test_another_seed_draws_other_prefixes(kind: str) -> None:
     one, other = (make(kind, edits=EDITS[:1], seed=seed)._state for seed in (3, 4))
     assert not is_same(one, other)
+
+
+@every_editor
+def test_editors_that_share_a_folder_compute_what_they_share_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, quick = KINDS[kind]
+    factory = with_cache(load_editor(name), tmp_path)
+    alone = make(kind, edits=EDITS[:2])
+    first = tiny(factory, "gpt2", background=BACKGROUND, **quick)
+    first.edit([EDITS[0]])
+    monkeypatch.setattr(covariance, "second_moment", None)
+    monkeypatch.setattr(torch.linalg, "eigh", None)
+    second = tiny(factory, "gpt2", background=BACKGROUND, **quick)
+    for edit in EDITS[:2]:
+        second.edit([edit])
+    assert is_same(second._state, alone._state)

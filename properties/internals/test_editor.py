@@ -18,6 +18,7 @@ from wise.editor import (
     Routed,
     factory_options,
     load_editor,
+    with_cache,
 )
 from wise.edits import Background
 
@@ -132,6 +133,20 @@ def test_an_error_inside_the_file_comes_through_and_the_file_can_be_mended(
         load_editor(f"{file}:make")
     file.write_text(good + "\n# mended, and longer than before\n")
     assert load_editor(f"{file}:make").__name__ == "make"
+
+
+def test_only_a_factory_that_takes_a_cache_is_given_one(tmp_path: Path) -> None:
+    taken = []
+
+    def caching(*_model: object, seed: int, cache: Path | None = None) -> None:
+        taken.append(cache)
+
+    def plain(*_model: object, seed: int, **options: object) -> None: ...
+
+    assert with_cache(plain, tmp_path) is plain
+    with_cache(caching, tmp_path)(None, None, None, seed=0)
+    with_cache(caching, tmp_path)(None, None, None, seed=0, cache=None)
+    assert taken == [tmp_path, None]
 
 
 def test_options_become_values() -> None:

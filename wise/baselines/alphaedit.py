@@ -62,15 +62,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def null_basis(C: Float[Tensor, "M M"], threshold: float) -> Float[Tensor, "M r"]:
+def null_basis(
+    eigenvalues: Float[Tensor, " M"], vectors: Float[Tensor, "M M"], threshold: float
+) -> Float[Tensor, "M r"]:
     """Q with Q Q^T = P: the eigenvectors of C whose eigenvalues do not exceed `threshold`.
 
     Raises ValueError where there is none. Source: AlphaEdit section 3.1, released threshold.
     """
-    eigenvalues, vectors = torch.linalg.eigh(C)
     free = eigenvalues <= threshold
     if not bool(free.any()):
-        least = float(eigenvalues[0])
+        least = float(eigenvalues.min())
         raise ValueError(f"null_threshold={threshold} is below C's least eigenvalue {least}")
     return vectors[:, free]
 
@@ -128,10 +129,11 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
     def _basis(self, layer: int) -> tuple[Float[Tensor, "M r"], float]:
         """Q, and the unit of l2."""
         if layer not in self._bases:
-            C = self.covariance.at(layer)
-            total = float(C.trace()) if self.config.units == "model" else 1.0
-            mean = total / len(C) if self.config.units == "model" else 1.0
-            self._bases[layer] = null_basis(C, self.config.null_threshold * mean), total
+            values, vectors = self.covariance.spectrum(layer)
+            total = float(values.sum()) if self.config.units == "model" else 1.0
+            mean = total / len(values) if self.config.units == "model" else 1.0
+            threshold = self.config.null_threshold * mean
+            self._bases[layer] = null_basis(values, vectors, threshold), total
         return self._bases[layer]
 
     @cached_property

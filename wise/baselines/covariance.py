@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +62,8 @@ class Covariance:
     """C of the unedited model, each layer computed when first asked for.
 
     Over up to `n_texts` texts of the background; of an empty one, over texts that the model draws
-    by `seed`. The folder `cache`, if given, keeps C under a digest of weights, texts and layer.
+    by `seed`. The folder `cache`, if given, keeps C, and its spectrum, under a digest of
+    weights, texts and layer.
     """
 
     lm: LanguageModel
@@ -84,15 +86,22 @@ class Covariance:
 
     def at(self, layer: int) -> Float[Tensor, "M M"]:
         """C at `layer`, float64, without the ridge."""
-        path = None if self.cache is None else self.cache / f"{self._digest(layer)}.safetensors"
-        if path is not None and path.is_file():
-            return load_file(path)["C"].to(self.lm.device)
-        with hooks.frozen(self.lm.model):
-            C = second_moment(self.lm, self.tokenizer, layer, self.texts)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, save({"C": C.cpu()}))
-        return C
+
+        def compute() -> dict[str, Tensor]:
+            with hooks.frozen(self.lm.model):
+                return {"C": second_moment(self.lm, self.tokenizer, layer, self.texts)}
+
+        return self._kept("C", layer, compute)["C"]
+
+    def spectrum(self, layer: int) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
+        """C's eigenvalues, ascending, and its eigenvectors as columns, float64."""
+
+        def compute() -> dict[str, Tensor]:
+            values, vectors = torch.linalg.eigh(self.at(layer))
+            return {"values": values, "vectors": vectors.contiguous()}
+
+        found = self._kept("spectrum", layer, compute)
+        return found["values"], found["vectors"]
 
     def solve(self, layer: int, keys: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
         """C^-1 `keys`, float64. Raises ValueError where C and its ridge are singular."""
@@ -105,6 +114,17 @@ class Covariance:
             self._factors[layer] = factor
         return torch.cholesky_solve(keys, self._factors[layer])
 
-    def _digest(self, layer: int) -> str:
-        parts = weights_digest(self.lm), repr((layer, self.texts))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def _kept(
+        self, what: str, layer: int, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `compute` gives, or gave for the same weights, texts and layer."""
+        if self.cache is None:
+            return compute()
+        parts = what, weights_digest(self.lm), repr((layer, self.texts))
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        path = self.cache / f"{digest}.safetensors"
+        if not path.is_file():
+            found = {name: tensor.cpu() for name, tensor in compute().items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, save(found))
+        return {name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 import statistics
 import time
@@ -18,7 +17,7 @@ from unittest.mock import patch
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from wise.editor import Editor, load_editor
+from wise.editor import Editor, load_editor, with_cache
 from wise.edits import Background, Edit, EditStream
 from wise.evaluation.entries import Entry
 from wise.evaluation.folders import write_json
@@ -145,10 +144,8 @@ def run_cell(cell: Cell, scene_of: SceneMaker, folder: Path) -> None:
 def _run(cell: Cell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
     entry, tokenizer = cell.entry, scene.tokenizer
     own = copy.deepcopy(scene.model)  # an editor may write to its model in place
-    factory, options = load_editor(entry.spec), dict(entry.options)
-    if "cache" in inspect.signature(factory).parameters:  # by content, so that cells may share it
-        options.setdefault("cache", folder / "cache")
-    editor = factory(own, tokenizer, scene.background, seed=cell.seed, **options)
+    factory = with_cache(load_editor(entry.spec), folder / "cache")
+    editor = factory(own, tokenizer, scene.background, seed=cell.seed, **dict(entry.options))
     run = LifelongRun(
         entry.editor, cell.model, cell.seed, scene.stream, cell.checkpoints, cell.protocols,
         cell.edits_per_turn,
