@@ -39,7 +39,7 @@ def world_scene(model: str, seed: int, n_edits: int) -> Scene:
     return Scene(loaded.model, loaded.tokenizer, stream, loaded.world.background())
 
 
-def _entries(names: list[str], model: str, search: Path) -> tuple[Entry, ...]:
+def _entries(names: list[str], model: str, search: Path, options: str) -> tuple[Entry, ...]:
     from wise.evaluation.entries import Entry, best_options, entries_of, every_name
 
     best = best_options(search, model=model)
@@ -49,7 +49,7 @@ def _entries(names: list[str], model: str, search: Path) -> tuple[Entry, ...]:
     found: list[Entry] = []
     for name in dict.fromkeys(names):
         spec = _CORNERS.get(name)
-        found += entries_of(name, best=best) if spec is None else [
+        found += entries_of(name, best=best, options=options) if spec is None else [
             Entry(name, spec, group="corner")
         ]  # fmt: skip
     return tuple(dict.fromkeys(found))
@@ -65,6 +65,9 @@ def _entries(names: list[str], model: str, search: Path) -> tuple[Entry, ...]:
 @click.option("--out", default="league", show_default=True,
               type=click.Path(file_okay=False, path_type=Path),
               help="folder of rows, tables and what is needed to go on")  # fmt: skip
+@click.option("--options", default="both", show_default=True,
+              type=click.Choice(["both", "released", "tuned"]),
+              help="which of a built-in editor's two entries")  # fmt: skip
 @click.option("--search", default=_SEARCH, type=click.Path(dir_okay=False, path_type=Path),
               help="results of benchmarks.search")  # fmt: skip
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Markdown page")
@@ -72,7 +75,9 @@ def _entries(names: list[str], model: str, search: Path) -> tuple[Entry, ...]:
               help="Markdown to end the page with")  # fmt: skip
 @click.option("--confidence", default=0.95, show_default=True,
               type=click.FloatRange(0.5, 1, max_open=True))  # fmt: skip
-def league(editors, models, edits, seeds, jobs, out, search, write, notes, confidence) -> None:
+def league(
+    editors, models, edits, seeds, jobs, out, options, search, write, notes, confidence
+) -> None:
     """Run editors on the same streams, and rank them; a call that was stopped goes on."""
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
@@ -80,7 +85,8 @@ def league(editors, models, edits, seeds, jobs, out, search, write, notes, confi
 
     try:
         entries = {
-            model: _entries(editors.split(","), model, search) for model in models.split(",")
+            model: _entries(editors.split(","), model, search, options)
+            for model in models.split(",")
         }
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)

@@ -204,6 +204,8 @@ def test_a_built_in_editor_stands_twice_and_any_other_once(
     assert [each.title for each in wise] == ["wise, released", "wise, searched"]
     assert wise[1].editor == "wise(preset=embedded, lr=0.2)"
     assert [each.label for each in entries_of("wise")] == ["released", "embedded"]
+    assert entries_of("wise", options="released") == entries_of("wise")[:1]
+    assert entries_of("wise", options="tuned") == entries_of("wise")[1:]
     assert entries_of("my.py:make") == [Entry("my.py:make", "my.py:make")]
     assert {"wise", "memit", "memit-mass", "locft-bf-mass"} <= set(every_name())
     assert {"none", "locft-bf"}.isdisjoint(every_name())

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wise.editor import BUILT_IN
 
@@ -62,8 +62,14 @@ def every_name() -> list[str]:
     return [*online, *mass]
 
 
-def entries_of(name: str, *, best: Mapping[str, Mapping[str, Any]] | None = None) -> list[Entry]:
-    """The entries of one editor: a built-in one twice, released and tuned; any other once.
+def entries_of(
+    name: str,
+    *,
+    best: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Literal["both", "released", "tuned"] = "both",
+) -> list[Entry]:
+    """The entries of one editor: a built-in one twice, released and tuned, or by one of these
+    `options`; any other once.
 
     `best` are the options that a search found, by name; without any the tuned entry is the preset
     "embedded". Another editor is named as `load_editor` takes it.
@@ -80,10 +86,11 @@ def entries_of(name: str, *, best: Mapping[str, Mapping[str, Any]] | None = None
     label = "embedded" if found is None else "searched"
     released = _RELEASED.get(spec, {"preset": "released"})
     tuned = {"preset": "embedded", **(found or {})}
-    return [
-        Entry(name, spec, tuple(released.items()), "released", group),
-        Entry(name, spec, tuple(tuned.items()), label, group),
-    ]
+    entries = {
+        "released": Entry(name, spec, tuple(released.items()), "released", group),
+        "tuned": Entry(name, spec, tuple(tuned.items()), label, group),
+    }
+    return [entry for which, entry in entries.items() if options in ("both", which)]
 
 
 def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:
