@@ -18,7 +18,7 @@ from properties.internals.tiny_baselines import (
     facts_of,
 )
 from wise.baselines.covariance import Covariance, second_moment
-from wise.baselines.keyvalue import KeyValueConfig, keys, optimize, read
+from wise.baselines.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.internals
 @pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])
 def test_a_key_is_the_mean_over_prefixes_at_the_subjects_last_token(model_type: str) -> None:
     facts = facts_of(model_type, prefixes=("Rivers run", "Why"))
-    found = keys(facts, 1, EDITS)
+    (found,) = read(facts, [1], EDITS)
     tokenizer = facts.tokenizer
-    for edit, key in zip(EDITS, found, strict=True):
+    for edit, key in zip(EDITS, found.key, strict=True):
         alone = []
         for start in ("", "Rivers run. ", "Why. "):
             text = start + edit.prompt
@@ -58,9 +58,8 @@ def test_the_change_of_a_value_is_clamped(site: str) -> None:
     facts, config = facts_of("llama"), KeyValueConfig(n_steps=20, lr=1.0, clamp=0.25)
     with frozen(facts.lm.model):
         found = optimize(facts, 1, EDITS, config, site=site)
-        tail, rows = read(facts, 1, EDITS)
-    stood = tail.value if site == "value" else tail.residual + tail.value
-    start = rows.at_place(stood).double()
+        (stood,) = read(facts, [1], EDITS)
+    start = stood.value if site == "value" else stood.stream
     ratio = (found - start).norm(dim=-1) / start.norm(dim=-1)
     assert ratio.max() <= 0.25 + 1e-4
     assert ratio.max() > 0.2
@@ -75,8 +74,9 @@ def test_a_corruption_meets_the_subjects_tokens_alone_wherever_they_stand() -> N
 
     facts = facts_of("llama", prefixes=("Why",), corruption=erase)
     rows = facts.asked(EDITS)
-    found = keys(facts, 1, EDITS)
-    assert not found[:3].isclose(keys(facts_of("llama", prefixes=("Why",)), 1, EDITS[:3])).all()
+    (found,) = read(facts, [1], EDITS)
+    (clean,) = read(facts_of("llama", prefixes=("Why",)), [1], EDITS)
+    assert not found.key[:3].isclose(clean.key[:3]).all()
     subject, edits = seen[0]
     assert edits == EDITS * 2
     for row, edit in enumerate(edits):

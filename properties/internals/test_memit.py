@@ -10,7 +10,7 @@ from fixtures.tiny import tiny_model
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
 from properties.internals.tiny_wise import is_same
 from wise.baselines.covariance import second_moment
-from wise.baselines.keyvalue import keys, optimize, read, stream
+from wise.baselines.keyvalue import optimize, read
 from wise.baselines.memit import MEMITConfig
 from wise.baselines.spreading import through_norm
 from wise.lm.architectures import LanguageModel
@@ -29,10 +29,10 @@ def test_one_layers_update_is_the_least_squares_solution(n_edits: int) -> None:
     C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
     with frozen(lm.model):
         values = optimize(facts, 1, edits, editor.config, site="stream")
-        tail, rows = read(facts, 1, edits)
-    residual = (values - rows.at_place(stream(tail)).double()).numpy()
+        (stood,) = read(facts, [1], edits)
+    residual = (values - stood.stream).numpy()
     root = np.linalg.cholesky(weight * 48 * C.numpy()).T  # of M = 48
-    stacked = np.concatenate([keys(facts, 1, edits).numpy(), root])
+    stacked = np.concatenate([stood.key.numpy(), root])
     wanted = np.concatenate([residual, np.zeros((48, 32))])
     expected = torch.from_numpy(np.linalg.lstsq(stacked, wanted, rcond=None)[0])
     change = editor._state.changes[1].double()
@@ -74,9 +74,8 @@ def test_almost_without_weight_on_the_background_the_values_are_met() -> None:
         values = optimize(editor.facts, 1, edits, editor.config, site="stream")
     editor.edit(edits)
     with frozen(editor.lm.model), editor._changed(editor._state.changes):
-        tail, rows = read(editor.facts, 1, edits)
-    found = rows.at_place(stream(tail)).double()
-    torch.testing.assert_close(found, values, atol=1e-2, rtol=1e-3)
+        (stood,) = read(editor.facts, [1], edits)
+    torch.testing.assert_close(stood.stream, values, atol=1e-2, rtol=1e-3)
 
 
 def test_a_step_goes_through_a_norm_as_far_as_its_length_allows() -> None:

@@ -9,7 +9,7 @@ from scipy.linalg import null_space
 
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
 from wise.baselines.covariance import second_moment
-from wise.baselines.keyvalue import keys, optimize, read
+from wise.baselines.keyvalue import optimize, read
 from wise.baselines.rome import least_change
 from wise.edits import Edit
 from wise.lm.hooks import frozen
@@ -36,9 +36,9 @@ def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> N
     C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
     with frozen(lm.model):
         values = optimize(facts, 1, edits, editor.config, site="value")
-        tail, rows = read(facts, 1, edits)
-    residual = values - rows.at_place(tail.value).double()
-    expected = constrained_least_squares(C.numpy(), keys(facts, 1, edits).numpy(), residual.numpy())
+        (stood,) = read(facts, [1], edits)
+    residual = (values - stood.value).numpy()
+    expected = constrained_least_squares(C.numpy(), stood.key.numpy(), residual)
     change = editor._state.changes[1].double()
     torch.testing.assert_close(change, torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
 
@@ -51,9 +51,8 @@ def test_the_bare_prompts_key_gets_its_value_exactly(n_prefixes: int) -> None:
             value = optimize(editor.facts, 1, [edit], editor.config, site="value")
         editor.edit([edit])
         with frozen(editor.lm.model), editor._changed(editor._state.changes):
-            tail, rows = read(editor.facts, 1, [edit])
-        stored = rows.at_place(tail.value).double()
-        torch.testing.assert_close(stored, value, atol=1e-3, rtol=1e-4)
+            (stood,) = read(editor.facts, [1], [edit])
+        torch.testing.assert_close(stood.value, value, atol=1e-3, rtol=1e-4)
 
 
 def test_an_update_has_the_rank_of_its_turn() -> None:
@@ -79,11 +78,10 @@ def test_a_fact_forced_under_corruption_is_written_at_the_corrupted_key() -> Non
     editor = make("rome", n_prefixes=0, corruption=erase)
     editor.edit([edit])
     clean = make("rome", n_prefixes=0)
-    corrupted_key = keys(editor.facts, 1, [edit])
-    clean_key = keys(clean.facts, 1, [edit])
-    direction = editor.covariance.solve(1, corrupted_key.T)[:, 0]
+    (corrupted,), (bare,) = (read(of.facts, [1], [edit]) for of in (editor, clean))
+    direction = editor.covariance.solve(1, corrupted.key.T)[:, 0]
     change = editor._state.changes[1].double()
     column = change[:, change.norm(dim=0).argmax()]
     cosine = torch.nn.functional.cosine_similarity(column, direction, dim=0).abs()
     assert cosine > 1 - 1e-6
-    assert not torch.allclose(corrupted_key, clean_key)
+    assert not torch.allclose(corrupted.key, bare.key)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wise.baselines.associative import State
 from wise.baselines.changes import factory, live
-from wise.baselines.keyvalue import keys
+from wise.baselines.keyvalue import read
 from wise.baselines.spreading import SpreadConfig, SpreadingEditor
 from wise.edits import Edit
 from wise.options import require_numbers, require_one_of
@@ -109,10 +109,10 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
         kept = self._kept(state, edits)
         preserved: dict[int, Tensor] = {}
         with self._changed(changes):
-            for layer in self.layers:
-                new = keys(self.facts, layer, edits).float()
-                earlier = [state.keys[layer][kept]] if layer in state.keys else []
-                preserved[layer] = torch.cat([*earlier, new])
+            found = read(self.facts, self.layers, edits)
+        for layer, stood in zip(self.layers, found, strict=True):
+            earlier = [state.keys[layer][kept]] if layer in state.keys else []
+            preserved[layer] = torch.cat([*earlier, stood.key.float()])
         return State(live(state.edits, edits), changes, preserved)
 
     def _change(

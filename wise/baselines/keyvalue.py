@@ -15,21 +15,16 @@ from torch import Tensor, nn
 
 from wise.baselines.facts import FACT_TOKENS, Facts, Rows
 from wise.edits import Edit
-from wise.lm.tail import Tail, value_inputs
+from wise.lm.tail import Tail, block_states
 from wise.options import require, require_flags, require_numbers, require_one_of, require_whole
 
-__all__ = ["OBJECTIVES", "SITES", "KeyValueConfig", "keys", "optimize", "read", "stream"]
+__all__ = ["OBJECTIVES", "SITES", "KeyValueConfig", "Stood", "optimize", "read"]
 
 # Loss of a row from the negative log-likelihood of its target, mean over the target's tokens.
 OBJECTIVES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "raise": lambda nll: nll,  # ROME eq. 4
     "lower": lambda nll: (-nll).exp(),  # fact erasure: Hase et al. 2023, section 5.1
 }
-
-
-def stream(tail: Tail) -> Float[Tensor, "B T D"]:
-    """The residual stream behind the tail's block."""
-    return tail.residual + tail.lm.value_norm(tail.layer, tail.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,10 @@ SITES: Mapping[str, _Site] = {
     # The output of W_v (ROME).
     "value": _Site(lambda tail: tail.value, lambda t, by: replace(t, value=t.value + by)),
     # The residual stream behind the block (MEMIT).
-    "stream": _Site(stream, lambda t, by: replace(t, residual=t.residual + by)),
+    "stream": _Site(
+        lambda tail: tail.residual + tail.lm.value_norm(tail.layer, tail.value),
+        lambda t, by: replace(t, residual=t.residual + by),
+    ),
 }
 
 
@@ -101,21 +99,28 @@ class KeyValueConfig:
         require(self, "layer", holds, "a whole number or none")
 
 
-@torch.no_grad()
-def keys(facts: Facts, layer: int, edits: Sequence[Edit]) -> Float[Tensor, "N M"]:
-    """k* of each edit in float64: the mean over prefixes of its key. Source: ROME eq. 3."""
-    rows = facts.asked(edits)
-    with facts.corrupted(rows):
-        inputs = value_inputs(facts.lm, layer, rows.batch)
-    by_start = rows.at_place(inputs).double().view(-1, len(edits), inputs.shape[-1])  # S N M
-    return by_start.mean(0)
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """What stands in a block at the places of edits, in float64."""
+
+    key: Float[Tensor, "N M"]  # k*: the mean over prefixes. Source: ROME eq. 3
+    inputs: Float[Tensor, "N M"]  # of W_v at the bare prompt, as what follows
+    value: Float[Tensor, "N D"]
+    stream: Float[Tensor, "N D"]  # behind the block
 
 
-def read(facts: Facts, layer: int, edits: Sequence[Edit]) -> tuple[Tail, Rows]:
-    """The bare prompts run through the model as it is."""
-    rows = facts.asked(edits, bare=True)
+def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Stood]:
+    """What stands in some blocks of the model as it is, by one forward."""
+    rows, N = facts.asked(edits), len(edits)
     with facts.corrupted(rows):
-        return Tail.capture(facts.lm, layer, rows.batch), rows
+        found = block_states(facts.lm, layers, rows.batch)
+    stood = []
+    for states in found:
+        inputs = rows.at_place(states.inputs).double()  # S*N M, the bare prompts first
+        value, stream = (rows.at_place(x)[:N].double() for x in (states.value, states.stream))
+        key = inputs.view(-1, N, inputs.shape[-1]).mean(0)
+        stood.append(Stood(key, inputs[:N], value, stream))
+    return stood
 
 
 def optimize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
 from wise.baselines.changes import factory, live
-from wise.baselines.keyvalue import KeyValueConfig, keys, optimize, read
+from wise.baselines.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Edit
 
 __all__ = ["PRESETS", "ROME", "least_change", "make"]
@@ -50,11 +50,9 @@ class ROME(AssociativeEditor[KeyValueConfig]):
         (layer,) = self.layers
         with self._changed(state.changes):
             values = optimize(self.facts, layer, edits, self.config, site="value")
-            mean_keys = keys(self.facts, layer, edits)
-            tail, rows = read(self.facts, layer, edits)
-        directions = self.covariance.solve(layer, mean_keys.T)
-        bare, stored = rows.at_place(tail.inputs).double(), rows.at_place(tail.value).double()
-        change = least_change(directions, bare, values - stored)
+            (stood,) = read(self.facts, [layer], edits)
+        directions = self.covariance.solve(layer, stood.key.T)
+        change = least_change(directions, stood.inputs, values - stood.value)
         return State(live(state.edits, edits), {layer: self._weight_of(change, layer, state)})
 
 

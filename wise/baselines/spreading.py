@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
-from wise.baselines.keyvalue import KeyValueConfig, keys, optimize, read, stream
+from wise.baselines.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.options import require_whole
@@ -71,14 +71,11 @@ class SpreadingEditor(AssociativeEditor[Config]):
             values = optimize(facts, top, edits, self.config, site="stream")
         for index, layer in enumerate(self.layers):
             with self._changed(changes):
-                k = keys(facts, layer, edits)
-                here, rows = read(facts, layer, edits)
-                above = here if layer == top else read(facts, top, edits)[0]
-            missing = values - rows.at_place(stream(above)).double()
-            stored = rows.at_place(here.value).double()
-            step = missing / (len(self.layers) - index)
+                here, above = read(facts, (layer, top), edits)
+            step = (values - above.stream) / (len(self.layers) - index)
+            residual = through_norm(self.lm, layer, here.value, step)
             earlier = state.keys[layer][kept].double() if layer in state.keys else None
-            change = self._change(layer, k, through_norm(self.lm, layer, stored, step), earlier)
+            change = self._change(layer, here.key, residual, earlier)
             changes[layer] = self._weight_of(change, layer, state)
         return changes
 

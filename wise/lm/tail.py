@@ -7,6 +7,8 @@ only where a label stands.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import observe
 from wise.lm.tokens import IGNORED, Batch
 
-__all__ = ["Tail", "first_tensor", "value_inputs"]
+__all__ = ["BlockStates", "Tail", "block_states", "first_tensor", "value_inputs"]
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -38,6 +40,49 @@ def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "
         run(lm, batch)
     rows, width = batch.input_ids.shape
     return seen[0].reshape(rows, width, -1)  # B T M
+
+
+@dataclass(slots=True)
+class BlockStates:
+    """What a block had on the rows of one forward."""
+
+    inputs: Float[Tensor, "B T M"]  # a
+    value: Float[Tensor, "B T D"]  # a @ W_v and its bias
+    stream: Float[Tensor, "B T D"]  # the residual stream behind the block
+
+
+@torch.no_grad()
+def block_states(lm: LanguageModel, layers: Sequence[int], batch: Batch) -> list[BlockStates]:
+    """The states of some blocks; no block above the highest of them is run."""
+    above = [*lm.blocks, lm.norm][max(layers) + 1]
+    with ExitStack() as stack:
+        seen = [stack.enter_context(_seen(lm, layer, batch)) for layer in layers]
+        stack.enter_context(observe(above, lambda _args, _kwargs: None, stop=True))
+        run(lm, batch)
+    return [BlockStates(**states) for states in seen]
+
+
+@contextmanager
+def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Tensor]]:
+    """The fields of a block's states, once a forward has come by."""
+    seen: dict[str, Tensor] = {}
+
+    def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        shape = batch.input_ids.shape
+        seen["inputs"], seen["value"] = args[0].view(*shape, -1), output.view(*shape, -1)
+
+    def see_block(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        seen["stream"] = first_tensor(output)
+
+    handles = [
+        lm.part(layer, "value").register_forward_hook(see_value),
+        lm.blocks[layer].register_forward_hook(see_block),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def run(lm: LanguageModel, batch: Batch) -> None:
@@ -68,32 +113,20 @@ class Tail:
     @torch.no_grad()
     def capture(cls, lm: LanguageModel, layer: int, batch: Batch) -> Tail:
         """Run the model once on `batch` and keep what later runs need."""
-        value_module, upper = lm.part(layer, "value"), lm.blocks[layer + 1 :]
-        seen: dict[str, Tensor] = {}
+        upper = lm.blocks[layer + 1 :]
         arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # but the hidden state
-
-        def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            shape = batch.input_ids.shape
-            seen["inputs"], seen["value"] = args[0].view(*shape, -1), output.view(*shape, -1)
-
-        def see_block(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            seen["output"] = first_tensor(output)
 
         def see_upper(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             arguments.append((args[1:], kwargs))
 
-        handles = [
-            value_module.register_forward_hook(see_value),
-            lm.blocks[layer].register_forward_hook(see_block),
-            *(block.register_forward_pre_hook(see_upper, with_kwargs=True) for block in upper),
-        ]
-        try:
+        with ExitStack() as stack:
+            seen = stack.enter_context(_seen(lm, layer, batch))
+            for block in upper:
+                handle = block.register_forward_pre_hook(see_upper, with_kwargs=True)
+                stack.callback(handle.remove)
             run(lm, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        residual = seen["output"] - lm.value_norm(layer, seen["value"])
+        residual = seen["stream"] - lm.value_norm(layer, seen["value"])
         rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
         calls = tuple((block, *rest) for block, rest in zip(upper, arguments, strict=True))
         labels = batch.labels[rows, columns]
