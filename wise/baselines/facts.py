@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.tokens import Batch, encode, subject_span
+from wise.lm.tokens import Batch, encode, subject_span, widened
 
 __all__ = ["FACT_TOKENS", "Corruption", "Facts", "Rows"]
 
@@ -39,10 +39,28 @@ class Rows:
     """Texts about the edits of a turn as one batch, and where their subjects stand."""
 
     batch: Batch
-    edits: tuple[Edit, ...]  # of each row
+    readings: tuple[tuple[Edit, ...], ...]  # the edit of each row; a corruption sees one at a time
     owner: Int[Tensor, " B"]  # their numbers in the turn
     place: Int[Tensor, " B"]  # the column of the key
     subject: Bool[Tensor, "B T"]
+
+    def above(self, other: Rows) -> Rows:
+        """The rows of both as one batch, each a reading of its own."""
+        batch, parts = self.batch.above(other.batch), (self, other)
+        width = batch.input_ids.shape[1]
+        return Rows(
+            batch,
+            self.readings + other.readings,
+            torch.cat([part.owner for part in parts]),
+            torch.cat([part.place + width - part.subject.shape[1] for part in parts]),
+            torch.cat([widened(part.subject, width, False) for part in parts]),
+        )
+
+    def corrupted(self, embeddings: Float[Tensor, "B T D"], by: Corruption) -> Tensor:
+        """The embeddings as `by` leaves them in each reading."""
+        sizes = [len(reading) for reading in self.readings]
+        parts = zip(embeddings.split(sizes), self.subject.split(sizes), self.readings, strict=True)
+        return torch.cat([by(*part) for part in parts])
 
     def at_place(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         return states[torch.arange(len(states), device=states.device), self.place]
@@ -94,7 +112,7 @@ class Facts:
             return
 
         def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
-            return corruption(embeddings, rows.subject, rows.edits)
+            return rows.corrupted(embeddings, corruption)
 
         with hooks.replace(self.lm.embedding, change):
             yield
@@ -123,4 +141,4 @@ class Facts:
             place[row] = begin + last - 1
         device = self.lm.device
         owner = torch.tensor(list(owners), device=device)
-        return Rows(batch.to(device), own, owner, place.to(device), subject.to(device))
+        return Rows(batch.to(device), (own,), owner, place.to(device), subject.to(device))

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wise.baselines.facts import FACT_TOKENS, Facts, Rows
 from wise.edits import Edit
 from wise.lm.tail import Tail, block_states
+from wise.lm.tokens import IGNORED
 from wise.options import require, require_flags, require_numbers, require_one_of, require_whole
 
 __all__ = ["OBJECTIVES", "SITES", "KeyValueConfig", "Stood", "optimize", "read"]
@@ -139,14 +140,18 @@ def optimize(
 
 @dataclass(frozen=True)
 class _Loss:
-    """The loss of each edit as a function of the change at its place."""
+    """The loss of each edit as a function of the change at its place.
+
+    The prompts with their targets and, below them, "<subject> is a" are rows of one batch.
+    """
 
     config: KeyValueConfig
     site: _Site
     tail: Tail
     rows: Rows
     start: Float[Tensor, "N D"]  # at the place of the bare prompt
-    essence: tuple[Tail, Rows, Tensor] | None  # and the log-probabilities without the change
+    n_labels: Int[Tensor, " B"]  # of each prompt
+    before: Float[Tensor, "E V"]  # log-probabilities behind "<subject> is a", without the change
 
     @classmethod
     @torch.no_grad()
@@ -154,35 +159,30 @@ class _Loss:
         cls, facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
     ) -> _Loss:
         rows = facts.asked(edits, forced=True)
+        n_labels = (rows.batch.labels != IGNORED).sum(-1)
+        about = facts.essence(edits) if config.kl else None
+        if about is not None:
+            rows = rows.above(about)
         with facts.corrupted(rows):
             tail = Tail.capture(facts.lm, layer, rows.batch)
         start = rows.at_place(SITES[site].read(tail))[: len(edits)].float()
-        about, essence = facts.essence(edits) if config.kl else None, None
-        if about is not None:
-            with facts.corrupted(about):
-                other = Tail.capture(facts.lm, layer, about.batch)
-            essence = other, about, other.logits(other.value).float().log_softmax(-1)
-        return cls(config, SITES[site], tail, rows, start, essence)
+        before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
+        return cls(config, SITES[site], tail, rows, start, n_labels, before)
 
     def __call__(self, change: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
-        logits = self._logits(self.tail, self.rows, change)
-        losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
-        n_labels = torch.bincount(self.tail.rows, minlength=len(self.rows.edits))
-        nll = torch.zeros_like(losses[:1]).repeat(len(n_labels))
-        nll = nll.index_add(0, self.tail.rows, losses) / n_labels  # B
-        loss = OBJECTIVES[self.config.objective](nll).view(-1, len(change)).mean(0)  # N
+        tail, config = self.tail, self.config
+        shifted = self.site.shifted(tail, self.rows.shift(change).to(tail.value.dtype))
+        logits = shifted.logits(shifted.value).float()
+        n = len(logits) - len(self.before)  # labels of prompts
+        losses = nn.functional.cross_entropy(logits[:n], tail.labels[:n], reduction="none")
+        nll = losses.new_zeros(len(self.n_labels)).index_add(0, tail.rows[:n], losses)
+        loss = OBJECTIVES[config.objective](nll / self.n_labels).view(-1, len(change)).mean(0)  # N
         decay = change.norm(dim=-1) / self.start.square().sum(-1)
-        loss = loss + self.config.weight_decay * decay
-        if self.essence is not None:
-            tail, rows, before = self.essence
-            after = self._logits(tail, rows, change).float().log_softmax(-1)
-            divergence = (after.exp() * (after - before)).sum(-1)
-            loss = loss.index_add(0, rows.owner, self.config.kl * divergence)
-        return loss
-
-    def _logits(self, tail: Tail, rows: Rows, change: Float[Tensor, "N D"]) -> Tensor:
-        shifted = self.site.shifted(tail, rows.shift(change).to(tail.value.dtype))
-        return shifted.logits(shifted.value)
+        loss = loss + config.weight_decay * decay
+        after = logits[n:].log_softmax(-1)
+        divergence = (after.exp() * (after - self.before)).sum(-1)
+        owner = self.rows.owner[len(self.n_labels) :]
+        return loss.index_add(0, owner, config.kl * divergence)
 
 
 def _descend(loss_of: _Loss) -> Float[Tensor, "N D"]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_span"]
+__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_span", "widened"]
 
 IGNORED = -100
 
@@ -28,6 +28,17 @@ class Batch:
     def of_prompts(cls, input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Batch:
         """Prompts alone, with nothing to predict."""
         return cls(input_ids, mask.long(), mask, torch.full_like(input_ids, IGNORED))
+
+    def above(self, other: Batch) -> Batch:
+        """The rows of both, the narrower ones with more padding on their left."""
+        width = max(batch.input_ids.shape[1] for batch in (self, other))
+        values = {"input_ids": 0, "attention_mask": 0, "prompt_mask": False, "labels": IGNORED}
+        return Batch(
+            *(
+                torch.cat([widened(getattr(batch, name), width, value) for batch in (self, other)])
+                for name, value in values.items()
+            )
+        )
 
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
@@ -112,6 +123,11 @@ def pad(
         padded[index, span] = torch.tensor(row, dtype=torch.long)
         mask[index, span] = 1
     return padded, mask
+
+
+def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
+    """The rows [B, T] at `width` columns, with `value` on their left."""
+    return nn.functional.pad(rows, (width - rows.shape[1], 0), value=value)
 
 
 def subject_span(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> tuple[int, int]:
