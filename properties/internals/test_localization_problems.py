@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from fixtures.models import LoadedModel, load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
@@ -22,6 +24,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.editing_scores import essence, neighborhood, overall, rewrite
 from wise.localization.facts import fact_of
+from wise.localization.forced import Forced
 from wise.localization.problems import (
     PROBLEMS,
     SubjectNoise,
@@ -29,7 +32,6 @@ from wise.localization.problems import (
     make_editor,
     noised_answer,
     pose,
-    probabilities,
 )
 
 pytestmark = pytest.mark.internals
@@ -114,7 +116,7 @@ def test_noise_falls_on_the_subject_of_every_row_wherever_it_stands() -> None:
     rows = Facts(lm, tiny_tokenizer(), ("It is", "At sea, no")).asked([EDIT, replace(EDIT, prompt=
         "Bo Ra", id="b")])  # fmt: skip
     embedded = torch.zeros(*rows.batch.input_ids.shape, 8)
-    noised = SubjectNoise(1.0)(embedded, rows.subject, rows.edits)
+    noised = SubjectNoise(1.0)(embedded, rows.subject, *rows.readings)
     assert rows.subject.float().argmax(-1).unique().numel() > 1
     assert torch.equal((noised != 0).any(-1), rows.subject)
     assert not embedded.any()
@@ -130,6 +132,18 @@ def test_the_noise_of_a_row_depends_on_its_edit_and_number_alone() -> None:
     assert not torch.equal(first[0, 1:], first[1, :2])
     assert not torch.equal(first[0, 1:], first[2, :2])
     assert not torch.equal(first, SubjectNoise(1.0, seed=4)(blank, subject, [EDIT, EDIT, other]))
+
+
+def probabilities(
+    editor: Editor,
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    edit: Edit,
+    **options: Any,
+) -> list[float]:
+    forced = Forced.of(tokenizer, prompts, [edit.target] * len(prompts), edit, **options)
+    return [float(p) for p in forced.log_probabilities(editor, lm).exp().mean(-1)]
 
 
 def test_probabilities_are_teacher_forced_and_noise_moves_those_about_the_subject() -> None:

@@ -40,6 +40,11 @@ class Batch:
             )
         )
 
+    def __getitem__(self, rows: Int[Tensor, " N"]) -> Batch:
+        """Some rows, without the columns that are padding in all of them."""
+        columns = self.attention_mask[rows].any(0)
+        return Batch(*(getattr(self, field.name)[rows][:, columns] for field in fields(self)))
+
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
         return position_ids(self.attention_mask)

@@ -7,7 +7,6 @@ under noise `corruption=` (as `wise.baselines.facts.Corruption`); one that does 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -16,11 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from wise.editor import Editor, EditorFactory, Routed
+from wise.editor import Editor, EditorFactory
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
-from wise.lm.tokens import IGNORED, encode, subject_span
 from wise.localization.corruption import add_noise, gaussian, seeded
 from wise.localization.facts import Fact, Question, fact_of
 from wise.localization.runs import replaced
@@ -33,7 +31,6 @@ __all__ = [
     "make_editor",
     "noised_answer",
     "pose",
-    "probabilities",
 ]
 
 
@@ -207,42 +204,3 @@ def make_editor(
             f"{problem.name} needs an editor that takes {name}={needed[name]!r}; this one says: "
             f"{error}"
         ) from error
-
-
-@torch.no_grad()
-def probabilities(
-    editor: Editor,
-    lm: LanguageModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
-    edit: Edit,
-    *,
-    noise: SubjectNoise | None = None,
-    n_noise: int = 10,
-) -> list[float]:
-    """p(edit.target | prompt) of all target tokens together, by the edited model.
-
-    With `noise`, the mean over `n_noise` draws on the subject where a prompt holds it, its place
-    found in every prompt anew. `lm` is the model that the editor was made of.
-    Source: Hase et al. 2023, section 5.1.
-    """
-    n = 1 if noise is None else n_noise
-    asked = [prompt for prompt in prompts for _ in range(n)]
-    batch = encode(tokenizer, asked, [edit.target] * len(asked), append_eos=False).to(lm.device)
-    subject = torch.zeros_like(batch.prompt_mask)
-    for row, prompt in enumerate(asked):
-        if edit.subject and edit.subject in prompt:
-            begin, end = subject_span(tokenizer, prompt, edit.subject)
-            first = int(batch.attention_mask[row].argmax())
-            subject[row, first + begin : first + end] = True
-    about = [edit] * len(asked)
-    more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
-    noised = nullcontext() if noise is None else replaced(
-        lm.embedding, lambda output: noise(output, subject, about)
-    )  # fmt: skip
-    with noised:
-        logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
-    log_p = logits.float().log_softmax(-1)
-    labelled = batch.labels != IGNORED
-    chosen = log_p.gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0] * labelled
-    return cast(list[float], chosen.sum(-1).exp().view(-1, n).mean(-1).tolist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -12,9 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import Unedited, free_run, teacher_forced
+from wise.lm.decoding import Unedited, free_run
+from wise.lm.tokens import IGNORED
 from wise.localization import editing_scores
-from wise.localization.problems import Problem, SubjectNoise, pose, probabilities
+from wise.localization.forced import Forced
+from wise.localization.problems import Problem, SubjectNoise, pose
 
 __all__ = ["SCORES", "Asked", "Asker"]
 
@@ -53,53 +55,54 @@ class Asker:
         [said] = free_run(
             bare, self.tokenizer, [about], max_new_tokens=_ESSENCE_TOKENS, device=self.model.device
         )
-        asked = Asked(self, posed, neighbours, (about, said.text) if said.text.strip() else None)
-        before = asked.probabilities(bare, self.model)
-        return replace(asked, before=before, fluent=asked.perplexity(bare))
+        asked = self._asked(posed, neighbours, (about, said.text) if said.text.strip() else None)
+        before, fluent = asked.answers(bare, self.model)
+        return replace(asked, before=before, fluent=fluent)
+
+    def _asked(self, edit: Edit, neighbours: Sequence[str], text: tuple[str, str] | None) -> Asked:
+        prompts = [edit.prompt, *edit.paraphrases, *neighbours]
+        holds = tuple(self.problem.is_noised and edit.subject in prompt for prompt in prompts)
+        pairs: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+        for prompt, held in zip(prompts, holds, strict=True):
+            pairs[held].append((prompt, edit.target))
+        pairs[False] += [text] if text else []
+        forced = {
+            held: Forced.of(
+                self.tokenizer, *zip(*some, strict=True), edit,
+                noise=SubjectNoise(self.sigma, self.seed) if held else None,
+                n_noise=self.n_noise, device=self.model.device,
+            ) for held, some in pairs.items() if some
+        }  # fmt: skip
+        n_said = int((forced[False].batch.labels[-1] != IGNORED).sum()) if text else 0
+        return Asked(self.problem, edit, holds, forced, n_said)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A posed edit with its neighbours, a text about its subject, and the unedited model's say."""
+    """A posed edit in tokens, to be asked of any editor, and the unedited model's say."""
 
-    asker: Asker
+    problem: Problem
     edit: Edit
-    neighbours: tuple[str, ...]
-    text: tuple[str, str] | None  # prompt, and what the unedited model writes behind it
+    holds: tuple[bool, ...]  # whether the prompt, each paraphrase and each neighbour has noise
+    forced: Mapping[bool, Forced]  # with noise and without; below the latter, what is said
+    n_said: int  # tokens of the text that the unedited model says of the subject
     before: tuple[float, ...] = ()
     fluent: float = _NAN
 
-    def probabilities(self, editor: Editor, model: PreTrainedModel) -> tuple[float, ...]:
-        """p of the target at the prompt, each paraphrase and each neighbour.
+    def answers(self, editor: Editor, model: PreTrainedModel) -> tuple[tuple[float, ...], float]:
+        """p of the target at the prompt, each paraphrase and each neighbour; the text's perplexity.
 
-        `model` is what the editor was made of. A prompt without the subject has no noise, and is
-        asked once.
+        `model` is what the editor was made of. The p of a prompt with noise is the mean over it; a
+        prompt without the subject has none. Perplexity is by token, NaN where there is no text.
+        Source: Hase et al. 2023, section 5.1.
         """
-        asker, edit = self.asker, self.edit
         lm = LanguageModel(model)
-        prompts = [edit.prompt, *edit.paraphrases, *self.neighbours]
-        hold = [asker.problem.is_noised and edit.subject in prompt for prompt in prompts]
-        found: list[float] = [_NAN] * len(prompts)
-        for is_noised in sorted(set(hold)):
-            places = [place for place, held in enumerate(hold) if held == is_noised]
-            values = probabilities(
-                editor, lm, asker.tokenizer, [prompts[place] for place in places], edit,
-                noise=SubjectNoise(asker.sigma, asker.seed) if is_noised else None,
-                n_noise=asker.n_noise,
-            )  # fmt: skip
-            for place, value in zip(places, values, strict=True):
-                found[place] = min(1.0, value)  # of a float32 sum
-        return tuple(found)
-
-    def perplexity(self, editor: Editor) -> float:
-        """Of the text about the subject, by token; NaN where the unedited model wrote none."""
-        if self.text is None:
-            return _NAN
-        prompt, said = self.text
-        [forced] = teacher_forced(
-            editor, self.asker.tokenizer, [prompt], [said], device=self.asker.model.device
-        )
-        return math.exp(min(-forced.log_probability / len(forced.target_ids), 700.0))
+        log_p = {held: forced.log_probabilities(editor, lm) for held, forced in self.forced.items()}
+        p = {held: iter(found.exp().mean(-1).tolist()) for held, found in log_p.items()}
+        after = tuple(min(1.0, next(p[held])) for held in self.holds)  # 1.0: of a float32 sum
+        if not self.n_said:
+            return after, _NAN
+        return after, math.exp(min(-float(log_p[False][-1]) / self.n_said, 700.0))
 
     def scores(self, editor: Editor, model: PreTrainedModel) -> dict[str, float]:
         """By SCORES; NaN for what the fact has no text for, and for a mean of such.
@@ -109,7 +112,7 @@ class Asked:
         the text that the unedited model writes behind "<subject> is a", greedily. `before` and
         `after` are p at the prompt. Source: Hase et al. 2023, section 5.2 (five texts, sampled).
         """
-        after, objective = self.probabilities(editor, model), self.asker.problem.objective
+        (after, drift), objective = self.answers(editor, model), self.problem.objective
         pairs = list(zip(self.before, after, strict=True))
         n = 1 + len(self.edit.paraphrases)
         gained = [
@@ -117,8 +120,7 @@ class Asked:
         ]
         kept = [editing_scores.neighborhood(*pair) for pair in pairs[n:]]
         three = gained[0], _mean(gained[1:]), _mean(kept)
-        drift = self.perplexity(editor)
-        essence = editing_scores.essence(self.fluent, drift) if self.text else _NAN
+        essence = editing_scores.essence(self.fluent, drift) if self.n_said else _NAN
         found = (*three, editing_scores.overall(three), essence, *pairs[0])
         return dict(zip(SCORES, found, strict=True))
 

@@ -1,0 +1,87 @@
+"""Targets under teacher forcing: encoded once, asked of any number of editors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from wise.editor import Editor, Routed
+from wise.edits import Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.tokens import IGNORED, Batch, encode, subject_span
+from wise.localization.runs import replaced
+
+__all__ = ["Forced"]
+
+_BATCH_SIZE = 16  # rows of like length: more of them are mostly padding
+
+# As `wise.localization.problems.SubjectNoise`.
+Noise = Callable[[Tensor, Tensor, Sequence[Edit]], Tensor]
+
+
+@dataclass(frozen=True)
+class Forced:
+    """N prompts about an edit with a target each; every one read n times under `noise`, if any."""
+
+    batch: Batch  # N*n rows, those of one prompt together
+    subject: Bool[Tensor, "N*n T"]  # where a prompt holds the edit's
+    edit: Edit
+    noise: Noise | None = None
+    n_noise: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerFast,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        edit: Edit,
+        *,
+        noise: Noise | None = None,
+        n_noise: int = 10,
+        device: torch.device | str = "cpu",
+    ) -> Forced:
+        """Without `noise` each prompt is read once. Raises ValueError as `encode` does."""
+        batch = encode(tokenizer, prompts, targets, append_eos=False)
+        subject = torch.zeros_like(batch.prompt_mask)
+        for row, prompt in enumerate(prompts):
+            if noise is not None and edit.subject and edit.subject in prompt:
+                begin, end = subject_span(tokenizer, prompt, edit.subject)
+                first = int(batch.attention_mask[row].argmax())
+                subject[row, first + begin : first + end] = True
+        n = 1 if noise is None else n_noise
+        rows = torch.arange(len(prompts)).repeat_interleave(n)
+        return cls(batch[rows].to(torch.device(device)), subject[rows], edit, noise, n)
+
+    @torch.no_grad()
+    def log_probabilities(self, editor: Editor, lm: LanguageModel) -> Float[Tensor, "N n"]:
+        """log p of each whole target, float32; `lm` is the model that the editor was made of."""
+        embedded, batch = self._noise(lm), self.batch
+        found = torch.zeros(len(batch.labels), device=lm.device)
+        for rows in batch.attention_mask.sum(-1).argsort(stable=True).split(_BATCH_SIZE):
+            some = batch[rows]
+            labelled = some.labels != IGNORED
+            more = {"prompt_mask": some.prompt_mask} if isinstance(editor, Routed) else {}
+            noised = nullcontext()
+            if embedded is not None:
+                added = embedded[rows][:, -some.labels.shape[1] :]
+                noised = replaced(lm.embedding, added.add)
+            with noised:
+                logits = editor.logits(some.input_ids, some.attention_mask, **more)
+            log_p = logits[labelled].float().log_softmax(-1)
+            chosen = log_p.gather(-1, some.labels[labelled][:, None])[:, 0]
+            found.index_add_(0, rows[labelled.nonzero()[:, 0]], chosen)
+        return found.view(-1, self.n_noise)
+
+    def _noise(self, lm: LanguageModel) -> Float[Tensor, "N*n T E"] | None:
+        """What is added to the embeddings."""
+        if self.noise is None:
+            return None
+        nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))
+        return self.noise(nothing, self.subject, [self.edit] * len(nothing))
