@@ -86,6 +86,25 @@ def test_a_changed_tail_gives_the_logits_of_the_model_whose_weight_is_changed(
     torch.testing.assert_close(by_tail, after, rtol=0, atol=atol)
 
 
+@both_sides
+@every_place
+def test_a_tail_from_a_column_on_gives_what_the_whole_tail_gives_of_changes_from_there_on(
+    model_type: str, layer: int, padding_side: str
+) -> None:
+    (lm, atol), batch = double(model_type), labelled(padding_side)
+    first = 5 if padding_side == "left" else 2
+    whole_tail, tail = (Tail.capture(lm, layer, batch, first=column) for column in (0, first))
+    change = torch.zeros_like(whole_tail.value)
+    change[:, first:] = random_tau(change[:, first:])
+    with torch.no_grad():
+        expected = whole_tail.logits(whole_tail.value + change)[whole_tail.columns >= first]
+        for _ in range(2):  # what stands before the tail is not written to
+            found = tail.logits(tail.value + change[:, first:])
+            torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+    assert len(found) == len(tail.labels) > 0
+    assert (expected - tail.logits(tail.value)).abs().max() > 0.05
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_gradients_through_the_tail_are_those_of_the_whole_model(model_type: str) -> None:
     (lm, atol), batch, layer = double(model_type), labelled("left"), 1

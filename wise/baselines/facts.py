@@ -62,14 +62,19 @@ class Rows:
         parts = zip(embeddings.split(sizes), self.subject.split(sizes), self.readings, strict=True)
         return torch.cat([by(*part) for part in parts])
 
-    def at_place(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
-        return states[torch.arange(len(states), device=states.device), self.place]
+    def at_place(self, states: Float[Tensor, "B t D"]) -> Float[Tensor, "B D"]:
+        """Of the rows' last t columns, the states at the key's."""
+        rows = torch.arange(len(states), device=states.device)
+        return states[rows, self._place(states.shape[1])]
 
-    def shift(self, change: Float[Tensor, "N D"]) -> Float[Tensor, "B T D"]:
-        """Each edit's `change` at the places of its rows, zero elsewhere."""
-        columns = torch.arange(self.batch.input_ids.shape[1], device=change.device)
-        here = columns == self.place[:, None]  # B T
-        return here[..., None] * change[self.owner][:, None]  # B T D
+    def shift(self, change: Float[Tensor, "N D"], n_columns: int) -> Float[Tensor, "B t D"]:
+        """Of the last t = `n_columns`: each edit's `change` at its places, zero elsewhere."""
+        columns = torch.arange(n_columns, device=change.device)
+        here = columns == self._place(n_columns)[:, None]  # B t
+        return here[..., None] * change[self.owner][:, None]  # B t D
+
+    def _place(self, n_columns: int) -> Int[Tensor, " B"]:
+        return self.place - (self.subject.shape[1] - n_columns)
 
 
 @dataclass(frozen=True)

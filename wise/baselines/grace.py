@@ -173,10 +173,12 @@ class GRACE(ValueBaseline[GRACEConfig, _State]):
             self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
             max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
-        tail = Tail.capture(self.lm, self.layer, batch)
-        where = places(batch.prompt_mask, config.replacement)[..., None]  # 1 T 1
+        where = places(batch.prompt_mask, config.replacement)  # 1 T
+        first = int(where[0].int().argmax())
+        tail = Tail.capture(self.lm, self.layer, batch, first=first)
+        where = where[:, first:, None]  # 1 t 1
         if start is None and config.value_init == "warm":
-            start = select(tail.value, batch.prompt_mask, "last").keys[0, 0].float()
+            start = select(tail.value, batch.prompt_mask[:, first:], "last").keys[0, 0].float()
         elif start is None:
             generator = seeded(self.seed, "value", edit.prompt)
             start = torch.rand(tail.value.shape[-1], generator=generator) * self._units[1]

@@ -164,14 +164,16 @@ class _Loss:
         if about is not None:
             rows = rows.above(about)
         with facts.corrupted(rows):
-            tail = Tail.capture(facts.lm, layer, rows.batch)
+            tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.place.min()))
         start = rows.at_place(SITES[site].read(tail))[: len(edits)].float()
         before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
         return cls(config, SITES[site], tail, rows, start, n_labels, before)
 
     def __call__(self, change: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         tail, config = self.tail, self.config
-        shifted = self.site.shifted(tail, self.rows.shift(change).to(tail.value.dtype))
+        shifted = self.site.shifted(
+            tail, self.rows.shift(change, tail.value.shape[1]).to(tail.value.dtype)
+        )
         logits = shifted.logits(shifted.value).float()
         n = len(logits) - len(self.before)  # labels of prompts
         losses = nn.functional.cross_entropy(logits[:n], tail.labels[:n], reduction="none")

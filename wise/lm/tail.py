@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import Cache, DynamicCache
 
 from wise.lm.architectures import LanguageModel
+from wise.lm.calls import After, at_columns, full_mask, named
 from wise.lm.hooks import observe
 from wise.lm.tokens import IGNORED, Batch
 
@@ -85,13 +87,14 @@ def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Ten
             handle.remove()
 
 
-def run(lm: LanguageModel, batch: Batch) -> None:
-    """One forward of the blocks, without the head, for what hooks see of it."""
+def run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:
+    """One forward of the blocks, without the head, for what hooks see of it, and `cache`."""
     lm.model.base_model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,
     )
 
 
@@ -104,37 +107,52 @@ class Tail:
     inputs: Float[Tensor, "B T M"]  # a
     value: Float[Tensor, "B T D"]  # a @ W_v and its bias, unedited
     residual: Float[Tensor, "B T D"]  # the block's output without the value
-    calls: tuple[tuple[nn.Module, tuple[Any, ...], dict[str, Any]], ...]
+    calls: tuple[tuple[nn.Module, dict[str, Any]], ...]
     rows: Int[Tensor, " N"]  # where labels stand
     columns: Int[Tensor, " N"]
     labels: Int[Tensor, " N"]
 
     @classmethod
     @torch.no_grad()
-    def capture(cls, lm: LanguageModel, layer: int, batch: Batch) -> Tail:
-        """Run the model once on `batch` and keep what later runs need."""
+    def capture(cls, lm: LanguageModel, layer: int, batch: Batch, *, first: int = 0) -> Tail:
+        """Run the model once on `batch` and keep what later runs need.
+
+        Of the columns before `first`, where W_v never gives anything new, the tail has nothing but
+        what later columns read of them: it begins at `first`, and labels before it are not there.
+        """
         upper = lm.blocks[layer + 1 :]
-        arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []  # but the hidden state
+        calls: list[dict[str, Any]] = []  # but the hidden state
 
-        def see_upper(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kwargs = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            arguments.append((args[1:], kwargs))
+        def see_upper(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            arguments = named(block, args, kwargs)
+            del arguments["hidden_states"]
+            calls.append(arguments)
 
+        cache = DynamicCache() if first else None
         with ExitStack() as stack:
             seen = stack.enter_context(_seen(lm, layer, batch))
             for block in upper:
                 handle = block.register_forward_pre_hook(see_upper, with_kwargs=True)
                 stack.callback(handle.remove)
-            run(lm, batch)
-        residual = seen["stream"] - lm.value_norm(layer, seen["value"])
-        rows, columns = (batch.labels != IGNORED).nonzero(as_tuple=True)
-        calls = tuple((block, *rest) for block, rest in zip(upper, arguments, strict=True))
-        labels = batch.labels[rows, columns]
-        return cls(lm, layer, seen["inputs"], seen["value"], residual, calls, rows, columns, labels)
+            run(lm, batch, cache)
+        if cache is not None:
+            kept: list[Any] = cache.layers[layer + 1 :]
+            for arguments, held in zip(calls, kept, strict=True):
+                mask = full_mask(arguments, batch.input_ids)[:, :, first:]
+                before = After(held.keys[:, :, :first], held.values[:, :, :first])
+                arguments |= at_columns(arguments, slice(first, None), before)
+                arguments["attention_mask"] = mask
+        inputs, value, stream = (seen[name][:, first:] for name in ("inputs", "value", "stream"))
+        labels = batch.labels[:, first:]
+        rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+        return cls(
+            lm, layer, inputs, value, stream - lm.value_norm(layer, value),
+            tuple(zip(upper, calls, strict=True)), rows, columns, labels[rows, columns],
+        )  # fmt: skip
 
     def logits(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "N V"]:
         """Logits at the labelled positions, were W_v to give `value`."""
         hidden = self.residual + self.lm.value_norm(self.layer, value)  # B T D
-        for block, args, kwargs in self.calls:
-            hidden = first_tensor(block(hidden, *args, **kwargs))
+        for block, arguments in self.calls:
+            hidden = first_tensor(block(hidden, **arguments))
         return self.lm.head(hidden[self.rows, self.columns])

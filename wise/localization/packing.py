@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from wise.lm.hooks import Stop
-
-__all__ = ["After", "Fixed", "Packing", "Seen"]
+__all__ = ["Packing"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +49,3 @@ class Packing:
         begin = self.sites[self.segments][:, None]
         before = torch.arange(self.n_tokens, device=self.sites.device) < begin  # P T
         return torch.cat([before, self.segments[:, None] == self.segments], dim=1)
-
-
-class After:
-    """Stands for a cache that holds the tokens before those of the call."""
-
-    def __init__(self, keys: Tensor, values: Tensor):
-        self.before = keys, values
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keys, values = (
-            torch.cat([old, new], -2) for old, new in zip(self.before, (keys, values), strict=True)
-        )
-        return keys, values
-
-
-class Fixed:
-    """Stands for a cache that holds the keys and values of the call already."""
-
-    def __init__(self, keys: Tensor, values: Tensor):
-        self.held = keys, values
-
-    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        return self.held
-
-
-class Seen(After):
-    """Like After, but keeps what the attention would read, and ends the call there."""
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.held = super().update(keys, values)
-        raise Stop

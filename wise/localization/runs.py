@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from wise.lm.architectures import LanguageModel
+from wise.lm.calls import named
 from wise.lm.tail import first_tensor
 from wise.localization.corruption import Corruption, add_noise
 from wise.localization.records import Site
@@ -118,10 +118,9 @@ def run_rows(
     arguments: list[dict[str, Any]] = []
 
     def see_block(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        hidden.append(given.pop("hidden_states"))
-        arguments.append(given)
+        taken = named(module, args, kwargs)
+        hidden.append(taken.pop("hidden_states"))
+        arguments.append(taken)
 
     def see_state(output: Tensor) -> Tensor:
         states.append(output.view(*ids.shape, -1))

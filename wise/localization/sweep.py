@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import Cache
 
 from wise.lm.architectures import LanguageModel
+from wise.lm.calls import After, Fixed, Seen, at_columns, full_mask
 from wise.lm.hooks import Stop
 from wise.lm.tail import first_tensor
-from wise.localization.packing import After, Fixed, Packing, Seen
+from wise.localization.packing import Packing
 from wise.localization.runs import Run, given, replaced, site_module
 from wise.localization.scores import Target
 
@@ -174,12 +173,8 @@ class _Sweep:
         return torch.where(self.packing.is_site[kept][:, None], restored, state)
 
     def _full_mask(self, layer: int) -> Tensor:
-        """The mask of the base run [1, 1, T, T], of booleans or to be added."""
-        mask = self.base.arguments[layer]["attention_mask"]
-        if mask is not None:
-            return mask[:1]
-        T, device = self.packing.n_tokens, self.packing.sites.device
-        return torch.ones(T, T, dtype=torch.bool, device=device).tril()[None, None]
+        """The mask of the base run [1, 1, T, T]."""
+        return full_mask(self.base.arguments[layer], self.base.hidden[0])[:1]
 
     def _mask(self, layer: int) -> Tensor:
         """The mask of packed tokens over base and packed ones [1, 1, P, T + P]."""
@@ -191,14 +186,5 @@ class _Sweep:
         self, layer: int, rows: Tensor, positions: Tensor, mask: Tensor, cache: object
     ) -> Tensor:
         """Block `layer` on tokens at `positions`, which `mask` lets see those of `cache`."""
-
-        def at_positions(value: Any) -> Any:
-            if isinstance(value, Cache):
-                return cache
-            if isinstance(value, tuple):
-                return tuple(at_positions(part) for part in value)
-            return value[:1, positions] if isinstance(value, Tensor) else value
-
-        arguments = {key: at_positions(value) for key, value in self.base.arguments[layer].items()
-                 if key != "attention_mask"}  # fmt: skip
+        arguments = at_columns(self.base.arguments[layer], positions, cache, n_rows=1)
         return first_tensor(self.base.lm.blocks[layer](rows, **arguments, attention_mask=mask))

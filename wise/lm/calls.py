@@ -1,0 +1,81 @@
+"""Calls of single blocks: their arguments by name, at some columns, over given keys and values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+from transformers import Cache
+
+from wise.lm.hooks import Stop
+
+__all__ = ["After", "Fixed", "Seen", "at_columns", "full_mask", "named"]
+
+
+def named(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `block` by name; the hidden state is `hidden_states`."""
+    found = inspect.signature(block.forward).bind(*args, **kwargs).arguments
+    return {**found, **found.pop("kwargs", {})}
+
+
+def full_mask(arguments: Mapping[str, Any], rows: Shaped[Tensor, "B T ..."]) -> Tensor:
+    """The attention mask [B or 1, 1, T, T] of a call on `rows`, of booleans or to be added."""
+    mask: Tensor | None = arguments["attention_mask"]
+    if mask is not None:
+        return mask
+    T = rows.shape[1]
+    return torch.ones(T, T, dtype=torch.bool, device=rows.device).tril()[None, None]
+
+
+def at_columns(
+    arguments: Mapping[str, Any], columns: slice | Int[Tensor, " P"], cache: object, *,
+    n_rows: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The arguments but the mask, as they are of a call at some columns of the first rows.
+
+    `cache` stands for the cache that they hold.
+    """
+
+    def at(value: Any) -> Any:
+        if isinstance(value, Cache):
+            return cache
+        if isinstance(value, tuple):
+            return tuple(at(part) for part in value)
+        return value[:n_rows, columns] if isinstance(value, Tensor) else value
+
+    return {name: at(value) for name, value in arguments.items() if name != "attention_mask"}
+
+
+class After:
+    """Stands for a cache that holds the tokens before those of the call."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.before = keys, values
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        keys, values = (
+            torch.cat([old, new], -2) for old, new in zip(self.before, (keys, values), strict=True)
+        )
+        return keys, values
+
+
+class Fixed:
+    """Stands for a cache that holds the keys and values of the call already."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.held = keys, values
+
+    def update(self, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return self.held
+
+
+class Seen(After):
+    """Like After, but keeps what the attention would read, and ends the call there."""
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.held = super().update(keys, values)
+        raise Stop
