@@ -32,6 +32,7 @@ from wise.localization.scoring import Asked, Asker
 __all__ = ["STREAM", "Part", "Setting", "end_first_open", "forget_errors", "run_part"]
 
 STREAM = "stream.jsonl"  # of a study's folder: its facts
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 Place = tuple[str, int]  # fact, layer: what tells the cells of a part apart
 
 
@@ -216,4 +217,7 @@ def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
 
 
 def _bits(weight: Tensor) -> Tensor:
-    return weight.detach().flatten().view(torch.uint8)
+    """The weight as whole numbers: equal where its bits are, NaN or not."""
+    if not weight.is_floating_point():
+        return weight
+    return weight.detach().view(_WHOLE[weight.element_size()])
