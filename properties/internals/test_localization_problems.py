@@ -142,7 +142,7 @@ def probabilities(
     edit: Edit,
     **options: Any,
 ) -> list[float]:
-    forced = Forced.of(tokenizer, prompts, [edit.target] * len(prompts), edit, **options)
+    forced = Forced.of(tokenizer, [(prompt, edit.target) for prompt in prompts], edit, **options)
     return [float(p) for p in forced.log_probabilities(editor, lm).exp().mean(-1)]
 
 

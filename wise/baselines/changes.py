@@ -202,7 +202,7 @@ def factory(
     signature = inspect.signature(make)
     *named, fields = signature.parameters.values()
     taken = [inspect.Parameter(name, fields.KEYWORD_ONLY, default=None) for name in own]
-    make.__signature__ = signature.replace(parameters=[*named, *taken, fields])  # type: ignore[attr-defined]
+    vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken, fields])
     return make
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +39,15 @@ class Forced:
     def of(
         cls,
         tokenizer: PreTrainedTokenizerFast,
-        prompts: Sequence[str],
-        targets: Sequence[str],
+        pairs: Sequence[tuple[str, str]],
         edit: Edit,
         *,
         noise: Noise | None = None,
         n_noise: int = 10,
         device: torch.device | str = "cpu",
     ) -> Forced:
-        """Without `noise` each prompt is read once. Raises ValueError as `encode` does."""
+        """Of prompts and targets; without `noise` each is read once. ValueError as of `encode`."""
+        prompts, targets = ([pair[place] for pair in pairs] for place in (0, 1))
         batch = encode(tokenizer, prompts, targets, append_eos=False)
         subject = torch.zeros_like(batch.prompt_mask)
         for row, prompt in enumerate(prompts):
@@ -62,16 +62,15 @@ class Forced:
     @torch.no_grad()
     def log_probabilities(self, editor: Editor, lm: LanguageModel) -> Float[Tensor, "N n"]:
         """log p of each whole target, float32; `lm` is the model that the editor was made of."""
-        embedded, batch = self._noise(lm), self.batch
+        noise, batch = self._noise(lm), self.batch
         found = torch.zeros(len(batch.labels), device=lm.device)
         for rows in batch.attention_mask.sum(-1).argsort(stable=True).split(_BATCH_SIZE):
             some = batch[rows]
             labelled = some.labels != IGNORED
             more = {"prompt_mask": some.prompt_mask} if isinstance(editor, Routed) else {}
-            noised = nullcontext()
-            if embedded is not None:
-                added = embedded[rows][:, -some.labels.shape[1] :]
-                noised = replaced(lm.embedding, added.add)
+            noised: AbstractContextManager[None] = nullcontext()
+            if noise is not None:
+                noised = replaced(lm.embedding, noise[rows][:, -some.labels.shape[1] :].add)
             with noised:
                 logits = editor.logits(some.input_ids, some.attention_mask, **more)
             log_p = logits[labelled].float().log_softmax(-1)

@@ -68,7 +68,7 @@ class Asker:
         pairs[False] += [text] if text else []
         forced = {
             held: Forced.of(
-                self.tokenizer, *zip(*some, strict=True), edit,
+                self.tokenizer, some, edit,
                 noise=SubjectNoise(self.sigma, self.seed) if held else None,
                 n_noise=self.n_noise, device=self.model.device,
             ) for held, some in pairs.items() if some
