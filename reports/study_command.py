@@ -27,6 +27,7 @@ _EDITORS: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {
     "rome": ("rome", (_CACHE,)),
     "memit": ("memit", (_CACHE, ("n_layers", 5))),
     "ft-1": ("ft-l", ()),
+    "ft-5": ("ft-l", (("n_layers", 5),)),
     "wise": ("wise", ()),
 }
 _UNRELEASED = ("wise",)  # whose presets have other names

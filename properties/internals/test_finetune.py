@@ -17,6 +17,7 @@ from wise.baselines.finetune import make_ft_ewc, make_ft_l, make_ft_m, make_locf
 from wise.baselines.fisher import fisher, penalty
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
+from wise.lm.tokens import IGNORED, encode
 
 pytestmark = pytest.mark.internals
 
@@ -60,6 +61,30 @@ def test_a_penalty_keeps_tau_small_where_the_background_needs_the_weight() -> No
         editor.edit(EDITS[:1])
         costs.append(float(penalty(held._fisher, editor._state.tau)))
     assert costs[1] < costs[0] / 2
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_neighbouring_layers_take_the_step_of_their_own_gradients_together(model_type: str) -> None:
+    model = tiny_model(model_type)
+    editor = tiny(make_ft_m, model, layer=1, n_layers=2, n_epochs=1, lr=1e-3)
+    assert editor.layers == (0, 1)
+    editor.edit(EDITS[:2])
+    both = EDITS[:2]
+    batch = encode(tiny_tokenizer(), [e.prompt for e in both], [e.target for e in both])
+    weights = [editor.lm.part(layer, "value").weight.requires_grad_() for layer in (0, 1)]
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+    ).logits  # fmt: skip
+    log_p = logits.log_softmax(-1).gather(-1, batch.labels.clamp(min=0)[..., None])[..., 0]
+    labelled = batch.labels != IGNORED
+    objective = ((log_p * labelled).sum(-1) / labelled.sum(-1)).mean()
+    for tau, gradient in zip(
+        editor._state.tau, torch.autograd.grad(objective, weights), strict=True
+    ):
+        uphill = gradient.T if gradient.shape != tau.shape else gradient
+        clear = uphill.abs() > 1e-2 * uphill.abs().max()
+        assert (tau.sign() == uphill.sign())[clear].all()
 
 
 @pytest.mark.parametrize("preset", ["embedded", "released"])

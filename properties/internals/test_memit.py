@@ -9,6 +9,7 @@ import torch
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
 from properties.internals.tiny_wise import is_same
+from wise.baselines.changes import added
 from wise.baselines.covariance import second_moment
 from wise.baselines.keyvalue import optimize, read
 from wise.baselines.memit import MEMITConfig
@@ -73,7 +74,7 @@ def test_almost_without_weight_on_the_background_the_values_are_met() -> None:
     with frozen(editor.lm.model):
         values = optimize(editor.facts, 1, edits, editor.config, site="stream")
     editor.edit(edits)
-    with frozen(editor.lm.model), editor._changed(editor._state.changes):
+    with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
         (stood,) = read(editor.facts, [1], edits)
     torch.testing.assert_close(stood.stream, values, atol=1e-2, rtol=1e-3)
 

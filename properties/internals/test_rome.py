@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import null_space
 
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
+from wise.baselines.changes import added
 from wise.baselines.covariance import second_moment
 from wise.baselines.keyvalue import optimize, read
 from wise.baselines.rome import least_change
@@ -47,10 +48,10 @@ def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> N
 def test_the_bare_prompts_key_gets_its_value_exactly(n_prefixes: int) -> None:
     editor = make("rome", n_prefixes=n_prefixes)
     for edit in EDITS[:2]:  # the second on top of the first
-        with frozen(editor.lm.model), editor._changed(editor._state.changes):
+        with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
             value = optimize(editor.facts, 1, [edit], editor.config, site="value")
         editor.edit([edit])
-        with frozen(editor.lm.model), editor._changed(editor._state.changes):
+        with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
             (stood,) = read(editor.facts, [1], [edit])
         torch.testing.assert_close(stood.value, value, atol=1e-3, rtol=1e-4)
 

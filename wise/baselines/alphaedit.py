@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.baselines.associative import State
-from wise.baselines.changes import factory, live
+from wise.baselines.changes import added, factory, live
 from wise.baselines.keyvalue import read
 from wise.baselines.spreading import SpreadConfig, SpreadingEditor
 from wise.edits import Edit
@@ -108,7 +108,7 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
         changes = self._spread(state, edits)
         kept = self._kept(state, edits)
         preserved: dict[int, Tensor] = {}
-        with self._changed(changes):
+        with added(self.lm, changes):
             found = read(self.facts, self.layers, edits)
         for layer, stood in zip(self.layers, found, strict=True):
             earlier = [state.keys[layer][kept]] if layer in state.keys else []

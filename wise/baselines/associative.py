@@ -6,8 +6,8 @@ The state is the change of W_v at each edited layer, and hooks add it at inferen
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,15 +96,7 @@ class AssociativeEditor(Baseline[Config, State]):
         return state
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return self._changed(self._state.changes)
-
-    @contextmanager
-    def _changed(self, changes: Mapping[int, Tensor]) -> Iterator[None]:
-        """The model with W_v + change at each layer."""
-        with ExitStack() as stack:
-            for layer, change in changes.items():
-                stack.enter_context(added(self.lm, layer, change))
-            yield
+        return added(self.lm, self._state.changes)
 
     def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: State) -> Tensor:
         """The stored change of a layer with `change` added, in float32."""

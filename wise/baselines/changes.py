@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
@@ -206,13 +207,17 @@ def factory(
     return make
 
 
-def added(lm: LanguageModel, layer: int, tau: Float[Tensor, "M D"]) -> AbstractContextManager[None]:
-    """The model with W_v + `tau` at `layer`."""
+@contextmanager
+def added(lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]) -> Iterator[None]:
+    """The model with W_v + tau at each layer of `taus`."""
 
-    def add(inputs: Tensor, value: Tensor) -> Tensor:
+    def add(tau: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
         return value + (inputs.to(tau.dtype) @ tau).to(value.dtype)
 
-    return hooks.replace(lm.part(layer, "value"), add)
+    with ExitStack() as stack:
+        for layer, tau in taus.items():
+            stack.enter_context(hooks.replace(lm.part(layer, "value"), partial(add, tau)))
+        yield
 
 
 def floats(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Fine-tuning of one W_v: FT-L, FT-M, FT-EWC and LocFT-BF, which differ by their settings alone.
+"""Fine-tuning of one W_v, or of neighbouring ones: FT-L, FT-M, FT-EWC and LocFT-BF, which differ by
+their settings alone.
 
-The state is tau = W_v' - W_v in float32; a hook adds A(x) tau to the output of W_v.
+The state is tau = W_v' - W_v of each layer in float32; hooks add A(x) tau to the outputs of W_v.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ __all__ = ["FineTuned", "FineTuning", "make_ft_ewc", "make_ft_l", "make_ft_m", "
 class FineTuned:
     """What turns have left: tau, None before the first, and the edits in force."""
 
-    tau: Float[Tensor, "M D"] | None = None
+    tau: Float[Tensor, "L M D"] | None = None
     edits: tuple[Edit, ...] = ()
     n_turns: int = 0
 
 
 class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
-    """An editor that fine-tunes one W_v. Raises ValueError where there is no such layer."""
+    """An editor that fine-tunes W_v. Raises ValueError where there is no such layer."""
 
     empty = FineTuned()
 
     def __init__(self, *args: Any, corruption: Corruption | None = None, **options: Any):
         super().__init__(*args, **options)
+        self.layers = self.lm.around(self.layer, self.config.n_layers)
         self._corruption = corruption  # of embeddings while learning (fact forcing)
 
     def _n_turns(self) -> int:
@@ -53,7 +55,10 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         tau = self._state.tau
-        return nullcontext() if tau is None else added(self.lm, self.layer, tau)
+        return nullcontext() if tau is None else added(self.lm, self._by_layer(tau))
+
+    def _by_layer(self, tau: Float[Tensor, "L M D"]) -> dict[int, Float[Tensor, "M D"]]:
+        return dict(zip(self.layers, tau, strict=True))
 
     def _after(self, state: FineTuned, edits: tuple[Edit, ...]) -> FineTuned:
         config, number = self.config, state.n_turns
@@ -61,8 +66,8 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
         chosen = torch.randperm(len(earlier), generator=generator)[: config.replay].tolist()
         asked = (*edits, *(earlier[index] for index in chosen))
-        weight = self.lm.value_weight(self.layer).detach()
-        before = torch.zeros(weight.shape, device=weight.device) if state.tau is None else state.tau
+        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
+        before = torch.zeros(shape, device=self.lm.device) if state.tau is None else state.tau
         unit = self._unit if config.units == "model" else 1.0
         bound = config.norm_constraint * unit
         tau = before.clone().requires_grad_()
@@ -87,8 +92,9 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
     def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
         """One step, unless the loss is low enough; the loss before it."""
         config = self.config
-        with torch.enable_grad():
-            change = (tail.inputs.float() @ tau).to(tail.value.dtype)
+        lowest, *others = self._by_layer(tau).items()
+        with torch.enable_grad(), added(self.lm, dict(others)):
+            change = (tail.inputs.float() @ lowest[1]).to(tail.value.dtype)
             logits = tail.logits(tail.value + change).float()
             loss = row_mean(_losses(logits, tail.labels, config.objective), tail.rows)
             total = loss + config.ewc * penalty(self._fisher, tau) if config.ewc else loss
@@ -108,7 +114,7 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
             max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
         with self._corrupted(batch, edits):
-            tail = Tail.capture(self.lm, self.layer, batch)
+            tail = Tail.capture(self.lm, self.layers[0], batch)
         if not at_last:
             return tail
         width = batch.prompt_mask.shape[1]
@@ -141,17 +147,18 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
     ) -> FineTuned:
         if not edits:
             return FineTuned()
-        tau = floats(tensors, "tau", *self.lm.value_weight(self.layer).shape)
+        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
+        tau = floats(tensors, "tau", *shape)
         return FineTuned(tau, edits, n_turns)
 
     @cached_property
     def _unit(self) -> float:
         """The size of W_v's entries in that of the models lr and bounds were released for."""
-        weight = self.lm.value_weight(self.layer).detach().float()
-        return float(weight.square().mean().sqrt()) / USUAL_RMS
+        weights = [self.lm.value_weight(layer).detach().float() for layer in self.layers]
+        return float(torch.stack(weights).square().mean().sqrt()) / USUAL_RMS
 
     @cached_property
-    def _fisher(self) -> Float[Tensor, "M D"]:
+    def _fisher(self) -> Float[Tensor, "L M D"]:
         """F of background texts or, where there are none, of the model's own."""
         texts = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         n = self.config.n_fisher
@@ -160,7 +167,8 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
             texts = tuple(texts[index] for index in order.tolist())
         else:
             texts = model_prefixes(self.lm, self.tokenizer, n=n, length=10, seed=self.seed)
-        return fisher(self.lm, self.tokenizer, self.layer, [text for text in texts if text])
+        texts = tuple(text for text in texts if text)
+        return torch.stack([fisher(self.lm, self.tokenizer, at, texts) for at in self.layers])
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:

@@ -16,7 +16,9 @@ from wise.lm.tokens import IGNORED, Batch, pad
 __all__ = ["fisher", "penalty"]
 
 
-def penalty(information: Float[Tensor, "M D"], tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
+def penalty(
+    information: Float[Tensor, "*L M D"], tau: Float[Tensor, "*L M D"]
+) -> Float[Tensor, ""]:
     """1/2 sum F tau^2, what leaving W_v costs. Source: Kirkpatrick et al. 2017, eq. 3."""
     return (information * tau.square()).sum() / 2
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
-from wise.baselines.changes import factory, live
+from wise.baselines.changes import added, factory, live
 from wise.baselines.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Edit
 
@@ -48,7 +48,7 @@ class ROME(AssociativeEditor[KeyValueConfig]):
 
     def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:
         (layer,) = self.layers
-        with self._changed(state.changes):
+        with added(self.lm, state.changes):
             values = optimize(self.facts, layer, edits, self.config, site="value")
             (stood,) = read(self.facts, [layer], edits)
         directions = self.covariance.solve(layer, stood.key.T)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
+from wise.baselines.changes import added
 from wise.baselines.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -50,8 +51,7 @@ class SpreadingEditor(AssociativeEditor[Config]):
         config, depth = self.config, self.lm.n_layers
         centre = round(config.depth * (depth - 1)) if config.layer is None else config.layer
         n = config.n_layers or max(1, round(_RELEASED_SHARE * depth))
-        self.lm.check_layer(centre)
-        return tuple(range(max(0, centre - n // 2), min(depth, centre + (n + 1) // 2)))
+        return self.lm.around(centre, n)
 
     @abstractmethod
     def _change(
@@ -67,10 +67,10 @@ class SpreadingEditor(AssociativeEditor[Config]):
         """The change of W_v at each block after a turn. Source: MEMIT algorithm 1."""
         top, changes, facts = self.layers[-1], dict(state.changes), self.facts
         kept = self._kept(state, edits)
-        with self._changed(changes):
+        with added(self.lm, changes):
             values = optimize(facts, top, edits, self.config, site="stream")
         for index, layer in enumerate(self.layers):
-            with self._changed(changes):
+            with added(self.lm, changes):
                 here, above = read(facts, (layer, top), edits)
             step = (values - above.stream) / (len(self.layers) - index)
             residual = through_norm(self.lm, layer, here.value, step)

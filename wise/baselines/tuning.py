@@ -19,6 +19,8 @@ class FineTuneConfig:
     """How W_v is fine-tuned. Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block whose W_v is tuned; None = at three quarters of the depth.
+    n_layers: how many neighbouring blocks are tuned together, `layer` at their centre, cut off at
+        the model's ends (Hase et al. 2023: one, and five).
     loss: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
         of them at the last prompt token, as ROME's FT baseline released it (FT-L).
     objective: "raise" p(target), or "lower" it by -log(1 - p) of each token.
@@ -34,6 +36,7 @@ class FineTuneConfig:
     """
 
     layer: int | None = None
+    n_layers: int = 1
     loss: str = "target"
     objective: str = "raise"
     lr: float = 5e-4
@@ -55,7 +58,7 @@ class FineTuneConfig:
             units=("absolute", "model"),
         )
         require_flags(self, "append_eos")
-        require_whole(self, n_epochs=1, batch_size=0, n_fisher=1, replay=0)
+        require_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, replay=0)
         require_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
 
 

@@ -114,6 +114,11 @@ class LanguageModel:
             raise ValueError(f"layer={layer} is outside the model's 0..{self.n_layers - 1}")
         return layer
 
+    def around(self, layer: int, n: int) -> tuple[int, ...]:
+        """`n` neighbouring layers with `layer` at their centre, cut off at the model's ends."""
+        self.check_layer(layer)
+        return tuple(range(max(0, layer - n // 2), min(self.n_layers, layer + (n + 1) // 2)))
+
     def part(self, layer: int, name: str) -> nn.Module:
         """The `attention`, `mlp` or `value` module of a block."""
         block = self.blocks[self.check_layer(layer)]
