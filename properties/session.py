@@ -29,7 +29,7 @@ from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import encode
 from wise.rows import Row, read_rows
-from wise.saved import weights_digest
+from wise.saved import model_digest
 
 __all__ = ["Session"]
 
@@ -64,7 +64,7 @@ class Session:
         """What rows call the model: a local folder's with a digest, another dtype's with that."""
         name, dtype = self.loaded.name, str(self.settings.dtype).removeprefix("torch.")
         if self.settings.model not in FAMILIES:
-            name += f" {weights_digest(LanguageModel(self.loaded.model))[:8]}"
+            name += f" {model_digest(LanguageModel(self.loaded.model))[:8]}"
         return name if dtype == "float32" else f"{name} {dtype}"
 
     def seed(self, look: int) -> int:

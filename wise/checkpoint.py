@@ -25,7 +25,7 @@ def identity(
     """What a checkpoint belongs to."""
     if config.layer is None:
         raise ValueError("layer=None names no block; a checkpoint belongs to one")
-    return saved.identity(lm, config, background, seed, layers=(config.layer,))
+    return saved.identity(lm, config, background, seed)
 
 
 def save(folder: Path, state: State, belongs_to: Mapping[str, Any]) -> None:

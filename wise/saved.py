@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -25,10 +26,10 @@ from wise.lm.architectures import LanguageModel
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["FORMAT_VERSION", "identity", "read", "replace_file", "weights_digest", "write"]
+__all__ = ["FORMAT_VERSION", "identity", "model_digest", "read", "replace_file", "write"]
 
 FORMAT_VERSION = 1
-_SAMPLED = 4096
+_BY_THE_WAY = ("_name_or_path", "transformers_version")  # of a configuration
 _MANIFEST = "manifest.json"
 S = TypeVar("S")
 
@@ -38,24 +39,14 @@ def identity(
     config: DataclassInstance,
     background: Background,
     seed: int,
-    *,
-    layers: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """What a state belongs to: the model by its type, sizes and weights, and how it was edited.
-
-    Every entry of the W_v of `layers` counts, of the other parameters some (`weights_digest`).
-    """
-    W_v = hashlib.sha256()
-    for layer in layers:
-        weight = lm.value_weight(layer).detach().float().cpu().contiguous()
-        W_v.update(weight.numpy().tobytes())
+    """What a state belongs to: the model by its type, sizes and weights, and how it was edited."""
     return {
         "model": {
             "model_type": lm.model.config.model_type,
             "n_layers": lm.n_layers,
             "vocab_size": lm.model.config.vocab_size,
-            "W_v sha256": W_v.hexdigest(),
-            "weights sha256": weights_digest(lm),
+            "sha256": model_digest(lm),
         },
         "config": asdict(config),
         "background sha256": _digest(asdict(background)),
@@ -63,13 +54,14 @@ def identity(
     }
 
 
-def weights_digest(lm: LanguageModel) -> str:
-    """Of every parameter its name, its shape and up to `_SAMPLED` of its entries, evenly spaced."""
-    digest = hashlib.sha256()
-    for name, weight in lm.model.named_parameters():
-        entries = weight.detach().flatten()[:: max(1, weight.numel() // _SAMPLED)]
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(entries.float().cpu().numpy().tobytes())
+def model_digest(lm: LanguageModel) -> str:
+    """Of the configuration and of every bit of the parameters and buffers, by name."""
+    config = lm.model.config.to_diff_dict()
+    settings = {name: value for name, value in config.items() if name not in _BY_THE_WAY}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, weight in lm.model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -125,7 +117,7 @@ def read(
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` to `path`, which holds what it held until all of it is on the disk."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -184,9 +184,9 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_is_loaded(
 
 FOREIGN: dict[str, tuple[Callable[[], WISE], str]] = {
     "type": (lambda: make_wise("mistral"), "model_type='llama'; this editor has 'mistral'"),
-    "weights": (lambda: make_wise(tiny_model("llama", seed=1)), "W_v sha256='"),
+    "weights": (lambda: make_wise(tiny_model("llama", seed=1)), "model has sha256='"),
     "depth": (lambda: make_wise(tiny_model("llama", n_layers=4)), "n_layers=3; this editor has 4"),
-    "layer": (lambda: make_wise(layer=2), "(layer=1; this editor has 2|W_v sha256=)"),
+    "layer": (lambda: make_wise(layer=2), "layer=1; this editor has 2"),
     "config": (lambda: make_wise(gamma=1.5), "config has gamma=1.0; this editor has 1.5"),
     "seed": (lambda: make_wise(seed=3), "seed is 0; this editor has 3"),
     "background": (

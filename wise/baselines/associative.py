@@ -83,7 +83,8 @@ class AssociativeEditor(Baseline[Config, State]):
         n, length = self.config.n_prefixes, self.config.prefix_length
         prefixes = model_prefixes(self.lm, self.tokenizer, n=n, length=length, seed=self.seed)
         return Facts(
-            self.lm, self.tokenizer, prefixes, self.config.append_eos, self.config.fact_token,
+            self.lm, self.tokenizer, prefixes, self.config.append_eos and
+            self.config.objective == "raise", self.config.fact_token,
             self._corruption,
         )  # fmt: skip
 

@@ -159,7 +159,7 @@ class Baseline(ABC, Generic[C, S]):
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""
-        made = saved.identity(self.lm, self.config, self.background, self.seed, layers=self.layers)
+        made = saved.identity(self.lm, self.config, self.background, self.seed)
         return {"editor": type(self).__name__, **made}
 
 

@@ -21,7 +21,7 @@ from wise.lm.tail import value_inputs
 from wise.lm.tokens import Batch, encode
 from wise.memory import seeded
 from wise.prefixes import model_prefixes
-from wise.saved import replace_file, weights_digest
+from wise.saved import model_digest, replace_file
 
 __all__ = ["Covariance", "second_moment"]
 
@@ -63,7 +63,7 @@ class Covariance:
 
     Over up to `n_texts` texts of the background; of an empty one, over texts that the model draws
     by `seed`. The folder `cache`, if given, keeps C, and its spectrum, under a digest of
-    weights, texts and layer.
+    model, tokens and layer.
     """
 
     lm: LanguageModel
@@ -114,13 +114,18 @@ class Covariance:
             self._factors[layer] = factor
         return torch.cholesky_solve(keys, self._factors[layer])
 
+    @cached_property
+    def _read_by_what(self) -> str:
+        """The model, and what it reads of the texts."""
+        return f"{model_digest(self.lm)} {self.tokenizer(list(self.texts)).input_ids}"
+
     def _kept(
         self, what: str, layer: int, compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """What `compute` gives, or gave for the same weights, texts and layer."""
+        """What `compute` gives, or gave for the same model, tokens and layer."""
         if self.cache is None:
             return compute()
-        parts = what, weights_digest(self.lm), repr((layer, self.texts))
+        parts = what, repr(layer), self._read_by_what
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         path = self.cache / f"{digest}.safetensors"
         if not path.is_file():

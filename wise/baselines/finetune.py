@@ -66,6 +66,8 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
         chosen = torch.randperm(len(earlier), generator=generator)[: config.replay].tolist()
         asked = (*edits, *(earlier[index] for index in chosen))
+        if self._corruption is not None:
+            asked = tuple(edit for edit in asked for _ in range(config.n_draws))
         shape = len(self.layers), *self.lm.value_weight(self.layer).shape
         before = torch.zeros(shape, device=self.lm.device) if state.tau is None else state.tau
         unit = self._unit if config.units == "model" else 1.0
@@ -92,12 +94,15 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
     def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
         """One step, unless the loss is low enough; the loss before it."""
         config = self.config
+        information = self._fisher if config.ewc else None  # of the unedited model
         lowest, *others = self._by_layer(tau).items()
         with torch.enable_grad(), added(self.lm, dict(others)):
             change = (tail.inputs.float() @ lowest[1]).to(tail.value.dtype)
             logits = tail.logits(tail.value + change).float()
             loss = row_mean(_losses(logits, tail.labels, config.objective), tail.rows)
-            total = loss + config.ewc * penalty(self._fisher, tau) if config.ewc else loss
+            total = loss
+            if information is not None:
+                total = loss + config.ewc * penalty(information, tau)
         if not torch.isfinite(total):
             raise ValueError(f"loss={total.item()} at lr={config.lr}; lower lr")
         if loss.item() >= config.early_stop:
@@ -109,8 +114,9 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         config = self.config
         prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
         at_last = config.loss == "prompt-last"
+        ends = config.append_eos and config.objective == "raise" and not at_last
         batch = encode(
-            self.tokenizer, prompts, targets, append_eos=config.append_eos and not at_last,
+            self.tokenizer, prompts, targets, append_eos=ends,
             max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
         with self._corrupted(batch, edits):

@@ -63,7 +63,7 @@ class KeyValueConfig:
     objective: "raise" the target's probability, or "lower" it.
     fact_token: whose input of W_v is the key: the last token of the subject, or of the prompt (both
         in the released code; "subject-last" in its configurations).
-    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
     n_prefixes, prefix_length: token sequences drawn from the model, after which the prompt is asked
         too (released: 20 of up to 10).
     n_texts: background texts of which C is taken (released: 100,000).
@@ -73,7 +73,7 @@ class KeyValueConfig:
     """
 
     layer: int | None = None
-    depth: float = 0.18
+    depth: float = 0.17
     n_steps: int = 20
     lr: float = 0.5
     clamp: float = 4.0

@@ -32,7 +32,9 @@ class FineTuneConfig:
     replay: earlier edits, drawn anew for every turn, that are learned again with it.
     units: learning rate and bound "absolute", or for entries of the "model": times the root mean
         square of W_v over .02, that of the models they were released for.
-    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    n_draws: rows of each edit where embeddings are corrupted, each with its own noise (Hase et al.
+        2023: 10).
+    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
     """
 
     layer: int | None = None
@@ -48,6 +50,7 @@ class FineTuneConfig:
     n_fisher: int = 64
     replay: int = 0
     units: str = "model"
+    n_draws: int = 10
     append_eos: bool = True
 
     def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ class FineTuneConfig:
             units=("absolute", "model"),
         )
         require_flags(self, "append_eos")
-        require_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, replay=0)
+        require_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, n_draws=1, replay=0)
         require_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
 
 

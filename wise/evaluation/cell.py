@@ -169,9 +169,9 @@ def _metered(
 
     def edit(edits: Sequence[Edit]) -> None:
         nonlocal reached, n_timed, seconds
-        start = time.perf_counter()
+        start = _now(scene.model.device)
         make(edits)
-        seconds += time.perf_counter() - start
+        seconds += _now(scene.model.device) - start
         n_timed += len(edits)
         reached = taught.index(edits[0], reached) + len(edits)
         if reached in checkpoints:
@@ -191,11 +191,18 @@ def _inference_ratio(editor: Editor, scene: Scene) -> float:
     times: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(1 + _N_TIMED):
         for which, each in enumerate(both):
-            start = time.perf_counter()
+            start = _now(scene.model.device)
             each.logits(batch.input_ids, batch.attention_mask)
-            times[which].append(time.perf_counter() - start)
+            times[which].append(_now(scene.model.device) - start)
     edited, bare = (statistics.median(each[1:]) for each in times.values())
     return edited / bare
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once all that was asked of an accelerator is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _measured(cell: Cell, folder: Path) -> list[int]:

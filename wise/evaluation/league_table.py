@@ -147,15 +147,15 @@ class Retained(NamedTuple):
 def retained(results: Results, *, early: int = 10) -> list[Retained]:
     """For reliability and locality, the same items after `early` edits and after the last T.
 
-    The p-value is McNemar's for a drop. Corners of calibration are left out, and contestants
-    without both numbers.
+    The p-value is McNemar's for a drop. Corners of calibration and mass edits are left out, and
+    contestants without both numbers.
     """
     found = []
     for contestant, by_t in results.items():
         late = max(by_t)
         first, final = by_t.get(early, ""), by_t[late]
         if (
-            contestant.group == "corner"
+            contestant.group in ("corner", "mass")  # each T of a mass edit is another model
             or late <= early
             or isinstance(first, str)
             or isinstance(final, str)

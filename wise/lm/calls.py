@@ -19,7 +19,8 @@ __all__ = ["After", "Fixed", "Seen", "at_columns", "full_mask", "named"]
 def named(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call of `block` by name; the hidden state is `hidden_states`."""
     found = inspect.signature(block.forward).bind(*args, **kwargs).arguments
-    return {**found, **found.pop("kwargs", {})}
+    more = found.pop("kwargs", {})
+    return {**found, **more}
 
 
 def full_mask(arguments: Mapping[str, Any], rows: Shaped[Tensor, "B T ..."]) -> Tensor:

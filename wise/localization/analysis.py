@@ -183,7 +183,11 @@ def _held_out(
 def _least_squares(
     y: Float[ndarray, "F L"], x: Float[ndarray, "F L"]
 ) -> tuple[float, float, float, float, float]:
-    """R2 of layer, tracing and both; p of the F-test and of the Wald test clustered by fact."""
+    """R2 of layer, tracing and both; p of the F-test and of the Wald test clustered by fact.
+
+    The latter is Hotelling's T2: the covariance is of F clusters, and with as many slopes as facts
+    there is no test.
+    """
     F, L = y.shape
     layers = np.tile(np.eye(L), (F, 1))
     te, score = x.reshape(-1, 1), y.reshape(-1)
@@ -193,11 +197,17 @@ def _least_squares(
     layer, _, both = fits
     total = ((score - score.mean()) ** 2).sum()
     r2 = [float(1 - fit.ssr / total) if total > 0 else np.nan for fit in fits]
+    n = own.shape[1]
+    if not n:
+        return r2[0], r2[1], r2[2], np.nan, np.nan
     p_f = float(both.compare_f_test(layer)[1])
+    if n >= F:
+        return r2[0], r2[1], r2[2], p_f, np.nan
     groups = np.repeat(np.arange(F), L)
     clustered = both.get_robustcov_results("cluster", groups=groups)
     slopes = np.eye(designs[2].shape[1])[L:]
-    p_clustered = float(clustered.wald_test(slopes, use_f=True, scalar=True).pvalue)
+    wald = float(clustered.wald_test(slopes, use_f=True, scalar=True).statistic)
+    p_clustered = float(stats.f.sf(wald * (F - n) / (F - 1), n, F - n))
     return r2[0], r2[1], r2[2], p_f, p_clustered
 
 

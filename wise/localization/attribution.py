@@ -40,10 +40,10 @@ def attribute(
 ) -> Float[Tensor, "W K N 3"]:
     """By how much the source rows' states at one token and window are to change the base's scores.
 
-    Change = (a_source - a_base) . d score / d a_base, added up over a window's layers; the run is
-    `differentiable`. Log p and the logit difference take a backward pass each, which stops at the
-    lowest layer asked for; the second is skipped, and its changes are zeros, without
-    `logit_difference`. Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
+    Change = (a_source - a_base) . d score / d a_base, added up over a window's layers, as if what
+    one restores did not reach the states of the next; the run is `differentiable`. Log p and the
+    logit difference take a backward pass each, which stops at the lowest layer asked for; the
+    second is skipped, and its changes are zeros, without `logit_difference`. Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
     """
     first = min(begin for begin, _ in windows)
     states = run.states[first:]

@@ -39,7 +39,7 @@ def sweep_layers(
         raise ValueError(f"n_edits={n_edits} must be >= 2: T=1 is measured by itself")
     at = {f"{entry.name} at {layer}": layer for layer in layers}  # a layer's results by name
     entries = tuple(
-        replace(entry, name=name, options=(*entry.options, ("layer", layer)))
+        replace(entry, name=name, label="", options=(*entry.options, ("layer", layer)))
         for name, layer in at.items()
     )
     rows: list[dict[str, object]] = []

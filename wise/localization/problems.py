@@ -68,12 +68,13 @@ PROBLEMS: Mapping[str, Problem] = {
 class SubjectNoise:
     """Noise of N(0, sigma^2) on the subject's tokens of every row, wherever they stand in it.
 
-    The k-th row about an edit has its own noise, from `seed`, the edit's prompt and subject and k
-    alone, so that a loss is a fixed function and rows of one prompt average over noise.
+    The k-th row about an edit has its own noise, from `seed`, `of`, the edit's prompt and subject
+    and k alone, so that a loss is a fixed function and rows of one prompt average over noise.
     """
 
     sigma: float
     seed: int = 0
+    of: str = "lessons"  # answers are asked under other noise than editors are taught under
 
     def __call__(
         self,
@@ -87,7 +88,7 @@ class SubjectNoise:
         for row, edit in enumerate(edits):
             about = edit.prompt, edit.subject
             if about not in generators:
-                seed = seeded(Fact(*about, target="-"), self.seed)
+                seed = seeded(Fact(*about, target=self.of), self.seed)
                 generators[about] = torch.Generator().manual_seed(seed)
             where = subject[row].cpu()
             shape = int(where.sum()), embeddings.shape[-1]
@@ -111,8 +112,8 @@ def pose(
 
     The truth is the edit's `ground_truth`. o_noise has `target_length` tokens. Raises ValueError,
     as a reason to leave the fact out, for an edit without a ground truth, for an o_noise that is
-    no text, and where a target to be lowered has less than `min_probability` in `model`.
-    Source: Hase et al. 2023, section 5.1 and figure 5.
+    no text or goes on the last word, and where a target to be lowered has less than
+    `min_probability` in `model`. Source: Hase et al. 2023, section 5.1 and figure 5.
     """
     fact = fact_of(edit)
     if problem.target == "false":
@@ -123,6 +124,9 @@ def pose(
         )
         if not answer.strip():
             raise ValueError(f"the noised model answers {answer!r}; a target must be a text")
+        asked = Question.of(tokenizer, replace(fact, target=answer.strip()))
+        if tokenizer.decode(asked.target_ids) != answer:
+            raise ValueError(f"the noised model answers {answer!r}, which is no word of its own")
         return replace(edit, target=answer.strip())
     if problem.objective == "lower":
         question = Question.of(tokenizer, fact)

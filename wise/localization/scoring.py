@@ -69,7 +69,7 @@ class Asker:
         forced = {
             held: Forced.of(
                 self.tokenizer, some, edit,
-                noise=SubjectNoise(self.sigma, self.seed) if held else None,
+                noise=SubjectNoise(self.sigma, self.seed, of="answers") if held else None,
                 n_noise=self.n_noise, device=self.model.device,
             ) for held, some in pairs.items() if some
         }  # fmt: skip

@@ -87,6 +87,7 @@ class Study:
             "format": _FORMAT, "model": self.model, "facts": self.n_facts,
             "candidates": self.n_candidates, "layers": list(self.layers),
             "scene": f"{self.scene_of.__module__}:{self.scene_of.__qualname__}",
+            "scene options": getattr(self.scene_of, "keywords", {}),
             "window": self.window, "noise": self.noise, "draws": self.n_noise,
         }  # fmt: skip
 
@@ -201,8 +202,10 @@ def tables_of(study: Study, folder: Path) -> StudyTables:
     """The tables of what is below `folder` so far; a cell without a record is in neither."""
     stream, trace = load_stream(f"jsonl:{folder / STREAM}"), read_trace(folder / _TRACE)
     subjects = {edit.id: edit.subject for edit in stream.edits}
-    tracing = {fact.fact: fact.tracing_effect() for fact in trace.traced}
-    untraced = {fact.fact: fact.excluded for fact in trace.facts if fact.excluded}
+    traces = {fact.sha256: fact for fact in trace.facts}  # of facts, whatever their ids
+    of_id = {edit.id: traces[fact_of(edit).sha256] for edit in stream.edits}
+    tracing = {i: fact.tracing_effect() for i, fact in of_id.items() if not fact.excluded}
+    untraced = {i: fact.excluded for i, fact in of_id.items() if fact.excluded}
     scored: list[dict[str, object]] = []
     excluded: list[dict[str, object]] = []
     for part in study.parts(list(subjects)):

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,11 @@ def forget_errors(part: Part, folder: Path) -> None:
 def end_first_open(part: Part, folder: Path, message: str) -> None:
     """Record `message` as the error of the cell at which the part broke off."""
     done = part.records(folder)
-    file = _File(part, folder)
-    file.write(next(cell for cell in part.cells() if cell not in done), error=message)
-    file.close()
+    for cell in (cell for cell in part.cells() if cell not in done):
+        file = _File(part, folder)
+        file.write(cell, error=message)
+        file.close()
+        return
 
 
 def run_part(part: Part, setting: Setting) -> None:
@@ -163,7 +165,9 @@ class _Bench:
     @classmethod
     def of(cls, part: Part, setting: Setting) -> _Bench:
         stream = load_stream(f"jsonl:{setting.folder / STREAM}")
-        return cls(part, setting, setting.scene_of(setting.model, part.seed, 1), stream)
+        scene = setting.scene_of(setting.model, part.seed, 1)
+        apart = scene.background.apart_from(stream)
+        return cls(part, setting, replace(scene, background=apart), stream)
 
     def record(self, fact: str, layer: int) -> Mapping[str, Any]:
         """The cell's scores, or why it has none: `excluded` by what is asked, or an `error`."""

@@ -27,7 +27,7 @@ from wise.localization.records import (
     TraceFile,
 )  # fmt: skip
 from wise.localization.scores import METRICS
-from wise.saved import weights_digest
+from wise.saved import model_digest
 
 __all__ = ["causal_trace"]
 
@@ -73,7 +73,7 @@ def causal_trace(
         if sigma is None:
             sigma = noise * embedding_deviation(lm, tokenizer, facts)
         settings = Settings(
-            weights_digest(lm), str(model.dtype).removeprefix("torch."), site, window,
+            model_digest(lm), str(model.dtype).removeprefix("torch."), site, window,
             tuple(layers), method, direction, corruption, float(noise), sigma, n_noise,
             tuple(metrics), seed,
         )  # fmt: skip
@@ -106,6 +106,11 @@ def _check(settings: Settings, lm: LanguageModel) -> None:
         lm.check_layer(layer)
     if not settings.layers or len(set(settings.layers)) < len(settings.layers):
         raise ValueError(f"layers={settings.layers} must name a layer, and none twice")
+    if settings.method == "attribution" and settings.site == "hidden" and settings.window > 1:
+        raise ValueError(
+            f"window={settings.window} must be 1 for attribution at site='hidden': a state that is "
+            "restored at a layer is restored anew above it, and a sum of slopes counts it twice"
+        )
     if not settings.metrics or not set(settings.metrics) <= set(METRICS):
         raise ValueError(f"metrics={settings.metrics} must be some of {', '.join(METRICS)}")
     for name, least in (("window", 1), ("n_noise", 1), ("noise", 0), ("sigma", 0)):
