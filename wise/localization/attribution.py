@@ -43,7 +43,8 @@ def attribute(
     Change = (a_source - a_base) . d score / d a_base, added up over a window's layers, as if what
     one restores did not reach the states of the next; the run is `differentiable`. Log p and the
     logit difference take a backward pass each, which stops at the lowest layer asked for; the
-    second is skipped, and its changes are zeros, without `logit_difference`. Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
+    second is skipped, and its changes are zeros, without `logit_difference`.
+    Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
     """
     first = min(begin for begin, _ in windows)
     states = run.states[first:]
