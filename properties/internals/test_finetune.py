@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,3 +192,20 @@ def test_an_empty_background_is_enough(method: str) -> None:
 def test_a_bad_option_is_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_ft_m(tiny_model("llama"), tiny_tokenizer(), BACKGROUND, seed=0, **option)
+
+
+def test_erasing_a_target_spares_its_end() -> None:
+    editor, edits = tiny(make_ft_m, **QUICK, objective="lower"), list(EDITS[:1])
+    erased = editor._capture(edits).labels.tolist()
+    assert erased == tiny(make_ft_m, **QUICK)._capture(edits).labels.tolist()[:-1]
+
+
+def test_a_loaded_editor_of_several_layers_goes_on_with_the_same_fisher(tmp_path: Path) -> None:
+    options = dict(layer=1, n_layers=2, n_epochs=4, lr=2e-3, ewc=100.0, replay=0)
+    first, second = (tiny(make_ft_ewc, **options) for _ in range(2))
+    first.edit(EDITS[:1])
+    first.save(tmp_path / "state")
+    second.load(tmp_path / "state")
+    for editor in (first, second):
+        editor.edit(EDITS[1:2])
+    assert second._state.tau.equal(first._state.tau)

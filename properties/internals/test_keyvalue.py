@@ -24,6 +24,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
+from wise.saved import model_digest
 
 pytestmark = pytest.mark.internals
 
@@ -134,3 +135,14 @@ def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
 def test_a_bad_option_is_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KeyValueConfig(**option)
+
+
+def test_models_that_differ_in_one_bit_or_setting_have_other_digests() -> None:
+    models = [tiny_model("mistral") for _ in range(4)]
+    digests = [model_digest(LanguageModel(model)) for model in models[:2]]
+    assert digests[0] == digests[1]
+    with torch.no_grad():
+        LanguageModel(models[1]).value_weight(0)[-1, -1] += 1e-3
+    models[2].config.sliding_window = 7
+    others = [model_digest(LanguageModel(model)) for model in (*models[1:3], models[3].double())]
+    assert len({digests[0], *others}) == 4

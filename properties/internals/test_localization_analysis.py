@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from wise.localization.analysis import Regression, regress, within_layers, without_extreme_layers
+from wise.localization.analysis import (
+    Regression,
+    _least_squares,
+    regress,
+    within_layers,
+    without_extreme_layers,
+)
 from wise.localization.choice import choose_layers, describe, tells_which_layer
 from wise.statistics import Interval
 
@@ -184,3 +190,21 @@ def test_the_verdict_is_that_of_the_intervals(partial: float, seed: int, expecte
     assert [name for name, answer in answers.items() if answer in words] == [expected]
     assert isinstance(choice.fixed.interval, Interval)
     assert f"{choice.fixed.interval.low:+.2f} to {choice.fixed.interval.high:+.2f}" in words
+
+
+@pytest.mark.parametrize(("n_facts", "n_layers"), [(30, 12), (60, 6)])
+def test_the_clustered_test_rejects_a_useless_effect_at_its_rate(
+    n_facts: int, n_layers: int
+) -> None:
+    n, generator = 120, np.random.default_rng(0)
+    rejected = 0
+    for _ in range(n):
+        y, x = generator.normal(size=(2, n_facts, n_layers))
+        rejected += _least_squares(y, x)[-1] <= 0.05
+    assert rejected <= at_most(0.08, n)  # Hotelling's covariance is the sandwich's: nearly exact
+
+
+def test_no_slope_is_tested_where_there_is_none_or_more_than_facts() -> None:
+    y, x = np.random.default_rng(0).normal(size=(2, 12, 12))
+    assert np.isnan(_least_squares(y, x)[-1])
+    assert np.isnan(_least_squares(y, np.ones_like(x))[-2:]).all()

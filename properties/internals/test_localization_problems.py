@@ -131,7 +131,8 @@ def test_the_noise_of_a_row_depends_on_its_edit_and_number_alone() -> None:
     assert torch.equal(first[0], alone[0])
     assert not torch.equal(first[0, 1:], first[1, :2])
     assert not torch.equal(first[0, 1:], first[2, :2])
-    assert not torch.equal(first, SubjectNoise(1.0, seed=4)(blank, subject, [EDIT, EDIT, other]))
+    for another in (SubjectNoise(1.0, seed=4), SubjectNoise(1.0, seed=3, of="answers")):
+        assert not torch.equal(first, another(blank, subject, [EDIT, EDIT, other]))
 
 
 def probabilities(
@@ -178,18 +179,25 @@ def test_an_editor_erases_the_truth() -> None:
     assert rewrite(before, after, objective="lower") > 0.9
 
 
-def test_an_editor_forces_the_truth_through_noise() -> None:
-    noise = SubjectNoise(SIGMA)
+@pytest.mark.parametrize(
+    ("noise", "n_noise", "least"),
+    [(SubjectNoise(SIGMA), 1, 0.5), (SubjectNoise(SIGMA, of="answers"), 10, 0.2)],
+    ids=["that it was taught under", "that it has not seen"],
+)
+def test_an_editor_forces_the_truth_through_noise(
+    noise: SubjectNoise, n_noise: int, least: float
+) -> None:
+    """ROME is taught under one draw, as released: what it learns holds of others in part."""
     editor, lm, asked = edited("fact-forcing", known_edit())
     bare = Unedited(loaded().model, loaded().tokenizer)
     before, after = (
         probabilities(
-            e, lm, loaded().tokenizer, [asked.prompt], asked, noise=noise, n_noise=1
+            e, lm, loaded().tokenizer, [asked.prompt], asked, noise=noise, n_noise=n_noise
         )[0]
         for e in (bare, editor)
     )  # fmt: skip
     assert before < 0.5
-    assert rewrite(before, after, objective="raise") > 0.5
+    assert rewrite(before, after, objective="raise") > least
 
 
 @pytest.mark.parametrize(

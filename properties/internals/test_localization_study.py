@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,13 +29,15 @@ from properties.internals.small_study import (
 )
 from reports.study import STUDY, read_columns
 from reports.study_command import study as study_command
-from wise.edits import Background
+from wise.edits import Background, EditStream
+from wise.evaluation.cell import Scene
 from wise.evaluation.processes import run_apart
 from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.cluster import run_submitted
 from wise.localization.fact_streams import read_facts
 from wise.localization.facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
+from wise.localization.study_part import end_first_open
 from wise.localization.tracing import causal_trace
 
 pytestmark = pytest.mark.internals
@@ -175,6 +178,30 @@ def test_the_study_leaves_the_callers_model_as_it_was(tmp_path: Path) -> None:
     assert all(weight.equal(before[name]) for name, weight in loaded().model.state_dict().items())
 
 
+def twice(model: str, seed: int, n_edits: int) -> Scene:
+    """The first fact again at the end, by another id."""
+    made = scene(model, seed, n_edits)
+    first, *rest = made.stream.edits
+    edits = (first, *rest, replace(first, id="again"))
+    return replace(made, stream=EditStream(edits, made.stream.probes, "twice"))
+
+
+def test_a_fact_that_is_there_twice_has_its_tracing_effect_twice(tmp_path: Path) -> None:
+    study = replace(study_of(UNEDITED, n_facts=4, n_candidates=3), scene_of=twice)
+    table = run(study, tmp_path).cells
+    by_fact = {fact: cells.tracing.tolist() for fact, cells in table.groupby("fact")}
+    assert by_fact["again"] == by_fact[twice("", 0, 3).stream.edits[0].id]
+    assert len(by_fact) == 4
+
+
+def test_a_part_that_ended_after_its_last_cell_lost_nothing(serial: Path) -> None:
+    study = study_of(QUICK)
+    [part, *_] = study.parts([edit.id for edit in scene("", 0, 3).stream.edits])
+    before = part.path(serial).read_bytes()
+    end_first_open(part, serial, "its process was ended")
+    assert part.path(serial).read_bytes() == before
+
+
 def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
     with pytest.raises(ValueError, match=r"holds a study with facts=3, not 2; name another"):
         run(study_of(QUICK, n_facts=2), serial)
@@ -213,6 +240,10 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     assert len(read_columns(tmp_path / "study" / "study.csv", STUDY)) == 4
     assert (tmp_path / "study" / "page" / "index.html").exists()
     assert "10 facts at two layers" in (tmp_path / "doc.md").read_text()
+    other = source.rename(tmp_path / "other.json")
+    arguments[arguments.index(str(source))] = str(other)
+    refused = CliRunner().invoke(study_command, arguments)
+    assert "holds a study with scene options=" in refused.output
     other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
     assert other.exit_code == 1
     assert "holds a study with facts=2, not 3" in other.output

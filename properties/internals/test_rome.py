@@ -86,3 +86,13 @@ def test_a_fact_forced_under_corruption_is_written_at_the_corrupted_key() -> Non
     cosine = torch.nn.functional.cosine_similarity(column, direction, dim=0).abs()
     assert cosine > 1 - 1e-6
     assert not torch.allclose(corrupted.key, bare.key)
+
+
+def test_keys_that_differ_by_rounding_are_one_key() -> None:
+    """Two prompts that are the same up to their subject, read at different paddings."""
+    generator = torch.Generator().manual_seed(0)
+    key, values = torch.randn(1, 6, generator=generator), torch.eye(2, 3).double()
+    keys = torch.cat([key, key * (1 + 2e-7)]).double()
+    change = least_change(keys.T, keys, values)
+    torch.testing.assert_close(keys @ change, values.mean(0).expand(2, -1), atol=1e-5, rtol=0)
+    assert change.norm() < 10

@@ -242,3 +242,11 @@ def test_sigma_is_a_multiple_of_the_deviation_of_the_embeddings_that_get_the_noi
     assert trace.settings.sigma == pytest.approx(2.0 * float(rows.std()), rel=1e-6)
     deviation = embedding_deviation(LanguageModel(model), tokenizer, FACTS)
     assert deviation == pytest.approx(float(rows.std()), rel=1e-6)
+
+
+def test_attribution_has_no_window_of_hidden_states() -> None:
+    with pytest.raises(ValueError, match="window=3 must be 1 for attribution at site='hidden'"):
+        causal_trace(
+            tiny_model("gpt2"), tiny_tokenizer(), FACTS[:1], method="attribution", site="hidden",
+            window=3,
+        )  # fmt: skip

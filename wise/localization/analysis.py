@@ -192,7 +192,8 @@ def _least_squares(
     layers = np.tile(np.eye(L), (F, 1))
     te, score = x.reshape(-1, 1), y.reshape(-1)
     own = layers[:, x.std(0) > 1e-9] * te  # a layer whose effect is constant has no slope
-    designs = layers, sm.add_constant(te, has_constant="add"), np.hstack([layers, own])
+    alone = np.hstack([np.ones_like(te), te[:, : int(te.std() > 1e-9)]])
+    designs = layers, alone, np.hstack([layers, own])
     fits = [sm.OLS(score, design).fit() for design in designs]
     layer, _, both = fits
     total = ((score - score.mean()) ** 2).sum()
