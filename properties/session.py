@@ -20,7 +20,7 @@ from fixtures.samples import stream_seed
 from properties.bench import Bench
 from properties.machine import Operation
 from properties.runs import make_runs
-from properties.settings import DEFAULT_EDITS, Settings
+from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
@@ -102,8 +102,7 @@ class Session:
     def rows_path(self, spec: str, look: int = 0) -> Path:
         """Where the rows of one editor's look are kept."""
         name = sha256(self.settings.editor_name(spec).encode()).hexdigest()[:12]
-        path = self.settings.rows_of(spec) or self.folder / f"{name}.jsonl"
-        return path.with_name(f"{path.stem}.look-{look}{path.suffix}") if look else path
+        return of_look(self.settings.rows_of(spec) or self.folder / f"{name}.jsonl", look)
 
     @cache  # noqa: B019
     def bench(self, spec: str) -> Bench:

@@ -18,7 +18,7 @@ from wise.editor import factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
 from wise.evaluation.lifelong import PROTOCOLS
 
-__all__ = ["DEFAULT_EDITS", "Settings"]
+__all__ = ["DEFAULT_EDITS", "Settings", "of_look"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_EDITS = 100
@@ -107,11 +107,12 @@ class Settings:
         return self.rows.with_name(f"{self.rows.stem}.{name}{self.rows.suffix}")
 
     def refuse_existing_rows(self) -> None:
-        """Raise UsageError where rows would be written to a file that exists."""
-        for path in map(self.rows_of, self.editors):
-            if path is not None and path.exists():
+        """Raise UsageError where rows of any look would be written to a file that exists."""
+        firsts = [path for path in map(self.rows_of, self.editors) if path is not None]
+        for path in (of_look(first, look) for first in firsts for look in range(self.max_looks)):
+            if path.exists():
                 raise pytest.UsageError(
-                    f"--rows={path} exists; go on with --resume, or name another file"
+                    f"--rows={self.rows}: {path} exists; go on with --resume, or name another file"
                 )
 
     def editor_name(self, spec: str) -> str:
@@ -141,6 +142,11 @@ class Settings:
         """Those asked for, or the powers of ten, and T itself."""
         wanted = self.checkpoints or checkpoints_of(n_edits)
         return tuple(sorted({*wanted, n_edits}))
+
+
+def of_look(rows: Path, look: int) -> Path:
+    """The rows file of a look, beside that of the first."""
+    return rows.with_name(f"{rows.stem}.look-{look}{rows.suffix}") if look else rows
 
 
 def _whole(name: str, text: str, least: int = 0) -> int:

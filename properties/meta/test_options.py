@@ -187,6 +187,16 @@ def test_rows_of_several_editors_go_to_a_file_each(tmp_path: Path) -> None:
     assert several.rows_of("wise") == tmp_path / "out.wise.jsonl"
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.look-1.jsonl", "out.look-2.jsonl"])
+def test_rows_of_any_look_that_exist_are_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    rows = f"--rows={tmp_path / 'out.jsonl'}"
+    with pytest.raises(pytest.UsageError, match=re.escape(f"{tmp_path / name} exists; go on")):
+        settings_of(rows).refuse_existing_rows()
+    if "look" in name:
+        settings_of(rows, "--looks=1").refuse_existing_rows()
+
+
 def test_pytest_takes_an_option_from_its_own_settings() -> None:
     ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
                      "-m", "triangle", "properties/test_reliability.py")  # fmt: skip
