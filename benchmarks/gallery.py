@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from fixtures.models import load_model
 from reports.build import build_page
+from reports.calibration import CALIBRATION
 from reports.league import world_scene
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
@@ -35,11 +36,6 @@ ROOT = Path(__file__).parents[1]
 KILLS = ROOT / "properties" / "meta" / "kill_matrix.toml"
 MODEL = "llama"
 N_EDITS = 100
-CORNERS = {
-    "none": "none",
-    "perfect": "fixtures.perfect:make_perfect",
-    "random": "wise.baselines.corners:make_random_router",
-}
 EDITORS = ("wise", "grace", "rome", "memit", "alphaedit", "ft-l", "ft-m", "ike")
 CHECKED = {"wise": N_EDITS, "none": 20, "grace": 20, "ft-l": 20, "rome": 20}  # by their T
 
@@ -64,7 +60,7 @@ MOST_BYTES = 100_000
 
 def editors() -> tuple[Entry, ...]:
     """The league: every editor with its own defaults, and those between which all must lie."""
-    corners = [Entry(name, spec, group="corner") for name, spec in CORNERS.items()]
+    corners = [Entry(name, spec, group="corner") for name, spec in CALIBRATION.items()]
     return (*(Entry(name, name) for name in EDITORS), *corners)
 
 

@@ -31,8 +31,9 @@ from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
-from wise.evaluation.league_scores import CORNERS, corner_means
+from wise.evaluation.league_scores import corner_means
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.rows import CORNERS
 
 __all__ = ["COLUMNS", "SPACES", "Range", "search"]
 

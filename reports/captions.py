@@ -6,7 +6,6 @@ import pandas as pd
 
 from reports.figures.style import label
 from reports.published import TRIANGLES
-from reports.tables import CORNERS
 from reports.text import counted, listed
 from wise.statistics import format_share
 from wise.summary import Measure
@@ -40,14 +39,20 @@ def excluded(table: pd.DataFrame) -> str:
     return f" Left out, as it could not be scored: {counted(n, 'item')}." if n else ""
 
 
-def triangle(table: pd.DataFrame) -> str:
-    """Each editor's worst corner at its last T."""
+def _worst(corners: pd.DataFrame) -> tuple[str, pd.Series]:
+    """The lowest corner by name, or all that are equally low, and the one of most items."""
+    lowest = corners[corners["mean"] == corners["mean"].min()]
+    return listed([str(each) for each in lowest.corner]), lowest.loc[lowest["n"].idxmax()]
+
+
+def triangle(table: pd.DataFrame, corners: pd.DataFrame) -> str:
+    """Each editor's worst corner at its last T; of the editors of `table`."""
     told = []
-    for editor, own in table.groupby("editor", sort=False):
-        corners = own[(own.t == own.t.max()) & own.metric.isin(CORNERS) & own["mean"].notna()]
-        if len(corners):
-            lowest = corners.loc[corners["mean"].idxmin()]
-            place = f"{_measure(lowest)} for {label(str(editor))}"
+    for editor in dict.fromkeys(table.editor):
+        own = corners[(corners.editor == editor) & corners["mean"].notna()]
+        if len(own):
+            name, lowest = _worst(own[own.t == own.t.max()])
+            place = f"{name} for {label(str(editor))}"
             told.append(f"{place}, {_number(lowest)} after T={lowest.t:,}")
     text = f"The worst corner is {listed(told, 3)}." if told else _NOTHING
     return text + excluded(table)
@@ -91,12 +96,23 @@ def protocols(table: pd.DataFrame) -> str:
     return f"The widest gap is {name}: {forced} teacher-forced, {free} free-run.{excluded(table)}"
 
 
-def league(table: pd.DataFrame) -> str:
-    """Who leads, and by what."""
-    first = table.iloc[0]
-    lead = f"{label(first.editor)} has the best worst corner, {format_share(first.worst)}"
-    among = f"among {counted(table.editor.nunique(), 'editor')}"
-    return f"After T={first.t:,} {lead}, {among}; portability is not ranked.{excluded(table)}"
+def league(table: pd.DataFrame, corners: pd.DataFrame) -> str:
+    """Who leads, by what, and who else by the same; corners of calibration do not."""
+    ranked = table[table.place.notna()]
+    if ranked.empty:
+        return f"Here are corners of calibration alone: nobody is ranked.{excluded(table)}"
+    leaders = list(dict.fromkeys(ranked.editor[ranked.place == 1]))
+    first = ranked.iloc[0]
+    own = corners[(corners.editor == first.editor) & (corners.t == first.t)]
+    name, lowest = _worst(own)
+    text = f"{label(str(leaders[0]))} has the best worst corner, {name} at {_number(lowest)}"
+    if len(leaders) > 1:
+        names = listed([label(str(editor)) for editor in leaders])
+        text = f"{names} are tied for the best worst corner, {format_share(first.worst)}"
+    among = f"among {counted(ranked.editor.nunique(), 'editor')}"
+    left = "corners of calibration and portability are" if len(ranked) < len(table) else (
+        "portability is")  # fmt: skip
+    return f"After T={first.t:,} {text}, {among}; {left} not ranked.{excluded(table)}"
 
 
 def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:

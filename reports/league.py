@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reports.calibration import CALIBRATION
+
 if TYPE_CHECKING:
     from wise.evaluation.cell import Scene
     from wise.evaluation.entries import Entry
 
 __all__ = ["league", "world_scene"]
 
-_CORNERS = {
-    "none": "none",
-    "perfect": "fixtures.perfect:make_perfect",
-    "random": "wise.baselines.corners:make_random_router",
-}
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 
 
@@ -44,11 +41,11 @@ def _entries(names: list[str], model: str, search: Path, options: str) -> tuple[
 
     best = best_options(search, model=model)
     if "all" in names:
-        others = [name for name in names if name not in ("all", *_CORNERS)]
-        names = [*every_name(), *others, *_CORNERS]
+        others = [name for name in names if name not in ("all", *CALIBRATION)]
+        names = [*every_name(), *others, *CALIBRATION]
     found: list[Entry] = []
     for name in dict.fromkeys(names):
-        spec = _CORNERS.get(name)
+        spec = CALIBRATION.get(name)
         found += entries_of(name, best=best, options=options) if spec is None else [
             Entry(name, spec, group="corner")
         ]  # fmt: skip

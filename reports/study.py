@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import linregress
 from scipy.stats import t as student
 
-from reports.tables import CORNERS
+from reports.tables import TRIANGLE
 from reports.text import listed
 
 __all__ = [
@@ -143,7 +143,7 @@ def option_means(cell_table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
     final = final[np.array(named, dtype=bool)]
     by = ["model", "stream", "protocol", "editor"]
     last = final[final.t == final.groupby(by).t.transform("max")] if len(final) else final
-    last = last[last.metric.isin(CORNERS)]
+    last = last[last.metric.isin(TRIANGLE)]
     found = (
         last.groupby([*by, "t", "metric"], sort=False)[["mean", "low", "high"]].mean().reset_index()
     )

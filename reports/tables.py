@@ -13,14 +13,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from reports.calibration import is_calibration
 from reports.reading import Items
+from wise.rows import CORNERS, corner_of
 from wise.statistics import interval
 
 __all__ = [
     "CONDITION",
-    "CORNERS",
     "SERIES",
+    "TRIANGLE",
     "cells",
+    "corners",
     "groups",
     "in_series",
     "league",
@@ -30,11 +33,11 @@ __all__ = [
 
 SERIES = ["model", "stream", "editor"]
 CONDITION = ["protocol", "when", "t", "metric", "kind"]
-CORNERS = ["reliability", "generalization", "locality"]
+TRIANGLE = ["reliability", "generalization", "locality"]
 _ORDERS = {
     "protocol": ["free", "forced"],
     "when": ["final", "at-edit"],
-    "metric": [*CORNERS, "portability"],
+    "metric": [*TRIANGLE, "portability"],
 }
 _PROBES = ["far", "near-subject", "near-relation", "portability"]
 _LEAST_PER_BIN = 5  # edits
@@ -137,20 +140,38 @@ def retention(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*by, "age_low", "age_high", "when", *_MEAN])
 
 
-def league(cell_table: pd.DataFrame) -> pd.DataFrame:
+def corners(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
+    """A line for each series, protocol, T and corner of the final model, with the items of a corner
+    pooled, as a league counts them."""
+    table = scores_of(items)
+    table = table[table.when == "final"]
+    named = [corner_of(*pair) or None for pair in zip(table.metric, table.kind, strict=True)]
+    table = table.assign(corner=pd.Categorical(named, CORNERS, ordered=True))
+    by = [*SERIES, "protocol", "t", "corner"]
+    lines = [key | _mean(group, confidence) for key, group in groups(table, by)]
+    return pd.DataFrame(lines, columns=[*by, *_MEAN])
+
+
+def league(cell_table: pd.DataFrame, corner_table: pd.DataFrame) -> pd.DataFrame:
     """The final cells of each model, stream and protocol at the T that most editors have.
 
-    Of several such T it is the last. `worst` is the lowest mean of the triangle's measures, and
-    `place` the editor's by it.
+    Of several such T it is the last. `worst` is the lowest mean of the editor's corners, and
+    `place` its place by it, one place for equal ones; corners of calibration have none and stand
+    at the end.
     """
     final = cell_table[cell_table.when == "final"].assign(worst=math.nan, place=math.nan)
     parts = [final.iloc[:0]]
-    for _, group in final.groupby(["model", "stream", "protocol"], sort=False):
+    scene = ["model", "stream", "protocol"]
+    lowest = {
+        key: of_t.groupby("editor", sort=False)["mean"].min()
+        for key, of_t in corner_table.groupby([*scene, "t"], sort=False)
+    }
+    for key, group in final.groupby(scene, sort=False):
         n_editors = group.groupby("t").editor.nunique()
         at_t = group[group.t == n_editors[n_editors == n_editors.max()].index.max()]
-        corners = at_t[at_t.metric.isin(CORNERS)]
-        worst = corners.groupby("editor", sort=False)["mean"].min()
-        place = worst.rank(ascending=False, method="first")
+        worst = lowest.get((*key, at_t.t.iloc[0]), pd.Series(dtype=float))
+        ranked = worst[[not is_calibration(str(editor)) for editor in worst.index]]
+        place = ranked.rank(ascending=False, method="min")
         ranks = {"worst": at_t.editor.map(worst), "place": at_t.editor.map(place)}
         parts.append(at_t.assign(**ranks).sort_values("place", kind="stable"))
     return pd.concat(parts, ignore_index=True)

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Self
 
-from wise.row import Row, Run
+from wise.row import CORNERS, Row, Run, corner_of
 
-__all__ = ["Row", "RowWriter", "Run", "read_rows", "resume"]
+__all__ = ["CORNERS", "Row", "RowWriter", "Run", "corner_of", "read_rows", "resume"]
 
 # Ends of lines to str.splitlines and to editors, but not to JSON.
 _LINE_ENDS = str.maketrans({end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})

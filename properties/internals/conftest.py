@@ -1,14 +1,30 @@
-"""Tiny models run fastest on one thread, above all on a busy machine."""
+"""What all tests of the parts share: one thread, and rows as a page reads them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+from properties.internals.measured import write_rows
+from reports.reading import Items, read_items
+from wise.rows import Row
+
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
+    """Tiny models run fastest on one thread, above all on a busy machine."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
+
+
+@pytest.fixture
+def items_of(tmp_path: Path) -> Callable[..., Items]:
+    """Rows as a page reads them, from a file of that name."""
+
+    def items_of(rows: Sequence[Row], name: str = "rows") -> Items:
+        return read_items([write_rows(tmp_path / f"{name}.jsonl", rows)])
+
+    return items_of

@@ -38,6 +38,15 @@ def cells_of(tmp_path: Path) -> Callable[[Sequence[Row]], pd.DataFrame]:
     return cells_of
 
 
+@pytest.fixture
+def ranked_of(tmp_path: Path) -> Callable[[Sequence[Row]], pd.DataFrame]:
+    def ranked_of(rows: Sequence[Row]) -> pd.DataFrame:
+        items = read_items([write_rows(tmp_path / "rows.jsonl", rows)])
+        return tables.league(tables.cells(items), tables.corners(items))
+
+    return ranked_of
+
+
 def plotted(ax: Axes, name: str) -> list[tuple[float, float, float, float]]:
     """x, y, and the ends of the interval of each mark with the label `name`."""
     found = []
@@ -125,26 +134,26 @@ def test_protocols_are_two_marks_and_never_one(cells_of) -> None:
     assert [x for x, *_ in plotted(ax, "teacher-forced")] == [1.0]
 
 
-def test_the_league_writes_each_number_and_sorts_by_the_worst_corner(cells_of) -> None:
+def test_the_league_writes_each_number_and_sorts_by_the_worst_corner(ranked_of) -> None:
     even = RUN._replace(editor="even")
     rows = run_rows(protocols=("free",), ts=(10,))
     rows += run_rows(even, protocols=("free",), ts=(10,), rates=dict.fromkeys(RATES, 0.7))
-    ranked = tables.league(cells_of(rows))
+    ranked = ranked_of(rows)
     ax = grids.draw_league(new_axes(8, 3), ranked)
     assert labels(ax) == ["even", "wise"]
     texts = [text.get_text() for text in ax.texts]
     assert texts[0] == ".70"
-    assert texts[len(RATES) + 1] == ".50"
+    assert texts[len(RATES) + 1] == ".55"  # near is near-subject and near-relation together
     low, high = interval([1.0] * 9 + [0.0])
     assert texts[len(RATES) + 2] == f".90\n{format_share(low)}–{format_share(high)}"
     numbers = ax.collections[0].get_array()
-    assert np.allclose(numbers[1], [0.5, *RATES.values()])
+    assert np.allclose(numbers[1], [0.55, *RATES.values()])
 
 
-def test_a_measure_that_an_editor_lacks_is_an_empty_cell(cells_of) -> None:
+def test_a_measure_that_an_editor_lacks_is_an_empty_cell(ranked_of) -> None:
     other = RUN._replace(editor="other")
     rows = rows_of("reliability", "", [1.0]) + rows_of("locality", "far", [1.0])
-    ranked = tables.league(cells_of([*rows, *rows_of("reliability", "", [1.0], run=other)]))
+    ranked = ranked_of([*rows, *rows_of("reliability", "", [1.0], run=other)])
     ax = grids.draw_league(new_axes(8, 3), ranked)
     assert np.ma.getmaskarray(ax.collections[0].get_array()).tolist() == [
         [False, False, False],

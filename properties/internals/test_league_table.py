@@ -11,16 +11,10 @@ from pathlib import Path
 import pytest
 
 from wise.evaluation.entries import BUILT_IN, GROUPS, Entry, best_options, entries_of, every_name
-from wise.evaluation.league_scores import (
-    CORNERS,
-    Contestant,
-    corner_means,
-    corner_of,
-    measures_of,
-)
+from wise.evaluation.league_scores import Contestant, corner_means, measures_of
 from wise.evaluation.league_table import Standing, retained, standings
 from wise.evaluation.league_text import SCORE_COLUMNS, tables, write_scores
-from wise.rows import Row
+from wise.rows import CORNERS, Row, corner_of
 from wise.statistics import interval
 
 pytestmark = pytest.mark.internals
@@ -47,7 +41,7 @@ def row(
 def rows(n_right: Mapping[str, int], *, t: int = N, n: int = N) -> list[Row]:
     """`n` edits, of which the first n_right[corner] are right at that corner."""
     return [
-        row(index, metric, kind, float(index < n_right[corner_of(row(0, metric, kind, 1.0))]), t=t)
+        row(index, metric, kind, float(index < n_right[corner_of(metric, kind)]), t=t)
         for metric, kind in QUESTIONS
         for index in range(n)
     ]

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pytest
 
-from properties.internals.measured import RUN, rows_of, run_rows, write_rows
+from properties.internals.measured import RUN, rows_of, run_rows
 from properties.internals.test_figures import plotted
 from reports.comparison import differences, pairs
 from reports.figures.style import new_axes
 from reports.figures.triangle import draw_differences
-from reports.reading import Items, read_items
 from wise.paired import mcnemar
-from wise.rows import Row
 
 pytestmark = pytest.mark.internals
 
 OTHER = RUN._replace(editor="other")
-
-
-@pytest.fixture
-def items_of(tmp_path: Path):
-    def items_of(rows: Sequence[Row], name: str = "rows") -> Items:
-        return read_items([write_rows(tmp_path / f"{name}.jsonl", rows)])
-
-    return items_of
 
 
 def test_a_run_does_not_differ_from_itself(items_of) -> None:

@@ -192,7 +192,7 @@ def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:
     cells = tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
     table = study.option_means(cells, ["merge"])
     ax = figures.draw_merges(new_axes(), table, what="wise", confidence=0.95)
-    for corner in tables.CORNERS:
+    for corner in tables.TRIANGLE:
         assert [x for x, *_ in plotted(ax, corner)] == pytest.approx([0.8, 0.5])
     papers = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "|"]
     assert papers == list(MERGES["ties"])

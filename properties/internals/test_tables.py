@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from properties.internals.measured import RATES, RUN, rows_of, run_rows, write_rows
+from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from properties.settings import DEFAULT_THRESHOLDS
 from reports import tables, verdicts
-from reports.reading import Items, read_items
 from wise.rows import Row, Run
 from wise.statistics import interval, verdict
 from wise.summary import CONDITIONS, Measure, summarize
@@ -21,14 +18,6 @@ from wise.summary import CONDITIONS, Measure, summarize
 pytestmark = pytest.mark.internals
 
 OTHER = RUN._replace(seed=1, stream="world-0/evaluation-1", stream_sha256="1f" * 32)
-
-
-@pytest.fixture
-def items_of(tmp_path: Path):
-    def items_of(rows: Sequence[Row]) -> Items:
-        return read_items([write_rows(tmp_path / "rows.jsonl", rows)])
-
-    return items_of
 
 
 def random_rows(n: int = 200) -> list[Row]:
@@ -134,24 +123,6 @@ def test_retention_is_cut_by_age_and_compares_the_same_edits(items_of) -> None:
 
 def test_too_few_ages_have_no_retention(items_of) -> None:
     assert tables.retention(items_of(rows_of("reliability", "", [1.0] * 9, t=9))).empty
-
-
-def test_the_league_is_sorted_by_the_worst_corner_at_the_last_common_t(items_of) -> None:
-    rows = run_rows(ts=(10, 20))
-    even = dict.fromkeys(RATES, 0.7) | {("portability", "portability"): 0.0}
-    rows += run_rows(RUN._replace(editor="even"), ts=(10,), rates=even)
-    ranked = tables.league(tables.cells(items_of(rows)))
-    free = ranked[ranked.protocol == "free"]
-    assert set(free.t) == {10}
-    places = free.drop_duplicates("editor")[["editor", "place", "worst"]].to_numpy().tolist()
-    assert places == [["even", 1, 0.7], ["wise", 2, 0.5]]
-
-
-def test_an_editor_without_the_t_of_the_league_is_not_ranked(items_of) -> None:
-    runs = [RUN._replace(editor=name) for name in ("first", "second", "late")]
-    rows = [row for run, t in zip(runs, (5, 5, 9), strict=True) for row in run_rows(run, ts=(t,))]
-    ranked = tables.league(tables.cells(items_of(rows)))
-    assert set(ranked.editor) == {"first", "second"}
 
 
 def test_the_thresholds_are_those_of_the_suite() -> None:

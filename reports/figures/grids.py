@@ -46,10 +46,8 @@ def _grid(
 
 
 def draw_league(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A line for each editor, the best worst corner first; means over their intervals.
-
-    The frames mark each editor's worst corner.
-    """
+    """A line for each editor in the order of the table, its worst corner first; means over their
+    intervals."""
     editors = list(dict.fromkeys(table.editor))
     pairs = list(dict.fromkeys(zip(table.metric, table.kind, strict=True)))
     found = {(row.editor, row.metric, row.kind): row for row in table.itertuples()}

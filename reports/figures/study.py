@@ -22,7 +22,7 @@ from reports.figures.style import (
     titled,
 )  # fmt: skip
 from reports.published import MERGES
-from reports.tables import CORNERS
+from reports.tables import TRIANGLE
 
 __all__ = ["draw_costs", "draw_layers", "draw_merges", "draw_r2", "draw_scatter", "draw_strongest"]
 
@@ -130,7 +130,7 @@ def draw_strongest(ax: Axes, table: pd.DataFrame, *, what: str) -> Axes:
 def draw_merges(ax: Axes, table: pd.DataFrame, *, what: str, confidence: float) -> Axes:
     """The three corners of each merge method, and the paper's for those that it has in grey."""
     methods = list(dict.fromkeys(table["merge"]))
-    for index, corner in enumerate(CORNERS):
+    for index, corner in enumerate(TRIANGLE):
         own = table[table.metric == corner]
         shift = (index - 1) * 0.24
         y = [methods.index(method) + shift for method in own["merge"]]

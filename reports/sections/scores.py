@@ -13,7 +13,7 @@ from reports.figures.style import label
 from reports.published import TRIANGLES
 from reports.reading import Items
 from reports.sections.section import PROTOCOLS, Section, panel, rows_height, shown
-from reports.tables import CORNERS
+from reports.tables import TRIANGLE
 from reports.text import listed
 from wise.summary import Measure
 
@@ -29,6 +29,7 @@ class _Scene:
     number: int
     place: str
     cells: pd.DataFrame
+    corners: pd.DataFrame
     ranked: pd.DataFrame
     ages: pd.DataFrame
     confidence: float
@@ -38,17 +39,17 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
     """Scene by scene: free-run, teacher-forced where an editor has nothing else, then both."""
     cells = tables.cells(items, confidence=confidence)
     ages = tables.retention(items, confidence=confidence)
-    ranked = tables.league(cells)
+    corners = tables.corners(items, confidence=confidence)
+    ranked = tables.league(cells, corners)
     final = cells[cells.when == "final"]
     scenes = final.groupby(["model", "stream"], sort=False)
     for number, ((model, stream), of_stream) in enumerate(scenes, start=1):
         place = f"{model}, {stream}" if len(scenes) > 1 else ""
         for protocol in _main_protocols(of_stream):
             where = {"model": model, "stream": stream, "protocol": protocol}
-            parts = [_where(each, where) for each in (cells, ranked, ages)]
-            editors = list(dict.fromkeys([*parts[1].editor, *parts[0].editor]))
-            ordered = [_by_editor(each[each.when == "final"], editors) for each in parts[:2]]
-            ordered.append(_by_editor(parts[2], editors))
+            parts = [_where(each, where) for each in (final, corners, ranked, ages)]
+            editors = list(dict.fromkeys([*parts[2].editor, *parts[0].editor]))
+            ordered = [_by_editor(each, editors) for each in parts]
             name = " · ".join(filter(None, [place, PROTOCOLS[protocol]]))
             key = number * 10 + list(PROTOCOLS).index(protocol)
             yield from _of_scene(_Scene(key, name, *ordered, confidence))
@@ -56,7 +57,7 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
         if last.protocol.nunique() > 1:
             best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))
             last = _by_editor(last, best_first)
-            yield _protocols(_Scene(number * 10, place, last, ranked, ages, confidence))
+            yield _protocols(_Scene(number * 10, place, last, corners, ranked, ages, confidence))
 
 
 def _main_protocols(table: pd.DataFrame) -> list[str]:
@@ -78,7 +79,10 @@ def _by_editor(table: pd.DataFrame, editors: list[str]) -> pd.DataFrame:
 
 def _of_scene(scene: _Scene) -> Iterator[Section]:
     if scene.ranked.editor.nunique() > 1:
-        caption, title = captions.league(scene.ranked), "The league, best worst corner first"
+        caption, title = (
+            captions.league(scene.ranked, scene.corners),
+            "The league, best worst corner first",
+        )
         name, (width, height) = f"league-{scene.number}", grids.league_size(scene.ranked)
         how = {"name": name, "title": title, "caption": caption, "width": width, "height": height}
         grid = panel(grids.draw_league, scene.ranked, **how)
@@ -109,20 +113,22 @@ def _triangle(scene: _Scene) -> Section:
     panels = tuple(
         panel(
             triangle.draw_triangle, own, name=f"{name}-{index}", title=editor,
-            caption=captions.triangle(own), height=rows_height(_n_rows(own)) - 0.4,
+            caption=captions.triangle(own, scene.corners), height=rows_height(_n_rows(own)) - 0.4,
             editor=editor, confidence=scene.confidence,
         )
         for index, editor in enumerate(editors, start=1)
         for own in [_some_ts(cells[cells.editor == editor])]
     )  # fmt: skip
     note = " ".join(filter(None, [captions.footnote(), word]))
-    return Section(name, title, captions.triangle(cells), cells, panels, note, scene.place)
+    return Section(
+        name, title, captions.triangle(cells, scene.corners), cells, panels, note, scene.place
+    )
 
 
 def _curves(scene: _Scene) -> Section:
     cells, name = scene.cells, f"curves-{scene.number}"
     editors, word = shown(cells)
-    drawn, corners = cells[cells.editor.isin(editors)], list(CORNERS)
+    drawn, corners = cells[cells.editor.isin(editors)], list(TRIANGLE)
     panels = []
     for (metric, kind), own in drawn.groupby(["metric", "kind"], sort=False):
         measure = str(Measure(metric, kind))

@@ -11,13 +11,10 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from wise.rows import Row
+from wise.rows import CORNERS, Row, corner_of
 from wise.statistics import interval
 
-__all__ = ["CORNERS", "Contestant", "Estimate", "Results", "corner_means", "corner_of", "counted",
-           "measures_of"]  # fmt: skip
-
-CORNERS = ("reliability", "generalization", "far", "near")
+__all__ = ["Contestant", "Estimate", "Results", "corner_means", "counted", "measures_of"]
 
 
 class Contestant(NamedTuple):
@@ -43,16 +40,14 @@ class Estimate(NamedTuple):
     high: float
 
 
-def corner_of(row: Row) -> str:
-    """The corner that an item counts for; "" where it counts for none."""
-    if row.metric == "locality":
-        return "far" if row.kind == "far" else "near"
-    return row.metric if row.metric in CORNERS else ""
-
-
 def counted(rows: Iterable[Row], t: int) -> list[Row]:
     """The final free-run rows of the corners after `t` edits."""
-    return [r for r in rows if (r.when, r.protocol, r.t) == ("final", "free", t) and corner_of(r)]
+    return [
+        row
+        for row in rows
+        if (row.when, row.protocol, row.t) == ("final", "free", t)
+        and corner_of(row.metric, row.kind)
+    ]
 
 
 def corner_means(rows: Iterable[Row], t: int) -> dict[str, float]:
@@ -60,7 +55,7 @@ def corner_means(rows: Iterable[Row], t: int) -> dict[str, float]:
     scores: dict[str, list[float]] = defaultdict(list)
     for row in counted(rows, t):
         if row.score is not None:
-            scores[corner_of(row)].append(row.score)
+            scores[corner_of(row.metric, row.kind)].append(row.score)
     return {corner: math.fsum(scores[corner]) / len(scores[corner]) for corner in CORNERS
             if corner in scores}  # fmt: skip
 
@@ -84,7 +79,7 @@ def measures_of(rows: Sequence[Row], *, confidence: float = 0.95) -> dict[str, E
     """Each corner, each level of generalization, and "average": of one T, over all seeds."""
     named: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        named[corner_of(row)].append(row)
+        named[corner_of(row.metric, row.kind)].append(row)
         if row.metric == "generalization" and row.kind:
             named[f"level {row.kind}"].append(row)
     found = {name: _estimate(named[name], confidence) for name in (*CORNERS, *sorted(named))}

@@ -9,16 +9,14 @@ from typing import NamedTuple
 
 from wise.evaluation.entries import GROUPS
 from wise.evaluation.league_scores import (
-    CORNERS,
     Contestant,
     Estimate,
     Results,
-    corner_of,
     counted,
     measures_of,
 )
 from wise.paired import mcnemar
-from wise.rows import Row
+from wise.rows import CORNERS, Row, corner_of
 from wise.statistics import holm
 
 __all__ = ["Retained", "Standing", "retained", "standings"]
@@ -123,7 +121,7 @@ def _compared(
 ) -> tuple[bool, float]:
     """Whether `other` is lower on the corner's items that both have, and the p-value."""
     pairs = [(row, other[item]) for item, row in best.items()
-             if item in other and corner_of(row) == corner]  # fmt: skip
+             if item in other and corner_of(row.metric, row.kind) == corner]  # fmt: skip
     if not pairs:
         return False, 1.0
     before, after = ([row.score or 0.0 for row in side] for side in zip(*pairs, strict=True))

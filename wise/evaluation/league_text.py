@@ -11,8 +11,9 @@ from itertools import groupby
 from pathlib import Path
 
 from wise.evaluation.cell import Cell, Outcome
-from wise.evaluation.league_scores import CORNERS, Estimate
+from wise.evaluation.league_scores import Estimate
 from wise.evaluation.league_table import Retained, Standing
+from wise.rows import CORNERS
 from wise.statistics import format_p, format_share
 
 __all__ = ["SCORE_COLUMNS", "document", "tables", "write_scores"]

@@ -11,7 +11,8 @@ import pandas as pd
 from wise.evaluation.cell import SceneMaker
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, results_of, run_league
-from wise.evaluation.league_scores import CORNERS, Estimate, counted, measures_of
+from wise.evaluation.league_scores import Estimate, counted, measures_of
+from wise.rows import CORNERS
 
 __all__ = ["sweep_layers"]
 
