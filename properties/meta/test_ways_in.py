@@ -108,7 +108,24 @@ def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_pa
     assert "no check any more: far-away" in expected.stdout
     passed = run_pytest(*PERFECT, *options)
     assert "[XPASS(strict)] keeps notes" in passed.stdout, passed.stdout
+    told = "the-last-write-wins: passes, though it is listed as a known failure: keeps notes"
+    assert f"fail         {told}" in passed.stdout
     assert passed.returncode == 1
+
+
+def test_an_exception_is_not_the_known_failure(tmp_path: Path) -> None:
+    (tmp_path / "known.toml").write_text('[checks]\nthe-last-write-wins = "keeps notes"\n')
+    (tmp_path / "crashing.py").write_text(
+        "from wise.lm.decoding import Unedited\n\n\nclass Crashing(Unedited):\n"
+        "    def edit(self, edits):\n        raise OSError('the disk is full')\n\n\n"
+        "def make(model, tokenizer, background, *, seed):\n    return Crashing(model, tokenizer)\n"
+    )
+    ran = run_pytest(
+        str(ROOT), f"--editor={tmp_path / 'crashing.py'}:make", "--model=gptj", "--edits=5",
+        "-k", "last-write", f"--known-failures={tmp_path / 'known.toml'}",
+    )  # fmt: skip
+    assert "1 failed" in ran.stdout, ran.stdout
+    assert "the-last-write-wins: OSError: the disk is full" in ran.stdout
 
 
 def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) -> None:
