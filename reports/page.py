@@ -19,6 +19,7 @@ from reports.commands import commands
 from reports.figures import style, svg
 from reports.reading import Items
 from reports.sections.section import Section
+from reports.streams import apart
 from reports.tables import SERIES
 from reports.text import counted, listed, safe_for_csv, shorten, visible
 from reports.verdicts import THRESHOLDS, counting, exclusions, failures, holds, verdicts
@@ -147,7 +148,7 @@ def write_page(
         cards=cards,
         overall=overall(cards) if len(cards) > MOST_CARDS else "",
         properties=list(dict.fromkeys(line.measure for card in cards for line in card.lines)),
-        notices=[notice for each in parts for notice in each.notices],
+        notices=[notice for each in parts for notice in (*each.notices, *apart(each))],
         sections=sections,
         tallies=list(of_checks.values()),
         lists=list(_lists(wrong, left_out)),

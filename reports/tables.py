@@ -1,8 +1,8 @@
 """Items to tidy tables: every score that a figure shows, with its interval.
 
 Runs of one editor on one model and stream that differ by their seed alone are pooled; items of one
-subject count as dependent, also across seeds. Protocols are never pooled, nor models, streams or
-versions.
+subject count as dependent, also across seeds. Protocols are never pooled, nor models, streams
+(also of one name, where their digests differ at one seed) or versions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pandas as pd
 
 from reports.calibration import is_calibration
 from reports.reading import Items
+from reports.streams import stream_names
 from wise.rows import CORNERS, corner_of
 from wise.statistics import interval
 
@@ -48,12 +49,11 @@ _MEAN = ["n", "n_excluded", "n_runs", "mean", "low", "high"]
 def in_series(items: Items, table: pd.DataFrame) -> pd.DataFrame:
     """`table`, lines of the items, with the columns of SERIES, in the order of first appearance."""
     runs = items.runs
-    streams = [s.removesuffix(f"-{seed}") for s, seed in zip(runs.stream, runs.seed, strict=True)]
     editors = [
         f"{editor}, version {version}" if version > 1 else editor
         for editor, version in zip(runs.editor, runs.version, strict=True)
     ]
-    named = zip(SERIES, (list(runs.model), streams, editors), strict=True)
+    named = zip(SERIES, (list(runs.model), stream_names(items), editors), strict=True)
     columns = {
         name: pd.Categorical(each, list(dict.fromkeys(each)))[table.run] for name, each in named
     }

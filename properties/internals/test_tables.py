@@ -12,6 +12,7 @@ from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from properties.routes import IN_SCOPE, OUT_OF_SCOPE
 from properties.settings import DEFAULT_THRESHOLDS
 from reports import tables, verdicts
+from reports.streams import apart
 from wise.rows import Row, Run
 from wise.statistics import interval, verdict
 from wise.summary import CONDITIONS, Measure, summarize
@@ -82,6 +83,24 @@ def test_runs_that_differ_by_more_than_their_seed_are_kept_apart(field: str, ite
     rows = rows_of("reliability", "", [1.0]) + rows_of("reliability", "", [0.0], run=other)
     cells = tables.cells(items_of(rows))
     assert sorted(cells["mean"]) == [0.0, 1.0]
+
+
+def test_another_stream_of_one_name_and_seed_is_kept_apart_with_a_word(items_of) -> None:
+    second, third = (RUN._replace(stream_sha256=digit * 64) for digit in "23")
+    rows = rows_of("reliability", "", [1.0])
+    rows += rows_of("reliability", "", [0.0], run=second)
+    rows += rows_of("reliability", "", [0.5], run=second._replace(editor="b"))
+    rows += rows_of("reliability", "", [1.0], run=third, t=20)  # no cell would mix it with others
+    items = items_of(rows)
+    found = [(row.editor, row.stream, row.t, row.mean) for row in tables.cells(items).itertuples()]
+    assert sorted(found) == [
+        ("b", "world-0/evaluation, sha256 22222222", 10, 0.5),
+        ("wise", "world-0/evaluation", 10, 1.0),
+        ("wise", "world-0/evaluation", 20, 1.0),
+        ("wise", "world-0/evaluation, sha256 22222222", 10, 0.0),
+    ]
+    [notice] = apart(items)
+    assert "two streams of this name; the one of sha256 22222222 is kept apart" in notice.text
 
 
 def test_protocols_and_conditions_are_never_in_one_cell(items_of) -> None:
