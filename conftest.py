@@ -145,11 +145,17 @@ def _write_page(session: Session, reports: list[object]) -> Path | str:
 
     settings = session.settings
     rows = [path for spec in settings.editors if (path := session.rows_path(spec)).exists()]
+    n_looks = max(map(session.n_looks, settings.editors))
+    note = (
+        f"These rates are of the first stream alone; a check of a rate judged up to {n_looks} "
+        "streams, until it was decided."
+    ) if n_looks > 1 else ""  # fmt: skip
     shown = {"command": f"pytest -m lifelong {settings.arguments(settings.editors[0])}"}
     try:
         return build_page(
             rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
             checks=[Check(**record) for record in check_records(reports)], settings=shown,
+            note=note,
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

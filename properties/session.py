@@ -104,6 +104,10 @@ class Session:
         name = sha256(self.settings.editor_name(spec).encode()).hexdigest()[:12]
         return of_look(self.settings.rows_of(spec) or self.folder / f"{name}.jsonl", look)
 
+    def n_looks(self, spec: str) -> int:
+        """How many streams were run with one editor."""
+        return sum(self.rows_path(spec, look).exists() for look in range(self.settings.max_looks))
+
     @cache  # noqa: B019
     def bench(self, spec: str) -> Bench:
         """The bench of one editor. Raises ValueError where its factory does not take the options,

@@ -32,6 +32,7 @@ def build_page(
     checks: Sequence[Path | Check] = (),
     sweeps: Sequence[Path] = (),
     settings: Mapping[str, str] | None = None,
+    note: str = "",
     costs: Path | None = None,
     kill_matrix: Path | None = None,
     study: Path | None = None,
@@ -41,7 +42,8 @@ def build_page(
     """Write the page of `rows` and of the files beside them into `out`; its path.
 
     `thresholds` as a mapping are all there are; as texts METRIC=VALUE they change the usual ones.
-    `sweeps` are rows of one editor by its options, which are shown by option and judged by none.
+    `sweeps` are rows of one editor by its options, which are shown by option and judged by none;
+    `note` stands with the verdicts.
     Raises ValueError for a file or an option that cannot be used.
     """
     if not isinstance(thresholds, Mapping):
@@ -72,7 +74,8 @@ def build_page(
     how = {"thresholds": thresholds, "confidence": confidence}
     every = [check for of_file in told for check in of_file]
     more = [swept] if sweeps else []
-    return write_page(out, items, all_sections(), more=more, checks=every, settings=settings, **how)
+    how |= {"more": more, "checks": every, "settings": settings, "note": note}
+    return write_page(out, items, all_sections(), **how)
 
 
 def _threshold(text: str) -> tuple[str, float]:

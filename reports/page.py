@@ -119,11 +119,12 @@ def write_page(
     confidence: float = 0.95,
     checks: Sequence[Check] = (),
     settings: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Path:
     """Write index.html, a CSV for each section and an SVG for each figure into `out`.
 
     The same items, sections and settings give the same bytes; `more` are items that sections show
-    and that are not judged. Returns the page's path.
+    and that are not judged; `note` stands with the verdicts. Returns the page's path.
     """
     out, sections, parts = Path(out), list(sections), [items, *more]
     out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,7 @@ def write_page(
         title=f"Model editors: {listed(editors, 4) or 'no rows'}",
         subtitle=f"{n_items} of {n_runs}, judged at {100 * confidence:g} % confidence",
         cards=cards,
+        note=note,
         overall=overall(cards) if len(cards) > MOST_CARDS else "",
         properties=list(dict.fromkeys(line.measure for card in cards for line in card.lines)),
         notices=[notice for each in parts for notice in (*each.notices, *apart(each))],

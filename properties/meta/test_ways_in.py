@@ -170,6 +170,15 @@ def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
     assert (found["mean"], found["n"], found["threshold"]) == ("1.0", "5", "0.95")
 
 
+def test_a_page_says_that_its_rates_are_of_the_first_look_alone(tmp_path: Path) -> None:
+    said = []
+    for looks in ("1", "2"):
+        out = tmp_path / looks
+        run_pytest("-m", "triangle", "-k", "far", *PERFECT, f"--looks={looks}", f"--report={out}")
+        said.append("a check of a rate judged up to 2 streams" in (out / "index.html").read_text())
+    assert said == [False, True]
+
+
 def test_a_pickle_is_told_from_safe_files() -> None:
     [found] = check_editor(
         saving.PicklesItsState, model="gptj", on_fail=None, checks=["a-saved-state-holds-no-pickle"]
