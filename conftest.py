@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +136,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
             for line in lines:
                 terminalreporter.write_line(line)
     if settings.report is not None:
-        page = _write_page(session, reports)
+        page = _write_page(session, reports, config.invocation_params.args)
         terminalreporter.write_line(f"\n{page}")
 
 
-def _write_page(session: Session, reports: list[object]) -> Path | str:
-    """The page of --report; in its place, what went wrong."""
+def _write_page(session: Session, reports: list[object], arguments: Sequence[object]) -> Path | str:
+    """The page of --report, with the call's `arguments`; in its place, what went wrong."""
     from reports.build import build_page
     from reports.checks import Check
 
@@ -150,7 +152,7 @@ def _write_page(session: Session, reports: list[object]) -> Path | str:
         f"These rates are of the first stream alone; a check of a rate judged up to {n_looks} "
         "streams, until it was decided."
     ) if n_looks > 1 else ""  # fmt: skip
-    shown = {"command": f"pytest -m lifelong {settings.arguments(settings.editors[0])}"}
+    shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     try:
         return build_page(
             rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,

@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
+import pandas as pd
+
+from reports.calibration import CALIBRATION
 from reports.reading import Items
 from reports.study import options_of
 from reports.text import visible
 
 __all__ = ["commands"]
 
+# As the test suite names models: a folder's with the digest of its weights, then the dtype.
+_MODEL = re.compile(r"(.+?)( [0-9a-f]{8})?(?: (bfloat16|float16))?", re.DOTALL)
+
 
 def commands(items: Items) -> list[tuple[str, str]]:
-    """For each run its line for the shell, and the stream that the line must give."""
+    """For each run its line for the shell, and the stream that the line must give.
+
+    Where no line would do the line is empty, and the text says why.
+    """
     found = []
     for index, run in items.runs.iterrows():
         own = items.table[(items.table.run == index) & (items.table.metric != "routing")]
-        final = own[own.when == "final"]
-        words = ["pytest", "-m", "lifelong", f"--editor={run.editor.partition('(')[0]}"]
-        words += [
-            f"--editor-option={name}={value}" for name, value in options_of(run.editor).items()
-        ]
-        words += [f"--model={run.model}", f"--edits={own.t.max()}" if len(own) else ""]
-        # The name of a stream from a file is FORMAT:FILE, without the file's folder.
-        words += [f"--dataset={run.stream}"] * (":" in run.stream)
-        words.append(f"--stream-seed={run.seed}")
-        if len(final):
-            protocols = final.protocol.unique()
-            words.append(f"--checkpoints={','.join(map(str, sorted(final.t.unique())))}")
-            words.append(f"--protocol={'both' if len(protocols) > 1 else protocols[0]}")
-        line = " ".join(shlex.quote(visible(word)) for word in words if word)
-        found.append((line, f"stream {run.stream}, sha256 {run.stream_sha256}"))
+        stream = f"stream {run.stream}, sha256 {run.stream_sha256}"
+        if ":" in run.stream:  # FORMAT:FILE
+            stream += "; its file is named without its folder"
+        if reason := _reason(run):
+            text = f"{run.editor} on {run.model}, seed {run.seed}: no line makes it again, {reason}"
+            found.append(("", f"{text}; {stream}"))
+        else:
+            line = " ".join(shlex.quote(visible(word)) for word in _words(run, own))
+            found.append((line, stream))
     return found
+
+
+def _name(run: pd.Series) -> str:
+    return run.editor.partition("(")[0]
+
+
+def _reason(run: pd.Series) -> str:
+    """Why pytest cannot be told to make the run; empty where it can."""
+    if _name(run).endswith("-mass"):
+        return f"as pytest edits one by one (reports league --editors={_name(run)} makes such runs)"
+    if _MODEL.fullmatch(run.model)[2]:
+        return "as its model is a folder, named here by its last part and its weights' digest"
+    return ""
+
+
+def _words(run: pd.Series, own: pd.DataFrame) -> list[str]:
+    name = _name(run)
+    model, _, dtype = _MODEL.fullmatch(run.model).groups()
+    words = ["pytest", "-m", "lifelong", f"--editor={CALIBRATION.get(name, name)}"]
+    words += [f"--editor-option={key}={value}" for key, value in options_of(run.editor).items()]
+    words += [f"--model={model}", *([f"--dtype={dtype}"] if dtype else [])]
+    words += [f"--edits={own.t.max()}"] * bool(len(own))
+    words += [f"--dataset={run.stream}"] * (":" in run.stream)
+    words.append(f"--stream-seed={run.seed}")
+    final = own[own.when == "final"]
+    if len(final):
+        protocols = final.protocol.unique()
+        words.append(f"--checkpoints={','.join(map(str, sorted(final.t.unique())))}")
+        words.append(f"--protocol={'both' if len(protocols) > 1 else protocols[0]}")
+    return words

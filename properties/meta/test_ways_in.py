@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 import warnings
@@ -170,12 +171,15 @@ def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
     assert (found["mean"], found["n"], found["threshold"]) == ("1.0", "5", "0.95")
 
 
-def test_a_page_says_that_its_rates_are_of_the_first_look_alone(tmp_path: Path) -> None:
+def test_a_page_has_the_call_and_says_that_its_rates_are_of_the_first_look(tmp_path: Path) -> None:
     said = []
     for looks in ("1", "2"):
         out = tmp_path / looks
-        run_pytest("-m", "triangle", "-k", "far", *PERFECT, f"--looks={looks}", f"--report={out}")
-        said.append("a check of a rate judged up to 2 streams" in (out / "index.html").read_text())
+        options = ("-m", "triangle", "-k", "far", *PERFECT, f"--looks={looks}", f"--report={out}")
+        ran = run_pytest(*options)
+        page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
+        said.append("a check of a rate judged up to 2 streams" in page)
+        assert shlex.join(["pytest", "-p", "no:cacheprovider", *options]) in page, ran.stdout
     assert said == [False, True]
 
 
