@@ -16,6 +16,7 @@ from reports.figures import study as figures
 from reports.figures.style import new_axes, styled
 from reports.published import MERGES
 from reports.reading import read_items
+from wise import merge as wise_merge
 
 pytestmark = pytest.mark.internals
 
@@ -182,6 +183,10 @@ def test_only_editors_that_have_their_other_options_in_common_are_compared(tmp_p
     assert set(ratios.editor) == {f"wise(memory=merge, {each})" for each in named[:2]}
     assert set(ratios.others) == {"memory=merge"}
     assert study.option_means(cells, ["merge"]).empty
+
+
+def test_published_merges_have_the_names_that_wise_has() -> None:
+    assert MERGES.keys() <= wise_merge.MERGES.keys()
 
 
 def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:
