@@ -1,6 +1,6 @@
 """Rows to numbers: the mean of each measurement with its interval, and the terminal table of them.
 
-The one place where rows become numbers: terminal, command line and reports all read these cells.
+Of one run at a time; a page pools seeds, and of one run its cells are these.
 """
 
 from __future__ import annotations
