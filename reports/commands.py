@@ -10,7 +10,7 @@ import pandas as pd
 from reports.calibration import CALIBRATION
 from reports.reading import Items
 from reports.study import options_of
-from reports.text import visible
+from wise.text import visible
 
 __all__ = ["commands"]
 

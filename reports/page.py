@@ -21,9 +21,10 @@ from reports.reading import Items
 from reports.sections.section import Section
 from reports.streams import apart
 from reports.tables import SERIES
-from reports.text import counted, listed, safe_for_csv, shorten, visible
+from reports.text import counted, listed, safe_for_csv, shorten
 from reports.verdicts import THRESHOLDS, counting, exclusions, failures, holds, verdicts
 from wise.summary import Measure
+from wise.text import visible
 
 __all__ = ["write_page"]
 

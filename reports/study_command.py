@@ -141,6 +141,7 @@ def _settings(made: Study) -> dict[str, object]:
 def study(out: Path, write: Path | None, **asked: Any) -> None:
     """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
     from reports.build import build_page
+    from reports.text import safe_for_csv
     from wise.localization import study_text
     from wise.localization.findings import findings_of, r2_table, within_table
     from wise.localization.layers import sweep_layers
@@ -166,7 +167,7 @@ def study(out: Path, write: Path | None, **asked: Any) -> None:
     for name, table in tables.items():
         if table is not None and len(table):
             paths[name] = out / f"{name}.csv"
-            table.to_csv(paths[name], index=False, lineterminator="\n")
+            safe_for_csv(table).to_csv(paths[name], index=False, lineterminator="\n")
     text = study_text.document(
         findings, found.cells, found.excluded, model=made.model, settings=_settings(made),
         command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]), sweep=curve,

@@ -1,37 +1,12 @@
-"""Text from anywhere, made fit to be shown: no character that hides, reorders or runs another."""
+"""Words for a page: counts, lists, cut texts, and tables that a spreadsheet may open."""
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 
-__all__ = ["counted", "listed", "safe_for_csv", "shorten", "visible"]
+from wise.text import spreadsheet_safe
 
-# Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
-# surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
-)
-_ACCENTS = re.compile(
-    "([\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{3})"
-    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+"
-)
-# What a spreadsheet takes for the start of a formula, also in its full-width forms.
-_FORMULA = re.compile("[=+@\uff1d\uff0b\uff20\uff0d-]")
-
-
-def _symbol(match: re.Match[str]) -> str:
-    return {"\n": "↵", "\t": "⇥"}.get(match[0], f"⟨U+{ord(match[0]):04X}⟩")
-
-
-def visible(text: str) -> str:
-    """`text` with every hidden character in a form that can be seen; valid in XML 1.0.
-
-    Of more than three accents on one letter, which would cover the lines above, three are kept.
-    """
-    return _ACCENTS.sub(r"\1", _HIDDEN.sub(_symbol, text))
+__all__ = ["counted", "listed", "safe_for_csv", "shorten"]
 
 
 def shorten(text: str, most: int) -> str:
@@ -45,10 +20,7 @@ def safe_for_csv(table: pd.DataFrame) -> pd.DataFrame:
     """The table with texts that no spreadsheet runs: an apostrophe stands before a formula."""
 
     def safe(value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        text = visible(value)
-        return f"'{text}" if _FORMULA.match(text.lstrip()) else text
+        return spreadsheet_safe(value) if isinstance(value, str) else value
 
     shown = table.rename(columns=safe)
     for name in shown.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]]:

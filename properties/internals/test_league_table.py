@@ -163,7 +163,8 @@ def test_what_fades_is_told_on_the_same_items() -> None:
 def test_the_scores_file_has_a_line_for_each_measure_and_errors_without_numbers(
     tmp_path: Path,
 ) -> None:
-    found = standings({contestant("a"): {N: rows(RIGHT)}, contestant("b"): {N: "failed, badly"}})
+    failed = {contestant(name): {N: "failed, badly"} for name in ("b", "=1+1")}
+    found = standings({contestant("a"): {N: rows(RIGHT)}, **failed})
     write_scores(found, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -173,6 +174,7 @@ def test_the_scores_file_has_a_line_for_each_measure_and_errors_without_numbers(
         ("generalization", "2"), ("locality", "far"), ("locality", "near"), ("average", ""),
     }  # fmt: skip
     [broken] = [line for line in lines if line["title"] == "b"]
+    assert [line["title"] for line in lines][-1] == "'=1+1"
     assert (broken["error"], broken["mean"], broken["worst"]) == ("failed, badly", "", "")
 
 

@@ -224,7 +224,7 @@ def test_what_cannot_be_a_study_is_named(options: dict[str, object], message: st
 
 
 def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Path) -> None:
-    known = [dict(prompt=e.prompt, subject=e.subject, attribute=e.ground_truth, known_id=n)
+    known = [dict(prompt=e.prompt, subject=e.subject, attribute=e.ground_truth, known_id=f"={n}")
              for n, e in enumerate(scene("", 0, 6).stream.edits)]  # fmt: skip
     source = tmp_path / "known.json"
     source.write_text(json.dumps(known))
@@ -237,7 +237,8 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     for _ in range(2):
         result = CliRunner().invoke(study_command, arguments)
         assert result.exit_code == 0, result.output
-    assert len(read_columns(tmp_path / "study" / "study.csv", STUDY)) == 4
+    cells = read_columns(tmp_path / "study" / "study.csv", STUDY)
+    assert sorted(cells.fact) == ["'=0", "'=0", "'=1", "'=1"]  # what a spreadsheet would run
     assert (tmp_path / "study" / "page" / "index.html").exists()
     assert "10 facts at two layers" in (tmp_path / "doc.md").read_text()
     other = source.rename(tmp_path / "other.json")

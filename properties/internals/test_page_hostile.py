@@ -14,7 +14,7 @@ import pytest
 
 from properties.internals.hostile import HOSTILE, Reader, hostile_files
 from reports.build import build_page
-from reports.text import visible
+from wise.text import visible
 
 pytestmark = pytest.mark.internals
 

@@ -24,6 +24,7 @@ MEASURED = (
     "wise.separation",
     "wise.paired",
     "wise.sequential",
+    "wise.text",
 )
 VOCABULARY = ("wise.edits", "wise.editor", *MEASURED)
 IMPORTS_TORCH = ("torch", "transformers", "safetensors.torch")

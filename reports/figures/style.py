@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from reports.text import visible
+from wise.text import visible
 
 __all__ = [
     "AXIS",

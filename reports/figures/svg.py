@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 from matplotlib.figure import Figure
 
 from reports.figures.style import THEME, styled
-from reports.text import shorten, visible
+from reports.text import shorten
+from wise.text import visible
 
 __all__ = ["inline", "to_svg"]
 

@@ -18,6 +18,7 @@ from wise.evaluation.folders import claim
 from wise.evaluation.league_scores import Contestant, Results
 from wise.evaluation.processes import run_apart
 from wise.rows import Row, read_rows
+from wise.text import spreadsheet_safe
 
 __all__ = ["COST_COLUMNS", "League", "checkpoints_of", "results_of", "run_league", "write_costs"]
 
@@ -143,7 +144,8 @@ def write_costs(outcomes: Mapping[Cell, Outcome], path: Path) -> None:
         for cell, outcome in outcomes.items():
             for cost in outcome.costs:
                 writer.writerow([
-                    cell.entry.editor, cell.model, cell.seed, cost.t,
+                    spreadsheet_safe(cell.entry.editor), spreadsheet_safe(cell.model), cell.seed,
+                    cost.t,
                     f"{cost.seconds_per_edit:.4g}", "" if cost.bytes is None else cost.bytes,
                     f"{cost.inference_ratio:.4g}",
                 ])  # fmt: skip

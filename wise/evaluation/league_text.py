@@ -15,6 +15,7 @@ from wise.evaluation.league_scores import Estimate
 from wise.evaluation.league_table import Retained, Standing
 from wise.rows import CORNERS
 from wise.statistics import format_p, format_share
+from wise.text import spreadsheet_safe
 
 __all__ = ["SCORE_COLUMNS", "document", "tables", "write_scores"]
 
@@ -50,6 +51,8 @@ def write_scores(found: Iterable[Standing], path: Path) -> None:
                 standing.contestant._asdict(), t=standing.t, n_runs=standing.n_seeds,
                 place=standing.place, is_tied=int(standing.is_tied), error=standing.error,
             )  # fmt: skip
+            shared = {key: spreadsheet_safe(value) if isinstance(value, str) else value
+                      for key, value in shared.items()}  # fmt: skip
             if not standing.measures:
                 writer.writerow(shared)
             for name, estimate in standing.measures.items():

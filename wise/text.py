@@ -1,0 +1,38 @@
+"""Text from anywhere, made fit to be shown: no character that hides, reorders or runs another."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["spreadsheet_safe", "visible"]
+
+# Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
+# surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_ACCENTS = re.compile(
+    "([\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{3})"
+    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]+"
+)
+# What a spreadsheet takes for the start of a formula, also in its full-width forms.
+_FORMULA = re.compile("[=+@\uff1d\uff0b\uff20\uff0d-]")
+
+
+def _symbol(match: re.Match[str]) -> str:
+    return {"\n": "↵", "\t": "⇥"}.get(match[0], f"⟨U+{ord(match[0]):04X}⟩")
+
+
+def visible(text: str) -> str:
+    """`text` with every hidden character in a form that can be seen; valid in XML 1.0.
+
+    Of more than three accents on one letter, which would cover the lines above, three are kept.
+    """
+    return _ACCENTS.sub(r"\1", _HIDDEN.sub(_symbol, text))
+
+
+def spreadsheet_safe(text: str) -> str:
+    """`text` in a form that no spreadsheet runs: an apostrophe stands before a formula."""
+    shown = visible(text)
+    return f"'{shown}" if _FORMULA.match(shown.lstrip()) else shown
