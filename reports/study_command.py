@@ -106,7 +106,7 @@ def _executor_of(asked: Mapping[str, Any]) -> Executor:
 
 
 def _settings(made: Study) -> dict[str, object]:
-    named = {entry.name: f"`{entry.editor}`" for entry in made.entries}
+    named = {entry.name: entry.editor for entry in made.entries}
     return {"model": made.model, "layers": ", ".join(map(str, made.layers)), **named, "tracing":
             f"MLP, window {made.window}, noise {made.noise:g} deviations, {made.n_noise} draws",
             "seeds": ", ".join(map(str, made.seeds))}  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["spreadsheet_safe", "visible"]
+__all__ = ["markdown", "markdown_grid", "spreadsheet_safe", "visible"]
 
 # Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
 # surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
@@ -36,3 +37,19 @@ def spreadsheet_safe(text: str) -> str:
     """`text` in a form that no spreadsheet runs: an apostrophe stands before a formula."""
     shown = visible(text)
     return f"'{shown}" if _FORMULA.match(shown.lstrip()) else shown
+
+
+def markdown(text: str) -> str:
+    """`text` as one line of Markdown that reads as it: no cell, tag or line ends in it."""
+    return re.sub(r"([\\|<])", r"\\\1", visible(" ".join(text.split())))
+
+
+def markdown_grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned as plain text too."""
+    table = [[markdown(cell) for cell in line] for line in (header, *lines)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    table.insert(1, ["-" * width for width in widths])
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in table
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)

@@ -179,7 +179,9 @@ def test_the_scores_file_has_a_line_for_each_measure_and_errors_without_numbers(
 
 
 def test_tables_show_an_error_as_an_error_and_mark_the_tied() -> None:
-    found = standings({contestant("a"): {N: rows(RIGHT)}, contestant("b"): {N: "it\nfailed | so"}})
+    found = standings(
+        {contestant("a"): {N: rows(RIGHT)}, contestant("b"): {N: "it\nfailed | so <b>"}}
+    )
     lines = tables(found, {}).splitlines()
     assert lines[0] == f"### m, T={N}: Online editors, one edit at a time"
     grid = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
@@ -187,7 +189,7 @@ def test_tables_show_an_error_as_an_error_and_mark_the_tied() -> None:
     assert [line[1:4] for line in grid[2:]] == [
         ["1*", "a", "1.00 [.91, 1.00] reliability"], ["", "b", "error"],
     ]  # fmt: skip
-    assert lines[-1] == "- b: it failed | so"
+    assert lines[-1] == r"- b: it failed \| so \<b>"
 
 
 def test_a_built_in_editor_stands_twice_and_any_other_once(

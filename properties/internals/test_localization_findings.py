@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,11 @@ def test_the_document_sets_the_papers_table_beside_as_another_models() -> None:
     excluded = pd.DataFrame([dict(fact="f", layer=0, editor="wise", problem="fact-erasure", seed=0,
                                   kind="excluded", reason="it | cannot: more")] * 3)  # fmt: skip
     text = document(findings_of(cells), cells, excluded, model="m", command="make it",
-                    settings={"model": "m"})  # fmt: skip
+                    settings={"model": "m | <b>\\"})  # fmt: skip
+    text = re.sub(" +", " ", text)  # the columns are aligned
     own, published = text.index("What explains"), text.index("as published of another model")
     assert own < published
     assert "| rome | error-injection | 0.947 | 0.016 | 0.948 |" in text[published:]
     assert text.count("| wise | fact-erasure | excluded |") == 1
+    assert r"| model | m \| \<b>\\ |" in text
     assert "make it" in text

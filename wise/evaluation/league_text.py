@@ -15,7 +15,7 @@ from wise.evaluation.league_scores import Estimate
 from wise.evaluation.league_table import Retained, Standing
 from wise.rows import CORNERS
 from wise.statistics import format_p, format_share
-from wise.text import spreadsheet_safe
+from wise.text import markdown, markdown_grid, spreadsheet_safe
 
 __all__ = ["SCORE_COLUMNS", "document", "tables", "write_scores"]
 
@@ -65,17 +65,6 @@ def write_scores(found: Iterable[Standing], path: Path) -> None:
                 })  # fmt: skip
 
 
-def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned as plain text too."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    cut = ["-" * width for width in widths]
-    padded = (
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        for line in (header, cut, *lines)
-    )
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
 def _shown(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
@@ -113,9 +102,9 @@ def tables(
         if last_only and t != last[model, group]:
             continue
         shown = list(standing)
-        grid = _grid(header, [_line(each, levels, costs) for each in shown])
+        grid = markdown_grid(header, [_line(each, levels, costs) for each in shown])
         errors = [
-            f"\n- {each.contestant.title}: {' '.join(each.error.split())}"
+            f"\n- {markdown(f'{each.contestant.title}: {each.error}')}"
             for each in shown if each.error
         ]  # fmt: skip
         title = f"### {model}, T={t:,}: {_GROUP_TITLES[group]}"
@@ -151,7 +140,7 @@ def _faded(found: Sequence[Retained]) -> str:
     ]  # fmt: skip
     first = found[0]
     header = ["model", "editor", "metric", f"T={first.early:,}", f"T={first.late:,}", "drop"]
-    return _grid(header, lines)
+    return markdown_grid(header, lines)
 
 
 def document(
@@ -191,7 +180,7 @@ def document(
         early = f"{faded[0].early:,}"
         parts += [f"## What fades\n\nItems of the first {early} edits, then and at the end; "
                   "p by McNemar's exact test for a drop.", _faded(faded)]  # fmt: skip
-    parts += ["## Settings", _grid(["editor", "options"], [[t, f"`{e}`"] for t, e in
+    parts += ["## Settings", markdown_grid(["editor", "options"], [[t, e] for t, e in
                                                            settings.items()])]  # fmt: skip
     parts += [notes.strip()] if notes.strip() else []
     return "\n\n".join(parts) + "\n"

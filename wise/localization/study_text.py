@@ -12,6 +12,7 @@ from wise.localization.choice import LayerChoice, describe, tells_which_layer
 from wise.localization.findings import Finding
 from wise.localization.published import TABLE_3
 from wise.statistics import format_p
+from wise.text import markdown, markdown_grid
 
 __all__ = ["answer", "document", "verdict"]
 
@@ -76,12 +77,12 @@ def document(
         "that tracing explains of what the layer leaves (partial R², adjusted, 95 % interval over "
         "facts), for all layers and without those that fail or are at the ceiling; p of the F-test "
         "(as published), with errors clustered by fact, and by permutation of facts.",
-        _grid(["editor", "problem", "facts", "layer", "tracing", "both", "partial R²",
+        _table(["editor", "problem", "facts", "layer", "tracing", "both", "partial R²",
                "inner layers", "F", "clustered", "permuted"], [*map(_r2_line, rewrites)]),
         "### The same, as published of another model",
         "GPT-J on CounterFact, 652 facts at 9 layers: Hase et al., NeurIPS 2023, Table 3. Another "
         "model, other facts and 9 of 28 layers: to be read beside the table above, not against it.",
-        _grid(["editor", "problem", "layer", "tracing", "both"], [
+        _table(["editor", "problem", "layer", "tracing", "both"], [
             [editor, problem, *(f"{value:.3f}" for value in found)]
             for editor in ("ft-1", "ft-5", "rome", "memit")
             for problem, found in ((name, row[editor]) for name, row in TABLE_3.items())
@@ -90,28 +91,25 @@ def document(
         "Mean rewrite score by how the layer was chosen for each fact: where tracing is strongest, "
         "the layer that is best for the other facts, any layer, the fact's own best; and by how "
         "much tracing's choice is above the best fixed layer.",
-        _grid(["editor", "problem", "tracing", "fixed", "random", "oracle", "over fixed"],
+        _table(["editor", "problem", "tracing", "fixed", "random", "oracle", "over fixed"],
               [_choice_line(each, each.choice) for each in rewrites if each.choice]),
         "## By editor and problem", *map(_described, rewrites),
         "## Other scores",
         "Partial R² of tracing beside the layer.",
-        _grid(["editor", "problem", "outcome", "facts", "partial R²", "held out"],
+        _table(["editor", "problem", "outcome", "facts", "partial R²", "held out"],
               [_other_line(each) for each in findings if each.outcome != "rewrite"]),
         "## Mean scores over all layers", _means(cells),
     ]  # fmt: skip
     if sweep is not None:
         parts += ["## The editor's own curve over layers", _curve(sweep)]
     parts += ["## What was left out", _left_out(excluded)]
-    parts += ["## Settings", _grid(["setting", "value"], [[k, str(v)] for k, v in
+    parts += ["## Settings", _table(["setting", "value"], [[k, str(v)] for k, v in
                                                           settings.items()])]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    if not lines:
-        return "There are none."
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |" for row in rows)
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return markdown_grid(header, lines) if lines else "There are none."
 
 
 def _bounded(value: float, low: float, high: float) -> str:
@@ -140,9 +138,9 @@ def _choice_line(each: Finding, choice: LayerChoice) -> list[str]:
 
 
 def _described(each: Finding) -> str:
-    head = f"**{each.editor}, {each.problem}.** "
+    head = f"**{markdown(f'{each.editor}, {each.problem}')}.** "
     if each.regression is None or each.choice is None:
-        return f"{head}No answer: {each.lacking}."
+        return f"{head}No answer: {markdown(each.lacking)}."
     told = describe(each.regression, each.choice, outcome="the rewrite score", least=_LEAST)
     found = [w.layer for w in each.within if min(w.pearson_p, w.spearman_p) < 0.05]
     named = f"at layers {', '.join(map(str, found))}" if found else "at no layer"
@@ -170,7 +168,7 @@ def _means(cells: pd.DataFrame) -> str:
     )
     lines = [[*map(str, key), *(f"{value:.3f}" for value in row)]
              for key, row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
-    return told + _grid(["editor", "problem", *names], lines)
+    return told + _table(["editor", "problem", *names], lines)
 
 
 def _curve(sweep: pd.DataFrame) -> str:
@@ -185,7 +183,7 @@ def _curve(sweep: pd.DataFrame) -> str:
     wide = scored.pivot(index=["editor", "t", "layer"], columns="metric", values="shown")
     lines = [[*map(str, key), *row] for key, row in
              zip(wide.index, wide.fillna("-").to_numpy(), strict=True)]  # fmt: skip
-    return told + _grid(["editor", "T", "layer", *wide.columns], lines)
+    return told + _table(["editor", "T", "layer", *wide.columns], lines)
 
 
 def _left_out(excluded: pd.DataFrame) -> str:
@@ -195,4 +193,4 @@ def _left_out(excluded: pd.DataFrame) -> str:
         for row in excluded.itertuples()
     )  # fmt: skip
     lines = [[*key, str(n)] for key, n in reasons.items()]
-    return _grid(["editor", "problem", "kind", "why", "cells"], lines)
+    return _table(["editor", "problem", "kind", "why", "cells"], lines)
