@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wise.evaluation.cell import Scene
     from wise.evaluation.entries import Entry
 
-__all__ = ["league", "world_scene"]
+__all__ = ["in_a_folder", "league", "world_scene"]
 
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 
@@ -52,6 +52,22 @@ def _entries(names: list[str], model: str, search: Path, options: str) -> tuple[
     return tuple(dict.fromkeys(found))
 
 
+def _check_models(models: list[str]) -> None:
+    """Raise ValueError for the first that is no model with a world, before any cell runs."""
+    from fixtures.models import model_folder, world_of
+
+    for model in models:
+        if world_of(model_folder(model)) is None:
+            raise ValueError(f"model {model!r} has no world to take edits from")
+
+
+def in_a_folder(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A file to write, whose folder must exist before the work begins."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{path} is not a file in a folder that exists")
+    return path
+
+
 @click.command()
 @click.option("--editors", default="all", show_default=True,
               help="all, none, perfect, random, names or MODULE:FACTORY, by commas")  # fmt: skip
@@ -65,9 +81,10 @@ def _entries(names: list[str], model: str, search: Path, options: str) -> tuple[
 @click.option("--options", default="both", show_default=True,
               type=click.Choice(["both", "released", "tuned"]),
               help="which of a built-in editor's two entries")  # fmt: skip
-@click.option("--search", default=_SEARCH, type=click.Path(dir_okay=False, path_type=Path),
-              help="results of benchmarks.search")  # fmt: skip
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Markdown page")
+@click.option("--search", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=in_a_folder,
+              help="Markdown page")  # fmt: skip
 @click.option("--notes", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Markdown to end the page with")  # fmt: skip
 @click.option("--confidence", default=0.95, show_default=True,
@@ -81,8 +98,9 @@ def league(
     from wise.evaluation.league import League, results_of, run_league, write_costs
 
     try:
+        _check_models(models.split(","))
         entries = {
-            model: _entries(editors.split(","), model, search, options)
+            model: _entries(editors.split(","), model, search or _SEARCH, options)
             for model in models.split(",")
         }
         for entry in {entry for of_model in entries.values() for entry in of_model}:
@@ -103,3 +121,5 @@ def league(
     for path in filter(None, (out / "league.md", write)):
         path.write_text(page, encoding="utf-8")
     click.echo(league_text.tables(found, outcomes, last_only=True))
+    if all(outcome.state == "error" for outcome in outcomes.values()):
+        raise click.ClickException("no cell came to its end; the tables say why")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reports.league import world_scene
+from reports.league import in_a_folder, world_scene
 
 if TYPE_CHECKING:
     from wise.evaluation.cell import Scene
@@ -137,7 +137,8 @@ def _settings(made: Study) -> dict[str, object]:
 @click.option("--out", default="study", show_default=True,
               type=click.Path(file_okay=False, path_type=Path),
               help="folder of tables, the page and what is needed to go on")  # fmt: skip
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Markdown document")
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=in_a_folder,
+              help="Markdown document")  # fmt: skip
 def study(out: Path, write: Path | None, **asked: Any) -> None:
     """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
     from reports.build import build_page

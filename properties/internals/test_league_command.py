@@ -1,0 +1,41 @@
+"""`python -m reports league` and `study`: what cannot be run is refused at once, by its value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reports.__main__ import main
+
+pytestmark = pytest.mark.internals
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "code", "message"),
+    [
+        ("league", "--models=lama", 1, "model='lama' is neither an embedded family (llama, "),
+        ("league", "--models=llama,", 1, "model='' is neither an embedded family"),
+        ("league", "--search=no.csv", 2, "File 'no.csv' does not exist"),
+        ("league", "--write=no/page.md", 2, "no/page.md is not a file in a folder that exists"),
+        ("study", "--write=no/page.md", 2, "no/page.md is not a file in a folder that exists"),
+    ],
+)
+def test_a_bad_option_is_named_before_anything_runs(
+    command: str, option: str, code: int, message: str, tmp_path: Path
+) -> None:
+    arguments = [command, option, f"--out={tmp_path / 'out'}"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_league_without_a_cell_that_ended_fails(tmp_path: Path) -> None:
+    arguments = ["--models=gptj", "--edits=3", "--seeds=1", "--jobs=1", f"--out={tmp_path}"]
+    failing = "--editors=properties.internals.small_league:make_failing"
+    result = CliRunner().invoke(main, ["league", failing, *arguments])
+    assert result.exit_code == 1
+    assert "three edits" in result.output
+    assert "no cell came to its end; the tables say why" in result.output
