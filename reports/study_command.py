@@ -68,16 +68,25 @@ def _study_of(asked: Mapping[str, Any]) -> Study:
 
     source, n_candidates, scene_of = asked["facts_file"], None, world_scene
     if source is not None:
+        if not Path(source.rpartition(":")[2]).expanduser().is_file():
+            raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")
         n_candidates = len(read_facts(source).edits)
         scene_of = update_wrapper(partial(file_scene, source=source), file_scene)
-    layers = range(LanguageModel(load_model(asked["model"]).model).n_layers)
-    if asked["layers"]:
-        layers = map(int, asked["layers"].split(","))
+    n_layers = LanguageModel(load_model(asked["model"]).model).n_layers
     return Study(
-        asked["model"], tuple(_entry(name, asked) for name in asked["editor"]), tuple(layers),
+        asked["model"], tuple(_entry(name, asked) for name in asked["editor"]),
+        _layers(asked["layers"] or ",".join(map(str, range(n_layers))), n_layers),
         asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
         tuple(range(asked["seeds"])), asked["window"],
     )  # fmt: skip
+
+
+def _layers(text: str, n_layers: int) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) < n_layers for part in parts):
+        raise ValueError(f"--layers={text} are not layers of the model, 0..{n_layers - 1}, "
+                         "parted by commas")  # fmt: skip
+    return tuple(map(int, parts))
 
 
 def _entry(name: str, asked: Mapping[str, Any]) -> Entry:
