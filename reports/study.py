@@ -33,18 +33,28 @@ _COST = ["seconds_per_edit", "bytes", "inference_ratio"]
 SCORES = ["rewrite", "paraphrase", "neighborhood", "overall"]
 _ROLES = ["before", "first-subject", "middle-subject", "last-subject", "first-after", "after"]
 _ROLES += ["last"]
+_TEXTS = ["fact", "subject", "model", "editor", "problem", "token", "role", "site"]
 STUDY = ["fact", "subject", "model", "layer", "editor", "problem", "tracing", *SCORES, "essence"]
 
 
 def read_columns(path: Path | str, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV file that has `columns`. Raises ValueError naming what it lacks or is not a number."""
+    """A CSV file that has `columns`: numbers, blank where there is none, but for names, which are
+    texts as they stand. Raises ValueError naming what it lacks or is not a number."""
     try:
-        table = pd.read_csv(path, keep_default_na=True, na_values=[""])
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV table: {error}") from error
     lacking = [name for name in columns if name not in table]
     if lacking:
         raise ValueError(f"{path} lacks {listed(lacking)}; needed are {', '.join(columns)}")
+    for name in table.columns.difference(_TEXTS, sort=False):
+        numbers = pd.to_numeric(table[name].where(table[name] != ""), errors="coerce")
+        wrong = table[name][(table[name] != "") & ~np.isfinite(numbers)]
+        if wrong.empty:
+            table[name] = numbers
+        elif name in columns:
+            line = wrong.index[0] + 2
+            raise ValueError(f"{path}, line {line}: {name}={wrong.iloc[0]!r} is not a number")
     return table
 
 
@@ -66,6 +76,9 @@ def kills(path: Path | str) -> pd.DataFrame:
         raise ValueError(f"{path} is no TOML: {error}") from error
     if not isinstance(faults, dict) or not faults:
         raise ValueError(f"{path} has no table [faults]")
+    for fault, named in faults.items():
+        if not isinstance(named, list) or not all(isinstance(check, str) for check in named):
+            raise ValueError(f"{path}: {fault} = {named!r} is not a list of the names of checks")
     checks = list(dict.fromkeys(check for of_fault in faults.values() for check in of_fault))
     lines = [
         (fault, check, check in of_fault) for fault, of_fault in faults.items() for check in checks

@@ -130,6 +130,37 @@ def test_a_table_that_cannot_be_used_is_named(text: str, word: str, tmp_path: Pa
         study.costs(path)
 
 
+def test_a_cost_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "costs.csv"
+    path.write_text(
+        "editor,model,seed,t,seconds_per_edit,bytes,inference_ratio\n"
+        "wise,llama,0,1,1.0,,1.02\nwise,llama,1,1,fast,100,1.04\n"
+    )
+    with pytest.raises(ValueError, match=r"line 3: seconds_per_edit='fast' is not a number"):
+        study.costs(path)
+
+
+def test_names_stay_the_texts_that_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "effects.csv"
+    tokens = ["None", "null", "NA", "nan", "007", ""]
+    lines = [f"0{n},{token},{n},,{n}.5" for n, token in enumerate(tokens)]
+    path.write_text("fact,token,layer,effect,more\n" + "\n".join(lines) + "\n")
+    table = study.read_columns(path, ["fact", "token", "layer", "effect"])
+    assert table.fact.tolist() == ["00", "01", "02", "03", "04", "05"]
+    assert table.token.tolist() == tokens
+    assert table.layer.tolist() == list(range(6))
+    assert table.effect.isna().all()
+    assert table.more.sum() == 18
+
+
+@pytest.mark.parametrize("entry", ["3", '"a"', '["a", 1]'])
+def test_a_kill_matrix_of_another_shape_is_named(entry: str, tmp_path: Path) -> None:
+    path = tmp_path / "kill.toml"
+    path.write_text(f"[faults]\nforgets = {entry}\n")
+    with pytest.raises(ValueError, match=r"forgets = .+ is not a list of the names of checks"):
+        study.kills(path)
+
+
 def test_the_kill_matrix_is_every_fault_by_every_check(tmp_path: Path) -> None:
     path = tmp_path / "kill.toml"
     path.write_text('[faults]\nforgets = ["a"]\n"first write wins" = ["b", "a"]\n')
