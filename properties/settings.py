@@ -160,8 +160,9 @@ def _share(name: str, text: str, least: float = 0.0) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not max(least, 1e-9) <= value < 1:
-        raise ValueError(f"--{name}={text} is not between {least:g} and 1")
+    if not 0 < value < 1 or value < least:
+        bounds = f"[{least:g}, 1)" if least else "(0, 1)"
+        raise ValueError(f"--{name}={text} is not a number in {bounds}")
     return value
 
 

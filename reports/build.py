@@ -84,9 +84,9 @@ def _threshold(text: str) -> tuple[str, float]:
         share = float(value)
     except ValueError:
         share = -1.0
-    if not re.fullmatch(_METRIC, metric) or not 0 <= share <= 1:
+    if not re.fullmatch(_METRIC, metric) or not 0 < share < 1:
         raise ValueError(
             f"--threshold {text} is not METRIC=VALUE, METRIC one of reliability, generalization, "
-            "generalization-LEVEL, far, near-subject, near-relation, portability, VALUE in [0, 1]"
+            "generalization-LEVEL, far, near-subject, near-relation, portability, VALUE in (0, 1)"
         )
     return metric, share

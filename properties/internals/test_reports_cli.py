@@ -78,7 +78,9 @@ def test_checks_of_several_files_stand_together(rows: Path, tmp_path: Path) -> N
     assert [check.name for check in found] == ["law-of-wise", "law-of-other"]
 
 
-@pytest.mark.parametrize("value", ["reliability=2", "reliabilty=.5", "reliability", "far=x"])
+@pytest.mark.parametrize(
+    "value", ["reliability=2", "reliabilty=.5", "reliability", "far=x", "far=0", "far=1"]
+)
 def test_a_bad_threshold_is_named(value: str, rows: Path, tmp_path: Path) -> None:
     code, said = run("page", rows, "--out", tmp_path / "out", "--threshold", value)
     assert code == 1
