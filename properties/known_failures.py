@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from fixtures.models import FAMILIES
 from properties.checks import CHECKS
 from wise.editor import BUILT_IN
 
@@ -41,7 +42,13 @@ def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
         if section not in ("checks", "models"):
             raise ValueError(f"{path}: [{section}] is none of [checks], [models.NAME]")
     models = content.get("models", {})
-    for section in (content.get("checks", {}), models, *models.values()):
+    if not isinstance(models, dict):
+        raise ValueError(f"{path}: models = {models!r} stands where tables [models.NAME] must")
+    for name in models:
+        if name not in (*FAMILIES, model):
+            raise ValueError(f"{path}: [models.{name}] is none of {', '.join(FAMILIES)}, "
+                             "nor the --model given")  # fmt: skip
+    for section in (content.get("checks", {}), *models.values()):
         if not isinstance(section, dict):
             raise ValueError(f"{path}: {section!r} stands where a table of checks must")
     found: dict[str, str] = {}

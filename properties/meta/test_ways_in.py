@@ -90,6 +90,12 @@ def test_known_failures_are_read_for_all_models_and_for_one(tmp_path: Path) -> N
         ("[checks]\nfar = 3", "far = 3; needed: a reason in words"),
         ("checks = 1", "1 stands where a table of checks must"),
         ("[checks", "not TOML"),
+        ("models = 3", "models = 3 stands where tables [models.NAME] must"),
+        ("[models]\nllama = 3", "3 stands where a table of checks must"),
+        (
+            '[models.lama]\nfar = "a"',
+            "[models.lama] is none of llama, mistral, gptj, gpt2, nor the",
+        ),
     ],
 )
 def test_bad_known_failures_are_named(tmp_path: Path, text: str, message: str) -> None:
