@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
@@ -201,16 +202,23 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
                          for key, value in record.items()})  # fmt: skip
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
     parser.add_argument("--model", default="llama", choices=FAMILIES)
-    parser.add_argument("--trials", type=int, default=12, help="for each editor, those done too")
-    parser.add_argument("--edits", type=int, default=20)
-    parser.add_argument("--stream-seed", type=int, default=_STREAM_SEED)
+    parser.add_argument(
+        "--trials", type=arguments.whole, default=12, help="for each editor, those done too"
+    )
+    parser.add_argument("--edits", type=arguments.whole, default=20)
+    parser.add_argument("--stream-seed", type=arguments.seed, default=_STREAM_SEED)
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--best", action="store_true", help="only print the best options so far")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
+    names = asked.editor or ["all"]
+    names = every_name() if "all" in names else names
+    for name in names:
+        if name not in SPACES:
+            parser.error(f"--editor {name}: has no search space; {', '.join(SPACES)}, all have")
     if not asked.best:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -218,10 +226,12 @@ def main() -> None:
         loaded = load_model(asked.model)
         world = FAMILIES[asked.model].size.world()
         stream = world.stream(asked.stream_seed, asked.edits, split="tuning")
-        names = asked.editor or ["all"]
-        for name in every_name() if "all" in names else names:
-            search(name, loaded, stream, n_trials=asked.trials, path=asked.csv,
-                   seed=asked.stream_seed)  # fmt: skip
+        try:
+            for name in names:
+                search(name, loaded, stream, n_trials=asked.trials, path=asked.csv,
+                       seed=asked.stream_seed)  # fmt: skip
+        except ValueError as error:
+            parser.error(str(error))
     for name, options in best_options(asked.csv, model=asked.model).items():
         print(f"{name:16} {json.dumps(options)}")
 

@@ -6,18 +6,26 @@ import argparse
 import csv
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
+from fixtures.world import LEVELS
 from properties.rates import metric_name
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
 from wise.evaluation.metrics import BaseAnswers, final_questions, measure
 
-__all__ = ["triangle"]
+__all__ = ["COLUMNS", "triangle"]
+
+COLUMNS = (
+    "editor", "options", "model", "edits", "seed", "far",
+    *(f"generalization-{level}" for level in LEVELS),
+    "near-relation", "near-subject", "portability", "reliability", "seconds per edit",
+)  # fmt: skip
 
 
 def triangle(
@@ -49,22 +57,29 @@ def triangle(
     return {**means, "seconds per edit": seconds}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", default="wise")
     parser.add_argument("--model", choices=FAMILIES, default="llama")
-    parser.add_argument("--edits", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--edits", type=arguments.whole, default=100)
+    parser.add_argument("--seeds", type=arguments.seed, nargs="+", default=[0, 1, 2])
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--csv", type=Path, help="file to append the numbers of each seed to")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
+    try:
+        load_editor(asked.editor)
+        options = factory_options(asked.option)
+        if asked.csv is not None:
+            _check_header(asked.csv)
+    except ValueError as error:
+        parser.error(str(error))
     world, loaded = FAMILIES[asked.model].size.world(), load_model(asked.model)
     found = []
     for seed in asked.seeds:
         stream = world.stream(seed, asked.edits)
         numbers = triangle(
             loaded, stream, world.background(), seed=seed,
-            editor=asked.editor, options=factory_options(asked.option),
+            editor=asked.editor, options=options,
         )  # fmt: skip
         found.append(numbers)
         if asked.csv is not None:
@@ -75,17 +90,30 @@ def main() -> None:
     print(
         f"{asked.editor} on {asked.model}, T={asked.edits}, mean of seeds {asked.seeds}, free-run"
     )
-    for name in found[0]:
-        values = [numbers[name] for numbers in found]
+    for name in dict.fromkeys(name for numbers in found for name in numbers):
+        values = [numbers[name] for numbers in found if name in numbers]
         each = ", ".join(f"{value:.3f}" for value in values)
         print(f"  {name:18} {sum(values) / len(values):.3f}   ({each})")
 
 
+def _check_header(path: Path) -> None:
+    """Raise ValueError for a file of other columns."""
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            header = next(csv.reader(file), [])
+        if header != list(COLUMNS):
+            raise ValueError(
+                f"{path} has the columns {', '.join(header)}, not {', '.join(COLUMNS)}"
+            )
+
+
 def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line; a metric that was not asked for stays empty."""
+    _check_header(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, record, lineterminator="\n")
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(record)

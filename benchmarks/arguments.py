@@ -1,0 +1,19 @@
+"""What counts something on a benchmark's command line."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["seed", "whole"]
+
+
+def whole(text: str, least: int = 1) -> int:
+    """A whole number from `least` up; argparse says of any other text which option it is of."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number >= {least}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 up."""
+    return whole(text, least=0)
