@@ -7,7 +7,7 @@ import pandas as pd
 from reports.figures.style import label
 from reports.published import TRIANGLES
 from reports.text import counted, listed
-from wise.statistics import format_share
+from wise.statistics import format_p, format_share
 from wise.summary import Measure
 
 __all__ = [
@@ -130,10 +130,13 @@ def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:
     return f"Hardest to tell from prompts in scope is {listed(told, 3)}."
 
 
-def differences(table: pd.DataFrame, unpaired: str = "") -> str:
-    """Which measures changed beyond their interval."""
-    sure = table[(table.low > 0) | (table.high < 0)]
-    told = [f"{_measure(row)} by {row.difference:+.2f}" for _, row in sure.iterrows()]
+def differences(table: pd.DataFrame, unpaired: str = "", *, confidence: float = 0.95) -> str:
+    """Which measures changed, by their p-values, which are corrected for all of them together."""
+    sure = table[table.p_value <= 1 - confidence]
+    told = [
+        f"{_measure(row)} by {row.difference:+.2f} ({format_p(row.p_value)})"
+        for _, row in sure.iterrows()
+    ]
     text = (
         f"Changed beyond chance: {listed(told, 3)}." if told else "Nothing changed beyond chance."
     )

@@ -31,12 +31,12 @@ def of_pair(
                 own,
                 name=f"compared-{len(panels) + 1}",
                 title=where,
-                caption=captions.differences(own),
+                caption=captions.differences(own, confidence=confidence),
                 height=rows_height(n_rows),
                 where=where,
                 confidence=confidence,
             )
         )
     note = f"First: {names[0]}. Second: {names[1]}. Right of 0 the second is better."
-    caption = captions.differences(table, unpaired)
+    caption = captions.differences(table, unpaired, confidence=confidence)
     return Section("compared", title, caption, table, tuple(panels), note)
