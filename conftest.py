@@ -19,7 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from properties.bench import Bench
 from properties.options import add_options
 from properties.profiles import register_profiles
-from properties.report import check_records, editor_lines, header_lines
+from properties.report import check_records, editor_lines, header_lines, in_order
 from properties.session import Session
 from properties.settings import Settings
 
@@ -147,6 +147,8 @@ def _write_page(session: Session, reports: list[object], arguments: Sequence[obj
 
     settings = session.settings
     rows = [path for spec in settings.editors if (path := session.rows_path(spec)).exists()]
+    names = [settings.editor_name(spec) for spec in settings.editors]
+    records = in_order(check_records(reports), names)
     n_looks = max(map(session.n_looks, settings.editors))
     note = (
         f"These rates are of the first stream alone; a check of a rate judged up to {n_looks} "
@@ -156,8 +158,7 @@ def _write_page(session: Session, reports: list[object], arguments: Sequence[obj
     try:
         return build_page(
             rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
-            checks=[Check(**record) for record in check_records(reports)], settings=shown,
-            note=note,
+            checks=[Check(**record) for record in records], settings=shown, note=note,
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from wise.rows import Row, read_rows
 from wise.statistics import format_share
 from wise.summary import summarize, table
 
-__all__ = ["check_records", "editor_lines", "header_lines"]
+__all__ = ["check_records", "editor_lines", "header_lines", "in_order"]
 
 _LEAST_AGED = 8  # edits, below which quarters would say nothing
 _PASSES = "[XPASS(strict)] "  # pytest's word for what was expected to fail, strictly
@@ -84,6 +84,16 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
             "detail": detail, "reason": reason, "stream": found.get("stream", ""),
             "replay": found.get("replay", ""),
         }  # fmt: skip
+
+
+def in_order(
+    records: Iterable[Mapping[str, str]], editors: Sequence[str]
+) -> list[Mapping[str, str]]:
+    """By editor as asked, then by outcome and name, whichever process ended first."""
+    asked = list(editors)
+    return sorted(records, key=lambda each: (
+        asked.index(each["editor"]), each["outcome"], each["name"]
+    ))  # fmt: skip
 
 
 def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:

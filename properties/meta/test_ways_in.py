@@ -17,6 +17,7 @@ from fixtures.perfect import make_perfect
 from properties.checks import CHECKS, EditorFailedError, check_editor, checks_for, table_of
 from properties.known_failures import read_known_failures, stale
 from properties.meta.called import ROOT, run_pytest
+from properties.report import in_order
 from wise.baselines.corners import make_unedited
 from wise.edits import Background
 
@@ -175,6 +176,13 @@ def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
     found = {p.get("name"): p.get("value") for p in case.iter("property")}
     assert found["check"] == "far"
     assert (found["mean"], found["n"], found["threshold"]) == ("1.0", "5", "0.95")
+
+
+def test_checks_stand_in_one_order_whichever_process_ends_first() -> None:
+    records = [{"editor": editor, "outcome": outcome, "name": name} for editor in ("b", "a")
+               for outcome in ("fail", "pass") for name in ("x", "y")]  # fmt: skip
+    assert in_order(reversed(records), ["b", "a"]) == records
+    assert in_order(records[3:] + records[:3], ["b", "a"]) == records
 
 
 def test_a_page_has_the_call_and_says_that_its_rates_are_of_the_first_look(tmp_path: Path) -> None:
