@@ -1,8 +1,8 @@
 """Which checks catch which planted fault: `python -m properties.meta.kill_matrix`.
 
-The matrix is data, in kill_matrix.toml. Without arguments it is printed; `--measure` runs every
-check on the faults named (or on all) and says where the data is wrong; `--write` corrects it;
-`--perfect N` runs every check on the perfect editor at N seeds.
+The matrix is data, in kill_matrix.toml. Without options it is printed, whole or for the faults
+named; `--measure` runs every check on the faults named (or on all) and says where the data is
+wrong; `--write` corrects it; `--perfect N` runs every check on the perfect editor at N seeds.
 """
 
 from __future__ import annotations
@@ -92,22 +92,24 @@ def write(matrix: Mapping[str, Sequence[str]]) -> None:
 
 
 def _print(matrix: Mapping[str, Sequence[str]]) -> None:
-    """A line for each fault and for what catches it, then the checks by how many they catch."""
+    """A line for each fault and for what catches it; then, of all, how many each check catches."""
     for fault, checks in matrix.items():
         print(f"{fault}: {FAULTS[fault].claim}")
         print(f"    caught by {', '.join(checks) or 'NOTHING'}")
+    if matrix.keys() < FAULTS.keys():
+        return
     print(f"\n{len(matrix)} faults, {len(CHECKS)} checks; faults caught by each check:")
     for check in CHECKS:
         print(f"{sum(check in checks for checks in matrix.values()):>4}  {check}")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="default: all")
     parser.add_argument("--measure", action="store_true", help="run the checks")
     parser.add_argument("--write", action="store_true", help="run them and correct the data")
     parser.add_argument("--perfect", type=int, default=0, metavar="N", help="seeds 0 .. N-1")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     unknown = sorted(set(options.faults) - set(FAULTS))
     if unknown:
         parser.error(f"fault {unknown[0]!r} is none of {', '.join(FAULTS)}")
@@ -129,7 +131,7 @@ def main() -> int:
             if options.write:
                 write({**read(), fault: caught})
     elif not options.perfect:
-        _print(matrix)
+        _print({fault: matrix.get(fault, []) for fault in options.faults or matrix})
     return 1 if wrong and not options.write else 0
 
 

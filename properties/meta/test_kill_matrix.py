@@ -9,7 +9,7 @@ import torch
 
 from fixtures.faulty import FAULTS
 from properties.checks import CHECKS
-from properties.meta.kill_matrix import failures_of_the_perfect, measure, read
+from properties.meta.kill_matrix import failures_of_the_perfect, main, measure, read
 
 pytestmark = pytest.mark.meta
 
@@ -33,6 +33,16 @@ def test_every_fault_is_caught_by_some_check() -> None:
 def test_every_check_catches_some_fault() -> None:
     caught = {check for checks in read().values() for check in checks}
     assert not set(CHECKS) - caught
+
+
+def test_a_fault_that_is_named_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    fault, other = list(FAULTS)[:2]
+    assert main([fault]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{fault}: {FAULTS[fault].claim}\n    caught by {read()[fault][0]}")
+    assert printed.count("\n") == 2
+    assert main([]) == 0
+    assert f"\n{other}: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seed", range(1))
