@@ -133,15 +133,17 @@ def _rounded(rows: Iterator[dict[str, object]]) -> Iterator[Mapping[str, Any]]:
 
 
 def take_pictures(page: Path, folder: Path) -> list[Path]:
-    """Parts of the page as PNG, where playwright and a Chromium are; else none."""
+    """Parts of the page as PNG; none, with a word why, where playwright or a Chromium is not."""
     from PIL import Image
 
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
+        click.echo("no pictures: playwright is not installed", err=True)
         return []
     chromium = which("chromium") or which("google-chrome")
     if not chromium:
+        click.echo("no pictures: there is no chromium and no google-chrome here", err=True)
         return []
     taken = []
     folder.mkdir(parents=True, exist_ok=True)
