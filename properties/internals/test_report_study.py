@@ -16,6 +16,7 @@ from reports.figures import study as figures
 from reports.figures.style import new_axes, styled
 from reports.published import MERGES
 from reports.reading import read_items
+from reports.sections.league import of_options
 from wise import merge as wise_merge
 
 pytestmark = pytest.mark.internals
@@ -218,6 +219,15 @@ def test_only_editors_that_have_their_other_options_in_common_are_compared(tmp_p
 
 def test_published_merges_have_the_names_that_wise_has() -> None:
     assert MERGES.keys() <= wise_merge.MERGES.keys()
+
+
+def test_equally_good_merges_are_both_named_best(tmp_path: Path) -> None:
+    rows = []
+    for merge, rate in (("ties", 0.8), ("slerp", 0.8), ("linear", 0.5)):
+        run = RUN._replace(editor=f"wise(merge={merge})")
+        rows += run_rows(run, ts=(10,), rates=dict.fromkeys(RATES, rate), protocols=("free",))
+    [section] = of_options(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
+    assert section.caption == "By the mean of the three corners ties and slerp are best, .80."
 
 
 def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def _beside(table: pd.DataFrame) -> str:
     return f" Options beside: {'; '.join(common)}." if common else ""
 
 
+def _best(names: list[str], mean: float) -> str:
+    """Who is best by the mean of reliability, generalization and locality, or all that are."""
+    verb = "is" if len(names) == 1 else "are"
+    return f"By the mean of the three corners {listed(names)} {verb} best, {format_share(mean)}."
+
+
 def _ratios(table: pd.DataFrame) -> Section:
     by = [*_SCENE, "t", "mask_ratio", "n_shards"]
     means = table.groupby(by, sort=False)[["mean", "low", "high"]].mean().reset_index()
@@ -104,9 +110,10 @@ def _ratios(table: pd.DataFrame) -> Section:
         (f"{label(model)}, {PROTOCOLS[protocol]}, T={t:,}", own)
         for (model, _, protocol, _, t), own in means.groupby([*_SCENE, "t"], sort=False)
     ]
-    best = means.loc[means["mean"].idxmax()]
-    caption = f"Best is mask ratio {best.mask_ratio:g} with {best.n_shards:g} shards, "
-    caption += f"{format_share(best['mean'])} on average of the corners."
+    best = means[means["mean"] == means["mean"].max()]
+    named = [f"mask ratio {ratio:g} with {counted(int(k), 'shard')}"
+             for ratio, k in zip(best.mask_ratio, best.n_shards, strict=True)]  # fmt: skip
+    caption = _best(named, means["mean"].max())
     panels = []
     for name, own in [*grids_of, ("WISE paper, LLaMA-2-7B*", pd.DataFrame(paper))]:
         width, height = 1.0 + 0.62 * own.mask_ratio.nunique(), 1.1 + 0.4 * own.n_shards.nunique()
@@ -147,7 +154,7 @@ def _merges(table: pd.DataFrame, confidence: float) -> Section:
             )
         )
     mean = table.groupby("merge", sort=False)["mean"].mean()
-    caption = f"Best on average of the corners is {mean.idxmax()}, {format_share(mean.max())}."
+    caption = _best(list(mean.index[mean == mean.max()]), mean.max())
     note = "* Grey: WISE on LLaMA-2-7B, T=100, Wang et al. 2024, Table 11; another protocol."
     note += _beside(table)
     return Section("merges", "Merge methods", caption, table, tuple(panels), note)

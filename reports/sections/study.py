@@ -34,7 +34,8 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
             means[score].loc[means[score]["mean"].idxmax()] for score in ("rewrite", "tracing")
         )
         text = (
-            f"editing works best at layer {best.layer}, tracing is strongest at {strongest.layer}"
+            f"by the means, editing works best at layer {best.layer}, tracing is strongest at "
+            f"{strongest.layer}"
         )
         told.append(f"for {name}, {text}")
         traced = {"tracing effect": means.pop("tracing")}
@@ -67,7 +68,7 @@ def of_r2(path: Path) -> Iterator[Section]:
         for index, (editor, own) in enumerate(table.groupby("editor", sort=False), start=1)
     )  # fmt: skip
     most = max(0.0, (table.r2_both - table.r2_layer).max())
-    caption = f"Beside the layer, tracing adds at most {format_share(most)} of R²."
+    caption = f"By the estimates, tracing adds at most {format_share(most)} of R² beside the layer."
     yield Section("r2", "What explains edit success", caption, table, panels)
 
 
