@@ -245,8 +245,6 @@ def test_sigma_is_a_multiple_of_the_deviation_of_the_embeddings_that_get_the_noi
 
 
 def test_attribution_has_no_window_of_hidden_states() -> None:
+    options = dict(method="attribution", site="hidden", window=3)
     with pytest.raises(ValueError, match="window=3 must be 1 for attribution at site='hidden'"):
-        causal_trace(
-            tiny_model("gpt2"), tiny_tokenizer(), FACTS[:1], method="attribution", site="hidden",
-            window=3,
-        )  # fmt: skip
+        causal_trace(tiny_model("gpt2"), tiny_tokenizer(), FACTS[:1], **options)
