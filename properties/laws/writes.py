@@ -56,16 +56,19 @@ def _overwrite(bench: Bench, edits: Sequence[Edit], targets: Sequence[str]) -> N
 
 
 def check_a_repeated_edit_changes_no_answer(bench: Bench) -> None:
-    """An edit that is made again costs no answer that other edits in its place would not."""
-    edits = bench.edits(_N + 1, least=3)
-    *kept, other = edits
-    again, control = bench.editor([*kept, kept[0]]), bench.editor([*kept, other])
+    """Edits that are made again cost no answer that other edits in their place would not.
+
+    As many may be lost by chance as the threshold of reliability allows: each is written anew.
+    """
+    edits = bench.edits(2 * _N, least=10)
+    kept, others = edits[: len(edits) // 2], edits[len(edits) // 2 :]
+    again, control = bench.editor([*kept, *kept]), bench.editor([*kept, *others])
     rights = zip(kept, bench.says(again, kept), bench.says(control, kept), strict=True)
     lost = [edit for edit, is_right, otherwise in rights if otherwise and not is_right]
     require(
-        kept[0] not in lost and len(lost) <= 1,
-        f"once the edit of {kept[0].prompt!r} is repeated, {len(lost)} of {len(kept)} edits are "
-        f"lost that another edit in its place leaves, first {lost[0].prompt if lost else ''!r}",
+        len(lost) <= bench.allowed_misses(len(kept)),
+        f"once {len(kept)} edits are repeated, {len(lost)} of them are lost that other edits in "
+        f"their place leave, first {lost[0].prompt if lost else ''!r}",
     )
 
 
