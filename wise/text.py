@@ -19,6 +19,7 @@ _ACCENTS = re.compile(
 )
 # What a spreadsheet takes for the start of a formula, also in its full-width forms.
 _FORMULA = re.compile("[=+@\uff1d\uff0b\uff20\uff0d-]")
+_MARKED = re.compile(r"([\\|]|<(?=[A-Za-z/!?]))")  # ends a cell, hides a mark or opens a tag
 
 
 def _symbol(match: re.Match[str]) -> str:
@@ -41,7 +42,7 @@ def spreadsheet_safe(text: str) -> str:
 
 def markdown(text: str) -> str:
     """`text` as one line of Markdown that reads as it: no cell, tag or line ends in it."""
-    return re.sub(r"([\\|<])", r"\\\1", visible(" ".join(text.split())))
+    return _MARKED.sub(r"\\\1", visible(" ".join(text.split())))
 
 
 def markdown_grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
