@@ -24,7 +24,7 @@ from wise.baselines.tuning import PRESETS, USUAL_RMS, FineTuneConfig
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.tail import Tail
-from wise.lm.tokens import Batch, encode, subject_span
+from wise.lm.tokens import Batch, encode, subject_mask
 from wise.memory import seeded
 from wise.prefixes import model_prefixes
 
@@ -133,12 +133,8 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
         corruption = self._corruption
         if corruption is None:
             return nullcontext()
-        subject = torch.zeros_like(batch.prompt_mask)
-        for row, edit in enumerate(edits):
-            if edit.subject:
-                begin, end = subject_span(self.tokenizer, edit.prompt, edit.subject)
-                first = int(batch.attention_mask[row].argmax())
-                subject[row, first + begin : first + end] = True
+        prompts, subjects = [e.prompt for e in edits], [e.subject for e in edits]
+        subject = subject_mask(self.tokenizer, batch, prompts, subjects)
 
         def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
             return corruption(embeddings, subject, edits)

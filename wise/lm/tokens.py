@@ -10,7 +10,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_span", "widened"]
+__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_mask", "subject_span",
+           "widened"]  # fmt: skip
 
 IGNORED = -100
 
@@ -133,6 +134,22 @@ def pad(
 def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
     """The rows [B, T] at `width` columns, with `value` on their left."""
     return nn.functional.pad(rows, (width - rows.shape[1], 0), value=value)
+
+
+def subject_mask(
+    tokenizer: PreTrainedTokenizerBase,
+    batch: Batch,
+    prompts: Sequence[str],
+    subjects: Sequence[str],
+) -> Bool[Tensor, "B T"]:
+    """Where the rows of `prompts` hold their subjects; nowhere for an empty one."""
+    mask = torch.zeros_like(batch.prompt_mask)
+    for row, (prompt, subject) in enumerate(zip(prompts, subjects, strict=True)):
+        if subject:
+            begin, end = subject_span(tokenizer, prompt, subject)
+            first = int(batch.attention_mask[row].argmax())
+            mask[row, first + begin : first + end] = True
+    return mask
 
 
 def subject_span(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.tokens import IGNORED, Batch, encode, subject_span
+from wise.lm.tokens import IGNORED, Batch, encode, subject_mask
 from wise.localization.runs import replaced
 
 __all__ = ["Forced"]
@@ -49,12 +49,8 @@ class Forced:
         """Of prompts and targets; without `noise` each is read once. ValueError as of `encode`."""
         prompts, targets = ([pair[place] for pair in pairs] for place in (0, 1))
         batch = encode(tokenizer, prompts, targets, append_eos=False)
-        subject = torch.zeros_like(batch.prompt_mask)
-        for row, prompt in enumerate(prompts):
-            if noise is not None and edit.subject and edit.subject in prompt:
-                begin, end = subject_span(tokenizer, prompt, edit.subject)
-                first = int(batch.attention_mask[row].argmax())
-                subject[row, first + begin : first + end] = True
+        held = [edit.subject if noise and edit.subject in prompt else "" for prompt in prompts]
+        subject = subject_mask(tokenizer, batch, prompts, held)
         n = 1 if noise is None else n_noise
         rows = torch.arange(len(prompts)).repeat_interleave(n)
         return cls(batch[rows].to(torch.device(device)), subject[rows], edit, noise, n)
