@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["file_scene", "study"]
 
 # As the study names them: how to make one, and its own options.
-_CACHE = ("cache", "{folder}/cache")
 _EDITORS: dict[str, tuple[str, tuple[tuple[str, Any], ...]]] = {
-    "rome": ("rome", (_CACHE,)),
-    "memit": ("memit", (_CACHE, ("n_layers", 5))),
+    "rome": ("rome", ()),
+    "memit": ("memit", (("n_layers", 5),)),
     "ft-1": ("ft-l", ()),
     "ft-5": ("ft-l", (("n_layers", 5),)),
     "wise": ("wise", ()),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wise.editor import Editor, load_editor
+from wise.editor import Editor, load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream
@@ -49,10 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Part:
-    """The cells of `facts` by `layers`, of one editor, problem and seed.
-
-    `{folder}` in an option's text stands for the study's folder, for what cells may share.
-    """
+    """The cells of `facts` by `layers`, of one editor, problem and seed."""
 
     entry: Entry
     problem: str
@@ -197,19 +194,15 @@ class _Bench:
 
     def _editor_of(self, layer: int, model: PreTrainedModel) -> Editor:
         if self._editor is None or layer != self._layer:
-            entry, seed = self._part.entry, self._part.seed
-            options = {name: self._with_folder(value) for name, value in entry.options}
+            entry = self._part.entry
             self._editor = make_editor(
-                load_editor(entry.spec), self._problem, model, self._scene.tokenizer,
-                self._scene.background, sigma=self._setting.sigma, seed=seed,
-                **{**options, "layer": layer},
+                with_cache(load_editor(entry.spec), self._setting.folder / "cache"),
+                self._problem, model, self._scene.tokenizer, self._scene.background,
+                sigma=self._setting.sigma, seed=self._part.seed,
+                **{**dict(entry.options), "layer": layer},
             )  # fmt: skip
             self._layer = layer
         return self._editor
-
-    def _with_folder(self, value: Any) -> Any:
-        folder = str(self._setting.folder)
-        return value.replace("{folder}", folder) if isinstance(value, str) else value
 
 
 def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
