@@ -29,6 +29,7 @@ __all__ = [
     "Growing",
     "Layered",
     "Persistent",
+    "Prepares",
     "Retrieves",
     "Routed",
     "factory_options",
@@ -106,6 +107,17 @@ class Retrieves(Protocol):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> list[tuple[Edit, ...]]:
         """The edits of the memory that each prompt opens; none where it opens none."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """Can do ahead and side by side what single edits of the unedited model cost most."""
+
+    def prepare(self, edits: Sequence[Edit]) -> None:
+        """Make a first turn of any one of `edits` cheap; such turns differ by rounding at most.
+
+        Neither the state nor any answer changes. On an error nothing is prepared.
+        """
 
 
 @runtime_checkable

@@ -13,6 +13,8 @@ import torch
 
 from fixtures.models import LoadedModel, load_model
 from wise.baselines.finetune import make_ft_m
+from wise.baselines.rome import ROME
+from wise.baselines.rome import make as make_rome
 from wise.edits import Background, Edit
 from wise.evaluation.cell import Scene
 from wise.evaluation.entries import Entry
@@ -20,8 +22,8 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
 from wise.localization.study import Study
 
-__all__ = ["CARELESS", "FAILING", "QUICK", "UNEDITED", "StoppedError", "killed", "loaded", "scene",
-           "study_of"]  # fmt: skip
+__all__ = ["CARELESS", "FAILING", "QUICK", "STORED", "UNEDITED", "UNPREPARED", "StoppedError",
+           "killed", "loaded", "scene", "study_of"]  # fmt: skip
 
 
 class StoppedError(BaseException):
@@ -81,12 +83,25 @@ def make_special(
     return Special(editor, layer, how, kill)
 
 
+def make_unprepared(*args: Any, **options: Any) -> ROME:
+    """ROME that can do nothing ahead."""
+
+    def prepare(edits: Sequence[Edit]) -> None:
+        raise RuntimeError(f"{len(edits)} edits are too many")
+
+    editor = make_rome(*args, **options)
+    editor.prepare = prepare  # type: ignore[method-assign]
+    return editor
+
+
 def make_bare(model: Any, tokenizer: Any, background: Any, *, seed: int, layer: int) -> Unedited:
     return Unedited(model, tokenizer)
 
 
 _HERE = "properties.internals.small_study"
 QUICK = Entry("quick", f"{_HERE}:make_quick")
+STORED = Entry("stored", "rome", (("n_steps", 6), ("n_texts", 50)))
+UNPREPARED = Entry("unprepared", f"{_HERE}:make_unprepared", STORED.options)
 UNEDITED = Entry("bare", f"{_HERE}:make_bare")
 FAILING = Entry("failing", f"{_HERE}:make_special", (("how", "fail"),))
 CARELESS = Entry("careless", f"{_HERE}:make_special", (("how", "careless"),))

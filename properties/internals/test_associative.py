@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from fixtures.models import load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
@@ -23,7 +24,7 @@ from properties.internals.tiny_baselines import (
     tiny,
 )
 from properties.internals.tiny_wise import is_same
-from wise.baselines import covariance
+from wise.baselines import associative, covariance
 from wise.editor import load_editor, with_cache
 from wise.lm.decoding import Unedited, free_run
 
@@ -32,12 +33,17 @@ pytestmark = pytest.mark.internals
 every_editor = pytest.mark.parametrize("kind", KEY_VALUE)
 
 
-@every_editor
-def test_an_objective_to_lower_a_target_lowers_it(kind: str) -> None:
+def undecided() -> PreTrainedModel:
+    """A model in which every word has a chance, so that it can be lowered."""
     model = tiny_model("gpt2")
     with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(0.1)  # so that every word has a chance
-    editor = make(kind, model, layer=2, objective="lower", append_eos=False, kl=0.0)
+        model.get_output_embeddings().weight.mul_(0.1)
+    return model
+
+
+@every_editor
+def test_an_objective_to_lower_a_target_lowers_it(kind: str) -> None:
+    editor = make(kind, undecided(), layer=2, objective="lower", append_eos=False, kl=0.0)
     bare = Unedited(editor.lm.model, tiny_tokenizer())
     logits = logits_of(bare, asked([NEAR.prompt]))[0, -1]
     words = [(t, i) for t, i in tiny_tokenizer().get_vocab().items() if t[0] == "Ġ" and t[1:]]
@@ -80,3 +86,36 @@ def test_editors_that_share_a_folder_compute_what_they_share_once(
     for edit in EDITS[:2]:
         second.edit([edit])
     assert is_same(second._state, alone._state)
+
+
+@every_editor
+@pytest.mark.parametrize("options", [{}, {"objective": "lower", "fact_token": "last"}])
+def test_an_edit_prepared_beside_others_is_the_edit_made_alone(
+    kind: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = undecided()
+    editor = make(kind, model, **options)
+    untouched = logits_of(editor, asked([NEAR.prompt]))
+    editor.prepare(EDITS)
+    assert editor.edits == ()
+    assert torch.equal(logits_of(editor, asked([NEAR.prompt])), untouched)
+    alone = [make(kind, model, edits=[edit], **options)._state for edit in EDITS]
+    monkeypatch.setattr(associative, "optimize", None)
+    for edit, wanted in zip(EDITS, alone, strict=True):
+        editor.edit([edit])
+        for layer, change in wanted.changes.items():
+            size = float(change.norm())
+            assert float((editor._state.changes[layer] - change).norm()) < 1e-4 * size
+        editor.reset()
+
+
+@every_editor
+def test_what_was_prepared_serves_the_unedited_model_alone(kind: str) -> None:
+    editor = make(kind)
+    editor.prepare(EDITS)
+    for edit in EDITS[:2]:
+        editor.edit([edit])
+    plain = make(kind, edits=EDITS[:2])
+    for layer, change in plain._state.changes.items():
+        off = float((editor._state.changes[layer] - change).norm())
+        assert off < 1e-4 * float(change.norm())

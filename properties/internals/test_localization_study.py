@@ -19,7 +19,9 @@ from properties.internals.small_study import (
     CARELESS,
     FAILING,
     QUICK,
+    STORED,
     UNEDITED,
+    UNPREPARED,
     StoppedError,
     killed,
     loaded,
@@ -119,6 +121,25 @@ def test_killed_inside_a_cell_a_study_is_resumed_to_the_same_bytes(tmp_path: Pat
     run(study, tmp_path / "two")  # the kill has been: nothing stops it
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert sum(part.count(b"\n") for part in content(tmp_path / "one").values()) == 12
+
+
+def test_facts_prepared_side_by_side_are_so_again_when_a_study_is_resumed(tmp_path: Path) -> None:
+    study = study_of(STORED, n_facts=2)
+    run(study, tmp_path)
+    [(name, whole)] = content(tmp_path).items()
+    lines = whole.splitlines(keepends=True)
+    for n_kept in range(len(lines)):
+        (tmp_path / "cells" / name).write_bytes(b"".join(lines[:n_kept]))
+        run(study, tmp_path)
+        assert content(tmp_path) == {name: whole}
+
+
+def test_an_editor_that_cannot_prepare_edits_one_by_one(tmp_path: Path) -> None:
+    cells = run(study_of(STORED, UNPREPARED), tmp_path).cells
+    stored, unprepared = (cells[cells.editor == entry.name] for entry in (STORED, UNPREPARED))
+    assert len(unprepared) == 6
+    for score in ("rewrite", "neighborhood", "essence"):
+        assert list(unprepared[score]) == pytest.approx(list(stored[score]), abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wise.baselines.changes import Baseline, added, floats
 from wise.baselines.covariance import Covariance
 from wise.baselines.facts import Corruption, Facts
-from wise.baselines.keyvalue import KeyValueConfig
+from wise.baselines.keyvalue import KeyValueConfig, optimize
 from wise.edits import Background, Edit
+from wise.lm import hooks
 from wise.prefixes import model_prefixes
 
 __all__ = ["AssociativeEditor", "State"]
@@ -46,6 +47,7 @@ class AssociativeEditor(Baseline[Config, State]):
 
     empty = State()
     keeps_keys: ClassVar[bool] = False
+    site: ClassVar[str]  # of SITES: where values are optimised, in the highest edited block
 
     def __init__(
         self,
@@ -65,6 +67,13 @@ class AssociativeEditor(Baseline[Config, State]):
             None if cache is None else Path(cache).expanduser(),
         )  # fmt: skip
         self._corruption = corruption
+        self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
+
+    def prepare(self, edits: Sequence[Edit]) -> None:
+        """Optimise what each edit needs alone, side by side; see `wise.editor.Prepares`."""
+        with hooks.frozen(self.lm.model):
+            values = self._optimized(edits)
+        self._prepared = dict(zip(edits, values, strict=True))
 
     @abstractmethod
     def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:
@@ -95,6 +104,17 @@ class AssociativeEditor(Baseline[Config, State]):
             if not bool(change.isfinite().all()):
                 raise ValueError(f"the change of W_v at layer={layer} is not finite")
         return state
+
+    def _values(self, state: State, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
+        """v* of a turn on the model as `state` has it, in float64."""
+        if not state.changes and len(edits) == 1 and edits[0] in self._prepared:
+            return self._prepared[edits[0]][None]
+        with added(self.lm, state.changes):
+            return self._optimized(edits)
+
+    def _optimized(self, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
+        """v* of each edit by itself, on the model as it is."""
+        return optimize(self.facts, self.layers[-1], edits, self.config, site=self.site)
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         return added(self.lm, self._state.changes)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
 from wise.baselines.changes import added, factory, live
-from wise.baselines.keyvalue import KeyValueConfig, optimize, read
+from wise.baselines.keyvalue import KeyValueConfig, read
 from wise.edits import Edit
 
 __all__ = ["PRESETS", "ROME", "least_change", "make"]
@@ -50,10 +50,12 @@ class ROME(AssociativeEditor[KeyValueConfig]):
     bare prompt. A turn of several edits is solved as one, not split.
     """
 
+    site = "value"
+
     def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:
         (layer,) = self.layers
+        values = self._values(state, edits)
         with added(self.lm, state.changes):
-            values = optimize(self.facts, layer, edits, self.config, site="value")
             (stood,) = read(self.facts, [layer], edits)
         directions = self.covariance.solve(layer, stood.key.T)
         change = least_change(directions, stood.inputs, values - stood.value)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wise.baselines.associative import AssociativeEditor, State
 from wise.baselines.changes import added
-from wise.baselines.keyvalue import KeyValueConfig, optimize, read
+from wise.baselines.keyvalue import KeyValueConfig, read
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.options import require_whole
@@ -47,6 +47,8 @@ Config = TypeVar("Config", bound=SpreadConfig)
 class SpreadingEditor(AssociativeEditor[Config]):
     """Meets the values optimised behind the highest edited block by steps in every edited block."""
 
+    site = "stream"
+
     def _layers(self) -> tuple[int, ...]:
         config, depth = self.config, self.lm.n_layers
         centre = round(config.depth * (depth - 1)) if config.layer is None else config.layer
@@ -67,8 +69,7 @@ class SpreadingEditor(AssociativeEditor[Config]):
         """The change of W_v at each block after a turn. Source: MEMIT algorithm 1."""
         top, changes, facts = self.layers[-1], dict(state.changes), self.facts
         kept = self._kept(state, edits)
-        with added(self.lm, changes):
-            values = optimize(facts, top, edits, self.config, site="stream")
+        values = self._values(state, edits)
         for index, layer in enumerate(self.layers):
             with added(self.lm, changes):
                 here, above = read(facts, (layer, top), edits)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wise.editor import Editor, load_editor, with_cache
+from wise.editor import Editor, Prepares, load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream
@@ -202,7 +203,16 @@ class _Bench:
                 **{**dict(entry.options), "layer": layer},
             )  # fmt: skip
             self._layer = layer
+            self._prepare(self._editor)
         return self._editor
+
+    def _prepare(self, editor: Editor) -> None:
+        """Let an editor that can see all facts of the part at once, whichever are still open."""
+        asked = [self.ask(fact) for fact in self._part.facts]
+        edits = [each.edit.as_taught() for each in asked if isinstance(each, Asked)]
+        if isinstance(editor, Prepares):
+            with suppress(Exception):  # what is wrong with one fact is the error of its own turn
+                editor.prepare(edits)
 
 
 def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
