@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wise.evaluation.cell import Scene
     from wise.evaluation.entries import Entry
     from wise.localization.study import Executor, Study
+    from wise.localization.study_text import ModelStudy
 
 __all__ = ["file_scene", "study"]
 
@@ -58,8 +59,8 @@ def file_scene(model: str, seed: int, n_edits: int, *, source: str) -> Scene:
     return Scene(loaded.model, loaded.tokenizer, stream, background.apart_from(stream))
 
 
-def _study_of(asked: Mapping[str, Any]) -> Study:
-    """What the command line asks for."""
+def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
+    """What the command line asks for, of one of its models."""
     from fixtures.models import load_model
     from wise.lm.architectures import LanguageModel
     from wise.localization.fact_streams import read_facts
@@ -71,9 +72,9 @@ def _study_of(asked: Mapping[str, Any]) -> Study:
             raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")
         n_candidates = len(read_facts(source).edits)
         scene_of = update_wrapper(partial(file_scene, source=source), file_scene)
-    n_layers = LanguageModel(load_model(asked["model"]).model).n_layers
+    n_layers = LanguageModel(load_model(model).model).n_layers
     return Study(
-        asked["model"], tuple(_entry(name, asked) for name in asked["editor"]),
+        model, tuple(_entry(name, model, asked["preset"]) for name in asked["editor"]),
         _layers(asked["layers"] or ",".join(map(str, range(n_layers))), n_layers),
         asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
         tuple(range(asked["seeds"])), asked["window"],
@@ -88,20 +89,20 @@ def _layers(text: str, n_layers: int) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _entry(name: str, asked: Mapping[str, Any]) -> Entry:
+def _entry(name: str, model: str, preset: str | None) -> Entry:
     from fixtures.models import FAMILIES
     from wise.editor import load_editor
     from wise.evaluation.entries import Entry
 
     spec, options = _EDITORS.get(name, (name, ()))
     load_editor(spec)
-    preset = asked["preset"] or ("embedded" if asked["model"] in FAMILIES else "released")
-    if name in _EDITORS and (asked["preset"] or spec not in _UNRELEASED):
-        options = (("preset", preset), *options)
+    usual = "embedded" if model in FAMILIES else "released"
+    if name in _EDITORS and (preset or spec not in _UNRELEASED):
+        options = (("preset", preset or usual), *options)
     return Entry(name, spec, options)
 
 
-def _executor_of(asked: Mapping[str, Any]) -> Executor:
+def _executor_of(asked: Mapping[str, Any], out: Path) -> Executor:
     from wise.editor import factory_options
     from wise.evaluation.processes import run_apart
     from wise.localization.cluster import run_submitted
@@ -109,8 +110,7 @@ def _executor_of(asked: Mapping[str, Any]) -> Executor:
     if not asked["cluster"]:
         return partial(run_apart, n_processes=asked["jobs"] or os.cpu_count() or 1)
     given = factory_options(asked["cluster_option"])
-    folder = asked["out"] / "jobs"
-    return partial(run_submitted, folder=folder, cluster=asked["cluster"], **given)
+    return partial(run_submitted, folder=out / "jobs", cluster=asked["cluster"], **given)
 
 
 def _settings(made: Study) -> dict[str, object]:
@@ -121,7 +121,8 @@ def _settings(made: Study) -> dict[str, object]:
 
 
 @click.command()
-@click.option("--model", default="gpt2", show_default=True, help="embedded family or local folder")
+@click.option("--model", multiple=True, default=("gpt2",), show_default=True,
+              help="repeatable, each with a folder in --out: embedded family or local folder")  # fmt: skip
 @click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
               help="how many that the model knows")  # fmt: skip
 @click.option("--facts-file", metavar="[FORMAT:]FILE",
@@ -147,26 +148,40 @@ def _settings(made: Study) -> dict[str, object]:
               help="folder of tables, the page and what is needed to go on")  # fmt: skip
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=in_a_folder,
               help="Markdown document")  # fmt: skip
-def study(out: Path, write: Path | None, **asked: Any) -> None:
+def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> None:
     """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
+    from wise.localization import study_text
+
+    folders = {name: out / Path(name).name if len(model) > 1 else out for name in model}
+    if len({*folders.values()}) < len(model):
+        raise click.ClickException(f"--model={', '.join(model)} must differ in their last names")
+    try:
+        found = [_studied(name, folder, asked) for name, folder in folders.items()]
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    command = shlex.join(["python", "-m", "reports", *sys.argv[1:]])
+    text = study_text.document(found, command=command)
+    for path in filter(None, (out / "study.md", write)):
+        path.write_text(text, encoding="utf-8")
+
+
+def _studied(model: str, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
+    """The study of one model, with its tables and page in `out`."""
     from reports.build import build_page
     from reports.text import safe_for_csv
-    from wise.localization import study_text
     from wise.localization.findings import findings_of, r2_table, within_table
     from wise.localization.layers import sweep_layers
     from wise.localization.study import run_study
+    from wise.localization.study_text import ModelStudy
 
-    try:
-        made = _study_of(asked)
-        found = run_study(made, out, executor=_executor_of({**asked, "out": out}))
-        curve = sweep_layers(
-            _entry("wise", asked), made.model, made.layers, made.scene_of, out / "sweep",
-            n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
-        ) if asked["sweep"] else None  # fmt: skip
-        findings = findings_of(found.cells, rule=asked["rule"])
-    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
-        raise click.ClickException(str(error)) from error
-    r2 = r2_table(findings, model=made.model)
+    made = _study_of(model, asked)
+    found = run_study(made, out, executor=_executor_of(asked, out))
+    curve = sweep_layers(
+        _entry("wise", model, asked["preset"]), model, made.layers, made.scene_of, out / "sweep",
+        n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
+    ) if asked["sweep"] else None  # fmt: skip
+    findings = findings_of(found.cells, rule=asked["rule"])
+    r2 = r2_table(findings, model=model)
     tables = {
         "study": found.cells, "excluded": found.excluded, "effects": found.effects,
         "r2": r2[r2.r2_layer.notna() & (r2.outcome == "rewrite")] if "r2_layer" in r2 else None,
@@ -177,13 +192,9 @@ def study(out: Path, write: Path | None, **asked: Any) -> None:
         if table is not None and len(table):
             paths[name] = out / f"{name}.csv"
             safe_for_csv(table).to_csv(paths[name], index=False, lineterminator="\n")
-    text = study_text.document(
-        findings, found.cells, found.excluded, model=made.model, settings=_settings(made),
-        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]), sweep=curve,
-    )  # fmt: skip
-    for path in filter(None, (out / "study.md", write)):
-        path.write_text(text, encoding="utf-8")
-    click.echo(study_text.verdict(findings, model=made.model))
+    studied = ModelStudy(model, findings, found.cells, found.excluded, _settings(made), curve)
+    click.echo(studied.verdict)
     if "study" in paths:
-        shown = {name: paths.get(name) for name in ("study", "r2", "effects")}
+        shown = {name: paths[name] for name in ("study", "r2", "effects") if name in paths}
         click.echo(build_page([], out / "page", **shown))
+    return studied

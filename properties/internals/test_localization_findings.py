@@ -13,7 +13,7 @@ from reports.study import read_columns
 from wise.localization.fact_streams import stream_of
 from wise.localization.facts import Fact
 from wise.localization.findings import findings_of, r2_table, within_table
-from wise.localization.study_text import document, verdict
+from wise.localization.study_text import ModelStudy, document, verdict
 
 pytestmark = pytest.mark.internals
 
@@ -103,12 +103,17 @@ def test_the_document_sets_the_papers_table_beside_as_another_models() -> None:
     cells = simulated(0.0)
     excluded = pd.DataFrame([dict(fact="f", layer=0, editor="wise", problem="fact-erasure", seed=0,
                                   kind="excluded", reason="it | cannot: more")] * 3)  # fmt: skip
-    text = document(findings_of(cells), cells, excluded, model="m", command="make it",
-                    settings={"model": "m | <b>\\"})  # fmt: skip
+    settings = {"model": "m | <b>\\"}
+    studies = [ModelStudy(name, findings_of(cells), cells, excluded, settings) for name in "mn"]
+    text = document(studies, command="make it")
     text = re.sub(" +", " ", text)  # the columns are aligned
-    own, published = text.index("What explains"), text.index("as published of another model")
-    assert own < published
-    assert "| rome | error-injection | 0.947 | 0.016 | 0.948 |" in text[published:]
-    assert text.count("| wise | fact-erasure | excluded |") == 1
+    answers, first, second = (text.index(f"\n## {name}\n") for name in ("The answer", "m", "n"))
+    assert answers < text.index("On m, does") < text.index("On n, does") < first < second
+    beside = [line for line in text.splitlines() if line.startswith("| rome | error-injection")
+              and line.endswith("| 0.947 | 0.016 | 0.948 |")]  # fmt: skip
+    assert len(beside) == 2
+    assert "| GPT-J: layer |" in text
+    assert "another model" in text
+    assert text.count("| wise | fact-erasure | excluded |") == 2
     assert r"| model | m \| \<b>\\ |" in text
     assert "make it" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from wise.localization.published import TABLE_3
 from wise.statistics import format_p
 from wise.text import markdown, markdown_grid
 
-__all__ = ["answer", "document", "verdict"]
+__all__ = ["ModelStudy", "answer", "document", "verdict"]
 
 _LEAST = 0.05  # share of what the layer leaves, below which tracing tells nothing of use
 
@@ -56,56 +57,70 @@ def answer(counts: Mapping[str, int]) -> str:
     return f"So tracing does {'' if yes else 'not '}tell which layer to edit here{rest}."
 
 
-def document(
-    findings: Sequence[Finding],
-    cells: pd.DataFrame,
-    excluded: pd.DataFrame,
-    *,
-    model: str,
-    command: str,
-    settings: Mapping[str, object],
-    sweep: pd.DataFrame | None = None,
-) -> str:
-    """The study as a Markdown page; every claim is one of an interval."""
-    rewrites = [each for each in findings if each.outcome == "rewrite"]
+@dataclass(frozen=True)
+class ModelStudy:
+    """What a study of one model found, and how it was set."""
+
+    model: str
+    findings: Sequence[Finding]
+    cells: pd.DataFrame
+    excluded: pd.DataFrame
+    settings: Mapping[str, object]
+    sweep: pd.DataFrame | None = None
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.findings, model=self.model)
+
+
+def document(studies: Sequence[ModelStudy], *, command: str) -> str:
+    """The studies as a Markdown page, their answers first; every claim is one of an interval."""
     parts = [
         "# Does causal tracing tell which layer to edit?",
         f"Made by\n\n```\n{command}\n```\n\nand not edited by hand.",
-        "## The answer", verdict(findings, model=model),
-        "## What explains the rewrite score",
-        "R² of regressions on the layer, on the tracing effect, and on both interacted; the share "
-        "that tracing explains of what the layer leaves (partial R², adjusted, 95 % interval over "
-        "facts), for all layers and without those that fail or are at the ceiling; p of the F-test "
-        "(as published), with errors clustered by fact, and by permutation of facts.",
+        "## The answer", *(study.verdict for study in studies),
+        "## How it was asked",
+        "R² are those of regressions of the rewrite score on the layer, on the tracing effect, and "
+        "on both interacted. Partial R² is the share that tracing explains of what the layer "
+        "leaves, adjusted, with its 95 % interval over facts: for all layers, and for the inner "
+        "ones, without those that fail or are at the ceiling. p is that of the F-test (as "
+        "published), with errors clustered by fact, and by permutation of facts. The columns of "
+        "GPT-J are the paper's own: another model, 652 facts of CounterFact at 9 of its 28 layers "
+        "(Hase et al., NeurIPS 2023, Table 3), to be read beside the others, not against them.",
+        *(part for study in studies for part in _sections(study)),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(study: ModelStudy) -> list[str]:
+    """What was found with one model."""
+    findings = study.findings
+    rewrites = [each for each in findings if each.outcome == "rewrite"]
+    parts = [
+        f"## {markdown(study.model)}",
+        "### What explains the rewrite score",
         _table(["editor", "problem", "facts", "layer", "tracing", "both", "partial R²",
-               "inner layers", "F", "clustered", "permuted"], [*map(_r2_line, rewrites)]),
-        "### The same, as published of another model",
-        "GPT-J on CounterFact, 652 facts at 9 layers: Hase et al., NeurIPS 2023, Table 3. Another "
-        "model, other facts and 9 of 28 layers: to be read beside the table above, not against it.",
-        _table(["editor", "problem", "layer", "tracing", "both"], [
-            [editor, problem, *(f"{value:.3f}" for value in found)]
-            for editor in ("ft-1", "ft-5", "rome", "memit")
-            for problem, found in ((name, row[editor]) for name, row in TABLE_3.items())
-        ]),
-        "## Which layer to edit",
+               "inner layers", "F", "clustered", "permuted",
+               "GPT-J: layer", "GPT-J: tracing", "GPT-J: both"],
+              [[*_r2_line(each), *_published(each)] for each in rewrites]),
+        "### Which layer to edit",
         "Mean rewrite score by how the layer was chosen for each fact: where tracing is strongest, "
         "the layer that is best for the other facts, any layer, the fact's own best; and by how "
         "much tracing's choice is above the best fixed layer.",
         _table(["editor", "problem", "tracing", "fixed", "random", "oracle", "over fixed"],
               [_choice_line(each, each.choice) for each in rewrites if each.choice]),
-        "## By editor and problem", *map(_described, rewrites),
-        "## Other scores",
+        "### By editor and problem", *map(_described, rewrites),
+        "### Other scores",
         "Partial R² of tracing beside the layer.",
         _table(["editor", "problem", "outcome", "facts", "partial R²", "held out"],
               [_other_line(each) for each in findings if each.outcome != "rewrite"]),
-        "## Mean scores over all layers", _means(cells),
+        "### Mean scores over all layers", _means(study.cells),
     ]  # fmt: skip
-    if sweep is not None:
-        parts += ["## The editor's own curve over layers", _curve(sweep)]
-    parts += ["## What was left out", _left_out(excluded)]
-    parts += ["## Settings", _table(["setting", "value"], [[k, str(v)] for k, v in
-                                                          settings.items()])]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    if study.sweep is not None:
+        parts += ["### The editor's own curve over layers", _curve(study.sweep)]
+    lines = [[key, str(value)] for key, value in study.settings.items()]
+    parts += ["### What was left out", _left_out(study.excluded)]
+    return [*parts, "### Settings", _table(["setting", "value"], lines)]
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -129,6 +144,12 @@ def _r2_line(each: Finding) -> list[str]:
         *(format_p(p) if math.isfinite(p) else "-"
           for p in (found.p_f, found.p_clustered, found.p_permutation)),
     ]  # fmt: skip
+
+
+def _published(each: Finding) -> list[str]:
+    """R² of the same pair in the paper: layer, tracing, both."""
+    found = TABLE_3.get(each.problem, {}).get(each.editor)
+    return ["-"] * 3 if found is None else [f"{value:.3f}" for value in found]
 
 
 def _choice_line(each: Finding, choice: LayerChoice) -> list[str]:
