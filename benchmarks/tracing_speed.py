@@ -3,6 +3,7 @@
 `python -m benchmarks.tracing_speed` traces facts of an embedded model by the sweep, by attribution
 and by one forward of the whole model per restored state: the least of them that gives the same
 numbers, and as the published code has it, for all tokens and with a clean row in every batch.
+`--pyvene` has that tool do it too.
 """
 
 from __future__ import annotations
@@ -62,10 +63,12 @@ def loop(
             lm, base, source, tokens=tokens, windows=windows, site=settings.site, **target
         )
         plain = naive_trace(lm, base, base, tokens=[0], windows=[(0, 1)], site="mlp", **target)
-    return (restored - plain)[..., 0].double().mean(-1)
+    return (restored - plain)[..., -settings.n_noise :, 0].double().mean(-1)
 
 
-def compare(loaded: LoadedModel, *, n_facts: int, n_noise: int, window: int, site: Site) -> None:
+def compare(
+    loaded: LoadedModel, *, n_facts: int, n_noise: int, window: int, site: Site, with_pyvene: bool
+) -> None:
     model, tokenizer = loaded.model, loaded.tokenizer
     world = FAMILIES[loaded.name].size.world()
     facts = [fact_of(edit) for edit in world.stream(0, 2 * n_facts, split="tuning").edits]
@@ -86,20 +89,28 @@ def compare(loaded: LoadedModel, *, n_facts: int, n_noise: int, window: int, sit
     traces = {name: trace(**options) for name, options in ways.items()}
     times = {name: seconds(partial(trace, **options)) for name, options in ways.items()}
     exact = traces["sweep"]
-    found: list[torch.Tensor] = []
-    plain = seconds(lambda: found.extend(loop(loaded, fact, exact.settings) for fact in facts))
-    published = seconds(
-        lambda: [loop(loaded, fact, exact.settings, published=True) for fact in facts]
-    )
-    difference = max(
-        float((torch.tensor(fact.effects("probability"))[:, fact.span[0] :] - naive).abs().max())
-        for fact, naive in zip(exact.facts, found, strict=True)
-    )
+    others: dict[str, Callable[..., torch.Tensor]] = {
+        "loop": loop, "published loop": partial(loop, published=True)
+    }  # fmt: skip
+    if with_pyvene:
+        from benchmarks.tracing_pyvene import trace as by_pyvene
+
+        others["pyvene"] = by_pyvene
     print(f"{loaded.name}: {len(facts)} facts, {site}, window {window}, {n_noise} draws of noise")
-    print(f"  largest difference of an effect between sweep and loop: {difference:.1e}")
-    print("  times as fast as the loop; as the loop of the published code")
-    for name, time_taken in times.items():
-        print(f"    {name}: {plain / time_taken:.1f}; {published / time_taken:.1f}")
+    slower: dict[str, float] = {}
+    for name, other in others.items():
+        start = time.process_time()
+        found = [other(loaded, fact, exact.settings) for fact in facts]
+        slower[name] = time.process_time() - start
+        difference = max(
+            float((torch.tensor(traced.effects("probability"))[:, begin:] - effects).abs().max())
+            for traced, effects in zip(exact.facts, found, strict=True)
+            for begin in [len(traced.tokens) - effects.shape[1]]
+        )
+        print(f"  largest difference of an effect between sweep and {name}: {difference:.1e}")
+    print(f"  {'times as fast as':44}" + "".join(f"{name:>16}" for name in slower))
+    for name, taken in times.items():
+        print(f"  {name:44}" + "".join(f"{time_ / taken:16.1f}" for time_ in slower.values()))
     fast = traces["attribution, logit difference too"]
     for metric in METRICS:
         ranks = list(rank_correlations(exact, fast, metric).values())
@@ -116,12 +127,13 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=10)
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--site", choices=("hidden", "mlp", "attention"), default="mlp")
+    parser.add_argument("--pyvene", action="store_true", help="too; needs the extra `comparison`")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for family in options.model or ("llama", "gpt2"):
         compare(
             load_model(family), n_facts=options.facts, n_noise=options.noise,
-            window=options.window, site=options.site,
+            window=options.window, site=options.site, with_pyvene=options.pyvene,
         )  # fmt: skip
 
 
