@@ -122,7 +122,7 @@ def _settings(made: Study) -> dict[str, object]:
 
 @click.command()
 @click.option("--model", multiple=True, default=("gpt2",), show_default=True,
-              help="repeatable, each with a folder in --out: embedded family or local folder")  # fmt: skip
+              help="repeatable: embedded family or local folder")  # fmt: skip
 @click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
               help="how many that the model knows")  # fmt: skip
 @click.option("--facts-file", metavar="[FORMAT:]FILE",

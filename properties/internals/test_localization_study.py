@@ -269,3 +269,22 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
     assert other.exit_code == 1
     assert "holds a study with facts=2, not 3" in other.output
+
+
+def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path) -> None:
+    models = ["--model", "gptj", "--model", str(model_folder("mistral"))]
+    arguments = [
+        *models, "--facts", "2", "--editor", "ft-1", "--problem", "error-injection",
+        "--layers", "3,4", "--jobs", "1", "--out", str(tmp_path),
+    ]  # fmt: skip
+    result = CliRunner().invoke(study_command, arguments)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "study.md").read_text()
+    answers, gptj, mistral = (text.index(f"\n## {name}") for name in ("The", "gptj", "/"))
+    assert answers < gptj < mistral
+    assert text[answers:gptj].count("10 facts at two layers") == 2
+    for name in ("gptj", "mistral"):
+        assert set(read_columns(tmp_path / name / "study.csv", STUDY).layer) == {3, 4}
+    same = CliRunner().invoke(study_command, ["--model", "mistral", *models])
+    assert same.exit_code == 1
+    assert "must differ in their last names" in same.output
