@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.tokens import Batch, encode, subject_span, widened
+from wise.lm.tokens import Batch, encode, last_column, subject_mask, widened
 
 __all__ = ["FACT_TOKENS", "Corruption", "Facts", "Rows"]
 
@@ -129,21 +129,15 @@ class Facts:
         edits: Sequence[Edit],
         targets: Sequence[str] | None,
     ) -> Rows:
-        limit = self.lm.context_length
         batch = encode(
-            self.tokenizer, texts, targets, append_eos=self.append_eos, max_length=limit
-        )  # padded on the left
+            self.tokenizer, texts, targets, append_eos=self.append_eos,
+            max_length=self.lm.context_length,
+        )  # fmt: skip
         own = tuple(edits[owner] for owner in owners)
-        subject = torch.zeros_like(batch.prompt_mask)
-        place = torch.empty(len(texts), dtype=torch.long)
-        begins, lengths = batch.attention_mask.argmax(-1).tolist(), batch.prompt_mask.sum(-1)
-        for row, (text, edit, begin) in enumerate(zip(texts, own, begins, strict=True)):
-            last = int(lengths[row])
-            if edit.subject:
-                first, end = subject_span(self.tokenizer, text, edit.subject)
-                subject[row, begin + first : begin + end] = True
-                last = end if self.fact_token == "subject-last" else last
-            place[row] = begin + last - 1
+        subject = subject_mask(self.tokenizer, batch, texts, [edit.subject for edit in own])
+        place = last_column(batch.prompt_mask)
+        if self.fact_token == "subject-last":
+            place = torch.where(subject.any(-1), last_column(subject), place)
         device = self.lm.device
         owner = torch.tensor(list(owners), device=device)
         return Rows(batch.to(device), (own,), owner, place.to(device), subject.to(device))

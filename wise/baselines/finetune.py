@@ -24,7 +24,7 @@ from wise.baselines.tuning import PRESETS, USUAL_RMS, FineTuneConfig
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.tail import Tail
-from wise.lm.tokens import Batch, encode, subject_mask
+from wise.lm.tokens import Batch, encode, last_column, subject_mask
 from wise.memory import seeded
 from wise.prefixes import model_prefixes
 
@@ -123,10 +123,7 @@ class FineTuning(ValueBaseline[FineTuneConfig, FineTuned]):
             tail = Tail.capture(self.lm, self.layers[0], batch)
         if not at_last:
             return tail
-        width = batch.prompt_mask.shape[1]
-        places = torch.arange(width, device=self.lm.device)
-        last = (batch.prompt_mask * places).argmax(-1)  # B
-        return replace(tail, columns=last[tail.rows])
+        return replace(tail, columns=last_column(batch.prompt_mask)[tail.rows])
 
     def _corrupted(self, batch: Batch, edits: Sequence[Edit]) -> AbstractContextManager[None]:
         """The model as it reads `batch`: its embeddings corrupted, where that is asked for."""

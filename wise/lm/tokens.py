@@ -10,8 +10,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "encode", "pad", "position_ids", "subject_mask", "subject_span",
-           "widened"]  # fmt: skip
+__all__ = ["IGNORED", "Batch", "encode", "last_column", "pad", "position_ids", "subject_mask",
+           "subject_span", "widened"]  # fmt: skip
 
 IGNORED = -100
 
@@ -134,6 +134,11 @@ def pad(
 def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
     """The rows [B, T] at `width` columns, with `value` on their left."""
     return nn.functional.pad(rows, (width - rows.shape[1], 0), value=value)
+
+
+def last_column(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
+    """The last column of each row that is in the mask; 0 where none is."""
+    return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
 
 
 def subject_mask(
