@@ -19,51 +19,55 @@ from wise.localization.scores import Target
 __all__ = ["attribute", "differentiable", "rank_correlations"]
 
 
-def differentiable(lm: LanguageModel, rows: Tensor | Corruption, site: Site) -> Run:
+def differentiable(
+    lm: LanguageModel, rows: Tensor | Corruption, site: Site, behind: Run | None = None
+) -> Run:
     """A run whose states have gradients; the model's weights need none."""
     with torch.enable_grad():
         return run_rows(
-            lm, rows, site, change_embedded=lambda embedded: embedded.detach().requires_grad_()
-        )
+            lm, rows, site, behind=behind,
+            change_embedded=lambda embedded: embedded.detach().requires_grad_(),
+        )  # fmt: skip
 
 
 def attribute(
-    run: Run,
+    base: Run,
+    source: Run,
     question: Question,
     target: Target,
     *,
-    base: slice,
-    source: slice,
     tokens: Sequence[int],
     windows: Sequence[tuple[int, int]],
     logit_difference: bool = True,
 ) -> Float[Tensor, "W K N 3"]:
-    """By how much the source rows' states at one token and window are to change the base's scores.
+    """By how much the source's states at one token and window are to change the base's scores.
 
     Change = (a_source - a_base) . d score / d a_base, added up over a window's layers, as if what
-    one restores did not reach the states of the next; the run is `differentiable`. Log p and the
+    one restores did not reach the states of the next; the base is `differentiable`. Log p and the
     logit difference take a backward pass each, which stops at the lowest layer asked for; the
     second is skipped, and its changes are zeros, without `logit_difference`.
     Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
     """
     first = min(begin for begin, _ in windows)
-    states = run.states[first:]
+    states, theirs = base.states[first:], source.states[first:]
     sites = torch.tensor(list(tokens), device=states[0].device)
+    sites -= len(question.input_ids)  # counted from the end, where both runs have columns
     with torch.enable_grad():
         places = question.places.to(sites.device)
-        scores = target.scores(run.lm.head(run.hidden[-1][base][:, places]))  # N 3
+        scores = target.scores(base.lm.head(base.hidden[-1][:, places]))  # N 3
         probability, *others = scores.unbind(-1)
         wanted = others if logit_difference else others[:1]
         slopes = [
             torch.autograd.grad(score.sum(), states, retain_graph=score is not wanted[-1])
             for score in wanted
         ]
-    n_rows = max(len(states[0][base]), len(states[0][source]))
-    changes = torch.zeros(len(run.states), len(sites), n_rows, 3).to(scores.detach())
-    for layer, state in enumerate(states, start=first):
-        step = (state[source] - state[base]).detach()[:, sites]  # N K D
+    n_rows = max(len(states[0]), len(theirs[0]))
+    changes = torch.zeros(len(base.states), len(sites), n_rows, 3).to(scores.detach())
+    for layer in range(first, len(base.states)):
+        own, other = states[layer - first].detach(), theirs[layer - first].detach()
+        step = other[:, sites] - own[:, sites]  # N K D
         for index, slope in enumerate(slopes, start=1):
-            product = step * slope[layer - first][base][:, sites]
+            product = step * slope[layer - first][:, sites]
             changes[layer, :, :, index] = product.to(changes.dtype).sum(-1).T  # K N
     changes[..., 0] = probability.detach() * changes[..., 1]  # d p = p d log p
     return torch.stack([changes[begin:end].sum(0) for begin, end in windows])

@@ -52,29 +52,36 @@ def measure(
     without, against the corrupted runs' likeliest other first token.
     """
     denoising, exact = settings.direction == "denoising", settings.method == "exact"
-    read = run_rows if exact else differentiable
-    run = read(lm, corruption.after(question.input_ids), settings.site)
-    clean, corrupted = slice(0, 1), slice(1, None)
-    target = _target(run[corrupted], question, alternative)
-    scores = target.scores(lm.head(run.hidden[-1][:, question.places.to(lm.device)])).double()
+    if exact:
+        run = run_rows(lm, corruption.after(question.input_ids), settings.site)
+        clean, corrupted = run[:1], run[1:]
+    else:  # the base alone needs gradients
+        read = (differentiable, run_rows) if denoising else (run_rows, differentiable)
+        clean = read[1](lm, question.input_ids[None], settings.site)
+        corrupted = read[0](lm, corruption, settings.site, behind=clean)
+    target = _target(corrupted, question, alternative)
+    before, after = (
+        target.scores(lm.head(run.hidden[-1][:, question.places.to(lm.device)])).double()
+        for run in (clean, corrupted)
+    )
     base, source = (corrupted, clean) if denoising else (clean, corrupted)
     tokens = range(question.span[0], question.n_prompt)
     windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
     if exact:
-        swept = sweep(run[base], run[source], target, tokens=tokens, windows=windows)
-        change = swept.double() - scores[base]
+        swept = sweep(base, source, target, tokens=tokens, windows=windows)
+        change = swept.double() - (after if denoising else before)
     else:
         change = attribute(
-            run, question, target, base=base, source=source, tokens=tokens, windows=windows,
+            base, source, question, target, tokens=tokens, windows=windows,
             logit_difference="logit-difference" in settings.metrics,
         ).double()  # fmt: skip
-    return Effects(scores[clean], scores[corrupted], change if denoising else -change)
+    return Effects(before, after, change if denoising else -change)
 
 
 def _target(run: Run, question: Question, alternative: tuple[int, int] | None) -> Target:
     if alternative is not None:
         return Target(question.target_ids, *alternative)
-    first_place = run.hidden[-1][:, question.n_prompt - 1]
+    first_place = run.hidden[-1][:, int(question.places[0])]
     likely = run.lm.head(first_place).float().softmax(-1).mean(0)
     likely[question.target_ids[0]] = -1.0
     return Target(question.target_ids, 0, int(likely.argmax()))

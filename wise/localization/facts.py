@@ -79,8 +79,8 @@ class Question:
 
     @property
     def places(self) -> Int[Tensor, " A"]:
-        """The positions after which the target's tokens are predicted."""
-        return torch.arange(self.n_prompt - 1, len(self.input_ids))
+        """The positions, counted from the end, after which the target's tokens are predicted."""
+        return torch.arange(-len(self.target_ids), 0)
 
 
 def alternative(

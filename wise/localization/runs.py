@@ -71,7 +71,10 @@ def site_module(lm: LanguageModel, layer: int, site: Site) -> nn.Module:
 
 @dataclass(frozen=True)
 class Run:
-    """N unpadded rows of T tokens through L blocks, and the state at one site of each block."""
+    """N unpadded rows of T tokens through L blocks, and the state at one site of each block.
+
+    A run that went on behind another has hidden states and states of its own tokens alone.
+    """
 
     lm: LanguageModel
     site: Site
@@ -106,13 +109,18 @@ def run_rows(
     site: Site,
     *,
     change_embedded: Callable[[Tensor], Tensor] | None = None,
+    behind: Run | None = None,
 ) -> Run:
     """Run the blocks on clean rows, or on corrupted ones.
 
     `change_embedded` has the last word on the embeddings. Gradients flow where they are enabled.
+    `behind` is the run of the one clean row that was corrupted: the tokens before the subject,
+    which are its own, are not run again.
     """
     corruption = rows if isinstance(rows, Corruption) else None
     ids = (corruption.input_ids if corruption else rows).to(lm.device)  # type: ignore[union-attr]
+    first = corruption.span[0] if corruption and behind else 0
+    whole, ids = ids, ids[:, first:]
     hidden: list[Tensor] = []
     states: list[Tensor] = []
     arguments: list[dict[str, Any]] = []
@@ -128,24 +136,28 @@ def run_rows(
 
     def embed(output: Tensor) -> Tensor:
         if corruption is not None and corruption.noise is not None:
-            output = add_noise(output, corruption.noise, corruption.span)
+            begin, end = corruption.span
+            output = add_noise(output, corruption.noise, (begin - first, end - first))
         return output if change_embedded is None else change_embedded(output)
 
     def see_last(_module: nn.Module, _args: Any, output: Any) -> None:
         hidden.append(first_tensor(output))
 
     cache = DynamicCache()
+    if first and behind:
+        for layer, (keys, values) in enumerate(behind.expand(len(ids)).keys_values):
+            cache.update(keys[:, :, :first].detach(), values[:, :, :first].detach(), layer)
     with ExitStack() as stack:
         stack.enter_context(replaced(lm.embedding, embed))
         for layer, block in enumerate(lm.blocks):
             stack.callback(block.register_forward_pre_hook(see_block, with_kwargs=True).remove)
             stack.enter_context(replaced(site_module(lm, layer, site), see_state))
         stack.callback(lm.blocks[-1].register_forward_hook(see_last).remove)
-        n_rows, width = ids.shape
+        n_rows, width = whole.shape
         lm.model.base_model(
             input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            position_ids=torch.arange(width, device=ids.device).expand(n_rows, -1),
+            attention_mask=torch.ones_like(whole),
+            position_ids=torch.arange(first, width, device=ids.device).expand(n_rows, -1),
             past_key_values=cache,
             use_cache=True,
         )
