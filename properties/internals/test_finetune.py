@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import asked, log_p, tiny
+from properties.internals.tiny_baselines import asked, likeliest, log_p, tiny, undecided
 from properties.internals.tiny_wise import BACKGROUND, EDITS
+from wise.baselines import finetune
 from wise.baselines.finetune import make_ft_ewc, make_ft_l, make_ft_m, make_locft_bf
 from wise.baselines.fisher import fisher, penalty
 from wise.edits import Background, Edit
@@ -115,13 +118,24 @@ def test_the_released_loss_stands_at_the_last_prompt_token_and_has_no_end() -> N
 
 
 def test_lowering_a_target_makes_it_less_likely() -> None:
-    editor = tiny(make_ft_m, **QUICK, objective="lower", early_stop=0.0)
-    editor.edit(EDITS[:1])
-    raised = tiny(make_ft_m, **QUICK)
-    raised.edit(EDITS[:1])
-    (low,), (base,) = log_p(editor, EDITS[:1]), log_p(tiny(make_ft_m), EDITS[:1])
-    (high,) = log_p(raised, EDITS[:1])
-    assert low < base < high
+    model = undecided("llama")
+    edits = [likeliest(model)]
+    low, base, high = (tiny(make_ft_m, model, **QUICK, **more)
+                       for more in (dict(objective="lower", early_stop=0.0), {}, {}))  # fmt: skip
+    low.edit(edits)
+    high.edit(edits)
+    (lowered,), (before,), (raised,) = (log_p(editor, edits) for editor in (low, base, high))
+    assert lowered < before - 0.1
+    assert before < raised
+
+
+def test_what_is_lowered_is_the_probability_of_whole_targets() -> None:
+    editor = tiny(make_ft_m, undecided("llama"), **QUICK, objective="lower")
+    tail = editor._capture(list(EDITS[:3]))
+    loss = finetune._loss(tail.logits(tail.value), tail, "lower")
+    wanted = statistics.mean(math.exp(found) for found in log_p(editor, EDITS[:3]))
+    assert loss.item() == pytest.approx(wanted, rel=1e-4)
+    assert len(tail.labels) > 3  # a target of several tokens is there
 
 
 def test_a_corruption_sees_the_subjects_alone_and_changes_what_is_learned() -> None:

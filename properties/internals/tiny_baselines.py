@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,7 +24,7 @@ from wise.lm.tokens import Batch, encode
 
 __all__ = [
     "BACKGROUND", "EDITS", "KEY_VALUE", "KINDS", "LEARNING", "NEAR", "TEXTS", "asked", "bits",
-    "facts_of", "log_p", "logits_of", "losing", "make", "tiny",
+    "facts_of", "likeliest", "log_p", "logits_of", "losing", "make", "tiny", "undecided",
 ]  # fmt: skip
 
 EDITS = (
@@ -89,6 +91,24 @@ def tiny(
     """What a factory makes of a tiny model."""
     model = tiny_model(model) if isinstance(model, str) else model
     return factory(model, tiny_tokenizer(), background, seed=seed, **options)
+
+
+def undecided(model_type: str = "gpt2") -> PreTrainedModel:
+    """A model in which every word has a chance, so that it can be lowered."""
+    model = tiny_model(model_type)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(0.1)
+    return model
+
+
+def likeliest(model: PreTrainedModel) -> Edit:
+    """An edit whose target is the word that the model finds likeliest."""
+    batch = asked([NEAR.prompt])
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[0, -1]
+    words = [(t, i) for t, i in tiny_tokenizer().get_vocab().items() if t[0] == "Ġ" and t[1:]]
+    word, _ = max(words, key=lambda word: float(logits[word[1]]))
+    return replace(NEAR, target=word[1:])
 
 
 def facts_of(model_type: str, **options: Any) -> Facts:

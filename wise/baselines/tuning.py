@@ -23,7 +23,7 @@ class FineTuneConfig:
         the model's ends (Hase et al. 2023: one, and five).
     loss: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
         of them at the last prompt token, as ROME's FT baseline released it (FT-L).
-    objective: "raise" p(target), or "lower" it by -log(1 - p) of each token.
+    objective: "raise" p(target) by -log p of its tokens, or "lower" p of the whole.
     lr, n_epochs, batch_size: Adam; an epoch goes through a turn's edits in a new order, in batches
         (0 = the turn at once). A batch whose loss is below `early_stop` makes no step.
     norm_constraint: L-infinity bound on what one turn changes (Zhu et al. 2020, eq. 3).
