@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 from fixtures.models import load_model
-from fixtures.tiny import tiny_model, tiny_tokenizer
+from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_baselines import (
     BACKGROUND,
     EDITS,
@@ -18,10 +17,12 @@ from properties.internals.tiny_baselines import (
     KINDS,
     NEAR,
     asked,
+    likeliest,
     log_p,
     logits_of,
     make,
     tiny,
+    undecided,
 )
 from properties.internals.tiny_wise import is_same
 from wise.baselines import associative, covariance
@@ -33,22 +34,11 @@ pytestmark = pytest.mark.internals
 every_editor = pytest.mark.parametrize("kind", KEY_VALUE)
 
 
-def undecided() -> PreTrainedModel:
-    """A model in which every word has a chance, so that it can be lowered."""
-    model = tiny_model("gpt2")
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(0.1)
-    return model
-
-
 @every_editor
 def test_an_objective_to_lower_a_target_lowers_it(kind: str) -> None:
-    editor = make(kind, undecided(), layer=2, objective="lower", append_eos=False, kl=0.0)
-    bare = Unedited(editor.lm.model, tiny_tokenizer())
-    logits = logits_of(bare, asked([NEAR.prompt]))[0, -1]
-    words = [(t, i) for t, i in tiny_tokenizer().get_vocab().items() if t[0] == "Ġ" and t[1:]]
-    likeliest, _ = max(words, key=lambda word: float(logits[word[1]]))
-    edit = replace(NEAR, target=likeliest[1:])
+    model = undecided()
+    editor = make(kind, model, layer=2, objective="lower", append_eos=False, kl=0.0)
+    bare, edit = Unedited(model, tiny_tokenizer()), likeliest(model)
     editor.edit([edit])
     assert log_p(editor, [edit])[0] < log_p(bare, [edit])[0] - 0.1
 
@@ -107,6 +97,22 @@ def test_an_edit_prepared_beside_others_is_the_edit_made_alone(
             size = float(change.norm())
             assert float((editor._state.changes[layer] - change).norm()) < 1e-4 * size
         editor.reset()
+
+
+def test_what_is_prepared_is_parted_by_rows_and_leaves_repeated_prompts_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    editor = make("rome", n_prefixes=2, batch_size=6)
+    sizes, optimize = [], associative.optimize
+
+    def counted(facts, layer, edits, config, *, site):
+        sizes.append(len(edits))
+        return optimize(facts, layer, edits, config, site=site)
+
+    monkeypatch.setattr(associative, "optimize", counted)
+    editor.prepare([*EDITS, replace(EDITS[0], target="soup")])
+    assert sizes == [2, 1]
+    assert set(editor._prepared) == set(EDITS[1:])
 
 
 @every_editor

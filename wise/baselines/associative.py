@@ -6,6 +6,7 @@ The state is the change of W_v at each edited layer, and hooks add it at inferen
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -70,10 +71,17 @@ class AssociativeEditor(Baseline[Config, State]):
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
 
     def prepare(self, edits: Sequence[Edit]) -> None:
-        """Optimise what each edit needs alone, side by side; see `wise.editor.Prepares`."""
+        """Optimise what each edit needs alone, side by side; see `wise.editor.Prepares`.
+
+        Of edits of one prompt none: where embeddings are corrupted they would share a draw.
+        """
+        prompts = Counter(edit.prompt for edit in edits)
+        single = [edit for edit in edits if prompts[edit.prompt] == 1]
+        n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
         with hooks.frozen(self.lm.model):
-            values = self._optimized(edits)
-        self._prepared = dict(zip(edits, values, strict=True))
+            for start in range(0, len(single), n):
+                some = single[start : start + n]
+                self._prepared |= zip(some, self._optimized(some), strict=True)
 
     @abstractmethod
     def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:

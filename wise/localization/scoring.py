@@ -35,6 +35,7 @@ class Asker:
     sigma: float
     n_noise: int = 10
     seed: int = 0
+    min_probability: float = 0.02  # of a truth that is to be lowered
 
     def ask(self, stream: EditStream, edit: Edit) -> Asked:
         """The fact as the problem has it, and what the unedited model says to it.
@@ -45,6 +46,7 @@ class Asker:
         posed = pose(
             self.problem, edit, self.model, self.tokenizer,
             sigma=self.sigma, n_noise=self.n_noise, seed=self.seed,
+            min_probability=self.min_probability,
         )  # fmt: skip
         neighbours = tuple(
             probe.prompt for probe in stream.probes

@@ -46,6 +46,7 @@ class Setting:
     folder: Path
     sigma: float
     n_noise: int = 10
+    min_probability: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,13 @@ class _Bench:
         self._setting, self._problem = setting, PROBLEMS[part.problem]
         self._edits = {edit.id: edit for edit in stream.edits}
         self._asker = Asker(
-            scene.model, scene.tokenizer, self._problem, setting.sigma, setting.n_noise, part.seed
+            scene.model,
+            scene.tokenizer,
+            self._problem,
+            setting.sigma,
+            setting.n_noise,
+            part.seed,
+            setting.min_probability,
         )
         self.ask = cache(self._ask)
         self._layer = -1
@@ -208,11 +215,11 @@ class _Bench:
 
     def _prepare(self, editor: Editor) -> None:
         """Let an editor that can see all facts of the part at once, whichever are still open."""
-        asked = [self.ask(fact) for fact in self._part.facts]
-        edits = [each.edit.as_taught() for each in asked if isinstance(each, Asked)]
-        if isinstance(editor, Prepares):
-            with suppress(Exception):  # what is wrong with one fact is the error of its own turn
-                editor.prepare(edits)
+        if not isinstance(editor, Prepares):
+            return
+        with suppress(Exception):  # what is wrong with one fact is the error of its own cell
+            asked = [self.ask(fact) for fact in self._part.facts]
+            editor.prepare([each.edit.as_taught() for each in asked if isinstance(each, Asked)])
 
 
 def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
