@@ -38,9 +38,11 @@ class Known:
 
 @pytest.fixture(scope="module")
 def model_knows(session: Session) -> Iterator[Known]:
-    """No fact's subject stands at the very beginning of its prompt."""
+    """No fact's subject stands at the very beginning of its prompt; laws hold to float32."""
     stream, _ = session.stream(0)
     loaded = session.loaded
+    if loaded.model.dtype in (torch.bfloat16, torch.float16):
+        loaded = replace(loaded, model=copy.deepcopy(loaded.model).float())
     edits = [edit for edit in stream.edits if edit.subject and edit.ground_truth]
     asked = [
         replace(fact_of(edit), prompt=f"It is so: {edit.prompt}") for edit in edits[: 10 * _N_FACTS]
@@ -105,6 +107,8 @@ def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_knows: Known
     tokenizer = model_knows.loaded.tokenizer
     for fact in model_knows.facts:
         first = tokenizer.decode(Question.of(tokenizer, fact).target_ids[:1]).strip()
+        if not first:
+            continue
         one = replace(fact, target=first, alternative="")
         if len(Question.of(tokenizer, one).target_ids) > 1:
             continue

@@ -13,7 +13,7 @@ from reports.study import read_columns
 from wise.localization.fact_streams import stream_of
 from wise.localization.facts import Fact
 from wise.localization.findings import findings_of, r2_table, within_table
-from wise.localization.study_text import ModelStudy, document, verdict
+from wise.localization.study_text import ModelStudy, answer, document, verdict
 
 pytestmark = pytest.mark.internals
 
@@ -73,6 +73,40 @@ def test_a_finding_is_over_facts_with_a_score_at_every_layer_and_means_over_seed
     assert found.regression is not None
     assert whole.regression is not None
     assert found.regression.r2_both == pytest.approx(whole.regression.r2_both)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "unknown", "words"),
+    [
+        (0, 1, 19, "most of it stays open"),
+        (1, 0, 19, "most of it stays open"),
+        (0, 0, 3, "nothing is decided"),
+        (0, 11, 9, "does not tell which layer to edit here, as far as it is decided"),
+        (5, 0, 0, "does tell which layer to edit here."),
+        (2, 3, 0, "it depends on the editor and the problem"),
+    ],
+)
+def test_the_plain_answer_is_no_more_than_what_most_pairs_say(
+    yes: int, no: int, unknown: int, words: str
+) -> None:
+    assert words in answer({"yes": yes, "no": no, "inconclusive": unknown})
+
+
+def test_a_layer_without_any_score_is_named() -> None:
+    cells = simulated(0.2)
+    cells = cells[(cells.editor == "rome") | (cells.layer != 2)]
+    rome, memit = (found for found in findings_of(cells) if found.outcome == "rewrite")
+    assert (rome.missing, memit.missing) == ((), (2,))
+    told = document([ModelStudy("m", [rome, memit], cells, pd.DataFrame(), {})], command="make it")
+    assert told.count("No fact has a score at layers 2.") == 1
+
+
+def test_pairs_without_an_answer_are_counted_too() -> None:
+    cells = simulated(0.2)
+    cells.loc[cells.editor == "memit", "rewrite"] = 1.0
+    assert "Of 1 pairs of editor and problem (1 more lack what an answer needs)" in verdict(
+        findings_of(cells), model="m"
+    )
 
 
 def test_a_score_that_never_differs_is_no_answer() -> None:

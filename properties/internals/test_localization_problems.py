@@ -111,6 +111,12 @@ def test_a_fact_that_is_hardly_known_is_not_to_be_erased() -> None:
         pose(PROBLEMS["fact-erasure"], unknown, model, tokenizer, sigma=SIGMA)
 
 
+def test_what_noise_did_not_hide_is_not_to_be_reversed() -> None:
+    model, tokenizer = loaded().model, loaded().tokenizer
+    with pytest.raises(ValueError, match="still answers the truth: there is nothing to reverse"):
+        pose(PROBLEMS["tracing-reversal"], known_edit(), model, tokenizer, sigma=0.0)
+
+
 def test_noise_falls_on_the_subject_of_every_row_wherever_it_stands() -> None:
     lm = LanguageModel(tiny_model("llama"))
     rows = Facts(lm, tiny_tokenizer(), ("It is", "At sea, no")).asked([EDIT, replace(EDIT, prompt=

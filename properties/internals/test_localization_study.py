@@ -193,6 +193,13 @@ def test_what_an_editor_cannot_do_is_excluded_with_the_reason(tmp_path: Path) ->
     assert tables.excluded.reason.str.contains("needs an editor that takes").all()
 
 
+def test_a_fact_of_hardly_any_probability_has_no_tracing_effect(tmp_path: Path) -> None:
+    tables = run(study_of(QUICK, min_probability=1.01), tmp_path)
+    assert tables.cells.empty
+    assert len(tables.excluded) == 6
+    assert tables.excluded.reason.str.endswith("is below min_probability=1.01").all()
+
+
 def test_the_study_leaves_the_callers_model_as_it_was(tmp_path: Path) -> None:
     before = {name: weight.clone() for name, weight in loaded().model.state_dict().items()}
     run(study_of(CARELESS), tmp_path)
@@ -285,6 +292,8 @@ def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path)
     assert text[answers:gptj].count("10 facts at two layers") == 2
     for name in ("gptj", "mistral"):
         assert set(read_columns(tmp_path / name / "study.csv", STUDY).layer) == {3, 4}
+    rule = CliRunner().invoke(study_command, [*arguments, "--rule", "2"])
+    assert "--rule=2 is none of the study's layers 3, 4" in rule.output
     same = CliRunner().invoke(study_command, ["--model", "mistral", *models])
     assert same.exit_code == 1
     assert "must differ in their last names" in same.output

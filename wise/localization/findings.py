@@ -26,7 +26,7 @@ class Finding:
     """One editor, problem and outcome; `lacking` says why there is no regression.
 
     `inner` is the regression without failing layers and those at the ceiling, None where fewer
-    than two are left.
+    than two are left; `missing` are the layers at which other editors have scores, and it has none.
     """
 
     editor: str
@@ -37,6 +37,7 @@ class Finding:
     inner: Regression | None = None
     choice: LayerChoice | None = None
     within: tuple[WithinLayer, ...] = ()
+    missing: tuple[int, ...] = ()
     lacking: str = ""
 
 
@@ -52,7 +53,8 @@ def findings_of(
         for outcome in OUTCOMES:
             table = _complete(own, outcome)
             n_facts, n_layers = table.fact.nunique(), table.layer.nunique()
-            named = Finding(str(editor), str(problem), outcome, n_facts)
+            missing = tuple(sorted({*cells.layer} - {*own.layer}))
+            named = Finding(str(editor), str(problem), outcome, n_facts, missing=missing)
             lacking = ""
             if n_facts < 10 or n_layers < 2:
                 lacking = f"{n_facts} facts at {n_layers} layers; a regression needs 10 at 2"

@@ -112,8 +112,8 @@ def pose(
 
     The truth is the edit's `ground_truth`. o_noise has `target_length` tokens. Raises ValueError,
     as a reason to leave the fact out, for an edit without a ground truth, for an o_noise that is
-    no text or goes on the last word, and where a target to be lowered has less than
-    `min_probability` in `model`. Source: Hase et al. 2023, section 5.1 and figure 5.
+    no text, goes on the last word or begins the truth, and where a target to be lowered has less
+    than `min_probability` in `model`. Source: Hase et al. 2023, section 5.1 and figure 5.
     """
     fact = fact_of(edit)
     if problem.target == "false":
@@ -125,6 +125,11 @@ def pose(
         if not answer.strip():
             raise ValueError(f"the noised model answers {answer!r}; a target must be a text")
         asked = Question.of(tokenizer, replace(fact, target=answer.strip()))
+        truth = Question.of(tokenizer, fact).target_ids[: len(asked.target_ids)]
+        if torch.equal(asked.target_ids, truth):
+            raise ValueError(
+                "the noised model still answers the truth: there is nothing to reverse"
+            )
         if tokenizer.decode(asked.target_ids) != answer:
             raise ValueError(f"the noised model answers {answer!r}, which is no word of its own")
         return replace(edit, target=answer.strip())

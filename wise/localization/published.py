@@ -16,7 +16,7 @@ class PublishedR2(NamedTuple):
     both: float
 
 
-# Hase et al., NeurIPS 2023, Table 3: GPT-J, 652 facts of CounterFact at 9 layers.
+# Hase et al., NeurIPS 2023, Table 3: GPT-J, 652 facts of CounterFact (489 to erase) at 9 layers.
 TABLE_3: Mapping[str, Mapping[str, PublishedR2]] = {
     problem: dict(zip(("ft-1", "ft-5", "rome", "memit"), map(PublishedR2._make, rows), strict=True))
     for problem, rows in {

@@ -22,7 +22,7 @@ from wise.evaluation.folders import claim
 from wise.evaluation.processes import run_apart
 from wise.localization.facts import fact_of, known
 from wise.localization.problems import PROBLEMS
-from wise.localization.records import Trace, read_trace
+from wise.localization.records import FactTrace, Trace, read_trace
 from wise.localization.scoring import SCORES
 from wise.localization.study_part import (
     STREAM,
@@ -50,7 +50,9 @@ class Study:
 
     `n_facts` facts that the model knows are taken from the first `n_candidates` (default: as many)
     of the stream that `scene_of` makes; seeds are those of noise and editors. Tracing is that of
-    the MLP over `window` layers, `noise` in standard deviations of the subjects' embeddings.
+    the MLP over `window` layers, `noise` in standard deviations of the subjects' embeddings; a fact
+    whose truth has less than `min_probability` in the clean run has no effect to speak of, and is
+    left out. Source: Hase et al. 2023, and their released code.
     Raises ValueError for what cannot be a study.
     """
 
@@ -65,6 +67,7 @@ class Study:
     window: int = 5
     noise: float = 3.0
     n_noise: int = 10
+    min_probability: float = 0.02
     facts_per_part: int = 25
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class Study:
             "scene": f"{self.scene_of.__module__}:{self.scene_of.__qualname__}",
             "scene options": getattr(self.scene_of, "keywords", {}),
             "window": self.window, "noise": self.noise, "draws": self.n_noise,
+            "min probability": self.min_probability,
         }  # fmt: skip
 
     def parts(self, facts: Sequence[str]) -> Iterator[Part]:
@@ -123,7 +127,12 @@ def run_study(
             stream, trace = _prepared(study, folder, progress)
             parts = list(study.parts([edit.id for edit in stream.edits]))
             setting = Setting(
-                study.model, study.scene_of, folder, trace.settings.sigma, study.n_noise
+                study.model,
+                study.scene_of,
+                folder,
+                trace.settings.sigma,
+                study.n_noise,
+                study.min_probability,
             )
             _run(parts, setting, executor or partial(run_apart, n_processes=1), progress)
     except Timeout as error:
@@ -204,8 +213,8 @@ def tables_of(study: Study, folder: Path) -> StudyTables:
     subjects = {edit.id: edit.subject for edit in stream.edits}
     traces = {fact.sha256: fact for fact in trace.facts}  # of facts, whatever their ids
     of_id = {edit.id: traces[fact_of(edit).sha256] for edit in stream.edits}
-    tracing = {i: fact.tracing_effect() for i, fact in of_id.items() if not fact.excluded}
-    untraced = {i: fact.excluded for i, fact in of_id.items() if fact.excluded}
+    untraced = {i: why for i, fact in of_id.items() if (why := _untraced(fact, study))}
+    tracing = {i: fact.tracing_effect() for i, fact in of_id.items() if i not in untraced}
     scored: list[dict[str, object]] = []
     excluded: list[dict[str, object]] = []
     for part in study.parts(list(subjects)):
@@ -228,3 +237,11 @@ def tables_of(study: Study, folder: Path) -> StudyTables:
         pd.DataFrame(excluded, columns=reasons),
         pd.DataFrame(list(trace.rows())),
     )
+
+
+def _untraced(fact: FactTrace, study: Study) -> str:
+    """Why a fact has no tracing effect; nothing where it has one."""
+    if fact.clean is None:
+        return fact.excluded
+    p, least = fact.clean["probability"], study.min_probability
+    return f"p(o_true)={p:.4f} is below min_probability={least}" if p < least else ""

@@ -33,12 +33,13 @@ def verdict(findings: Iterable[Finding], *, model: str) -> str:
             "and scores that differ."
         )
     counts = Counter[str](judged.values())
-    n = len(judged)
+    n, n_asked = len(judged), len({(each.editor, each.problem) for each in findings})
+    without = f" ({n_asked - n} more lack what an answer needs)" if n < n_asked else ""
     where = [f"{editor} on {problem}" for (editor, problem), told in judged.items()
              if told == "yes"]  # fmt: skip
     return (
         f"On {model}, does causal tracing tell which layer to edit? Of {n} pairs of editor and "
-        f"problem, the intervals say yes for {counts['yes']}"
+        f"problem{without}, the intervals say yes for {counts['yes']}"
         f"{' (' + ', '.join(where) + ')' if where else ''}, no for {counts['no']}, and leave it "
         f"open for {counts['inconclusive']}. Yes means: editing each fact where tracing points "
         f"scores above the best fixed layer, and tracing explains at least {_LEAST:.0%} of what "
@@ -51,6 +52,8 @@ def answer(counts: Mapping[str, int]) -> str:
     yes, no, unknown = (counts.get(name, 0) for name in ("yes", "no", "inconclusive"))
     if not yes and not no:
         return "So nothing is decided here; more facts would be needed."
+    if unknown > yes + no:
+        return "So most of it stays open here; more facts would be needed."
     if yes and no:
         return "So it depends on the editor and the problem."
     rest = ", as far as it is decided" if unknown else ""
@@ -85,8 +88,9 @@ def document(studies: Sequence[ModelStudy], *, command: str) -> str:
         "leaves, adjusted, with its 95 % interval over facts: for all layers, and for the inner "
         "ones, without those that fail or are at the ceiling. p is that of the F-test (as "
         "published), with errors clustered by fact, and by permutation of facts. The columns of "
-        "GPT-J are the paper's own: another model, 652 facts of CounterFact at 9 of its 28 layers "
-        "(Hase et al., NeurIPS 2023, Table 3), to be read beside the others, not against them.",
+        "GPT-J are the paper's own: another model, 652 facts of CounterFact (489 to erase) at 9 of "
+        "its 28 layers (Hase et al., NeurIPS 2023, Table 3), to be read beside the others, not "
+        "against them.",
         *(part for study in studies for part in _sections(study)),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -164,11 +168,16 @@ def _described(each: Finding) -> str:
         return f"{head}No answer: {markdown(each.lacking)}."
     told = describe(each.regression, each.choice, outcome="the rewrite score", least=_LEAST)
     found = [w.layer for w in each.within if min(w.pearson_p, w.spearman_p) < 0.05]
-    named = f"at layers {', '.join(map(str, found))}" if found else "at no layer"
+    named = f"at layers {_listed(found)}" if found else "at no layer"
+    gap = f" No fact has a score at layers {_listed(each.missing)}." if each.missing else ""
     return (
-        f"{head}{told} Within a layer, the two correlate {named} (Pearson or Spearman, p < .05 "
-        "after Benjamini-Hochberg over layers)."
+        f"{head}{told}{gap} Within a layer, the two correlate {named} (Pearson or Spearman, "
+        "p < .05 after Benjamini-Hochberg over layers)."
     )
+
+
+def _listed(layers: Iterable[int]) -> str:
+    return ", ".join(map(str, layers))
 
 
 def _other_line(each: Finding) -> list[str]:
@@ -184,8 +193,8 @@ def _means(cells: pd.DataFrame) -> str:
     names = ["before", "after", "rewrite", "paraphrase", "neighborhood", "overall", "essence"]
     means = cells.groupby(["editor", "problem"], sort=False)[names].mean()
     told = (
-        "`before` and `after` are the target's probability at the prompt: where it was near 1 "
-        "before, little was left to gain.\n\n"
+        "`before` and `after` are the target's probability at the prompt; rewrite is the share of "
+        "what was left to gain, or to lose in fact erasure.\n\n"
     )
     lines = [[*map(str, key), *(f"{value:.3f}" for value in row)]
              for key, row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
