@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
@@ -101,7 +102,9 @@ def _entry(name: str, model: str, preset: str | None) -> Entry:
     from wise.evaluation.entries import Entry
 
     spec, options = _EDITORS.get(name, (name, {}))
-    load_editor(spec)
+    taken = inspect.signature(load_editor(spec)).parameters.values()
+    if not any(each.name == "layer" or each.kind is each.VAR_KEYWORD for each in taken):
+        raise ValueError(f"editor={name!r} takes no layer=, and a study edits at every layer")
     if name in _EDITORS and (preset or spec not in _UNRELEASED):
         preset = preset or ("embedded" if model in FAMILIES else "released")
         options = {"preset": preset, **options}
@@ -189,6 +192,9 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
         _entry("wise", model, asked["preset"]), model, made.layers, made.scene_of, out / "sweep",
         n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
     ) if asked["sweep"] else None  # fmt: skip
+    errors = found.excluded[found.excluded.kind == "error"]
+    if len(errors):
+        click.echo(f"{len(errors)} cells had an error, the first {errors.reason.iloc[0]}", err=True)
     findings = findings_of(found.cells, rule=asked["rule"])
     r2 = r2_table(findings, model=model)
     tables = {

@@ -294,6 +294,8 @@ def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path)
         assert set(read_columns(tmp_path / name / "study.csv", STUDY).layer) == {3, 4}
     rule = CliRunner().invoke(study_command, [*arguments, "--rule", "2"])
     assert "--rule=2 is none of the study's layers 3, 4" in rule.output
+    layerless = CliRunner().invoke(study_command, [*models, "--editor", "none"])
+    assert "editor='none' takes no layer=, and a study edits at every layer" in layerless.output
     same = CliRunner().invoke(study_command, ["--model", "mistral", *models])
     assert same.exit_code == 1
     assert "must differ in their last names" in same.output
