@@ -27,6 +27,7 @@ from wise.editor import (
     Generates,
     Layered,
     Persistent,
+    Prepares,
     Retrieves,
     Routed,
 )
@@ -95,6 +96,7 @@ CONTRACT: Sequence[Check] = (
         states.check_saved_states_are_kept_apart,
     ], Persistent),
     *_named([states.check_removing_an_edit_leaves_the_others], Erasable),
+    *_named([states.check_preparing_edits_changes_no_answer], Prepares),
     *_named([streams.check_the_background_is_apart_from_the_stream]),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What an editor holds: written last, saved, loaded, removed, in one turn or in several."""
+"""What an editor holds: saved, loaded, removed, and prepared for edits to come."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 
 from properties.bench import Bench
 from properties.findings import Undecided, require
-from wise.editor import Editor, Erasable, Persistent, Routed
+from wise.editor import Editor, Erasable, Persistent, Prepares, Routed
 from wise.edits import Edit
 
 __all__ = [
     "check_a_saved_editor_goes_on_as_if_never_stopped",
     "check_a_saved_state_holds_no_pickle",
+    "check_preparing_edits_changes_no_answer",
     "check_removing_an_edit_leaves_the_others",
     "check_saved_states_are_kept_apart",
 ]
@@ -117,6 +118,26 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
     except (KeyError, ValueError):
         return
     require(False, f"{first.prompt!r} was removed twice without an error")
+
+
+def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
+    """Nothing is written by preparing edits, and each then made alone says what it says anyway."""
+    edits = bench.edits(least=2)
+    editor = bench.editor()
+    assert isinstance(editor, Prepares)
+    editor.prepare(edits)
+    base = bench.logits(bench.base, bench.prompts)
+    bench.same(bench.logits(editor, bench.prompts), base, "with edits prepared, and none made")
+    for edit in edits[:2]:
+        editor.edit([edit])
+        said, wanted = (bench.ask(each, bench.prompts) for each in (editor, bench.editor([edit])))
+        for prompt, found, expected in zip(bench.prompts, said, wanted, strict=True):
+            require(
+                found.text == expected.text,
+                f"with {len(edits)} edits prepared and that of {edit.prompt!r} made, {prompt!r} is "
+                f"answered {found.text!r}; not prepared, {expected.text!r}",
+            )
+        editor.reset()
 
 
 def _written(bench: Bench, editor: Editor, edits: list[Edit]) -> list[Edit]:
