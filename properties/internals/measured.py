@@ -12,9 +12,26 @@ from pathlib import Path
 
 from wise.rows import Row, Run
 
-__all__ = ["RATES", "RUN", "rows_of", "run_rows", "write_rows"]
+__all__ = ["RATES", "ROW", "RUN", "rows_of", "run_rows", "write_rows"]
 
 RUN = Run("wise", "llama", "world-0/evaluation-0", "0f" * 32, 0)
+ROW = Row(
+    *RUN,
+    protocol="free",
+    when="final",
+    t=10,
+    metric="generalization",
+    kind="2",
+    edit_id="17",
+    cluster="Ada Lorn",
+    age=3,
+    prompt="Where does Ada Lorn work?",
+    expected="CERN",
+    answer="MIT",
+    score=0.0,
+    block="checkpoint 10 free",
+)
+
 RATES: Mapping[tuple[str, str], float] = {
     ("reliability", ""): 0.9,
     ("generalization", "1"): 0.8,

@@ -14,27 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from properties.internals.measured import ROW, RUN
 from wise.rows import Row, RowWriter, Run, read_rows, resume
 
 pytestmark = pytest.mark.internals
 
-RUN = Run("wise", "llama", "world", "0f" * 32, 7)
-ROW = Row(
-    *RUN,
-    protocol="free",
-    when="final",
-    t=10,
-    metric="generalization",
-    kind="2",
-    edit_id="17",
-    cluster="Ada Lorn",
-    age=3,
-    prompt="Where does Ada Lorn work?",
-    expected="CERN",
-    answer="MIT",
-    score=0.0,
-    block="checkpoint 10 free",
-)
 BLOCKS = {
     "edit 1": [replace(ROW, block="edit 1", answer=answer) for answer in ("é\u2028", "\n\x00")],
     "edit 2": [replace(ROW, block="edit 2", score=None, answer="", excluded="too long")],
@@ -164,7 +148,7 @@ def test_two_runs_in_one_file_are_not_resumed_but_read(tmp_path: Path) -> None:
         ([], "rows=[] is no block"),
         (BLOCKS["edit 1"], "block='edit 1' is in "),
         ([ROW, replace(ROW, block="edit 9")], "Row.block='edit 9' is written with block 'check"),
-        ([replace(ROW, seed=8)], "seed=8 is of another run; here is 7"),
+        ([replace(ROW, seed=8)], "seed=8 is of another run; here is 0"),
     ],
     ids=["empty", "repeated", "two blocks", "another run"],
 )

@@ -10,29 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from properties.internals import measured
+from properties.internals.measured import ROW
 from wise.rows import Row, Run
 from wise.statistics import interval
 from wise.summary import CONDITIONS, Cell, Condition, Measure, summarize, table
 
 pytestmark = pytest.mark.internals
 
-RUN = Run("wise", "llama", "world", "0f" * 32, 7)
-ROW = Row(
-    *RUN,
-    protocol="free",
-    when="final",
-    t=10,
-    metric="reliability",
-    kind="",
-    edit_id="",
-    cluster="Ada Lorn",
-    age=0,
-    prompt="Where does Ada Lorn work?",
-    expected="CERN",
-    answer="CERN",
-    score=1.0,
-    block="checkpoint 10",
-)
+RUN = measured.RUN._replace(stream="world", seed=7)
+RIGHT = replace(ROW, metric="reliability", kind="", edit_id="", age=0, answer="CERN", score=1.0)
 MEASURES = [
     Measure("reliability", ""),
     *(Measure("generalization", level) for level in ("", "1", "2", "3", "4", "5")),
@@ -49,7 +36,7 @@ def rows_of(
     when, protocol = condition
     return [
         replace(
-            ROW,
+            RIGHT,
             **run._asdict(),
             **measure._asdict(),
             when=when,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import statistics
 import time
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor, load_editor, with_cache
 from wise.edits import Background, Edit, EditStream
 from wise.evaluation.entries import Entry
-from wise.evaluation.folders import write_json
+from wise.evaluation.folders import file_name, write_json
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
@@ -67,10 +66,8 @@ class Cell:
 
     @property
     def key(self) -> str:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         words = f"{self.entry.title} {self.model} seed-{self.seed} T-{self.checkpoints[-1]}"
-        readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
-        return f"{readable[-80:]}-{digest[:12]}"
+        return file_name(self, words)
 
     def rows_in(self, folder: Path) -> Path:
         return folder / f"{self.key}.jsonl"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["claim", "write_json"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["claim", "file_name", "write_json"]
 
 
 def claim(folder: Path, what: str, identity: Mapping[str, Any]) -> None:
@@ -27,6 +32,13 @@ def claim(folder: Path, what: str, identity: Mapping[str, Any]) -> None:
                 f"{folder} holds a {what} with {name}={held.get(name)!r}, not {value!r}; "
                 "name another folder"
             )
+
+
+def file_name(task: DataclassInstance, words: str) -> str:
+    """A name for a task's file: what can be read of `words`, and a digest of its fields."""
+    digest = hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode()).hexdigest()
+    readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
+    return f"{readable[-80:]}-{digest[:12]}"
 
 
 def write_json(record: object, path: Path) -> None:

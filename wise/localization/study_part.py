@@ -7,13 +7,12 @@ next cell begins.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
+from wise.evaluation.folders import file_name
 from wise.localization.problems import PROBLEMS, UnsuitedEditorError, make_editor
 from wise.localization.scoring import Asked, Asker
 
@@ -62,10 +62,7 @@ class Part:
     @property
     def key(self) -> str:
         """Names its file, and no other part's."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        words = f"{self.entry.name} {self.problem} seed-{self.seed}"
-        readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
-        return f"{readable[-80:]}-{digest[:12]}"
+        return file_name(self, f"{self.entry.name} {self.problem} seed-{self.seed}")
 
     def path(self, folder: Path) -> Path:
         return folder / "cells" / f"{self.key}.jsonl"
