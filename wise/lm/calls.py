@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,16 @@ __all__ = ["After", "Fixed", "Seen", "at_columns", "full_mask", "named"]
 
 def named(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call of `block` by name; the hidden state is `hidden_states`."""
-    found = inspect.signature(block.forward).bind(*args, **kwargs).arguments
+    found = _signature(type(block).forward).bind(block, *args, **kwargs).arguments
     more = found.pop("kwargs", {})
+    del found["self"]
     return {**found, **more}
+
+
+@functools.cache
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """What it takes: asked once a class, for it costs as much as a small block."""
+    return inspect.signature(forward)
 
 
 def full_mask(arguments: Mapping[str, Any], rows: Shaped[Tensor, "B T ..."]) -> Tensor:
