@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from wise.sources import load_module
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -176,7 +173,7 @@ def load_editor(spec: str) -> EditorFactory:
             f"editor={spec!r} is no built-in editor ({', '.join(sorted(BUILT_IN))}), "
             "nor of the form module:factory or file.py:factory"
         )
-    module = _load_file(source, spec) if source.endswith(".py") else _load_module(source, spec)
+    module = load_module(source, spec)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -221,34 +218,3 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def _load_module(name: str, spec: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(f"editor={spec!r}: there is no module {name!r}") from error
-
-
-def _load_file(source: str, spec: str) -> ModuleType:
-    path = Path(source).expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"editor={spec!r}: there is no file {source!r} in {Path.cwd()}")
-    name = f"_editor_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    if module_spec is None or module_spec.loader is None:
-        raise ValueError(f"editor={spec!r}: {source!r} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # for modules beside it; last, so that it shadows nothing
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

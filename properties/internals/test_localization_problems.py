@@ -104,17 +104,13 @@ def test_without_noise_the_noised_answer_is_the_models_own() -> None:
     assert answer.strip() == edit.ground_truth
 
 
-def test_a_fact_that_is_hardly_known_is_not_to_be_erased() -> None:
-    model, tokenizer = loaded().model, loaded().tokenizer
-    unknown = replace(known_edit(), target="x", ground_truth=known_edit().target)
+def test_what_is_hardly_known_is_not_to_be_erased_nor_what_noise_left_to_be_reversed() -> None:
+    model, tokenizer, edit = loaded().model, loaded().tokenizer, known_edit()
+    unknown = replace(edit, target="x", ground_truth=edit.target)
     with pytest.raises(ValueError, match=r"is below min_probability=0\.02"):
         pose(PROBLEMS["fact-erasure"], unknown, model, tokenizer, sigma=SIGMA)
-
-
-def test_what_noise_did_not_hide_is_not_to_be_reversed() -> None:
-    model, tokenizer = loaded().model, loaded().tokenizer
     with pytest.raises(ValueError, match="still answers the truth: there is nothing to reverse"):
-        pose(PROBLEMS["tracing-reversal"], known_edit(), model, tokenizer, sigma=0.0)
+        pose(PROBLEMS["tracing-reversal"], edit, model, tokenizer, sigma=0.0)
 
 
 def test_noise_falls_on_the_subject_of_every_row_wherever_it_stands() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import Counter
@@ -11,10 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from filelock import FileLock
 
-from fixtures.models import model_folder
 from properties.internals.small_study import (
     CARELESS,
     FAILING,
@@ -29,14 +26,11 @@ from properties.internals.small_study import (
     scene,
     study_of,
 )
-from reports.study import STUDY, read_columns
-from reports.study_command import study as study_command
 from wise.edits import Background, EditStream
 from wise.evaluation.cell import Scene
 from wise.evaluation.processes import run_apart
 from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.cluster import run_submitted
-from wise.localization.fact_streams import read_facts
 from wise.localization.facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
 from wise.localization.study_part import end_first_open
@@ -249,53 +243,3 @@ def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
 def test_what_cannot_be_a_study_is_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study_of(QUICK, **options)  # type: ignore[arg-type]
-
-
-def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Path) -> None:
-    known = [dict(prompt=e.prompt, subject=e.subject, attribute=e.ground_truth, known_id=f"={n}")
-             for n, e in enumerate(scene("", 0, 6).stream.edits)]  # fmt: skip
-    source = tmp_path / "known.json"
-    source.write_text(json.dumps(known))
-    assert len(read_facts(str(source)).edits) == 6
-    arguments = [
-        "--model", str(model_folder("mistral")), "--facts", "2", "--facts-file", str(source),
-        "--editor", "ft-1", "--problem", "fact-amplification", "--layers", "3,4", "--jobs", "1",
-        "--out", str(tmp_path / "study"), "--write", str(tmp_path / "doc.md"),
-    ]  # fmt: skip
-    for _ in range(2):
-        result = CliRunner().invoke(study_command, arguments)
-        assert result.exit_code == 0, result.output
-    cells = read_columns(tmp_path / "study" / "study.csv", STUDY)
-    assert sorted(cells.fact) == ["'=0", "'=0", "'=1", "'=1"]  # what a spreadsheet would run
-    assert (tmp_path / "study" / "page" / "index.html").exists()
-    assert "10 facts at two layers" in (tmp_path / "doc.md").read_text()
-    other = source.rename(tmp_path / "other.json")
-    arguments[arguments.index(str(source))] = str(other)
-    refused = CliRunner().invoke(study_command, arguments)
-    assert "holds a study with scene options=" in refused.output
-    other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
-    assert other.exit_code == 1
-    assert "holds a study with facts=2, not 3" in other.output
-
-
-def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path) -> None:
-    models = ["--model", "gptj", "--model", str(model_folder("mistral"))]
-    arguments = [
-        *models, "--facts", "2", "--editor", "ft-1", "--problem", "error-injection",
-        "--layers", "3,4", "--jobs", "1", "--out", str(tmp_path),
-    ]  # fmt: skip
-    result = CliRunner().invoke(study_command, arguments)
-    assert result.exit_code == 0, result.output
-    text = (tmp_path / "study.md").read_text()
-    answers, gptj, mistral = (text.index(f"\n## {name}") for name in ("The", "gptj", "/"))
-    assert answers < gptj < mistral
-    assert text[answers:gptj].count("10 facts at two layers") == 2
-    for name in ("gptj", "mistral"):
-        assert set(read_columns(tmp_path / name / "study.csv", STUDY).layer) == {3, 4}
-    rule = CliRunner().invoke(study_command, [*arguments, "--rule", "2"])
-    assert "--rule=2 is none of the study's layers 3, 4" in rule.output
-    layerless = CliRunner().invoke(study_command, [*models, "--editor", "none"])
-    assert "editor='none' takes no layer=, and a study edits at every layer" in layerless.output
-    same = CliRunner().invoke(study_command, ["--model", "mistral", *models])
-    assert same.exit_code == 1
-    assert "must differ in their last names" in same.output

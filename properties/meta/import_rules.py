@@ -26,7 +26,7 @@ MEASURED = (
     "wise.sequential",
     "wise.text",
 )
-VOCABULARY = ("wise.edits", "wise.editor", *MEASURED)
+VOCABULARY = ("wise.edits", "wise.editor", "wise.sources", *MEASURED)
 IMPORTS_TORCH = ("torch", "transformers", "safetensors.torch")
 
 
