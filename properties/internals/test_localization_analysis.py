@@ -192,14 +192,18 @@ def test_the_verdict_is_that_of_the_intervals(partial: float, seed: int, expecte
     assert f"{choice.fixed.interval.low:+.2f} to {choice.fixed.interval.high:+.2f}" in words
 
 
-@pytest.mark.parametrize(("n_facts", "n_layers"), [(30, 12), (60, 6)])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("n_facts", "n_layers", "n_constant"), [(30, 12, 0), (60, 6, 0), (30, 12, 5)]
+)
 def test_the_clustered_test_rejects_a_useless_effect_at_its_rate(
-    n_facts: int, n_layers: int
+    n_facts: int, n_layers: int, n_constant: int
 ) -> None:
     n, generator = 120, np.random.default_rng(0)
     rejected = 0
     for _ in range(n):
         y, x = generator.normal(size=(2, n_facts, n_layers))
+        y[:, :n_constant] *= 1e-12  # every fact has one score there
         rejected += _least_squares(y, x)[-1] <= 0.05
     assert rejected <= at_most(0.08, n)  # Hotelling's covariance is the sandwich's: nearly exact
 

@@ -186,27 +186,29 @@ def _least_squares(
     """R2 of layer, tracing and both; p of the F-test and of the Wald test clustered by fact.
 
     The latter is Hotelling's T2: the covariance is of F clusters, and with as many slopes as facts
-    there is no test.
+    there is no test. A slope is certain, and not tested, where all facts have one score.
     """
     F, L = y.shape
     layers = np.tile(np.eye(L), (F, 1))
     te, score = x.reshape(-1, 1), y.reshape(-1)
-    own = layers[:, x.std(0) > 1e-9] * te  # a layer whose effect is constant has no slope
+    has_slope = x.std(0) > 1e-9  # a layer whose effect is constant has none
+    own = layers[:, has_slope] * te
     alone = np.hstack([np.ones_like(te), te[:, : int(te.std() > 1e-9)]])
     designs = layers, alone, np.hstack([layers, own])
     fits = [sm.OLS(score, design).fit() for design in designs]
     layer, _, both = fits
     total = ((score - score.mean()) ** 2).sum()
     r2 = [float(1 - fit.ssr / total) if total > 0 else np.nan for fit in fits]
-    n = own.shape[1]
-    if not n:
+    if not has_slope.any():
         return r2[0], r2[1], r2[2], np.nan, np.nan
     p_f = float(both.compare_f_test(layer)[1])
-    if n >= F:
+    is_open = y.std(0)[has_slope] > 1e-6 * y.std(0).max()
+    n = int(is_open.sum())
+    if not 0 < n < F:
         return r2[0], r2[1], r2[2], p_f, np.nan
     groups = np.repeat(np.arange(F), L)
     clustered = both.get_robustcov_results("cluster", groups=groups)
-    slopes = np.eye(designs[2].shape[1])[L:]
+    slopes = np.eye(designs[2].shape[1])[L:][is_open]
     wald = float(clustered.wald_test(slopes, use_f=True, scalar=True).statistic)
     p_clustered = float(stats.f.sf(wald * (F - n) / (F - 1), n, F - n))
     return r2[0], r2[1], r2[2], p_f, p_clustered
