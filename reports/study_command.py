@@ -192,6 +192,9 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
         _entry("wise", model, asked["preset"]), model, made.layers, made.scene_of, out / "sweep",
         n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
     ) if asked["sweep"] else None  # fmt: skip
+    n_known = len({*found.cells.fact, *found.excluded.fact})
+    if n_known < made.n_facts:
+        click.echo(f"{model} knows {n_known} of the facts; {made.n_facts} were asked for", err=True)
     errors = found.excluded[found.excluded.kind == "error"]
     if len(errors):
         click.echo(f"{len(errors)} cells had an error, the first {errors.reason.iloc[0]}", err=True)
@@ -207,7 +210,8 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
         if table is not None and len(table):
             paths[name] = out / f"{name}.csv"
             safe_for_csv(table).to_csv(paths[name], index=False, lineterminator="\n")
-    studied = ModelStudy(model, findings, found.cells, found.excluded, _settings(made), curve)
+    settings = {"facts": n_known, **_settings(made)}
+    studied = ModelStudy(model, findings, found.cells, found.excluded, settings, curve)
     click.echo(studied.verdict)
     if "study" in paths:
         shown = {name: paths[name] for name in ("study", "r2", "effects") if name in paths}

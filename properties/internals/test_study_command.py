@@ -42,6 +42,9 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
     assert other.exit_code == 1
     assert "holds a study with facts=2, not 3" in other.output
+    more = [*arguments, "--facts", "9", "--out", str(tmp_path / "more")]
+    known = CliRunner().invoke(study_command, more)
+    assert "knows 6 of the facts; 9 were asked for" in known.output
 
 
 def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path) -> None:
