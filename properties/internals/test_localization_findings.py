@@ -53,9 +53,11 @@ def simulated(partial_r2: float, *, n_facts: int = 80, choose: float = 0.0) -> p
 def test_the_verdict_is_the_intervals() -> None:
     useless = verdict(findings_of(simulated(0.0)), model="m")
     assert "yes for 0, no for 2, and leave it open for 0" in useless
-    assert useless.endswith("So tracing does not tell which layer to edit here.")
+    assert "So tracing does not tell which layer to edit here." in useless
+    assert useless.endswith("for 2 of them, above it for 0.")
     useful = verdict(findings_of(simulated(0.3, choose=1.0)), model="m")
     assert "yes for 2 (rome on error-injection, memit on error-injection), no for 0" in useful
+    assert useful.endswith("for 0 of them, above it for 2.")
     few = verdict(findings_of(simulated(0.0, n_facts=9)), model="m")
     assert few.startswith("On m no editor and problem has what an answer needs: 10 facts at two")
 

@@ -20,30 +20,33 @@ __all__ = ["ModelStudy", "answer", "document", "verdict"]
 _LEAST = 0.05  # share of what the layer leaves, below which tracing tells nothing of use
 
 
-def verdict(findings: Iterable[Finding], *, model: str) -> str:
+def verdict(findings: Sequence[Finding], *, model: str) -> str:
     """One paragraph on all editors and problems, by the intervals of the rewrite score alone."""
-    judged = {
-        (each.editor, each.problem): tells_which_layer(each.regression, each.choice, least=_LEAST)
+    told = [
+        (each, tells_which_layer(each.regression, each.choice, least=_LEAST),
+         each.choice.fixed.interval)
         for each in findings
         if each.outcome == "rewrite" and each.regression is not None and each.choice is not None
-    }
-    if not judged:
+    ]  # fmt: skip
+    if not told:
         return (
             f"On {model} no editor and problem has what an answer needs: 10 facts at two layers, "
             "and scores that differ."
         )
-    counts = Counter[str](judged.values())
-    n, n_asked = len(judged), len({(each.editor, each.problem) for each in findings})
+    counts = Counter[str](judged for _, judged, _ in told)
+    below, above = sum(gain.high < 0 for *_, gain in told), sum(gain.low > 0 for *_, gain in told)
+    n, n_asked = len(told), len({(each.editor, each.problem) for each in findings})
     without = f" ({n_asked - n} more lack what an answer needs)" if n < n_asked else ""
-    where = [f"{editor} on {problem}" for (editor, problem), told in judged.items()
-             if told == "yes"]  # fmt: skip
+    where = [f"{each.editor} on {each.problem}" for each, judged, _ in told if judged == "yes"]
     return (
         f"On {model}, does causal tracing tell which layer to edit? Of {n} pairs of editor and "
         f"problem{without}, the intervals say yes for {counts['yes']}"
         f"{' (' + ', '.join(where) + ')' if where else ''}, no for {counts['no']}, and leave it "
         f"open for {counts['inconclusive']}. Yes means: editing each fact where tracing points "
         f"scores above the best fixed layer, and tracing explains at least {_LEAST:.0%} of what "
-        f"the layer leaves. No means: it does not score above, and explains less. {answer(counts)}"
+        f"the layer leaves. No means: it does not score above, and explains less. {answer(counts)} "
+        f"By however little, the choice of tracing scores below the best fixed layer for {below} "
+        f"of them, above it for {above}."
     )
 
 
