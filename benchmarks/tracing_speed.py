@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,12 +29,14 @@ from wise.localization.records import Settings, Site, Trace
 from wise.localization.scores import METRICS
 from wise.localization.tracing import causal_trace
 
+T = TypeVar("T")
 
-def seconds(work: Callable[[], object]) -> float:
-    """Processor time: that of other work on the machine does not count."""
+
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What it gives, and its seconds of processor time: other work on the machine is not in it."""
     start = time.process_time()
-    work()
-    return time.process_time() - start
+    found = work()
+    return found, time.process_time() - start
 
 
 def loop(
@@ -87,7 +89,7 @@ def compare(
         "attribution, logit difference too": dict(method="attribution"),
     }
     traces = {name: trace(**options) for name, options in ways.items()}
-    times = {name: seconds(partial(trace, **options)) for name, options in ways.items()}
+    times = {name: timed(partial(trace, **options))[1] for name, options in ways.items()}
     exact = traces["sweep"]
     others: dict[str, Callable[..., torch.Tensor]] = {
         "loop": loop, "published loop": partial(loop, published=True)
@@ -99,9 +101,9 @@ def compare(
     print(f"{loaded.name}: {len(facts)} facts, {site}, window {window}, {n_noise} draws of noise")
     slower: dict[str, float] = {}
     for name, other in others.items():
-        start = time.process_time()
-        found = [other(loaded, fact, exact.settings) for fact in facts]
-        slower[name] = time.process_time() - start
+        found, slower[name] = timed(
+            lambda other=other: [other(loaded, fact, exact.settings) for fact in facts]
+        )
         difference = max(
             float((torch.tensor(traced.effects("probability"))[:, begin:] - effects).abs().max())
             for traced, effects in zip(exact.facts, found, strict=True)

@@ -78,10 +78,12 @@ class AssociativeEditor(Baseline[Config, State]):
         prompts = Counter(edit.prompt for edit in edits)
         single = [edit for edit in edits if prompts[edit.prompt] == 1]
         n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
+        prepared: dict[Edit, Tensor] = {}
         with hooks.frozen(self.lm.model):
             for start in range(0, len(single), n):
                 some = single[start : start + n]
-                self._prepared |= zip(some, self._optimized(some), strict=True)
+                prepared |= zip(some, self._optimized(some), strict=True)
+        self._prepared |= prepared  # after an error, nothing
 
     @abstractmethod
     def _edited(self, state: State, edits: tuple[Edit, ...]) -> State:

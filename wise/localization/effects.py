@@ -56,9 +56,10 @@ def measure(
         run = run_rows(lm, corruption.after(question.input_ids), settings.site)
         clean, corrupted = run[:1], run[1:]
     else:  # the base alone needs gradients
-        read = (differentiable, run_rows) if denoising else (run_rows, differentiable)
-        clean = read[1](lm, question.input_ids[None], settings.site)
-        corrupted = read[0](lm, corruption, settings.site, behind=clean)
+        runs = (run_rows, differentiable)
+        run_clean, run_corrupted = runs if denoising else reversed(runs)
+        clean = run_clean(lm, question.input_ids[None], settings.site)
+        corrupted = run_corrupted(lm, corruption, settings.site, behind=clean)
     target = _target(corrupted, question, alternative)
     before, after = (
         target.scores(lm.head(run.hidden[-1][:, question.places.to(lm.device)])).double()

@@ -48,12 +48,12 @@ def findings_of(
 
     Scores are means over seeds. `rule` is the layer that the field's rule of thumb would edit.
     """
-    found = []
+    found, layers = [], {*cells.layer}
     for (editor, problem), own in cells.groupby(["editor", "problem"], sort=False):
+        missing = tuple(sorted(layers - {*own.layer}))
         for outcome in OUTCOMES:
             table = _complete(own, outcome)
             n_facts, n_layers = table.fact.nunique(), table.layer.nunique()
-            missing = tuple(sorted({*cells.layer} - {*own.layer}))
             named = Finding(str(editor), str(problem), outcome, n_facts, missing=missing)
             lacking = ""
             if n_facts < 10 or n_layers < 2:
