@@ -17,8 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from properties.bench import Bench
-from properties.options import add_options
 from properties.profiles import register_profiles
+from properties.pytest_options import add_options
 from properties.report import check_records, editor_lines, header_lines, in_order
 from properties.session import Session
 from properties.settings import Settings
@@ -143,7 +143,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 def _write_page(session: Session, reports: list[object], arguments: Sequence[object]) -> Path | str:
     """The page of --report, with the call's `arguments`; in its place, what went wrong."""
     from reports.build import build_page
-    from reports.checks import Check
+    from reports.check_table import CheckRecord
 
     settings = session.settings
     rows = [path for spec in settings.editors if (path := session.rows_path(spec)).exists()]
@@ -158,7 +158,7 @@ def _write_page(session: Session, reports: list[object], arguments: Sequence[obj
     try:
         return build_page(
             rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
-            checks=[Check(**record) for record in records], settings=shown, note=note,
+            checks=[CheckRecord(**record) for record in records], settings=shown, note=note,
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

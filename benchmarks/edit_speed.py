@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from wise.config import WISEConfig
+from wise.editors.routing_inputs import select
+from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.learning import Objective
+from wise.editors.wise.wise import WISE
 from wise.edits import Background
-from wise.irrelevant import select
-from wise.learning import Objective
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
 from wise.lm.tail import Tail
 from wise.lm.tokens import IGNORED, encode
-from wise.wise import WISE
 
 
 def seconds(work: Callable[[], object], *, repeats: int) -> float:

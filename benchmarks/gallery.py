@@ -28,7 +28,7 @@ from reports.calibration import CALIBRATION
 from reports.league import world_scene
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
-from wise.localization.facts import fact_of, known
+from wise.localization.known_facts import fact_of, known
 from wise.localization.records import Site
 from wise.localization.tracing import causal_trace
 

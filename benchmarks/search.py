@@ -34,7 +34,7 @@ from wise.edits import EditStream
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
 from wise.evaluation.league_scores import corner_means
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
-from wise.rows import CORNERS
+from wise.measures.rows import CORNERS
 
 __all__ = ["COLUMNS", "SPACES", "Range", "search"]
 

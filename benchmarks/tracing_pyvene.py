@@ -16,8 +16,8 @@ from fixtures.models import LoadedModel
 from wise.lm.architectures import LanguageModel
 from wise.localization.corruption import gaussian
 from wise.localization.effects import window_about
-from wise.localization.facts import Fact, Question
-from wise.localization.records import Settings
+from wise.localization.known_facts import KnownFact, TracedQuestion
+from wise.localization.records import TraceSettings
 from wise.localization.scores import Target
 
 __all__ = ["trace"]
@@ -38,9 +38,9 @@ class _Noise(pyvene.ConstantSourceIntervention, pyvene.LocalistRepresentationInt
 
 
 @torch.no_grad()
-def trace(loaded: LoadedModel, fact: Fact, settings: Settings) -> Tensor:
+def trace(loaded: LoadedModel, fact: KnownFact, settings: TraceSettings) -> Tensor:
     """Mean effects on the probability [L, K], K tokens from the subject on."""
-    model, question = loaded.model, Question.of(loaded.tokenizer, fact)
+    model, question = loaded.model, TracedQuestion.of(loaded.tokenizer, fact)
     lm, N, (begin, end) = LanguageModel(model), settings.n_noise, question.span
     corruption = gaussian(
         lm, fact, question, sigma=settings.sigma, n_noise=N, seed=settings.seed

@@ -24,8 +24,8 @@ from wise.lm.hooks import frozen
 from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import gaussian
 from wise.localization.effects import window_about
-from wise.localization.facts import Fact, Question, fact_of, known
-from wise.localization.records import Settings, Site, Trace
+from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
+from wise.localization.records import Site, Trace, TraceSettings
 from wise.localization.scores import METRICS
 from wise.localization.tracing import causal_trace
 
@@ -40,13 +40,13 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def loop(
-    loaded: LoadedModel, fact: Fact, settings: Settings, *, published: bool = False
+    loaded: LoadedModel, fact: KnownFact, settings: TraceSettings, *, published: bool = False
 ) -> torch.Tensor:
     """Mean effects on the probability [L, K], one forward for each layer and token.
 
     Tokens from the subject on. As `published`, all tokens, and a clean row in every batch.
     """
-    lm, question = LanguageModel(loaded.model), Question.of(loaded.tokenizer, fact)
+    lm, question = LanguageModel(loaded.model), TracedQuestion.of(loaded.tokenizer, fact)
     begin, end = question.span
     corruption = gaussian(
         lm, fact, question, sigma=settings.sigma, n_noise=settings.n_noise, seed=settings.seed

@@ -23,7 +23,7 @@ from wise.evaluation.lifelong import reader_of
 from wise.evaluation.metrics import Reader
 from wise.lm.decoding import Answer, Unedited, normalized
 from wise.lm.tokens import Batch, encode
-from wise.rows import Row
+from wise.measures.rows import Row
 
 __all__ = ["PHASES", "Bench", "Operation"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
-from wise.paired import mcnemar, retention_trend
-from wise.rows import Row
-from wise.sequential import decide
-from wise.statistics import Verdict
+from wise.measures.paired import mcnemar, retention_trend
+from wise.measures.rows import Row
+from wise.measures.sequential import decide
+from wise.measures.statistics import Verdict
 
 __all__ = [
     "ALLOWED_DROP",

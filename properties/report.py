@@ -11,9 +11,9 @@ import pytest
 
 from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.rows import Row, read_rows
-from wise.statistics import format_share
-from wise.summary import summarize, table
+from wise.measures.rows import Row, read_rows
+from wise.measures.statistics import format_share
+from wise.measures.summary import summarize, table
 
 __all__ = ["check_records", "editor_lines", "header_lines", "in_order"]
 

@@ -10,11 +10,11 @@ from properties.findings import Unasked, Undecided, require
 from properties.rates import ALLOWED_DROP, first_run, judge, where
 from wise.editor import Retrieves, Routed
 from wise.edits import Edit
-from wise.paired import mcnemar
-from wise.rows import Row
-from wise.separation import Separation, separate
-from wise.sequential import decide
-from wise.statistics import holm, verdict
+from wise.measures.paired import mcnemar
+from wise.measures.rows import Row
+from wise.measures.separation import Separation, separate
+from wise.measures.sequential import decide
+from wise.measures.statistics import holm, verdict
 
 __all__ = [
     "IN_SCOPE",

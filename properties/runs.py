@@ -18,8 +18,8 @@ from wise.editor import EditorFactory, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
-from wise.rows import Row
-from wise.sequential import SharedDraws
+from wise.measures.rows import Row
+from wise.measures.sequential import SharedDraws
 
 __all__ = ["DEFAULT_THRESHOLDS", "LEVELS", "MAX_LOOKS", "METRICS", "checkpoints_of", "make_runs",
            "world_bench"]  # fmt: skip

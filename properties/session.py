@@ -27,9 +27,9 @@ from wise.evaluation.datasets import load_stream
 from wise.evaluation.lifelong import LifelongRun, reader_of, run_lifelong
 from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
+from wise.lm.digest import model_digest
 from wise.lm.tokens import encode
-from wise.rows import Row, read_rows
-from wise.saved import model_digest
+from wise.measures.rows import Row, read_rows
 
 __all__ = ["Session"]
 

@@ -17,8 +17,8 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 from wise.localization.corruption import Corruption, embedding_deviation, gaussian
 from wise.localization.effects import window_about
-from wise.localization.facts import Fact, Question, fact_of, known
-from wise.localization.runs import Run, run_rows
+from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
+from wise.localization.model_runs import ModelRun, run_rows
 from wise.localization.scores import Target
 from wise.localization.sweep import sweep
 from wise.localization.tracing import causal_trace
@@ -33,7 +33,7 @@ class Known:
     """The model under test, and facts that it knows."""
 
     loaded: LoadedModel
-    facts: tuple[Fact, ...]
+    facts: tuple[KnownFact, ...]
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +55,29 @@ def model_knows(session: Session) -> Iterator[Known]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedFact:
     """A fact in tokens, with corrupted readings of it."""
 
     lm: LanguageModel
-    question: Question
+    question: TracedQuestion
     corruption: Corruption
     target: Target
 
     @classmethod
-    def of(cls, have: Known, fact: Fact) -> Asked:
+    def of(cls, have: Known, fact: KnownFact) -> AskedFact:
         lm, tokenizer = LanguageModel(have.loaded.model), have.loaded.tokenizer
-        question = Question.of(tokenizer, fact)
+        question = TracedQuestion.of(tokenizer, fact)
         sigma = _DEVIATIONS * embedding_deviation(lm, tokenizer, have.facts)
         corruption = gaussian(lm, fact, question, sigma=sigma, n_noise=_N_NOISE, seed=0)
         return cls(lm, question, corruption, Target(question.target_ids, 0, 0))
 
-    def clean(self) -> Run:
+    def clean(self) -> ModelRun:
         return run_rows(self.lm, self.question.input_ids[None], "mlp")
 
-    def corrupted(self) -> Run:
+    def corrupted(self) -> ModelRun:
         return run_rows(self.lm, self.corruption, "mlp")
 
-    def scores(self, run: Run) -> Tensor:
+    def scores(self, run: ModelRun) -> Tensor:
         places = self.question.places.to(self.lm.device)
         return self.target.scores(self.lm.head(run.hidden[-1][:, places]))
 
@@ -93,7 +93,7 @@ def close(one: Tensor, other: Tensor) -> None:
 
 def test_restoring_what_is_there_already_is_the_corrupted_run(model_knows: Known) -> None:
     for fact in model_knows.facts:
-        asked = Asked.of(model_knows, fact)
+        asked = AskedFact.of(model_knows, fact)
         corrupted = asked.corrupted()
         tokens = range(asked.question.n_prompt)
         restored = sweep(
@@ -106,11 +106,11 @@ def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_knows: Known
     """A last block's output at the prompt's last token decides an answer of one token."""
     tokenizer = model_knows.loaded.tokenizer
     for fact in model_knows.facts:
-        first = tokenizer.decode(Question.of(tokenizer, fact).target_ids[:1]).strip()
+        first = tokenizer.decode(TracedQuestion.of(tokenizer, fact).target_ids[:1]).strip()
         if not first:
             continue
         one = replace(fact, target=first, alternative="")
-        if len(Question.of(tokenizer, one).target_ids) > 1:
+        if len(TracedQuestion.of(tokenizer, one).target_ids) > 1:
             continue
         trace = causal_trace(model_knows.loaded.model, tokenizer, [one], site="hidden", window=1,
                              n_noise=_N_NOISE, noise=_DEVIATIONS)  # fmt: skip
@@ -129,7 +129,7 @@ def test_effects_before_the_subject_are_zero(model_knows: Known) -> None:
 
 
 def test_and_the_naive_loop_finds_them_zero_too(model_knows: Known) -> None:
-    asked = Asked.of(model_knows, model_knows.facts[0])
+    asked = AskedFact.of(model_knows, model_knows.facts[0])
     found = naive(asked, tokens=range(asked.question.span[0]), width=5)
     close(found, asked.scores(asked.corrupted()))
 
@@ -143,7 +143,7 @@ def test_without_noise_every_run_is_the_clean_run(model_knows: Known) -> None:
 
 @pytest.mark.parametrize("width", [1, 5])
 def test_the_exact_sweep_is_the_naive_loop(model_knows: Known, width: int) -> None:
-    asked = Asked.of(model_knows, model_knows.facts[0])
+    asked = AskedFact.of(model_knows, model_knows.facts[0])
     tokens = range(asked.question.n_prompt)
     swept = sweep(
         asked.corrupted(), asked.clean(), asked.target, tokens=tokens, windows=asked.windows(width)
@@ -151,7 +151,7 @@ def test_the_exact_sweep_is_the_naive_loop(model_knows: Known, width: int) -> No
     close(swept, naive(asked, tokens=tokens, width=width))
 
 
-def naive(asked: Asked, *, tokens: range, width: int) -> Tensor:
+def naive(asked: AskedFact, *, tokens: range, width: int) -> Tensor:
     """One forward of the whole model for each restored window and token."""
     corruption, question = asked.corruption, asked.question
     assert corruption.noise is not None

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from reports.checks import Check, read_checks
+from reports.check_table import CheckRecord, read_checks
 from reports.page import write_page
 from reports.reading import read_items
 from reports.sections.compared import of_pair
-from reports.sections.league import of_costs, of_kills, of_options
-from reports.sections.router import of_router
-from reports.sections.scores import of_scores
+from reports.sections.league_section import of_costs, of_kills, of_options
+from reports.sections.router_section import of_router
+from reports.sections.scores_section import of_scores
 from reports.sections.section import Section
-from reports.sections.study import of_effects, of_r2, of_study
+from reports.sections.study_section import of_effects, of_r2, of_study
 from reports.verdicts import THRESHOLDS
 
 __all__ = ["build_page"]
@@ -29,7 +29,7 @@ def build_page(
     compare: tuple[Path, Path] | None = None,
     thresholds: Sequence[str] | Mapping[str, float] = (),
     confidence: float = 0.95,
-    checks: Sequence[Path | Check] = (),
+    checks: Sequence[Path | CheckRecord] = (),
     sweeps: Sequence[Path] = (),
     settings: Mapping[str, str] | None = None,
     note: str = "",

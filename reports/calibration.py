@@ -9,7 +9,7 @@ __all__ = ["CALIBRATION", "is_calibration"]
 CALIBRATION: Mapping[str, str] = {
     "none": "none",
     "perfect": "fixtures.perfect:make_perfect",
-    "random": "wise.baselines.corners:make_random_router",
+    "random": "wise.editors.corners:make_random_router",
 }
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from reports.csv_text import counted, listed
 from reports.figures.style import label
 from reports.published import TRIANGLES
-from reports.text import counted, listed
-from wise.statistics import format_p, format_share
-from wise.summary import Measure
+from wise.measures.statistics import format_p, format_share
+from wise.measures.summary import Measure
 
 __all__ = [
     "curves",

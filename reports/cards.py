@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from reports.checks import OUTCOMES, Tally
+from reports.check_table import OUTCOMES, Tally
+from reports.csv_text import counted, listed, shorten
 from reports.sections.section import PROTOCOLS
 from reports.tables import SERIES
-from reports.text import counted, listed, shorten
-from wise.statistics import format_share
-from wise.summary import Measure
+from wise.measures.statistics import format_share
+from wise.measures.summary import Measure
 
 __all__ = ["MOST_CARDS", "Card", "Line", "Told", "cards_of", "overall"]
 

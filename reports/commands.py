@@ -9,8 +9,8 @@ import pandas as pd
 
 from reports.calibration import CALIBRATION
 from reports.reading import Items
-from reports.study import options_of
-from wise.text import visible
+from reports.study_tables import options_of
+from wise.measures.text import visible
 
 __all__ = ["commands"]
 

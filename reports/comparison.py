@@ -6,11 +6,11 @@ import math
 
 import pandas as pd
 
+from reports.csv_text import counted
 from reports.reading import Items
 from reports.tables import groups, scores_of
-from reports.text import counted
-from wise.paired import mcnemar
-from wise.statistics import holm, interval
+from wise.measures.paired import mcnemar
+from wise.measures.statistics import holm, interval
 
 __all__ = ["differences", "pairs"]
 

@@ -14,17 +14,17 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.cards import MOST_CARDS, cards_of, overall
-from reports.checks import OUTCOMES, WORDS, Check, tallies, write_checks
+from reports.check_table import OUTCOMES, WORDS, CheckRecord, tallies, write_checks
 from reports.commands import commands
+from reports.csv_text import counted, listed, safe_for_csv, shorten
 from reports.figures import style, svg
+from reports.pooling import apart
 from reports.reading import Items
 from reports.sections.section import Section
-from reports.streams import apart
 from reports.tables import SERIES
-from reports.text import counted, listed, safe_for_csv, shorten
 from reports.verdicts import THRESHOLDS, counting, exclusions, failures, holds, verdicts
-from wise.summary import Measure
-from wise.text import visible
+from wise.measures.summary import Measure
+from wise.measures.text import visible
 
 __all__ = ["write_page"]
 
@@ -118,7 +118,7 @@ def write_page(
     more: Sequence[Items] = (),
     thresholds: Mapping[str, float] = THRESHOLDS,
     confidence: float = 0.95,
-    checks: Sequence[Check] = (),
+    checks: Sequence[CheckRecord] = (),
     settings: Mapping[str, str] | None = None,
     note: str = "",
 ) -> Path:

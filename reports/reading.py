@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from reports.text import counted, listed, shorten
-from wise.rows import Row, Run
+from reports.csv_text import counted, listed, shorten
+from wise.measures.rows import Row, Run
 
 __all__ = ["Items", "Notice", "Source", "read_items"]
 

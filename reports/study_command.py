@@ -180,8 +180,8 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
     """The study of one model, with its tables and page in `out`."""
     from reports.build import build_page
-    from reports.text import safe_for_csv
-    from wise.localization.findings import findings_of, r2_table, within_table
+    from reports.csv_text import safe_for_csv
+    from wise.localization.layer_findings import findings_of, r2_table, within_table
     from wise.localization.layers import sweep_layers
     from wise.localization.study import run_study
     from wise.localization.study_text import ModelStudy

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from reports.calibration import is_calibration
+from reports.pooling import stream_names
 from reports.reading import Items
-from reports.streams import stream_names
-from wise.rows import CORNERS, corner_of
-from wise.statistics import interval
+from wise.measures.rows import CORNERS, corner_of
+from wise.measures.statistics import interval
 
 __all__ = [
     "CONDITION",
@@ -105,7 +105,7 @@ def _at_checkpoints(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def cells(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
     """A line for each series, condition, T and measure: mean, interval, n and what was excluded.
 
-    At-edit means are over the first T edits, as in `wise.summary.summarize`.
+    At-edit means are over the first T edits, as in `wise.measures.summary.summarize`.
     """
     by = [*SERIES, *CONDITION]
     table = scores_of(items)[[*by, "run", "cluster", "score"]]

@@ -8,8 +8,8 @@ import pandas as pd
 
 from reports.reading import Items
 from reports.tables import CONDITION, SERIES, groups, in_series, scores_of
-from wise.statistics import verdict
-from wise.summary import Measure
+from wise.measures.statistics import verdict
+from wise.measures.summary import Measure
 
 __all__ = [
     "THRESHOLDS",

@@ -36,18 +36,18 @@ __all__ = [
 
 # One line an editor: name -> "module:factory". Modules are imported when their editor is asked for.
 BUILT_IN: Mapping[str, str] = {
-    "alphaedit": "wise.baselines.alphaedit:make",
-    "ft-ewc": "wise.baselines.finetune:make_ft_ewc",
-    "ft-l": "wise.baselines.finetune:make_ft_l",
-    "ft-m": "wise.baselines.finetune:make_ft_m",
-    "grace": "wise.baselines.grace:make",
-    "ike": "wise.baselines.incontext:make_ike",
-    "locft-bf": "wise.baselines.finetune:make_locft_bf",
-    "memit": "wise.baselines.memit:make",
-    "none": "wise.baselines.corners:make_unedited",
-    "retrieval": "wise.baselines.incontext:make_retrieval",
-    "rome": "wise.baselines.rome:make",
-    "wise": "wise.wise:make",
+    "alphaedit": "wise.editors.key_value.alphaedit:make",
+    "ft-ewc": "wise.editors.finetune:make_ft_ewc",
+    "ft-l": "wise.editors.finetune:make_ft_l",
+    "ft-m": "wise.editors.finetune:make_ft_m",
+    "grace": "wise.editors.grace:make",
+    "ike": "wise.editors.incontext:make_ike",
+    "locft-bf": "wise.editors.finetune:make_locft_bf",
+    "memit": "wise.editors.key_value.memit:make",
+    "none": "wise.editors.corners:make_unedited",
+    "retrieval": "wise.editors.incontext:make_retrieval",
+    "rome": "wise.editors.key_value.rome:make",
+    "wise": "wise.editors.wise.wise:make",
 }
 
 

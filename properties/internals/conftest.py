@@ -8,7 +8,7 @@ import torch
 
 from properties.internals.measured import write_rows
 from reports.reading import Items, read_items
-from wise.rows import Row
+from wise.measures.rows import Row
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from properties.internals.measured import RUN, rows_of, write_rows
-from wise.rows import Row
+from wise.measures.rows import Row
 
-__all__ = ["HOSTILE", "Reader", "hostile_files", "hostile_rows"]
+__all__ = ["HOSTILE", "PageReader", "hostile_files", "hostile_rows"]
 
 HOSTILE = (
     "<script>window.owned = 1</script>",
@@ -94,7 +94,7 @@ def hostile_files(folder: Path, texts: Sequence[str] = HOSTILE) -> dict[str, Pat
     return files
 
 
-class Reader(HTMLParser):
+class PageReader(HTMLParser):
     """The elements of a page with their attributes, its text, and its ids."""
 
     def __init__(self, text: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from fixtures.facts import say
 from fixtures.world import Fact, World
+from fixtures.world_facts import say
 from wise.edits import Edit, EditStream, Probe
 
 __all__ = ["N_EDITABLE", "facts_by_key", "facts_by_prompt", "probes_of", "stream", "world"]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wise.rows import Row, Run
+from wise.measures.rows import Row, Run
 
 __all__ = ["RATES", "ROW", "RUN", "rows_of", "run_rows", "write_rows"]
 

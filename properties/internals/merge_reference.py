@@ -1,4 +1,4 @@
-"""The merges as plain float64 loops, which `wise.merge` must agree with."""
+"""The merges as plain float64 loops, which `wise.editors.wise.merge` must agree with."""
 
 from __future__ import annotations
 

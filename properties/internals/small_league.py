@@ -12,7 +12,7 @@ from typing import Any
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_wise import BACKGROUND, make_wise
 from properties.internals.watched import STREAM
-from wise.baselines.corners import RandomRouter, make_random_router
+from wise.editors.corners import RandomRouter, make_random_router
 from wise.edits import Edit
 from wise.evaluation.cell import Scene
 from wise.evaluation.entries import Entry

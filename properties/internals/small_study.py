@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from fixtures.models import LoadedModel, load_model
-from wise.baselines.finetune import make_ft_m
-from wise.baselines.rome import ROME
-from wise.baselines.rome import make as make_rome
+from wise.editors.finetune import make_ft_m
+from wise.editors.key_value.rome import ROME
+from wise.editors.key_value.rome import make as make_rome
 from wise.edits import Background, Edit
 from wise.evaluation.cell import Scene
 from wise.evaluation.entries import Entry

@@ -1,4 +1,4 @@
-"""Laws of `wise.baselines.alphaedit`: what it preserves, and what it solves."""
+"""Laws of `wise.editors.key_value.alphaedit`: what it preserves, and what it solves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_baselines import EDITS, make, tiny
-from wise.baselines import alphaedit
-from wise.baselines.alphaedit import AlphaEditConfig, null_basis, preserving
+from wise.editors.key_value import alphaedit
+from wise.editors.key_value.alphaedit import AlphaEditConfig, null_basis, preserving
 from wise.edits import Background
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode

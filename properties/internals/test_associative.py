@@ -1,4 +1,4 @@
-"""Laws of `wise.baselines.associative`, which every key-value editor keeps."""
+"""Laws of `wise.editors.key_value.associative`, which every key-value editor keeps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from properties.internals.tiny_baselines import (
     undecided,
 )
 from properties.internals.tiny_wise import is_same
-from wise.baselines import associative, covariance
 from wise.editor import load_editor, with_cache
+from wise.editors.key_value import associative, covariance
 from wise.lm.decoding import Unedited, free_run
 
 pytestmark = pytest.mark.internals

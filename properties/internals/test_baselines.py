@@ -1,4 +1,4 @@
-"""Laws of `wise.baselines.changes`, which every baseline keeps."""
+"""Laws of `wise.editors.base`, which every baseline keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import wise.saved
+import wise.editors.saved
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_baselines import (
     EDITS,
@@ -225,7 +225,7 @@ def test_tensors_that_fit_no_state_of_the_model_are_refused(kind: str, tmp_path:
         for replaced in (*wrong, None):
             other = {**tensors, name: replaced}
             kept = {name: part for name, part in other.items() if part is not None}
-            wise.saved.write(tmp_path, editor._identity(), record, kept)
+            wise.editors.saved.write(tmp_path, editor._identity(), record, kept)
             with pytest.raises(ValueError, match="does not hold its state"):
                 editor.load(tmp_path)
     assert editor._state is state

@@ -1,4 +1,4 @@
-"""Laws of `wise.checkpoint` and `wise.saved`: what was comes back, or is refused by name."""
+"""Laws of `wise.editors.saved`, and of WISE's checkpoint: what was comes back, or is refused."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-import wise.saved
+import wise.editors.saved
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_wise import BACKGROUND, EDITS, is_same, make_wise, prompts_of
+from wise.editors.wise.memory import WISEState
+from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
-from wise.memory import State
-from wise.wise import WISE
 
 pytestmark = pytest.mark.internals
 
@@ -209,7 +209,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
     fails_at: int, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[Path] = []
-    own = wise.saved.replace_file
+    own = wise.editors.saved.replace_file
 
     def crash(path: Path, content: bytes) -> None:
         replaced.append(path)
@@ -218,7 +218,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
             raise KeyboardInterrupt
         own(path, content)
 
-    monkeypatch.setattr(wise.saved, "replace_file", crash)
+    monkeypatch.setattr(wise.editors.saved, "replace_file", crash)
     with pytest.raises(KeyboardInterrupt):
         make_wise(edits=EDITS[:5]).save(saved)
     monkeypatch.undo()
@@ -234,4 +234,4 @@ def test_an_empty_state_comes_back_empty(tmp_path: Path) -> None:
     make_wise().save(tmp_path)
     editor = make_wise(edits=EDITS[:1])
     editor.load(tmp_path)
-    assert is_same(editor._state, State())
+    assert is_same(editor._state, WISEState())

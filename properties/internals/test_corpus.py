@@ -15,10 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fixtures import lexicon
 from fixtures.corpus import IGNORED, batches, sentences
-from fixtures.facts import say
 from fixtures.models import FAMILIES, PRETRAINED, model_folder
 from fixtures.tiny import tiny_tokenizer
 from fixtures.world import World
+from fixtures.world_facts import say
 
 pytestmark = pytest.mark.internals
 

@@ -62,9 +62,9 @@ def test_every_built_in_name_makes_an_editor(name: str) -> None:
 
 
 def test_a_module_and_its_factory_are_loaded() -> None:
-    from wise.wise import make
+    from wise.editors.wise.wise import make
 
-    assert load_editor("wise.wise:make") is make is load_editor("wise")
+    assert load_editor("wise.editors.wise.wise:make") is make is load_editor("wise")
 
 
 def test_a_file_and_its_factory_are_loaded_with_the_modules_beside_it(file: Path) -> None:
@@ -94,7 +94,10 @@ def test_a_file_beside_the_editor_shadows_nothing(file: Path) -> None:
     assert sys.path.index(str(file.parent)) == len(sys.path) - 1
 
 
-@pytest.mark.parametrize("spec", ["", "rom", "wise.wise", ":make", "wise.wise:", "my_editor.py"])
+@pytest.mark.parametrize(
+    "spec",
+    ["", "rom", "wise.editors.wise.wise", ":make", "wise.editors.wise.wise:", "my_editor.py"],
+)
 def test_a_spec_of_no_known_form_lists_the_built_in_names_and_the_forms(spec: str) -> None:
     with pytest.raises(ValueError, match=f"editor={spec!r} is no built-in editor") as error:
         load_editor(spec)
@@ -102,7 +105,7 @@ def test_a_spec_of_no_known_form_lists_the_built_in_names_and_the_forms(spec: st
         assert known in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ["nowhere:make", "wise.nowhere:make", "wise.wise.deeper:make"])
+@pytest.mark.parametrize("spec", ["nowhere:make", "wise.nowhere:make", "wise.edits.deeper:make"])
 def test_a_module_that_does_not_exist_is_named(spec: str) -> None:
     with pytest.raises(ValueError, match=f"editor='{spec}': there is no module '{spec[:-5]}'"):
         load_editor(spec)

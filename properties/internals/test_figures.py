@@ -13,11 +13,12 @@ from matplotlib.colors import to_rgb
 
 from properties.internals.measured import RATES, RUN, rows_of, run_rows, write_rows
 from reports import tables
-from reports.figures import grids, style, triangle
+from reports.figures import grids, style
+from reports.figures import triangle_figures as triangle
 from reports.figures.style import new_axes, styled
 from reports.reading import read_items
-from wise.rows import Row
-from wise.statistics import format_share, interval
+from wise.measures.rows import Row
+from wise.measures.statistics import format_share, interval
 
 pytestmark = pytest.mark.internals
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import gallery
-from reports.study import options_of
-from wise.config import WISEConfig
+from reports.study_tables import options_of
 from wise.editor import load_editor
+from wise.editors.wise.config import WISEConfig
 
 pytestmark = pytest.mark.internals
 

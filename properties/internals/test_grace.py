@@ -13,9 +13,9 @@ from torch import Tensor
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_baselines import asked, log_p, tiny
 from properties.internals.tiny_wise import BACKGROUND, EDITS, FAR, is_same
-from wise.baselines.codebook import Codebook, nearest, scope, written
-from wise.baselines.grace import make
 from wise.editor import Erasable, Generates, Persistent, Routed
+from wise.editors.codebook import Codebook, nearest, scope, written
+from wise.editors.grace import make
 from wise.edits import Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited

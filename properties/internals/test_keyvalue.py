@@ -17,14 +17,14 @@ from properties.internals.tiny_baselines import (
     EDITS,
     facts_of,
 )
-from wise.baselines.covariance import Covariance, second_moment
-from wise.baselines.keyvalue import KeyValueConfig, optimize, read
+from wise.editors.key_value.covariance import Covariance, second_moment
+from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
+from wise.lm.digest import model_digest
 from wise.lm.hooks import frozen
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
-from wise.saved import model_digest
 
 pytestmark = pytest.mark.internals
 

@@ -17,7 +17,7 @@ from properties.internals.small_league import (
     killed,
     league_of,
 )
-from wise.evaluation.cell import Cell, Outcome
+from wise.evaluation.cell import LeagueCell, Outcome
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import (
     COST_COLUMNS,
@@ -31,7 +31,7 @@ from wise.evaluation.league import (
 pytestmark = pytest.mark.internals
 
 
-def run(league: League, folder: Path, **options: int) -> dict[Cell, Outcome]:
+def run(league: League, folder: Path, **options: int) -> dict[LeagueCell, Outcome]:
     return run_league(league, folder, progress=False, **options)
 
 

@@ -14,8 +14,8 @@ from wise.evaluation.entries import BUILT_IN, GROUPS, Entry, best_options, entri
 from wise.evaluation.league_scores import Contestant, corner_means, measures_of
 from wise.evaluation.league_table import Standing, retained, standings
 from wise.evaluation.league_text import SCORE_COLUMNS, tables, write_scores
-from wise.rows import CORNERS, Row, corner_of
-from wise.statistics import interval
+from wise.measures.rows import CORNERS, Row, corner_of
+from wise.measures.statistics import interval
 
 pytestmark = pytest.mark.internals
 

@@ -17,7 +17,7 @@ from wise.localization.analysis import (
     without_extreme_layers,
 )
 from wise.localization.choice import choose_layers, describe, tells_which_layer
-from wise.statistics import Interval
+from wise.measures.statistics import Interval
 
 pytestmark = pytest.mark.internals
 

@@ -15,7 +15,13 @@ from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
-from wise.localization.facts import Fact, Question, fact_of, known, read_known_facts
+from wise.localization.known_facts import (
+    KnownFact,
+    TracedQuestion,
+    fact_of,
+    known,
+    read_known_facts,
+)
 from wise.localization.records import ROLES, FactTrace, Site
 from wise.localization.tracing import causal_trace
 
@@ -28,14 +34,14 @@ PUBLISHED = {
 
 
 @torch.no_grad()
-def plant(fact: Fact, layer: int) -> PreTrainedModel:
+def plant(fact: KnownFact, layer: int) -> PreTrainedModel:
     """A GPT-2 whose one fact is a rank-one W_v at `layer`; no other block's MLP adds anything.
 
     The key of the subject, and no other of the prompt, brings the direction u about.
     The last block's attention adds up what it sees of u everywhere; the head answers to u.
     """
     model = tiny_model("gpt2", n_layers=4, n_inner=256)
-    lm, question = LanguageModel(model), Question.of(tiny_tokenizer(), fact)
+    lm, question = LanguageModel(model), TracedQuestion.of(tiny_tokenizer(), fact)
     width = model.config.n_embd
     u = torch.nn.functional.normalize(torch.ones(width).cumsum(0) - (width + 1) / 2, dim=0)
     model.transformer.wte.weight.mul_(0.1)
@@ -63,7 +69,7 @@ def plant(fact: Fact, layer: int) -> PreTrainedModel:
 @pytest.mark.parametrize("site", ["mlp", "hidden"])
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_fact_planted_in_one_layer_is_localized_there(layer: int, site: Site) -> None:
-    fact = Fact("Is B at sea", "B", "s", id="planted")
+    fact = KnownFact("Is B at sea", "B", "s", id="planted")
     model = plant(fact, layer)
     trace = causal_trace(model, tiny_tokenizer(), [fact], window=1, site=site, noise=10.0).facts[0]
     effects = torch.tensor(trace.effects("probability"))
@@ -82,7 +88,7 @@ def test_a_fact_planted_in_one_layer_is_localized_there(layer: int, site: Site) 
 def test_a_published_file_of_known_facts_is_read_by_path(tmp_path: Path) -> None:
     path = tmp_path / "known.json"
     path.write_text(json.dumps([PUBLISHED]))
-    expected = Fact("Beats Music is owned by", "Beats Music", "Apple", id="3")
+    expected = KnownFact("Beats Music is owned by", "Beats Music", "Apple", id="3")
     assert read_known_facts(path) == [expected]
 
 
@@ -95,7 +101,7 @@ def test_a_record_without_its_subject_in_the_prompt_is_named_by_line(tmp_path: P
 
 def test_an_edit_overwrites_its_ground_truth() -> None:
     edit = Edit("Bo lives in", "Riga", subject="Bo", ground_truth="Oslo", id="7")
-    assert fact_of(edit) == Fact("Bo lives in", "Bo", "Oslo", alternative="Riga", id="7")
+    assert fact_of(edit) == KnownFact("Bo lives in", "Bo", "Oslo", alternative="Riga", id="7")
     with pytest.raises(ValueError, match=r"Fact\.target='' is not a text that is not blank"):
         fact_of(Edit("Bo lives in", "Riga", subject="Bo"))
 
@@ -104,7 +110,7 @@ def test_known_facts_are_those_that_the_model_answers() -> None:
     loaded = load_model("gpt2")
     assert loaded.world is not None
     facts = [fact_of(edit) for edit in loaded.world.stream(0, 12, split="tuning").edits]
-    wrong = [Fact(f.prompt, f.subject, f.alternative, id=f"not {f.id}") for f in facts]
+    wrong = [KnownFact(f.prompt, f.subject, f.alternative, id=f"not {f.id}") for f in facts]
     found = known(loaded.model, loaded.tokenizer, [*facts, *wrong], max_new_tokens=8)
     assert len(found) >= 11
     assert set(found) <= set(facts)

@@ -9,19 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.study import read_columns
+from reports.study_tables import read_columns
 from wise.localization.fact_streams import stream_of
-from wise.localization.facts import Fact
-from wise.localization.findings import findings_of, r2_table, within_table
+from wise.localization.known_facts import KnownFact
+from wise.localization.layer_findings import findings_of, r2_table, within_table
 from wise.localization.study_text import ModelStudy, answer, document, verdict
 
 pytestmark = pytest.mark.internals
 
 
 def test_known_facts_get_another_answer_and_neighbours_of_their_kind(tmp_path: Path) -> None:
-    facts = [Fact(f"{name} lives in", name, place, id=str(n)) for n, (name, place) in
+    facts = [KnownFact(f"{name} lives in", name, place, id=str(n)) for n, (name, place) in
              enumerate([("Al", "Bonn"), ("Bo", "Rome"), ("Cy", "Bonn")])]  # fmt: skip
-    odd = Fact("The dog of Di is", "Di", "Rex", id="0")
+    odd = KnownFact("The dog of Di is", "Di", "Rex", id="0")
     stream = stream_of([*facts, odd], name="four")
     answers = {edit.id: edit.target for edit in stream.edits}
     assert (answers["0"], answers["1"], answers["2"]) == ("Rome", "Bonn", "Rome")

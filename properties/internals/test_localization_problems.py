@@ -15,16 +15,16 @@ from transformers import PreTrainedTokenizerFast
 
 from fixtures.models import LoadedModel, load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from wise.baselines.corners import make_unedited
-from wise.baselines.facts import Facts
-from wise.baselines.rome import make as make_rome
 from wise.editor import Editor
+from wise.editors.corners import make_unedited
+from wise.editors.key_value.facts import Facts
+from wise.editors.key_value.rome import make as make_rome
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.editing_scores import essence, neighborhood, overall, rewrite
-from wise.localization.facts import fact_of
 from wise.localization.forced import Forced
+from wise.localization.known_facts import fact_of
 from wise.localization.problems import (
     PROBLEMS,
     SubjectNoise,

@@ -31,7 +31,7 @@ from wise.evaluation.cell import Scene
 from wise.evaluation.processes import run_apart
 from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.cluster import run_submitted
-from wise.localization.facts import fact_of
+from wise.localization.known_facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
 from wise.localization.study_part import end_first_open
 from wise.localization.tracing import causal_trace

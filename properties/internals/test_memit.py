@@ -1,4 +1,4 @@
-"""Laws of `wise.baselines.memit`: least squares for a turn, and how a value is spread."""
+"""Laws of `wise.editors.key_value.memit`: least squares for a turn, and how a value is spread."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
 from properties.internals.tiny_wise import is_same
-from wise.baselines.changes import added
-from wise.baselines.covariance import second_moment
-from wise.baselines.keyvalue import optimize, read
-from wise.baselines.memit import MEMITConfig
-from wise.baselines.spreading import through_norm
+from wise.editors.base import added
+from wise.editors.key_value.covariance import second_moment
+from wise.editors.key_value.keyvalue import optimize, read
+from wise.editors.key_value.memit import MEMITConfig
+from wise.editors.key_value.spreading import through_norm
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 

@@ -1,4 +1,4 @@
-"""Laws of `wise.memory`: masks are what was asked for, a change is bitwise its tau."""
+"""Laws of `wise.editors.wise.memory`: masks are what was asked for, a change is bitwise its tau."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from properties.internals.tiny_wise import is_same
+from wise.editors.wise.memory import Change, Shard, Turn, WISEState, sample_mask
 from wise.edits import Edit
-from wise.memory import Change, Shard, State, Turn, sample_mask, seeded
+from wise.seeds import seeded
 
 pytestmark = pytest.mark.internals
 
@@ -151,7 +152,7 @@ def test_epsilon_is_the_smallest_activation_and_infinite_without_edits() -> None
 
 def test_an_empty_shard_is_no_candidate() -> None:
     full, empty = shard_of(1.0), shard_of()
-    state = State(shards=(full, empty))
+    state = WISEState(shards=(full, empty))
     assert state.candidates == (full,)
     assert [edit.prompt for edit in state.edits] == ["p0"]
 

@@ -1,4 +1,4 @@
-"""Laws of `wise.merge`, and its agreement with plain float64 loops.
+"""Laws of `wise.editors.wise.merge`, and its agreement with plain float64 loops.
 
 Task vectors are drawn on a grid of sixteenths, where float32 sums are exact: elections and trims
 are then decided alike by every order of summation, and laws can be compared bitwise.
@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from properties.internals.merge_reference import DROPPED, ELECTED, reference, reference_rows
-from wise.merge import MERGES, drop_and_rescale, merge, trim
+from wise.editors.wise.merge import MERGES, drop_and_rescale, merge, trim
 
 pytestmark = pytest.mark.internals
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from properties.internals.hostile import Reader
+from properties.internals.hostile import PageReader
 from properties.internals.measured import RUN, rows_of, run_rows, write_rows
 from reports.build import build_page
-from reports.checks import Check, read_checks
+from reports.check_table import CheckRecord, read_checks
 
 pytestmark = pytest.mark.internals
 
@@ -30,13 +30,13 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows += run_rows(RUN._replace(editor="weak"), ts=(1, 10, 100))
     rows += rows_of("portability", "portability", [None] * 3, run=RUN, t=100, block="late")
     checks = [
-        Check(
+        CheckRecord(
             "test_padding", "weak", "fail", "3 answers changed", "1. A -> B\n2. C -> D", "pytest x"
         ),
-        Check("test_reset", "weak", "error", "out of memory"),
-        Check("test_router", "wise", "inconclusive", "n=20 is too few"),
-        Check("test_contract", "wise", "xfail", "by nature"),
-        Check("test_seed", "wise", "pass"),
+        CheckRecord("test_reset", "weak", "error", "out of memory"),
+        CheckRecord("test_router", "wise", "inconclusive", "n=20 is too few"),
+        CheckRecord("test_contract", "wise", "xfail", "by nature"),
+        CheckRecord("test_seed", "wise", "pass"),
     ]
     path = write_rows(folder / "rows.jsonl", rows)
     build_page([path], folder / "out", checks=checks, settings={"command": "pytest -m lifelong"})
@@ -50,11 +50,11 @@ def run_rates() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def page(out: Path) -> Reader:
-    return Reader((out / "index.html").read_text(encoding="utf-8"))
+def page(out: Path) -> PageReader:
+    return PageReader((out / "index.html").read_text(encoding="utf-8"))
 
 
-def test_the_verdict_comes_before_every_figure(page: Reader) -> None:
+def test_the_verdict_comes_before_every_figure(page: PageReader) -> None:
     tags = [tag for tag, _ in page.tags]
     verdict = page.tags.index(("section", {"aria-label": "Verdict"}))
     assert verdict < tags.index("svg")
@@ -63,14 +63,14 @@ def test_the_verdict_comes_before_every_figure(page: Reader) -> None:
     assert page.text.index("holds up to") < page.text.index("mean score")
 
 
-def test_failed_checks_are_told_of_before_what_holds(page: Reader) -> None:
+def test_failed_checks_are_told_of_before_what_holds(page: PageReader) -> None:
     told = "ends in an error in 1 of 2 checks: test_reset; fails 1 of 2 checks: test_padding; "
     assert f"weak: {told}holds up to T=100: locality far; " in page.text
     known = "is known to fail 1 of 3 checks: test_contract; 1 hold, 1 undecided; holds up to T=100"
     assert f"wise: {known}" in page.text
 
 
-def test_every_named_check_leads_to_what_it_said(page: Reader) -> None:
+def test_every_named_check_leads_to_what_it_said(page: PageReader) -> None:
     ids = {attributes["id"] for tag, attributes in page.tags if "id" in attributes}
     links = [attributes.get("href", "") for tag, attributes in page.tags if tag == "a"]
     to_checks = [link for link in links if link.startswith("#check")]
@@ -83,16 +83,19 @@ def test_an_editor_that_fails_a_check_is_not_marked_as_holding(tmp_path: Path) -
         tmp_path / "rows.jsonl", run_rows(ts=(100,), rates=dict.fromkeys(run_rates(), 1.0))
     )
     for outcome, symbol in (("pass", "✓"), ("inconclusive", "?"), ("xfail", "~"), ("fail", "✗")):
-        checks = [Check("test_seed", "wise", "pass"), Check("test_reset", "wise", outcome)]
+        checks = [
+            CheckRecord("test_seed", "wise", "pass"),
+            CheckRecord("test_reset", "wise", outcome),
+        ]
         out = build_page([path], tmp_path / outcome, checks=checks)
-        assert f"{symbol} wise: " in Reader(out.read_text(encoding="utf-8")).text
+        assert f"{symbol} wise: " in PageReader(out.read_text(encoding="utf-8")).text
 
 
 def test_an_editor_without_rows_is_judged_by_its_checks(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [])
-    checks = [Check("test_reset", "broken", "error", "out of memory")]
+    checks = [CheckRecord("test_reset", "broken", "error", "out of memory")]
     out = build_page([path], tmp_path / "out", checks=checks)
-    text = Reader(out.read_text(encoding="utf-8")).text
+    text = PageReader(out.read_text(encoding="utf-8")).text
     assert "✗ broken: ends in an error in 1 of 1 check: test_reset" in text
 
 
@@ -102,8 +105,8 @@ def test_of_many_editors_those_that_fail_a_check_are_named(tmp_path: Path) -> No
         row for name in "abcd" for row in run_rows(RUN._replace(editor=name), ts=(100,), rates=high)
     ]
     path = write_rows(tmp_path / "rows.jsonl", rows)
-    out = build_page([path], tmp_path / "out", checks=[Check("test_reset", "c", "fail")])
-    text = Reader(out.read_text(encoding="utf-8")).text
+    out = build_page([path], tmp_path / "out", checks=[CheckRecord("test_reset", "c", "fail")])
+    text = PageReader(out.read_text(encoding="utf-8")).text
     assert "3 hold all that is asked up to the last T, 1 fail a property or a check (c)" in text
 
 
@@ -113,12 +116,12 @@ def test_checks_are_read_as_they_are_written(out: Path) -> None:
     assert read[0].stream == "1. A -> B\n2. C -> D"
 
 
-def test_a_verdict_says_number_interval_n_threshold_and_confidence(page: Reader) -> None:
+def test_a_verdict_says_number_interval_n_threshold_and_confidence(page: PageReader) -> None:
     assert re.search(r"1\.00 \[\.96, 1\.00\] at n=100; needed >= \.85", page.text)
     assert "judged at 95 % confidence" in page.text
 
 
-def test_every_outcome_of_a_check_is_shown_worst_first(page: Reader) -> None:
+def test_every_outcome_of_a_check_is_shown_worst_first(page: PageReader) -> None:
     text = page.text[page.text.index("All that they said") - 600 :]
     places = [text.index(said) for said in (
         "test_reset: ended in an error", "test_padding: fails", "test_router: undecided",
@@ -128,18 +131,18 @@ def test_every_outcome_of_a_check_is_shown_worst_first(page: Reader) -> None:
     assert "Shortest stream1. A -> B 2. C -> D Replaypytest x" in text
 
 
-def test_excluded_items_and_their_reason_are_shown(page: Reader) -> None:
+def test_excluded_items_and_their_reason_are_shown(page: PageReader) -> None:
     assert "What was excluded" in page.text
     assert "too long" in page.text
     assert "Left out, as it could not be scored: 3 items" in page.text
 
 
-def test_wrong_answers_are_shown(page: Reader) -> None:
+def test_wrong_answers_are_shown(page: PageReader) -> None:
     assert "What went wrong" in page.text
     assert "reliability prompt 0rightwrong" in page.text
 
 
-def test_all_that_is_needed_to_run_it_again_is_there(page: Reader) -> None:
+def test_all_that_is_needed_to_run_it_again_is_there(page: PageReader) -> None:
     line = "pytest -m lifelong --editor=weak --model=llama --edits=100 --stream-seed=0 "
     assert f"{line}--checkpoints=1,10,100 --protocol=both" in page.text
     assert RUN.stream_sha256 in page.text
@@ -148,7 +151,7 @@ def test_all_that_is_needed_to_run_it_again_is_there(page: Reader) -> None:
         assert f"{package}: " in page.text
 
 
-def test_the_page_needs_nothing_but_itself(out: Path, page: Reader) -> None:
+def test_the_page_needs_nothing_but_itself(out: Path, page: PageReader) -> None:
     assert not {tag for tag, _ in page.tags} & {
         "script",
         "img",
@@ -164,7 +167,7 @@ def test_the_page_needs_nothing_but_itself(out: Path, page: Reader) -> None:
         assert target.startswith("#") or (out / target).is_file()
 
 
-def test_every_figure_has_a_text_in_its_place(page: Reader) -> None:
+def test_every_figure_has_a_text_in_its_place(page: PageReader) -> None:
     figures = [attributes for tag, attributes in page.tags if tag == "svg"]
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -184,7 +187,7 @@ def test_figures_follow_the_theme_on_the_page_and_not_in_their_files(out: Path) 
         assert "var(" not in path.read_text(encoding="utf-8")
 
 
-def test_every_section_has_its_numbers_beside_it(out: Path, page: Reader) -> None:
+def test_every_section_has_its_numbers_beside_it(out: Path, page: PageReader) -> None:
     sections = [attributes["id"] for tag, attributes in page.tags if tag == "h2"]
     figures = {path.stem for path in out.glob("*.csv")}
     assert set(sections) - {"checks", "again"} <= figures
@@ -198,12 +201,12 @@ def test_next_to_nothing_is_a_page_too(rows: list, tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", rows)
     text = build_page([path], tmp_path / "out").read_text(encoding="utf-8")
     word = "reliability" if rows else "holds no rows"
-    assert word in Reader(text).text
+    assert word in PageReader(text).text
 
 
 def test_only_teacher_forced_rows_are_named_so(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", run_rows(protocols=("forced",))[10:])
-    text = Reader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
+    text = PageReader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
     assert "teacher-forced" in text
     assert "free-run" not in text
 
@@ -214,7 +217,7 @@ def test_two_versions_are_two_editors_with_a_word(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{name}.jsonl", rows)
         for name, rows in (("old", run_rows()), ("new", new))
     ]
-    text = Reader(build_page(paths, tmp_path / "out").read_text(encoding="utf-8")).text
+    text = PageReader(build_page(paths, tmp_path / "out").read_text(encoding="utf-8")).text
     assert "new.jsonl: holds other rows of the run wise on llama, seed 0" in text
     assert "wise, version 2" in text
 

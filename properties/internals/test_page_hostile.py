@@ -12,9 +12,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from properties.internals.hostile import HOSTILE, Reader, hostile_files
+from properties.internals.hostile import HOSTILE, PageReader, hostile_files
 from reports.build import build_page
-from wise.text import visible
+from wise.measures.text import visible
 
 pytestmark = pytest.mark.internals
 
@@ -43,7 +43,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_hostile_text_adds_no_element_and_no_handler(hostile: Path) -> None:
-    page = Reader((hostile / "index.html").read_text(encoding="utf-8"))
+    page = PageReader((hostile / "index.html").read_text(encoding="utf-8"))
     assert not {tag for tag, _ in page.tags} & {"script", "img", "b", "iframe"}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "<script>window.owned = 1</script>" in page.text

@@ -1,4 +1,4 @@
-"""Laws of `wise.paired`: the p-values are scipy's where scipy has them, and exact where ties are.
+"""Laws of `wise.measures.paired`: p-values are scipy's where it has them, exact where ties are.
 
 How often they err is measured in `properties/meta/test_calibration.py`.
 """
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, page_trend_test, rankdata
 
-from wise.paired import Trend, mcnemar, retention_trend
-from wise.statistics import holm
+from wise.measures.paired import Trend, mcnemar, retention_trend
+from wise.measures.statistics import holm
 
 pytestmark = pytest.mark.internals
 

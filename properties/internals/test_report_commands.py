@@ -20,7 +20,7 @@ pytestmark = pytest.mark.internals
         ("wise(lr=0.5, layer=None)", "gpt2 bfloat16",
          ["--editor-option=lr=0.5", "--model=gpt2", "--dtype=bfloat16"]),
         ("perfect", "gptj", ["--editor=fixtures.perfect:make_perfect"]),
-        ("random", "gptj", ["--editor=wise.baselines.corners:make_random_router"]),
+        ("random", "gptj", ["--editor=wise.editors.corners:make_random_router"]),
         ("none", "gptj", ["--editor=none"]),
     ],
 )  # fmt: skip

@@ -9,8 +9,8 @@ from properties.internals.test_figures import plotted
 from reports import captions
 from reports.comparison import differences, pairs
 from reports.figures.style import new_axes
-from reports.figures.triangle import draw_differences
-from wise.paired import mcnemar
+from reports.figures.triangle_figures import draw_differences
+from wise.measures.paired import mcnemar
 
 pytestmark = pytest.mark.internals
 

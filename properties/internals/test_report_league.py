@@ -9,7 +9,7 @@ from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from reports import captions, tables
 from reports.reading import Items
 from wise.evaluation.league_scores import corner_means, counted, measures_of
-from wise.rows import CORNERS
+from wise.measures.rows import CORNERS
 
 pytestmark = pytest.mark.internals
 

@@ -10,7 +10,7 @@ import pytest
 
 from properties.internals.measured import RUN, rows_of, run_rows, write_rows
 from reports.reading import Items, read_items
-from wise.rows import read_rows
+from wise.measures.rows import read_rows
 
 pytestmark = pytest.mark.internals
 

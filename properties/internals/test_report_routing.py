@@ -1,4 +1,4 @@
-"""Laws of `reports.routing` and its figures: what the threshold lets through."""
+"""Laws of `reports.routing_tables` and its figures: what the threshold lets through."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from properties.internals.measured import RUN, routing_rows, write_rows
 from properties.internals.test_figures import labels, plotted
-from reports import routing
-from reports.figures import router
+from reports import routing_tables as routing
+from reports.figures import router_figures as router
 from reports.figures.style import new_axes
 from reports.reading import Items, read_items
-from wise.rows import Run
-from wise.statistics import interval
+from wise.measures.rows import Run
+from wise.measures.statistics import interval
 
 pytestmark = pytest.mark.internals
 

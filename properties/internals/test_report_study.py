@@ -1,4 +1,4 @@
-"""Laws of `reports.study` and its figures: layers, regressions, effects, costs, options."""
+"""Laws of `reports.study_tables` and its figures: layers, regressions, effects, costs, options."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 
 from properties.internals.measured import RATES, RUN, run_rows, write_rows
 from properties.internals.test_figures import labels, plotted
-from reports import study, tables
+from reports import study_tables as study
+from reports import tables
 from reports.figures import grids
-from reports.figures import study as figures
+from reports.figures import study_figures as figures
 from reports.figures.style import new_axes, styled
 from reports.published import MERGES
 from reports.reading import read_items
-from reports.sections.league import of_options
-from wise import merge as wise_merge
+from reports.sections.league_section import of_options
+from wise.editors.wise import merge as wise_merge
 
 pytestmark = pytest.mark.internals
 

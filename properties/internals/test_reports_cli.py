@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from properties.internals.measured import RUN, run_rows, write_rows
 from reports.__main__ import main
-from reports.checks import Check, read_checks, write_checks
+from reports.check_table import CheckRecord, read_checks, write_checks
 
 pytestmark = pytest.mark.internals
 
@@ -70,7 +70,7 @@ def test_a_sweep_is_shown_by_its_options_and_not_judged(rows: Path, tmp_path: Pa
 def test_checks_of_several_files_stand_together(rows: Path, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.jsonl" for name in ("wise", "other")]
     for path in paths:
-        write_checks(path, [Check(f"law-of-{path.stem}", path.stem, "fail")])
+        write_checks(path, [CheckRecord(f"law-of-{path.stem}", path.stem, "fail")])
     options = [word for path in paths for word in ("--checks", path)]
     code, _ = run("page", rows, *options, "--out", tmp_path / "out")
     assert code == 0

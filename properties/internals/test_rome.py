@@ -1,4 +1,4 @@
-"""Laws of `wise.baselines.rome`: the closed form is the solution of its constrained problem."""
+"""Laws of `wise.editors.key_value.rome`: the closed form solves its constrained problem."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from scipy.linalg import null_space
 
 from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
-from wise.baselines.changes import added
-from wise.baselines.covariance import second_moment
-from wise.baselines.keyvalue import optimize, read
-from wise.baselines.rome import least_change
+from wise.editors.base import added
+from wise.editors.key_value.covariance import second_moment
+from wise.editors.key_value.keyvalue import optimize, read
+from wise.editors.key_value.rome import least_change
 from wise.edits import Edit
 from wise.lm.hooks import frozen
 

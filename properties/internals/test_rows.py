@@ -1,4 +1,4 @@
-"""Laws of `wise.rows`: any text comes back, any kill is survived, and no two runs are mixed."""
+"""Laws of `wise.measures.rows`: any text comes back, kills are survived, no two runs are mixed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from properties.internals.measured import ROW, RUN
-from wise.rows import Row, RowWriter, Run, read_rows, resume
+from wise.measures.rows import Row, RowWriter, Run, read_rows, resume
 
 pytestmark = pytest.mark.internals
 

@@ -14,9 +14,10 @@ import pytest
 
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
-from wise.baselines import alphaedit, context, grace, keyvalue, memit, rome, tuning
-from wise.baselines.changes import configured
-from wise.config import WISEConfig
+from wise.editors import context, grace, tuning
+from wise.editors.base import configured
+from wise.editors.key_value import alphaedit, keyvalue, memit, rome
+from wise.editors.wise.config import WISEConfig
 from wise.evaluation.entries import best_options, every_name
 
 pytestmark = pytest.mark.internals

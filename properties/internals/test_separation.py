@@ -1,4 +1,4 @@
-"""Laws of `wise.separation`: its numbers are scipy's, clusters count once, the extremes are honest.
+"""Laws of `wise.measures.separation`: scipy's numbers, clusters count once, honest extremes.
 
 How often its interval errs is measured in `properties/meta/test_calibration.py`.
 """
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, mannwhitneyu, permutation_test
 
-from wise.separation import separate
-from wise.statistics import interval, verdict
+from wise.measures.separation import separate
+from wise.measures.statistics import interval, verdict
 
 pytestmark = pytest.mark.internals
 

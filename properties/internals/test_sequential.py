@@ -1,4 +1,4 @@
-"""Laws of `wise.sequential`: no draw too many, and each look judged at its share of the error.
+"""Laws of `wise.measures.sequential`: no draw too many, each look at its share of the error.
 
 How often its verdicts err is measured in `properties/meta/test_calibration.py`.
 """
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wise.sequential import Draw, SharedDraws, decide
-from wise.statistics import verdict
+from wise.measures.sequential import Draw, SharedDraws, decide
+from wise.measures.statistics import verdict
 
 pytestmark = pytest.mark.internals
 

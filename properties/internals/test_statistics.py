@@ -1,4 +1,4 @@
-"""Laws of `wise.statistics`: errors stay at or below what is stated, and verdicts say why.
+"""Laws of `wise.measures.statistics`: errors stay at or below what is stated, and verdicts say why.
 
 Independent scores have few outcomes: their error rates are sums over them, without simulation.
 Clustered scores are simulated from fixed seeds, 2,000 samples a setting, each side of the interval
@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from wise.statistics import Interval, format_share, interval, n_to_decide, verdict
+from wise.measures.statistics import Interval, format_share, interval, n_to_decide, verdict
 
 pytestmark = pytest.mark.internals
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from transformers import AutoTokenizer
 
 from fixtures.candidates import SIGNS, UNICODE, candidates_of
-from fixtures.facts import Fact, say
 from fixtures.models import PRETRAINED
 from fixtures.strategies import edits, paraphrase_sets, prompts
 from fixtures.tiny import tiny_tokenizer
 from fixtures.world import SPLITS, World
+from fixtures.world_facts import WorldFact, say
 from properties.internals.examples import EVERY, SPEAKS, find_any, minimal
 from wise.edits import Edit
 from wise.lm.tokens import IGNORED, encode
@@ -23,7 +23,7 @@ from wise.lm.tokens import IGNORED, encode
 pytestmark = pytest.mark.internals
 
 
-def facts(split: str = "evaluation") -> dict[str, Fact]:
+def facts(split: str = "evaluation") -> dict[str, WorldFact]:
     candidates = candidates_of(None, split)
     return {fact.key: fact for fact in (*candidates.people, *candidates.places, *SIGNS)}
 

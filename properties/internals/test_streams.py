@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fixtures import lexicon
-from fixtures.facts import say
 from fixtures.world import LEVELS, SPLITS, World
+from fixtures.world_facts import say
 from properties.internals.known_world import (
     N_EDITABLE,
     facts_by_key,

@@ -1,4 +1,4 @@
-"""Laws of `wise.summary`: cells are the plain means of their rows, and the table shows them all."""
+"""Laws of `wise.measures.summary`: cells are plain means of their rows; the table shows all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from properties.internals import measured
 from properties.internals.measured import ROW
-from wise.rows import Row, Run
-from wise.statistics import interval
-from wise.summary import CONDITIONS, Cell, Condition, Measure, summarize, table
+from wise.measures.rows import Row, Run
+from wise.measures.statistics import interval
+from wise.measures.summary import CONDITIONS, Cell, Condition, Measure, summarize, table
 
 pytestmark = pytest.mark.internals
 

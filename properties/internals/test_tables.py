@@ -12,10 +12,10 @@ from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from properties.routes import IN_SCOPE, OUT_OF_SCOPE
 from properties.settings import DEFAULT_THRESHOLDS
 from reports import tables, verdicts
-from reports.streams import apart
-from wise.rows import Row, Run
-from wise.statistics import interval, verdict
-from wise.summary import CONDITIONS, Measure, summarize
+from reports.pooling import apart
+from wise.measures.rows import Row, Run
+from wise.measures.statistics import interval, verdict
+from wise.measures.summary import CONDITIONS, Measure, summarize
 
 pytestmark = pytest.mark.internals
 

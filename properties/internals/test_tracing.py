@@ -17,7 +17,7 @@ from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import embedding_deviation, gaussian, replacement
 from wise.localization.effects import window_about
-from wise.localization.facts import Fact, Question, fact_of
+from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
 from wise.localization.records import Trace
 from wise.localization.tracing import causal_trace
 
@@ -29,14 +29,14 @@ def loaded(name: str) -> LoadedModel:
     return load_model(name)
 
 
-def known_facts(name: str, n: int) -> list[Fact]:
+def known_facts(name: str, n: int) -> list[KnownFact]:
     world = loaded(name).world
     assert world is not None
     return [fact_of(edit) for edit in world.stream(0, n, split="tuning").edits]
 
 
 def naive_effects(
-    lm: LanguageModel, question: Question, fact: Fact, trace: Trace
+    lm: LanguageModel, question: TracedQuestion, fact: KnownFact, trace: Trace
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean effects on the probability and their standard errors, one forward per site."""
     settings = trace.settings
@@ -62,7 +62,7 @@ def test_a_trained_models_effects_are_those_of_the_naive_loop(family: str) -> No
     model, tokenizer = loaded(family).model, loaded(family).tokenizer
     [fact] = known_facts(family, 1)
     trace = causal_trace(model, tokenizer, [fact], n_noise=4)
-    lm, question = LanguageModel(model), Question.of(tokenizer, fact)
+    lm, question = LanguageModel(model), TracedQuestion.of(tokenizer, fact)
     mean, error = naive_effects(lm, question, fact, trace)
     [found] = trace.facts
     assert found.standard_error is not None
@@ -85,7 +85,7 @@ def test_without_noise_every_run_is_the_clean_run(method: str, direction: str) -
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_changing_all_that_the_answer_reads_is_the_total_effect(direction: str) -> None:
-    fact = Fact("Is B at sea", "B", "s", id="one token")
+    fact = KnownFact("Is B at sea", "B", "s", id="one token")
     [trace] = traced(facts=[fact], site="hidden", direction=direction).facts
     for metric in ("probability", "log-probability", "logit-difference"):
         assert trace.total(metric) != 0.0
@@ -193,9 +193,9 @@ def test_attribution_ranks_a_trained_models_sites_much_as_exact_tracing_does() -
 
 def test_the_logit_difference_is_against_the_alternative_where_the_two_part() -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    fact = Fact("Bo Ra lives at", "Bo Ra", "sea", alternative="seen")
-    question = Question.of(tokenizer, fact)
-    other = Question.of(tokenizer, replace(fact, target="seen"))
+    fact = KnownFact("Bo Ra lives at", "Bo Ra", "sea", alternative="seen")
+    question = TracedQuestion.of(tokenizer, fact)
+    other = TracedQuestion.of(tokenizer, replace(fact, target="seen"))
     pairs = zip(question.target_ids.tolist(), other.target_ids.tolist(), strict=False)
     place = next(index for index, (a, b) in enumerate(pairs) if a != b)
     assert place > 0
@@ -209,7 +209,7 @@ def test_the_logit_difference_is_against_the_alternative_where_the_two_part() ->
 
 def test_a_replaced_subject_changes_its_own_tokens_alone() -> None:
     tokenizer = tiny_tokenizer()
-    question = Question.of(tokenizer, FACTS[0])
+    question = TracedQuestion.of(tokenizer, FACTS[0])
     corruption = replacement(tokenizer, FACTS[0], question, others=FACTS, n_noise=5, seed=0)
     changed = corruption.input_ids != question.input_ids
     begin, end = question.span
@@ -221,8 +221,8 @@ def test_a_replaced_subject_changes_its_own_tokens_alone() -> None:
 
 
 def test_a_fact_that_cannot_be_traced_is_in_the_trace_with_the_reason() -> None:
-    long = Fact("Bo Ra " * 40 + "lives at", "Bo Ra", "sea", id="long")
-    same = Fact("Bo Ra lives at", "Bo Ra", "sea", alternative="sea side", id="same")
+    long = KnownFact("Bo Ra " * 40 + "lives at", "Bo Ra", "sea", id="long")
+    same = KnownFact("Bo Ra lives at", "Bo Ra", "sea", alternative="sea side", id="same")
     one, two, three = traced(facts=[FACTS[0], long, same]).facts
     assert not one.excluded
     assert "the model reads at most 64" in two.excluded

@@ -13,21 +13,23 @@ from properties.internals.tracing_reference import Reading, naive_trace
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.localization.corruption import Corruption, gaussian
 from wise.localization.effects import window_about
-from wise.localization.facts import Fact, Question
+from wise.localization.known_facts import KnownFact, TracedQuestion
+from wise.localization.model_runs import run_rows
 from wise.localization.records import Site
-from wise.localization.runs import run_rows
 from wise.localization.scores import Target
 from wise.localization.sweep import sweep
 
 pytestmark = pytest.mark.internals
 
-FACT = Fact("Is Bo Ra at sea", "Bo Ra", "in")
+FACT = KnownFact("Is Bo Ra at sea", "Bo Ra", "in")
 WINDOWS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
 every_site = pytest.mark.parametrize("site", get_args(Site))
 every_architecture = pytest.mark.parametrize("model_type", ARCHITECTURES)
 
 
-def asked(model_type: str, fact: Fact = FACT) -> tuple[LanguageModel, Question, Corruption, Target]:
+def asked(
+    model_type: str, fact: KnownFact = FACT
+) -> tuple[LanguageModel, TracedQuestion, Corruption, Target]:
     """A tiny model in float64, a question of several target tokens, two corrupted readings.
 
     Gemma 2 stays in float32: transformers masks with numbers that float64 does not take for
@@ -35,12 +37,12 @@ def asked(model_type: str, fact: Fact = FACT) -> tuple[LanguageModel, Question, 
     """
     model = tiny_model(model_type)
     lm = LanguageModel(model if model_type == "gemma2" else model.double())
-    question = Question.of(tiny_tokenizer(), fact)
+    question = TracedQuestion.of(tiny_tokenizer(), fact)
     corruption = gaussian(lm, fact, question, sigma=1.0, n_noise=2, seed=0)
     return lm, question, corruption, Target(question.target_ids, 0, 7)
 
 
-def readings(question: Question, corruption: Corruption) -> tuple[Reading, Reading]:
+def readings(question: TracedQuestion, corruption: Corruption) -> tuple[Reading, Reading]:
     assert corruption.noise is not None
     n, _, width = corruption.noise.shape
     added = torch.zeros(n, len(question.input_ids), width)
@@ -108,7 +110,7 @@ def test_restoring_nothing_new_is_the_corrupted_run(model_type: str, site: Site)
 
 @every_architecture
 def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_type: str) -> None:
-    lm, question, corruption, _ = asked(model_type, Fact("Is Bo Ra at sea", "Bo Ra", "a"))
+    lm, question, corruption, _ = asked(model_type, KnownFact("Is Bo Ra at sea", "Bo Ra", "a"))
     target = Target(question.target_ids[:1], 0, 7)
     clean, corrupted = (run_rows(lm, x, "hidden") for x in (question.input_ids[None], corruption))
     last, n_layers = len(question.input_ids) - 1, lm.n_layers

@@ -1,4 +1,4 @@
-"""Laws of `wise.wise` and `wise.sharding`: what editing changes, and all that it must not."""
+"""Laws of WISE: what editing changes, and all that it must not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise, prompts_of
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
+from wise.editors.wise.memory import WISEState, sample_mask
+from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
-from wise.memory import State, sample_mask, seeded
-from wise.wise import WISE
+from wise.seeds import seeded
 
 pytestmark = pytest.mark.internals
 
@@ -180,7 +181,7 @@ def test_a_loss_that_is_no_number_is_refused_and_leaves_all_as_it_was(
     before = bits(editor.lm.model)
     with pytest.raises(ValueError, match="lower lr"):
         editor.edit(EDITS[:1])
-    assert is_same(editor._state, State())
+    assert is_same(editor._state, WISEState())
     assert is_same(bits(editor.lm.model), before)
     assert logits_of(editor).equal(base_logits(editor))
 

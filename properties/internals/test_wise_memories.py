@@ -1,4 +1,4 @@
-"""Laws of `wise.sharding`: shards and memories along a stream, overwriting, and unediting."""
+"""Laws of `wise.editors.wise.sharding`: shards and memories, overwriting, unediting."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_wise import EDITS, is_same, make_wise, prompts_of
+from wise.editors.wise.memory import Memory, WISEState
+from wise.editors.wise.merge import MERGES, merge
+from wise.editors.wise.wise import WISE
 from wise.edits import Edit
 from wise.lm.decoding import free_run
-from wise.memory import Memory, State
-from wise.merge import MERGES, merge
-from wise.wise import WISE
 
 pytestmark = pytest.mark.internals
 
@@ -22,7 +22,7 @@ RETRIEVE = dict(memory="retrieve", n_shards=1, edits_per_shard=2)
 RETRIEVE_MERGED = dict(memory="retrieve", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
 
 
-def shape_of(state: State) -> tuple[list[list[list[int]]], list[int]]:
+def shape_of(state: WISEState) -> tuple[list[list[list[int]]], list[int]]:
     """Edits of each shard of each merge of each memory; edits of each open shard."""
     memories = [
         [sum(len(turn.edits) for _, turns in group for turn in turns) for group in memory.merges]

@@ -1,4 +1,4 @@
-"""Laws of `wise.gate`: a row's route is its own and made once, from its prompt."""
+"""Laws of `wise.editors.wise.gate`: a row's route is its own and made once, from its prompt."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from properties.internals.tiny_wise import (
     prompts_of,
     routes,
 )
+from wise.editors.router import ROUTING_TOKENS
+from wise.editors.wise.wise import WISE
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
-from wise.router import ROUTING_TOKENS
-from wise.wise import WISE
 
 pytestmark = pytest.mark.internals
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures import lexicon
-from fixtures.facts import say, say_pronoun
-from fixtures.world import LEVELS, Fact, Person, World
+from fixtures.world import LEVELS, Person, World, WorldFact
+from fixtures.world_facts import say, say_pronoun
 from properties.internals.known_world import facts_by_key, facts_by_prompt, stream, world
 
 pytestmark = pytest.mark.internals
 
 
-def paraphrases(level: int) -> list[tuple[Fact, str]]:
+def paraphrases(level: int) -> list[tuple[WorldFact, str]]:
     found = [
         (facts_by_key()[edit.id], text)
         for edit in stream().edits
@@ -82,7 +82,7 @@ def test_level_3_is_a_seen_phrasing_after_one_to_three_sentences_about_nobody() 
         assert asked in {say(phrasing, fact.subject) for phrasing in fact.seen}
 
 
-def aliases_of(fact: Fact) -> tuple[str, ...]:
+def aliases_of(fact: WorldFact) -> tuple[str, ...]:
     assert fact.person is not None
     return fact.person.aliases
 
@@ -103,7 +103,7 @@ def test_level_5_names_the_subject_in_another_sentence_than_it_asks() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_fact_about_nobody_is_asked_plainly_at_every_level(level: int) -> None:
-    for fact in (world().far_facts[0], Fact("Rome", "river", "Tiber", ("{s} stands on the",))):
+    for fact in (world().far_facts[0], WorldFact("Rome", "river", "Tiber", ("{s} stands on the",))):
         asked = world().ask(fact, level, random.Random(level))
         assert asked in {say(phrasing, fact.subject) for phrasing in (*fact.seen, *fact.held_out)}
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals import tiny_wise
 from properties.internals.tiny_wise import FAR
-from wise.baselines.facts import Facts
 from wise.editor import Editor, load_editor
+from wise.editors.key_value.facts import Facts
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import teacher_forced

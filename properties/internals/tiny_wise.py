@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from wise.config import WISEConfig
+from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.memory import Change
+from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.tokens import Batch, encode
-from wise.memory import Change
-from wise.wise import WISE
 
 __all__ = ["BACKGROUND", "EDITS", "FAMILIES", "FAR", "is_same", "make_wise", "prompts_of", "routes"]
 

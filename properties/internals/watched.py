@@ -12,7 +12,7 @@ from torch import Tensor
 from properties.internals.tiny_wise import EDITS, FAR, make_wise
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
-from wise.rows import Row
+from wise.measures.rows import Row
 
 __all__ = ["KINDS", "RUN", "STREAM", "KilledError", "Saving", "T", "Watched", "go"]
 

@@ -10,7 +10,7 @@ from properties.bench import Bench
 from properties.findings import Unasked, require
 from properties.rates import judge
 from wise.editor import Editor, Generates, Growing
-from wise.statistics import verdict
+from wise.measures.statistics import verdict
 
 __all__ = [
     "check_inference_does_not_grow",

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, multinomial, norm
 
 from properties.runs import DEFAULT_THRESHOLDS
-from wise.paired import Trend, mcnemar, retention_trend
-from wise.separation import separate
-from wise.sequential import Draw, decide
-from wise.statistics import verdict
+from wise.measures.paired import Trend, mcnemar, retention_trend
+from wise.measures.separation import separate
+from wise.measures.sequential import Draw, decide
+from wise.measures.statistics import verdict
 
 pytestmark = pytest.mark.meta
 

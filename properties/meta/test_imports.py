@@ -26,7 +26,7 @@ def test_the_project_keeps_its_import_arrows(rule: Rule) -> None:
 # A file, its text, and the claims that it breaks: all of them and no other.
 PLANTED = {
     "upwards": (
-        "wise/summary.py",
+        "wise/measures/summary.py",
         "from wise.evaluation import metrics",
         {"the vocabulary imports only itself"},
     ),
@@ -41,7 +41,7 @@ PLANTED = {
         {"records, rows and statistics are without torch"},
     ),
     "torch among the statistics, in a function": (
-        "wise/statistics.py",
+        "wise/measures/statistics.py",
         "def mean(values):\n    import torch.nn as nn\n    return nn",
         {"records, rows and statistics are without torch"},
     ),
@@ -61,7 +61,7 @@ PLANTED = {
         {"the protocol and the package load without torch"},
     ),
     "rows with numpy": (
-        "wise/rows.py",
+        "wise/measures/rows.py",
         "import json, numpy",
         {"rows need the standard library alone"},
     ),
@@ -90,10 +90,10 @@ PLANTED = {
         'import importlib\nmodule = importlib.import_module("properties.checks")',
         {"the library knows nothing of its tests"},
     ),
-    "WISE imports a baseline": (
-        "wise/wise.py",
-        "from .baselines import keyvalue",
-        {"WISE stands without the baselines"},
+    "WISE imports another editor": (
+        "wise/editors/wise/wise.py",
+        "from wise.editors.key_value import keyvalue",
+        {"WISE stands without the other editors"},
     ),
     "fixtures import a check": (
         "fixtures/faulty.py",
@@ -107,7 +107,7 @@ PLANTED = {
     ),
     "a figure with a model": (
         "reports/figures.py",
-        "from wise.wise import WISE\nimport transformers",
+        "from wise.editors.wise.wise import WISE\nimport transformers",
         {"reports stand on rows, without torch or a model"},
     ),
     "the command line loads torch at once": (
@@ -118,21 +118,25 @@ PLANTED = {
 }
 
 KEPT = {
-    "wise/__init__.py": "def __getattr__(name):\n    from wise.wise import WISE\n    return WISE",
+    "wise/__init__.py": (
+        "def __getattr__(name):\n    from wise.editors.wise.wise import WISE\n    return WISE"
+    ),
     "wise/editor.py": (
         "if TYPE_CHECKING:\n    from torch import Tensor\n    from wise.edits import Edit\n"
         "def load(name):\n    return importlib.import_module(name)"
     ),
-    "wise/rows.py": "import json\nfrom wise import edits\nfrom . import edits",
+    "wise/measures/rows.py": "import json\nfrom wise import edits\nfrom . import row",
     "wise/lm/__init__.py": "from .hooks import capture",
     "wise/lm/hooks.py": "import torch\nfrom ..editor import Editor",
-    "wise/wise.py": "from wise.memory import SideMemory\nfrom wise.lm import tail",
-    "wise/baselines/rome.py": "from wise.baselines.keyvalue import keys",
+    "wise/editors/wise/wise.py": (
+        "from wise.editors.wise.memory import SideMemory\nfrom wise.lm import tail"
+    ),
+    "wise/editors/key_value/rome.py": "from wise.editors.key_value.keyvalue import keys",
     "fixtures/models.py": "import torch\nfrom wise.lm import tokens",
     "properties/checks.py": "import torchmetrics\nfrom fixtures import world",
     "properties/internals/test_page.py": "from reports import page",
     "reports/__main__.py": "from reports import page\ndef league():\n    import fixtures.models",
-    "reports/page.py": "import pandas\nfrom wise import rows\nfrom . import tables",
+    "reports/page.py": "import pandas\nfrom wise.measures import rows\nfrom . import tables",
 }
 
 
@@ -162,9 +166,13 @@ def test_imports_along_the_arrows_are_no_violation(tmp_path: Path) -> None:
 
 
 def test_a_violation_is_named_by_file_line_and_import(tmp_path: Path) -> None:
-    _plant(tmp_path, "wise/rows.py", '"""Rows."""\n\nimport json\nimport pandas as pd\n')
-    [rule] = [rule for rule in RULES if "wise.rows" in rule.modules and not rule.third_party]
-    assert violations(tmp_path, rule) == ["wise/rows.py:4: wise.rows imports pandas"]
+    _plant(tmp_path, "wise/measures/rows.py", '"""Rows."""\n\nimport json\nimport pandas as pd\n')
+    [rule] = [
+        rule for rule in RULES if "wise.measures.rows" in rule.modules and not rule.third_party
+    ]
+    assert violations(tmp_path, rule) == [
+        "wise/measures/rows.py:4: wise.measures.rows imports pandas"
+    ]
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room != "benchmarks"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from properties.meta.called import run_pytest
-from properties.options import add_options
+from properties.pytest_options import add_options
 from properties.runs import DEFAULT_THRESHOLDS
 from properties.settings import Settings
 

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.faulty import memory, saving
+from fixtures.faulty import memory_faults as memory
+from fixtures.faulty import saving_faults as saving
 from fixtures.models import load_model
 from fixtures.perfect import make_perfect
 from properties.checks import CHECKS, EditorFailedError, check_editor, checks_for, table_of
 from properties.known_failures import read_known_failures, stale
 from properties.meta.called import ROOT, run_pytest
 from properties.report import in_order
-from wise.baselines.corners import make_unedited
+from wise.editors.corners import make_unedited
 from wise.edits import Background
 
 pytestmark = pytest.mark.meta
@@ -144,7 +145,7 @@ def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) ->
     worse = run_pytest(*faulty("understanding:BlindToAliases", *options))
     assert worse.returncode == 1, worse.stdout
     assert re.findall(r"FAILED .*\[(.+?)\]", worse.stdout) == [
-        "fixtures.faulty.understanding:BlindToAliases-generalization-4"
+        "fixtures.faulty.understanding_faults:BlindToAliases-generalization-4"
     ]
     assert "generalization-4: drop of 1.00 on n=12 items" in worse.stdout
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from wise.text import visible
+from wise.measures.text import visible
 
 __all__ = [
     "AXIS",

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
 
+from reports.csv_text import shorten
 from reports.figures.style import THEME, styled
-from reports.text import shorten
-from wise.text import visible
+from wise.measures.text import visible
 
 __all__ = ["inline", "to_svg"]
 

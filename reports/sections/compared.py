@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import captions, comparison
-from reports.figures import triangle
+from reports.figures import triangle_figures as triangle
 from reports.reading import Items
 from reports.sections.section import PROTOCOLS, Section, panel, rows_height
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
+from reports.csv_text import counted
 from reports.figures.style import PANEL_WIDTH, new_axes, styled
 from reports.figures.svg import to_svg
-from reports.text import counted
 
 __all__ = ["PROTOCOLS", "Panel", "Section", "panel", "rows_height", "shown"]
 

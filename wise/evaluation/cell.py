@@ -23,9 +23,9 @@ from wise.evaluation.folders import file_name, write_json
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
-from wise.rows import read_rows
+from wise.measures.rows import read_rows
 
-__all__ = ["Cell", "Cost", "Outcome", "Scene", "SceneMaker", "run_cell"]
+__all__ = ["Cost", "LeagueCell", "Outcome", "Scene", "SceneMaker", "run_cell"]
 
 _N_TIMED = 5  # forwards of the batch, of which the median counts
 _N_ROWS = 32  # of the batch
@@ -46,7 +46,7 @@ SceneMaker = Callable[[str, int, int], Scene]
 
 
 @dataclass(frozen=True)
-class Cell:
+class LeagueCell:
     """One run of a league: the stream of `n_edits` up to the last checkpoint.
 
     `key` names its files, and no other cell's.
@@ -94,7 +94,7 @@ class Outcome:
     costs: tuple[Cost, ...] = ()
 
     @classmethod
-    def of(cls, cell: Cell, folder: Path) -> Outcome:
+    def of(cls, cell: LeagueCell, folder: Path) -> Outcome:
         """What the record of `cell` says; no record is an open cell."""
         path = folder / f"{cell.key}.json"
         if not path.exists():
@@ -103,12 +103,12 @@ class Outcome:
         costs = tuple(Cost(**cost) for cost in record["costs"])
         return cls(record["state"], record["message"], tuple(record["measured"]), costs)
 
-    def keep(self, cell: Cell, folder: Path) -> None:
+    def keep(self, cell: LeagueCell, folder: Path) -> None:
         """Write the record, whole or not at all."""
         write_json({**asdict(self), "cell": asdict(cell)}, folder / f"{cell.key}.json")
 
 
-def run_cell(cell: Cell, scene_of: SceneMaker, folder: Path) -> None:
+def run_cell(cell: LeagueCell, scene_of: SceneMaker, folder: Path) -> None:
     """Run or resume `cell`; its rows and its record are below `folder`.
 
     On one thread, so that rows do not depend on how many cells run beside it. What goes wrong is
@@ -138,7 +138,7 @@ def run_cell(cell: Cell, scene_of: SceneMaker, folder: Path) -> None:
         record("ended", measured=cell.checkpoints)
 
 
-def _run(cell: Cell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
+def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
     entry, tokenizer = cell.entry, scene.tokenizer
     own = copy.deepcopy(scene.model)  # an editor may write to its model in place
     factory = with_cache(load_editor(entry.spec), folder / "cache")
@@ -202,7 +202,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _measured(cell: Cell, folder: Path) -> list[int]:
+def _measured(cell: LeagueCell, folder: Path) -> list[int]:
     """The T that a cell with an error has measured by all protocols; blocks are written whole."""
     path = cell.rows_in(folder)
     try:

@@ -12,13 +12,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from wise.evaluation.cell import Cell, Outcome, SceneMaker, run_cell
+from wise.evaluation.cell import LeagueCell, Outcome, SceneMaker, run_cell
 from wise.evaluation.entries import Entry
 from wise.evaluation.folders import claim
 from wise.evaluation.league_scores import Contestant, Results
 from wise.evaluation.processes import run_apart
-from wise.rows import Row, read_rows
-from wise.text import spreadsheet_safe
+from wise.measures.rows import Row, read_rows
+from wise.measures.text import spreadsheet_safe
 
 __all__ = ["COST_COLUMNS", "League", "checkpoints_of", "results_of", "run_league", "write_costs"]
 
@@ -60,12 +60,14 @@ class League:
     def checkpoints(self) -> tuple[int, ...]:
         return checkpoints_of(self.n_edits)
 
-    def cells(self) -> Iterator[Cell]:
+    def cells(self) -> Iterator[LeagueCell]:
         """All cells. A mass edit has one for each checkpoint, being a turn that is never split."""
         for seed in self.seeds:
             for model, entries in self.entries.items():
                 for entry in entries:
-                    whole = Cell(entry, model, seed, self.n_edits, self.checkpoints, self.protocols)
+                    whole = LeagueCell(
+                        entry, model, seed, self.n_edits, self.checkpoints, self.protocols
+                    )
                     if entry.group != "mass":
                         yield whole
                         continue
@@ -83,7 +85,7 @@ class League:
 
 def run_league(
     league: League, folder: Path, *, n_processes: int = 1, progress: bool = True
-) -> dict[Cell, Outcome]:
+) -> dict[LeagueCell, Outcome]:
     """Run every cell that has not ended yet below `folder`; how each cell came out.
 
     Cells that had an error are tried again. A cell's error, or the end of its process, costs no
@@ -116,7 +118,7 @@ def _run_open(league: League, folder: Path, n_processes: int, progress: bool) ->
             bar.update()
 
 
-def results_of(outcomes: Mapping[Cell, Outcome], folder: Path) -> Results:
+def results_of(outcomes: Mapping[LeagueCell, Outcome], folder: Path) -> Results:
     """The rows of each contestant at each T, of all its seeds; where one is lacking, the reason."""
     found: dict[Contestant, dict[int, list[Row] | str]] = {}
     lacking: dict[tuple[Contestant, int], list[str]] = defaultdict(list)
@@ -136,7 +138,7 @@ def results_of(outcomes: Mapping[Cell, Outcome], folder: Path) -> Results:
     return found
 
 
-def write_costs(outcomes: Mapping[Cell, Outcome], path: Path) -> None:
+def write_costs(outcomes: Mapping[LeagueCell, Outcome], path: Path) -> None:
     """The costs of all cells as CSV; bytes are blank where an editor does not say."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from wise.rows import CORNERS, Row, corner_of
-from wise.statistics import interval
+from wise.measures.rows import CORNERS, Row, corner_of
+from wise.measures.statistics import interval
 
 __all__ = ["Contestant", "Estimate", "Results", "corner_means", "counted", "measures_of"]
 

@@ -15,9 +15,9 @@ from wise.evaluation.league_scores import (
     counted,
     measures_of,
 )
-from wise.paired import mcnemar
-from wise.rows import CORNERS, Row, corner_of
-from wise.statistics import holm
+from wise.measures.paired import mcnemar
+from wise.measures.rows import CORNERS, Row, corner_of
+from wise.measures.statistics import holm
 
 __all__ = ["Retained", "Standing", "retained", "standings"]
 

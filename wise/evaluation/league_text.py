@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from wise.evaluation.cell import Cell, Outcome
+from wise.evaluation.cell import LeagueCell, Outcome
 from wise.evaluation.league_scores import Estimate
 from wise.evaluation.league_table import Retained, Standing
-from wise.rows import CORNERS
-from wise.statistics import format_p, format_share
-from wise.text import markdown, markdown_grid, spreadsheet_safe
+from wise.measures.rows import CORNERS
+from wise.measures.statistics import format_p, format_share
+from wise.measures.text import markdown, markdown_grid, spreadsheet_safe
 
 __all__ = ["SCORE_COLUMNS", "document", "tables", "write_scores"]
 
@@ -72,7 +72,7 @@ def _shown(estimate: Estimate | None) -> str:
     return f"{format_share(estimate.mean)} [{low}, {high}]"
 
 
-def _mean_costs(outcomes: Mapping[Cell, Outcome]) -> dict[tuple[str, str, int], list[str]]:
+def _mean_costs(outcomes: Mapping[LeagueCell, Outcome]) -> dict[tuple[str, str, int], list[str]]:
     """By model, editor and T, the means over seeds of time, bytes and overhead."""
     costs = defaultdict(list)
     for cell, outcome in outcomes.items():
@@ -90,7 +90,7 @@ def _mean_costs(outcomes: Mapping[Cell, Outcome]) -> dict[tuple[str, str, int], 
 
 
 def tables(
-    found: Iterable[Standing], outcomes: Mapping[Cell, Outcome], *, last_only: bool = False
+    found: Iterable[Standing], outcomes: Mapping[LeagueCell, Outcome], *, last_only: bool = False
 ) -> str:
     """A table for each model, group and T, as `standings` orders them; `*` marks the tied set."""
     costs, parts = _mean_costs(outcomes), []
@@ -145,7 +145,7 @@ def _faded(found: Sequence[Retained]) -> str:
 
 def document(
     found: Sequence[Standing],
-    outcomes: Mapping[Cell, Outcome],
+    outcomes: Mapping[LeagueCell, Outcome],
     faded: Sequence[Retained],
     *,
     command: str,

@@ -11,7 +11,6 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise import rows
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import EditStream
 from wise.evaluation.metrics import (
@@ -23,6 +22,7 @@ from wise.evaluation.metrics import (
     measure,
 )
 from wise.evaluation.routing import measure_routing, routed_questions
+from wise.measures import rows
 
 __all__ = ["PROTOCOLS", "LifelongRun", "reader_of", "run_lifelong"]
 

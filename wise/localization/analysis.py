@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
-from wise.statistics import Interval
+from wise.measures.statistics import Interval
 
 __all__ = ["Regression", "WithinLayer", "regress", "within_layers", "without_extreme_layers"]
 

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from wise.lm.architectures import LanguageModel
 from wise.localization.corruption import Corruption
-from wise.localization.facts import Question
+from wise.localization.known_facts import TracedQuestion
+from wise.localization.model_runs import ModelRun, run_rows
 from wise.localization.records import Site, Trace
-from wise.localization.runs import Run, run_rows
 from wise.localization.scores import Target
 
 __all__ = ["attribute", "differentiable", "rank_correlations"]
 
 
 def differentiable(
-    lm: LanguageModel, rows: Tensor | Corruption, site: Site, behind: Run | None = None
-) -> Run:
+    lm: LanguageModel, rows: Tensor | Corruption, site: Site, behind: ModelRun | None = None
+) -> ModelRun:
     """A run whose states have gradients; the model's weights need none."""
     with torch.enable_grad():
         return run_rows(
@@ -31,9 +31,9 @@ def differentiable(
 
 
 def attribute(
-    base: Run,
-    source: Run,
-    question: Question,
+    base: ModelRun,
+    source: ModelRun,
+    question: TracedQuestion,
     target: Target,
     *,
     tokens: Sequence[int],

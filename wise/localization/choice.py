@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from wise.localization.analysis import Regression
-from wise.statistics import Interval
+from wise.measures.statistics import Interval
 
 __all__ = ["Choice", "LayerChoice", "choose_layers", "describe", "tells_which_layer"]
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import subject_span
-from wise.localization.facts import Fact, Question
+from wise.localization.known_facts import KnownFact, TracedQuestion
 
-__all__ = ["Corruption", "add_noise", "embedding_deviation", "gaussian", "replacement", "seeded"]
+__all__ = ["Corruption", "add_noise", "embedding_deviation", "fact_seed", "gaussian", "replacement"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def add_noise(
     return noised
 
 
-def seeded(fact: Fact, seed: int) -> int:
+def fact_seed(fact: KnownFact, seed: int) -> int:
     """A seed for this fact alone, whichever facts it is traced with."""
     digest = hashlib.sha256(f"tracing {seed} {fact.sha256}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -53,7 +53,7 @@ def seeded(fact: Fact, seed: int) -> int:
 
 @torch.no_grad()
 def embedding_deviation(
-    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact]
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[KnownFact]
 ) -> float:
     """Standard deviation of the entries of the subjects' token embeddings, as the model adds them.
 
@@ -67,14 +67,20 @@ def embedding_deviation(
 
 
 def gaussian(
-    lm: LanguageModel, fact: Fact, question: Question, *, sigma: float, n_noise: int, seed: int
+    lm: LanguageModel,
+    fact: KnownFact,
+    question: TracedQuestion,
+    *,
+    sigma: float,
+    n_noise: int,
+    seed: int,
 ) -> Corruption:
     """Noise of N(0, sigma^2) on the subject, drawn in float32 from the fact's own seed.
 
     Source: ROME section 2.1.
     """
     begin, end = question.span
-    generator = torch.Generator().manual_seed(seeded(fact, seed))
+    generator = torch.Generator().manual_seed(fact_seed(fact, seed))
     width = lm.embedding(question.input_ids[:1].to(lm.device)).shape[-1]
     noise = sigma * torch.randn(n_noise, end - begin, width, generator=generator)
     ids = question.input_ids.expand(n_noise, -1)
@@ -83,10 +89,10 @@ def gaussian(
 
 def replacement(
     tokenizer: PreTrainedTokenizerBase,
-    fact: Fact,
-    question: Question,
+    fact: KnownFact,
+    question: TracedQuestion,
     *,
-    others: Sequence[Fact],
+    others: Sequence[KnownFact],
     n_noise: int,
     seed: int,
 ) -> Corruption:
@@ -100,7 +106,7 @@ def replacement(
     else:
         subjects = sorted({other.subject for other in others if other.target != fact.target})
         subjects = [subject for subject in subjects if subject != fact.subject]
-        random.Random(seeded(fact, seed)).shuffle(subjects)
+        random.Random(fact_seed(fact, seed)).shuffle(subjects)
     rows: list[Tensor] = []
     for subject in subjects:
         ids = _replaced(tokenizer, fact, question, subject)
@@ -118,12 +124,12 @@ def replacement(
 
 
 def _replaced(
-    tokenizer: PreTrainedTokenizerBase, fact: Fact, question: Question, subject: str
+    tokenizer: PreTrainedTokenizerBase, fact: KnownFact, question: TracedQuestion, subject: str
 ) -> Tensor | None:
     """The question's tokens with `subject` in it, where it takes the very same places."""
     head, _, rest = fact.prompt.rpartition(fact.subject)
-    swapped = Fact(f"{head}{subject}{rest}", subject, fact.target)
-    other = Question.of(tokenizer, swapped)
+    swapped = KnownFact(f"{head}{subject}{rest}", subject, fact.target)
+    other = TracedQuestion.of(tokenizer, swapped)
     if other.span != question.span or len(other.input_ids) != len(question.input_ids):
         return None
     outside = torch.ones(len(question.input_ids), dtype=torch.bool)

@@ -11,9 +11,9 @@ from torch import Tensor
 from wise.lm.architectures import LanguageModel
 from wise.localization.attribution import attribute, differentiable
 from wise.localization.corruption import Corruption
-from wise.localization.facts import Question
-from wise.localization.records import Settings
-from wise.localization.runs import Run, run_rows
+from wise.localization.known_facts import TracedQuestion
+from wise.localization.model_runs import ModelRun, run_rows
+from wise.localization.records import TraceSettings
 from wise.localization.scores import Target
 from wise.localization.sweep import sweep
 
@@ -40,9 +40,9 @@ def window_about(layer: int, width: int, n_layers: int) -> tuple[int, int]:
 @torch.no_grad()
 def measure(
     lm: LanguageModel,
-    question: Question,
+    question: TracedQuestion,
     corruption: Corruption,
-    settings: Settings,
+    settings: TraceSettings,
     *,
     alternative: tuple[int, int] | None = None,
 ) -> Effects:
@@ -79,7 +79,7 @@ def measure(
     return Effects(before, after, change if denoising else -change)
 
 
-def _target(run: Run, question: Question, alternative: tuple[int, int] | None) -> Target:
+def _target(run: ModelRun, question: TracedQuestion, alternative: tuple[int, int] | None) -> Target:
     if alternative is not None:
         return Target(question.target_ids, *alternative)
     first_place = run.hidden[-1][:, int(question.places[0])]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import FORMATS, load_stream
-from wise.localization.facts import Fact, read_known_facts
+from wise.localization.known_facts import KnownFact, read_known_facts
 
 __all__ = ["read_facts", "stream_of"]
 
@@ -23,14 +23,14 @@ def read_facts(source: str) -> EditStream:
     return stream_of(read_known_facts(Path(source).expanduser()), name=Path(source).name)
 
 
-def stream_of(facts: Sequence[Fact], *, name: str, seed: int = 0) -> EditStream:
+def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditStream:
     """An edit of each fact to another's answer, and up to ten neighbours.
 
     The answer (o_false) and the neighbours are of facts that say the same of other subjects, the
     answer of any fact where there is none. Facts have no paraphrases. A repeated id gets a number.
     Raises ValueError where all facts have one answer.
     """
-    alike: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+    alike: dict[tuple[str, str], list[KnownFact]] = defaultdict(list)
     for fact in facts:
         alike[_template(fact)].append(fact)
     edits, probes, taken = [], [], set[str]()
@@ -49,11 +49,11 @@ def stream_of(facts: Sequence[Fact], *, name: str, seed: int = 0) -> EditStream:
     return EditStream(tuple(edits), tuple(probes), name)
 
 
-def _template(fact: Fact) -> tuple[str, str]:
+def _template(fact: KnownFact) -> tuple[str, str]:
     """What a prompt says, around its subject."""
     head, _, rest = fact.prompt.partition(fact.subject)
     return head, rest
 
 
-def _answers(facts: Sequence[Fact], but: Fact) -> list[str]:
+def _answers(facts: Sequence[KnownFact], but: KnownFact) -> list[str]:
     return sorted({fact.target for fact in facts} - {but.target})

@@ -15,7 +15,7 @@ from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import IGNORED, Batch, encode, subject_mask
-from wise.localization.runs import replaced
+from wise.localization.model_runs import replaced
 
 __all__ = ["Forced"]
 

@@ -12,7 +12,7 @@ from wise.evaluation.cell import SceneMaker
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, results_of, run_league
 from wise.evaluation.league_scores import Estimate, counted, measures_of
-from wise.rows import CORNERS
+from wise.measures.rows import CORNERS
 
 __all__ = ["sweep_layers"]
 

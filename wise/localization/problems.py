@@ -1,7 +1,7 @@
 """The five editing problems of Hase et al. (NeurIPS 2023): what is asked of an editor, and scores.
 
 An editor takes part by its factory. To lower a target it accepts `objective="lower"`, to be taught
-under noise `corruption=` (as `wise.baselines.facts.Corruption`); one that does not says so.
+under noise `corruption=` (as `wise.editors.key_value.facts.Corruption`); one that does not says so.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from wise.editor import Editor, EditorFactory
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
-from wise.localization.corruption import add_noise, gaussian, seeded
-from wise.localization.facts import Fact, Question, fact_of
-from wise.localization.runs import replaced
+from wise.localization.corruption import add_noise, fact_seed, gaussian
+from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
+from wise.localization.model_runs import replaced
 
 __all__ = [
     "PROBLEMS",
@@ -88,7 +88,7 @@ class SubjectNoise:
         for row, edit in enumerate(edits):
             about = edit.prompt, edit.subject
             if about not in generators:
-                seed = seeded(Fact(*about, target=self.of), self.seed)
+                seed = fact_seed(KnownFact(*about, target=self.of), self.seed)
                 generators[about] = torch.Generator().manual_seed(seed)
             where = subject[row].cpu()
             shape = int(where.sum()), embeddings.shape[-1]
@@ -124,8 +124,8 @@ def pose(
         )
         if not answer.strip():
             raise ValueError(f"the noised model answers {answer!r}; a target must be a text")
-        asked = Question.of(tokenizer, replace(fact, target=answer.strip()))
-        truth = Question.of(tokenizer, fact).target_ids[: len(asked.target_ids)]
+        asked = TracedQuestion.of(tokenizer, replace(fact, target=answer.strip()))
+        truth = TracedQuestion.of(tokenizer, fact).target_ids[: len(asked.target_ids)]
         if torch.equal(asked.target_ids, truth):
             raise ValueError(
                 "the noised model still answers the truth: there is nothing to reverse"
@@ -134,14 +134,14 @@ def pose(
             raise ValueError(f"the noised model answers {answer!r}, which is no word of its own")
         return replace(edit, target=answer.strip())
     if problem.objective == "lower":
-        question = Question.of(tokenizer, fact)
+        question = TracedQuestion.of(tokenizer, fact)
         p = _joint(model, question.input_ids[None], question)
         if p < min_probability:
             raise ValueError(f"p(o_true)={p:.4f} is below min_probability={min_probability}")
     return replace(edit, target=fact.target)
 
 
-def _joint(model: PreTrainedModel, rows: Tensor, question: Question) -> float:
+def _joint(model: PreTrainedModel, rows: Tensor, question: TracedQuestion) -> float:
     with torch.no_grad(), frozen(model):
         logits = model(input_ids=rows.to(model.device), use_cache=False).logits[0]
     log_p = logits[question.places].float().log_softmax(-1).cpu()
@@ -152,7 +152,7 @@ def _joint(model: PreTrainedModel, rows: Tensor, question: Question) -> float:
 def noised_answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    fact: Fact,
+    fact: KnownFact,
     *,
     sigma: float,
     n_noise: int = 10,
@@ -164,7 +164,7 @@ def noised_answer(
     Stops before an end of sequence. Source: Hase et al. 2023, section 5.1 (the released code
     samples, and returns the prompt with its answer).
     """
-    lm, question = LanguageModel(model), Question.of(tokenizer, fact)
+    lm, question = LanguageModel(model), TracedQuestion.of(tokenizer, fact)
     noise = gaussian(lm, fact, question, sigma=sigma, n_noise=n_noise, seed=seed).noise
     ids = question.input_ids[: question.n_prompt].expand(n_noise, -1).to(model.device)
     answer: list[int] = []

@@ -19,10 +19,10 @@ __all__ = [
     "Direction",
     "FactTrace",
     "Method",
-    "Settings",
     "Site",
     "Trace",
     "TraceFile",
+    "TraceSettings",
     "read_trace",
 ]
 
@@ -37,7 +37,7 @@ ROLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TraceSettings:
     """What makes the traces of one file comparable: the model, and how it was traced."""
 
     model: str  # digest of its weights
@@ -137,7 +137,7 @@ class FactTrace:
 class Trace:
     """The traces of several facts under one setting, the excluded among them."""
 
-    settings: Settings
+    settings: TraceSettings
     facts: tuple[FactTrace, ...]
 
     @property
@@ -166,14 +166,14 @@ class TraceFile:
     ValueError for a file of other settings, naming the first that differs, or of other content.
     """
 
-    def __init__(self, path: Path | str, settings: Settings):
+    def __init__(self, path: Path | str, settings: TraceSettings):
         self._path = Path(path)
         content = self._path.read_bytes() if self._path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         self.done: dict[str, FactTrace] = {}
         if whole:
             trace = read_trace(self._path, truncated="drop")
-            for field in fields(Settings):
+            for field in fields(TraceSettings):
                 here, wanted = (getattr(x, field.name) for x in (trace.settings, settings))
                 if here != wanted:
                     raise ValueError(
@@ -211,7 +211,7 @@ def read_trace(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise
     records = [_record(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
     if not records:
         raise ValueError(f"{path} holds no trace")
-    settings = _build(Settings, records[0], f"{path}, line 1")
+    settings = _build(TraceSettings, records[0], f"{path}, line 1")
     facts = [
         _build(FactTrace, record, f"{path}, line {n}")
         for n, record in enumerate(records[1:], start=2)

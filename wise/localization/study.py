@@ -20,7 +20,7 @@ from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.evaluation.entries import Entry
 from wise.evaluation.folders import claim
 from wise.evaluation.processes import run_apart
-from wise.localization.facts import fact_of, known
+from wise.localization.known_facts import fact_of, known
 from wise.localization.problems import PROBLEMS
 from wise.localization.records import FactTrace, Trace, read_trace
 from wise.localization.scoring import SCORES

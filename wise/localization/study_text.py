@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from wise.localization.choice import LayerChoice, describe, tells_which_layer
-from wise.localization.findings import Finding
-from wise.localization.published import TABLE_3
-from wise.statistics import format_p
-from wise.text import markdown, markdown_grid
+from wise.localization.layer_findings import Finding
+from wise.localization.published_r2 import TABLE_3
+from wise.measures.statistics import format_p
+from wise.measures.text import markdown, markdown_grid
 
 __all__ = ["ModelStudy", "answer", "document", "verdict"]
 

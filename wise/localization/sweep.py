@@ -20,8 +20,8 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.calls import After, Fixed, Seen, at_columns, full_mask
 from wise.lm.hooks import Stop
 from wise.lm.tail import first_tensor
+from wise.localization.model_runs import ModelRun, given, replaced, site_module
 from wise.localization.packing import Packing
-from wise.localization.runs import Run, given, replaced, site_module
 from wise.localization.scores import Target
 
 __all__ = ["sweep"]
@@ -31,8 +31,8 @@ Window = tuple[int, int]  # [first, last) layer
 
 @torch.no_grad()
 def sweep(
-    base: Run,
-    source: Run,
+    base: ModelRun,
+    source: ModelRun,
     target: Target,
     *,
     tokens: Sequence[int],
@@ -75,8 +75,8 @@ def _chunks(tokens: Sequence[int], n_tokens: int, limit: int) -> Iterator[list[i
 
 @dataclass(frozen=True)
 class _Sweep:
-    base: Run
-    source: Run
+    base: ModelRun
+    source: ModelRun
     packing: Packing
     max_tokens: int
 

@@ -12,22 +12,22 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.lm.architectures import LanguageModel
+from wise.lm.digest import model_digest
 from wise.lm.hooks import frozen
 from wise.localization.corruption import Corruption, embedding_deviation, gaussian, replacement
 from wise.localization.effects import Effects, measure
-from wise.localization.facts import Fact, Question, alternative
+from wise.localization.known_facts import KnownFact, TracedQuestion, alternative
 from wise.localization.records import (
     CorruptionKind,
     Direction,
     FactTrace,
     Method,
-    Settings,
     Site,
     Trace,
     TraceFile,
+    TraceSettings,
 )  # fmt: skip
 from wise.localization.scores import METRICS
-from wise.saved import model_digest
 
 __all__ = ["causal_trace"]
 
@@ -37,7 +37,7 @@ _CHOICES = dict(site=Site, method=Method, direction=Direction, corruption=Corrup
 def causal_trace(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[Fact],
+    facts: Sequence[KnownFact],
     *,
     site: Site = "mlp",
     window: int = 5,
@@ -72,14 +72,14 @@ def causal_trace(
     with frozen(model):
         if sigma is None:
             sigma = noise * embedding_deviation(lm, tokenizer, facts)
-        settings = Settings(
+        settings = TraceSettings(
             model_digest(lm), str(model.dtype).removeprefix("torch."), site, window,
             tuple(layers), method, direction, corruption, float(noise), sigma, n_noise,
             tuple(metrics), seed,
         )  # fmt: skip
         _check(settings, lm)
 
-        def trace(fact: Fact) -> FactTrace:
+        def trace(fact: KnownFact) -> FactTrace:
             return _trace(lm, tokenizer, fact, facts, settings)
 
         if path is None:
@@ -92,7 +92,7 @@ def causal_trace(
             return Trace(settings, tuple(file.done[fact.sha256] for fact in facts))
 
 
-def _check(settings: Settings, lm: LanguageModel) -> None:
+def _check(settings: TraceSettings, lm: LanguageModel) -> None:
     attention = getattr(lm.model.config, "_attn_implementation", "eager")
     if attention not in ("eager", "sdpa"):
         raise ValueError(
@@ -121,9 +121,9 @@ def _check(settings: Settings, lm: LanguageModel) -> None:
 def _trace(
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
-    fact: Fact,
-    facts: Sequence[Fact],
-    settings: Settings,
+    fact: KnownFact,
+    facts: Sequence[KnownFact],
+    settings: TraceSettings,
 ) -> FactTrace:
     """The fact's effects, or the reason why it has none."""
     said: dict[str, Any] = dict(
@@ -131,7 +131,7 @@ def _trace(
         subject=fact.subject, target=fact.target,
     )  # fmt: skip
     try:
-        question = Question.of(tokenizer, fact, max_length=lm.context_length)
+        question = TracedQuestion.of(tokenizer, fact, max_length=lm.context_length)
         against = alternative(tokenizer, fact, question)
         corruption = _corrupt(lm, tokenizer, fact, question, facts, settings)
     except ValueError as error:
@@ -154,10 +154,10 @@ def _trace(
 def _corrupt(
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
-    fact: Fact,
-    question: Question,
-    facts: Sequence[Fact],
-    settings: Settings,
+    fact: KnownFact,
+    question: TracedQuestion,
+    facts: Sequence[KnownFact],
+    settings: TraceSettings,
 ) -> Corruption:
     n_noise, seed = settings.n_noise, settings.seed
     if settings.corruption == "gaussian":

@@ -1,0 +1,125 @@
+"""Laws of `wise.evaluation.lifelong`: turns, checkpoints, and the rows that a run leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from properties.internals.tiny_wise import EDITS
+from properties.internals.watched import KINDS, RUN, STREAM, T, Watched, go
+from wise.editor import Editor, Persistent
+from wise.edits import EditStream
+from wise.evaluation import lifelong
+from wise.measures.rows import Row, read_rows
+
+pytestmark = pytest.mark.internals
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows file of a run by an editor without saved states."""
+    path = tmp_path_factory.mktemp("run") / "rows.jsonl"
+    go(path, Watched())
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(path: Path) -> list[Row]:
+    return read_rows(path)
+
+
+def test_the_watched_editors_have_the_capabilities_of_their_kind() -> None:
+    assert isinstance(Watched(), Editor)
+    assert [isinstance(KINDS[kind](), Persistent) for kind in KINDS] == [True, False]
+
+
+def test_a_run_that_saves_states_gives_the_same_bytes_and_leaves_no_state(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifelong, "_SAVE_EVERY", 2)
+    go(tmp_path / "rows.jsonl", KINDS["with saved states"]())
+    assert (tmp_path / "rows.jsonl").read_bytes() == path.read_bytes()
+    assert [child.name for child in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_run_returns_the_rows_of_its_file(tmp_path: Path) -> None:
+    found = go(tmp_path / "rows.jsonl", Watched(), replace(RUN, checkpoints=(1,)))
+    assert found == read_rows(tmp_path / "rows.jsonl")
+
+
+def test_blocks_stand_in_the_order_of_the_work(rows: list[Row]) -> None:
+    at_edit = [f"edit {t}" for t in range(1, T + 1)]
+    final = [f"checkpoint {t} {protocol}" for t in (2, 6) for protocol in ("free", "forced")]
+    expected = [*at_edit[:2], *final[:2], *at_edit[2:], *final[2:]]
+    assert list(dict.fromkeys(row.block for row in rows)) == expected
+
+
+def test_every_row_is_stamped_with_the_block_that_it_is_of(rows: list[Row]) -> None:
+    for row in rows:
+        what, t, *protocol = row.block.split()
+        when = "at-edit" if what == "edit" else "final"
+        assert (row.t, row.when, [row.protocol]) == (int(t), when, protocol or ["free"])
+        assert row.run == RUN.identity
+        assert (row.stream, row.stream_sha256) == (STREAM.name, STREAM.sha256)
+
+
+def test_both_protocols_ask_the_same_questions(rows: list[Row]) -> None:
+    asked = {
+        protocol: [
+            (row.t, row.metric, row.kind, row.prompt)
+            for row in rows
+            if row.protocol == protocol and row.when == "final"
+        ]
+        for protocol in ("free", "forced")
+    }
+    assert asked["free"] == asked["forced"]
+    assert len(asked["free"]) == 3 * 2 + 3 * 6  # prompt, paraphrase and probe of each edit made
+
+
+def test_a_checkpoint_asks_only_for_the_edits_made(rows: list[Row]) -> None:
+    assert {row.edit_id for row in rows if row.block == "checkpoint 2 free"} == {"e0", "e1"}
+
+
+def test_edits_are_made_in_turns_and_each_is_asked_once_at_edit(tmp_path: Path) -> None:
+    run = replace(RUN, edits_per_turn=4, checkpoints=(5,))
+    found = [row for row in go(tmp_path / "rows.jsonl", Watched(), run) if row.when == "at-edit"]
+    assert [row.edit_id for row in found] == [edit.id for edit in STREAM.edits]
+    assert [row.t for row in found] == [4, 4, 4, 4, 5, 6]
+
+
+@pytest.mark.parametrize("edits_per_turn", range(1, T + 2))
+@pytest.mark.parametrize("checkpoints", [(), (1,), (2, 6), (5, 3, 5), (6, 1, 2, 3, 4, 5)])
+def test_turns_cover_the_stream_in_order_and_never_cross_a_checkpoint(
+    edits_per_turn: int, checkpoints: tuple[int, ...]
+) -> None:
+    run = replace(RUN, edits_per_turn=edits_per_turn, checkpoints=checkpoints)
+    turns = list(run.turns())
+    assert [edit for turn in turns for edit in range(*turn)] == list(range(T))
+    assert all(1 <= end - begin <= edits_per_turn for begin, end in turns)
+    assert {*checkpoints} <= {end for _, end in turns}
+    assert len(turns) <= -(-T // edits_per_turn) + len({*checkpoints})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"checkpoints": (0,)}, "checkpoint 0 is outside the stream's 1..6 edits"),
+        ({"checkpoints": (1, 7)}, "checkpoint 7 is outside the stream's 1..6 edits"),
+        ({"protocols": ("free", "greedy")}, "protocol='greedy' is none of free, forced"),
+        ({"edits_per_turn": 0}, "edits_per_turn=0 must be >= 1"),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error_that_names_it(
+    changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        replace(RUN, **changes)
+
+
+def test_edits_without_subject_and_id_are_clusters_of_their_own(tmp_path: Path) -> None:
+    bare = EditStream(EDITS[:2])
+    found = go(tmp_path / "rows.jsonl", Watched(), replace(RUN, stream=bare, checkpoints=(2,)))
+    assert {row.cluster for row in found} == {edit.prompt for edit in EDITS[:2]}

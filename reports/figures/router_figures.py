@@ -1,0 +1,71 @@
+"""The router: where its activations lie, what it lets through, and how both drift along T."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from reports.figures.style import INK, intervals, legend_below, mark, titled
+from reports.routing_tables import OUTSIDE
+from wise.measures.statistics import format_share
+
+__all__ = ["draw_activations", "draw_drift"]
+
+_KINDS = ("edit", "paraphrase", *OUTSIDE)
+
+
+def draw_activations(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
+    """One editor at one T: the middle half and 90 % of each kind; right, the share let through."""
+    kinds = list(table.kind)
+    outside = table.kind.isin(OUTSIDE).to_numpy()
+    for is_outside, index, name in ((False, 0, "in scope"), (True, 1, "outside")):
+        own = table[outside == is_outside]
+        y = [kinds.index(kind) for kind in own.kind]
+        color = mark(index).color
+        ax.hlines(y, own.q05, own.q95, color=color, linewidth=1.1)
+        ax.hlines(y, own.q25, own.q75, color=color, linewidth=4)
+        ax.plot(own["median"], y, "o", color=color, markersize=6, markeredgecolor=INK, label=name)
+    ax.axvline(1, color=INK, linewidth=1, linestyle="--", label="threshold")
+    _positive_axis(ax, "x", table.q05.min(), max(2.0, table.q95.max() * 1.5))
+    ax.set_ylim(len(kinds) - 0.5, -0.5)
+    ax.set_yticks(range(len(kinds)), kinds)
+    ax.set_xlabel("routing activation / threshold")
+    for place, row in enumerate(table.itertuples()):
+        text = f"{format_share(row.mean)} [{format_share(row.low)}, {format_share(row.high)}]"
+        ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
+    ax.text(1.02, -0.75, "let through", transform=ax.get_yaxis_transform(), fontsize=7)
+    ax.tick_params(axis="y", length=0)
+    titled(ax, editor)
+    legend_below(ax)
+    return ax
+
+
+def _positive_axis(ax: Axes, axis: str, low: float, high: float) -> None:
+    """Logarithmic, where 0 occurs only above a tenth."""
+    how = {"value": "log"} if low > 0 else {"value": "symlog", "linthresh": 0.1}
+    getattr(ax, f"set_{axis}scale")(**how)
+    getattr(ax, f"set_{axis}lim")(low / 1.5, high)
+    getattr(ax, f"{axis}axis").set_major_formatter(lambda value, _: f"{value:g}")
+    ax.minorticks_off()
+
+
+def draw_drift(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
+    """One editor along T: each kind's median with its middle half, and the threshold."""
+    checkpoints = sorted(table.t.unique())
+    for what in ("threshold", *_KINDS):
+        own = table[table.what == what]
+        if own.empty:
+            continue
+        if what == "threshold":
+            how = {"color": INK, "marker": "_", "linestyle": "--"}
+        else:
+            found = mark(_KINDS.index(what))
+            how = {"color": found.color, "marker": found.marker}
+        intervals(ax, own.t, own["median"], own.low, own.high, label=what, **how)
+    ax.set_xscale("log" if len(checkpoints) > 1 else "linear")
+    ax.set_xticks(checkpoints, [f"{t:,}" for t in checkpoints])
+    _positive_axis(ax, "y", table.low.min(), table.high.max() * 1.5)
+    ax.set(xlabel="edits made, T", ylabel="routing activation")
+    titled(ax, f"{editor}, drift")
+    legend_below(ax)
+    return ax

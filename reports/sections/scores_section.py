@@ -1,0 +1,185 @@
+"""The league, the triangle, the curves along T, retention and protocols, from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports import captions, tables
+from reports.csv_text import listed
+from reports.figures import grids
+from reports.figures import triangle_figures as triangle
+from reports.figures.style import label
+from reports.published import TRIANGLES
+from reports.reading import Items
+from reports.sections.section import PROTOCOLS, Section, panel, rows_height, shown
+from reports.tables import TRIANGLE
+from wise.measures.summary import Measure
+
+__all__ = ["of_scores"]
+
+_MOST_TS = 4
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What may share a figure: one model, stream and protocol, the best editor first."""
+
+    number: int
+    place: str
+    cells: pd.DataFrame
+    corners: pd.DataFrame
+    ranked: pd.DataFrame
+    ages: pd.DataFrame
+    confidence: float
+
+
+def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
+    """Scene by scene: free-run, teacher-forced where an editor has nothing else, then both."""
+    cells = tables.cells(items, confidence=confidence)
+    ages = tables.retention(items, confidence=confidence)
+    corners = tables.corners(items, confidence=confidence)
+    ranked = tables.league(cells, corners)
+    final = cells[cells.when == "final"]
+    scenes = final.groupby(["model", "stream"], sort=False)
+    for number, ((model, stream), of_stream) in enumerate(scenes, start=1):
+        place = f"{model}, {stream}" if len(scenes) > 1 else ""
+        for protocol in _main_protocols(of_stream):
+            where = {"model": model, "stream": stream, "protocol": protocol}
+            parts = [_where(each, where) for each in (final, corners, ranked, ages)]
+            editors = list(dict.fromkeys([*parts[2].editor, *parts[0].editor]))
+            ordered = [_by_editor(each, editors) for each in parts]
+            name = " · ".join(filter(None, [place, PROTOCOLS[protocol]]))
+            key = number * 10 + list(PROTOCOLS).index(protocol)
+            yield from _of_scene(_Scene(key, name, *ordered, confidence))
+        last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
+        if last.protocol.nunique() > 1:
+            best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))
+            last = _by_editor(last, best_first)
+            yield _protocols(_Scene(number * 10, place, last, corners, ranked, ages, confidence))
+
+
+def _main_protocols(table: pd.DataFrame) -> list[str]:
+    of_editors = table.groupby("editor").protocol.agg(set)
+    wanted = {"free" if "free" in found else "forced" for found in of_editors}
+    return [protocol for protocol in PROTOCOLS if protocol in wanted]
+
+
+def _where(table: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
+
+
+def _by_editor(table: pd.DataFrame, editors: list[str]) -> pd.DataFrame:
+    place = {editor: index for index, editor in enumerate(editors)}
+    return table.sort_values("editor", key=lambda names: names.map(place), kind="stable")
+
+
+def _of_scene(scene: _Scene) -> Iterator[Section]:
+    if scene.ranked.editor.nunique() > 1:
+        caption, title = (
+            captions.league(scene.ranked, scene.corners),
+            "The league, best worst corner first",
+        )
+        name, (width, height) = f"league-{scene.number}", grids.league_size(scene.ranked)
+        how = {"name": name, "title": title, "caption": caption, "width": width, "height": height}
+        grid = panel(grids.draw_league, scene.ranked, **how)
+        absent = [e for e in dict.fromkeys(scene.cells.editor) if e not in set(scene.ranked.editor)]
+        note = f"Not measured at this T: {listed([label(e) for e in absent])}." if absent else ""
+        yield Section(name, title, caption, scene.ranked, (grid,), note, scene.place)
+    yield _triangle(scene)
+    if scene.cells.t.nunique() > 1:
+        yield _curves(scene)
+    if len(scene.ages):
+        yield _retention(scene)
+
+
+def _n_rows(table: pd.DataFrame) -> int:
+    return len(table[["metric", "kind"]].drop_duplicates()) + 2
+
+
+def _some_ts(table: pd.DataFrame) -> pd.DataFrame:
+    """First and last T, and what lies evenly between."""
+    ts = sorted(table.t.unique())
+    steps = range(min(_MOST_TS, len(ts)))
+    return table[table.t.isin([ts[round(i * (len(ts) - 1) / max(steps[-1], 1))] for i in steps])]
+
+
+def _triangle(scene: _Scene) -> Section:
+    cells, name, title = scene.cells, f"triangle-{scene.number}", "The triangle after T edits"
+    editors, word = shown(cells)
+    panels = tuple(
+        panel(
+            triangle.draw_triangle, own, name=f"{name}-{index}", title=editor,
+            caption=captions.triangle(own, scene.corners), height=rows_height(_n_rows(own)) - 0.4,
+            editor=editor, confidence=scene.confidence,
+        )
+        for index, editor in enumerate(editors, start=1)
+        for own in [_some_ts(cells[cells.editor == editor])]
+    )  # fmt: skip
+    note = " ".join(filter(None, [captions.footnote(), word]))
+    return Section(
+        name, title, captions.triangle(cells, scene.corners), cells, panels, note, scene.place
+    )
+
+
+def _curves(scene: _Scene) -> Section:
+    cells, name = scene.cells, f"curves-{scene.number}"
+    editors, word = shown(cells)
+    drawn, corners = cells[cells.editor.isin(editors)], list(TRIANGLE)
+    panels = []
+    for (metric, kind), own in drawn.groupby(["metric", "kind"], sort=False):
+        measure = str(Measure(metric, kind))
+        published = metric if metric in corners else ""
+        corners = [corner for corner in corners if corner != metric]
+        panels.append(
+            panel(
+                triangle.draw_curves,
+                own,
+                name=f"{name}-{len(panels) + 1}",
+                title=measure,
+                caption=captions.curves(own),
+                height=2.1,
+                measure=measure,
+                published=published,
+                confidence=scene.confidence,
+            )
+        )
+    has_papers = any(cells.t.min() <= paper.t <= cells.t.max() for paper in TRIANGLES)
+    note = " ".join(filter(None, [captions.footnote() if has_papers else "", word]))
+    caption = captions.curves(cells[cells.metric == "reliability"])
+    return Section(name, "Along T", caption, cells, tuple(panels), note, scene.place)
+
+
+def _retention(scene: _Scene) -> Section:
+    ages, name = scene.ages, f"retention-{scene.number}"
+    editors, word = shown(ages)
+    panels = tuple(
+        panel(
+            triangle.draw_retention, own, name=f"{name}-{index}", title=editor,
+            caption=captions.retention(own), editor=editor, confidence=scene.confidence,
+        )
+        for index, editor in enumerate(editors, start=1)
+        for own in [ages[ages.editor == editor]]
+    )  # fmt: skip
+    title, caption = "Retention by age of the edit", captions.retention(ages)
+    return Section(name, title, caption, ages, panels, word, scene.place)
+
+
+def _protocols(scene: _Scene) -> Section:
+    cells, name = scene.cells, f"protocols-{scene.number}"
+    editors, word = shown(cells)
+    panels = tuple(
+        panel(
+            triangle.draw_protocols, own, name=f"{name}-{index}", title=editor,
+            caption=captions.protocols(own), height=rows_height(_n_rows(own)) - 0.4,
+            editor=editor, confidence=scene.confidence,
+        )
+        for index, editor in enumerate(editors, start=1)
+        for own in [cells[cells.editor == editor]]
+    )  # fmt: skip
+    title, caption = "Free-run against teacher-forced", captions.protocols(cells)
+    return Section(name, title, caption, cells, panels, word, scene.place)

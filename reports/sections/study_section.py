@@ -1,0 +1,105 @@
+"""What a localization study found: layers, regressions, tracing effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from reports import study_tables as study
+from reports.csv_text import listed
+from reports.figures import grids
+from reports.figures import study_figures as figures
+from reports.figures.style import label
+from reports.sections.section import Panel, Section, panel, rows_height
+from wise.measures.statistics import format_share
+
+__all__ = ["of_effects", "of_r2", "of_study"]
+
+_EFFECTS = ["fact", "token_index", "token", "role", "layer", "site", "effect"]
+
+
+def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
+    """Edit success by layer above the tracing effect by layer, and one against the other."""
+    table = study.read_columns(path, study.STUDY)
+    title, panels, told = "Layers: edit success and tracing", [], []
+    for (model, editor, problem), own in table.groupby(["model", "editor", "problem"], sort=False):
+        name = f"{label(str(editor))}, {label(str(problem))}"
+        means = {
+            score: study.by_layer(own, score, confidence=confidence)
+            for score in (*study.SCORES[:3], "tracing")
+        }
+        best, strongest = (
+            means[score].loc[means[score]["mean"].idxmax()] for score in ("rewrite", "tracing")
+        )
+        text = (
+            f"by the means, editing works best at layer {best.layer}, tracing is strongest at "
+            f"{strongest.layer}"
+        )
+        told.append(f"for {name}, {text}")
+        traced = {"tracing effect": means.pop("tracing")}
+        how = {"title": name, "caption": f"On {model}: {text}.", "what": name}
+        unit = f"{100 * confidence:g} % interval"
+        lines = study.regressions(own, "rewrite")
+        for plot, of, more in (
+            (figures.draw_layers, (means,), {"unit": f"score, {unit}"}),
+            (figures.draw_layers, (traced,), {"unit": f"effect, {unit}"}),
+            (figures.draw_scatter, (own, lines), {"score": "rewrite"}),
+        ):
+            panels.append(panel(plot, *of, name=f"layers-{len(panels) + 1}", **how, **more))
+    scores = [
+        study.by_layer(table, score, confidence=confidence).assign(score=score)
+        for score in (*study.SCORES, "tracing")
+    ]
+    caption = listed(told, 3)
+    caption = f"{caption[:1].upper()}{caption[1:]}."
+    yield Section("layers", title, caption, pd.concat(scores), tuple(panels))
+
+
+def of_r2(path: Path) -> Iterator[Section]:
+    """What the layer explains, and what tracing adds."""
+    table = study.read_columns(path, ["editor", "problem", "r2_layer", "r2_both", "partial_r2"])
+    panels = tuple(
+        panel(
+            figures.draw_r2, own, name=f"r2-{index}", title=str(editor),
+            caption=f"R² by problem for {editor}.", height=1.3 + 0.42 * len(own), what=str(editor),
+        )
+        for index, (editor, own) in enumerate(table.groupby("editor", sort=False), start=1)
+    )  # fmt: skip
+    most = max(0.0, (table.r2_both - table.r2_layer).max())
+    caption = f"By the estimates, tracing adds at most {format_share(most)} of R² beside the layer."
+    yield Section("r2", "What explains edit success", caption, table, panels)
+
+
+def of_effects(path: Path) -> Iterator[Section]:
+    """Tracing effects: one fact, the mean by token role, the strongest layer of each fact."""
+    table = study.read_columns(path, _EFFECTS)
+    strongest, roles = study.strongest_layers(table), study.role_means(table)
+    panels: list[Panel] = []
+    told = []
+    for site, own in table.groupby("site", sort=False):
+        count, mean = strongest[strongest.site == site], roles[roles.site == site]
+        top = count.loc[count.n_facts.idxmax()]
+        n_facts = f"{top.n_facts} of {count.n_facts.sum()} facts"
+        told.append(f"at {site}, {n_facts} are strongest at layer {top.layer}")
+        fact = own.fact.iloc[0]
+        one = own[own.fact == fact].sort_values("token_index", kind="stable")
+        places = zip(one.token_index, one.token, strict=True)
+        one = one.assign(place=[f"{index} {token}" for index, token in places])
+        for plot, of, name, more in (
+            (grids.draw_effects, one, f"{site}: {fact}", {"row": "place"}),
+            (grids.draw_effects, mean, f"{site}: mean over facts", {"row": "role"}),
+            (figures.draw_strongest, count, f"{site}: strongest layer", {}),
+        ):
+            n_rows = of[more["row"]].nunique() if more else 7
+            how = {
+                "title": name,
+                "caption": f"{told[-1]}.",
+                "what": name,
+                "height": rows_height(n_rows + 2),
+            }
+            panels.append(panel(plot, of, name=f"effects-{len(panels) + 1}", **how, **more))
+    caption = listed(told)
+    caption = f"{caption[:1].upper()}{caption[1:]}."
+    yield Section("effects", "Where tracing finds the facts", caption, roles, tuple(panels))

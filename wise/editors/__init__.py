@@ -1,0 +1,1 @@
+"""The editors: one base, one file a family."""

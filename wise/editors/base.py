@@ -1,0 +1,240 @@
+"""What the baselines share: a state that a turn replaces as a whole, applied by hooks, kept in a
+folder. The caller's model is never written to."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.editors import saved
+from wise.editors.options import configured
+from wise.edits import Background, Edit, turn_of
+from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import Unedited
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = [
+    "EditorBase",
+    "ValueEditorBase",
+    "added",
+    "factory",
+    "floats",
+    "live",
+    "row_mean",
+]
+
+
+class _State(Protocol):
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits in force."""
+
+
+C = TypeVar("C", bound="DataclassInstance")
+S = TypeVar("S", bound=_State)
+E = TypeVar("E")
+
+
+class EditorBase(ABC, Generic[C, S]):
+    """An editor of `config` C whose edits are a state S beside a model that stays as it was.
+
+    It is an Editor, Generates and Persistent. S is never written to: a turn replaces it at its
+    end, so that an error leaves it as it was.
+    """
+
+    empty: ClassVar[Any]  # S before the first edit
+    layers: tuple[int, ...] = ()  # the blocks whose W_v counts, from the lowest
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        background: Background,
+        config: C,
+        *,
+        seed: int = 0,
+    ):
+        self.lm = LanguageModel(model)
+        self.tokenizer = tokenizer
+        self.background = background
+        self.config = self._settled(config)
+        self.seed = seed
+        self._bare = Unedited(model, tokenizer)
+        self._state: S = self.empty
+
+    def _settled(self, config: C) -> C:
+        """`config` with what it leaves to the model."""
+        return config
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits in force, the last write of each prompt."""
+        return self._state.edits
+
+    @abstractmethod
+    def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
+        """The state after a turn."""
+
+    @abstractmethod
+    def _out(self, state: S) -> dict[str, Tensor]:
+        """The tensors of a state."""
+
+    @abstractmethod
+    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> S:
+        """The state of saved parts; ValueError or KeyError where they are not one."""
+
+    def _n_turns(self) -> int:
+        """What of the state its edits and tensors do not say."""
+        return 0
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        """The model as edited, for rows with this mask."""
+        return nullcontext()
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """One turn; a prompt edited before gets its new target.
+
+        Raises ValueError, with the state as it was, for an empty turn, a prompt edited twice in it,
+        text that encodes to nothing or is too long for the model, and a loss that is not a number.
+        """
+        edits = turn_of(edits)
+        with hooks.frozen(self.lm.model):
+            self._state = self._after(self._state, edits)
+
+    def reset(self) -> None:
+        """Back to the unedited model, bitwise."""
+        self._state = self.empty
+
+    def logits(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the edited model."""
+        with self._applied(attention_mask):
+            return self._bare.logits(input_ids, attention_mask)
+
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> Int[Tensor, "B S"]:
+        """Greedy continuations (num_beams=n: beams)."""
+        with self._applied(attention_mask):
+            return self._bare.generate(input_ids, attention_mask, max_new_tokens, **options)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes held beside the model."""
+        return sum(tensor.nbytes for tensor in self._out(self._state).values())
+
+    def save(self, path: str | Path) -> None:
+        """Write the state into the folder `path`: safetensors and a JSON manifest."""
+        edits = [asdict(edit) for edit in self.edits]
+        record = {"n_turns": self._n_turns(), "edits": edits}
+        saved.write(Path(path), self._identity(), record, self._out(self._state))
+
+    def load(self, path: str | Path) -> None:
+        """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
+
+        def state_of(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
+            edits = tuple(Edit(**edit) for edit in record["edits"])
+            return self._in(edits, tensors, int(record["n_turns"]))
+
+        self._state = saved.read(Path(path), self._identity(), state_of, self.lm.device)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a saved state belongs to: the editor, its model and how it was made."""
+        made = saved.identity(self.lm, self.config, self.background, self.seed)
+        return {"editor": type(self).__name__, **made}
+
+
+class ValueEditorBase(EditorBase[C, S]):
+    """A baseline at the W_v of one block: `config.layer`, or at three quarters of the depth.
+
+    Raises ValueError where the model has no such layer.
+    """
+
+    def _settled(self, config: C) -> C:
+        given = cast(Any, config).layer
+        self.layer = 3 * self.lm.n_layers // 4 if given is None else self.lm.check_layer(given)
+        self.layers = (self.layer,)
+        return replace(config, layer=self.layer)
+
+
+def factory(
+    editor: Callable[..., E],
+    config: type[C],
+    presets: Mapping[str, Mapping[str, Any]],
+    *,
+    own: Sequence[str] = (),
+) -> Callable[..., E]:
+    """The factory of an editor: its options are `preset`, the fields of `config`, and `own`."""
+
+    def make(
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        background: Background,
+        *,
+        seed: int = 0,
+        preset: str = "embedded",
+        **options: Any,
+    ) -> E:
+        """The editor of a preset, some of its fields changed by `options`."""
+        further = {name: options.pop(name) for name in own if name in options}
+        chosen = configured(config, presets, preset, options)
+        return editor(model, tokenizer, background, chosen, seed=seed, **further)
+
+    # A caller who asks what the factory takes is told of `own` too.
+    signature = inspect.signature(make)
+    *named, fields = signature.parameters.values()
+    taken = [inspect.Parameter(name, fields.KEYWORD_ONLY, default=None) for name in own]
+    vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken, fields])
+    return make
+
+
+@contextmanager
+def added(lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]) -> Iterator[None]:
+    """The model with W_v + tau at each layer of `taus`."""
+
+    def add(tau: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
+        return value + (inputs.to(tau.dtype) @ tau).to(value.dtype)
+
+    with ExitStack() as stack:
+        for layer, tau in taus.items():
+            stack.enter_context(hooks.replace(lm.part(layer, "value"), partial(add, tau)))
+        yield
+
+
+def floats(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
+    """A saved tensor. Raises KeyError without it, ValueError where it is not of this shape."""
+    found = tensors[name]
+    if found.shape != shape or found.dtype != torch.float32 or not found.isfinite().all():
+        raise ValueError(f"{name} is not {shape} finite numbers in float32")
+    return found
+
+
+def live(edits: Sequence[Edit], turn: Sequence[Edit]) -> tuple[Edit, ...]:
+    """The edits in force after a turn: the last write per prompt wins."""
+    rewritten = {edit.prompt for edit in turn}
+    return (*(edit for edit in edits if edit.prompt not in rewritten), *turn)
+
+
+def row_mean(losses: Float[Tensor, " N"], rows: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """The mean over a row's losses, then over rows."""
+    counts = torch.bincount(rows)
+    return (losses / counts[rows]).sum() / (counts > 0).sum()

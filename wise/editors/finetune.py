@@ -1,0 +1,198 @@
+"""Fine-tuning of one W_v, or of neighbouring ones: FT-L, FT-M, FT-EWC and LocFT-BF, which differ by
+their settings alone.
+
+The state is tau = W_v' - W_v of each layer in float32; hooks add A(x) tau to the outputs of W_v.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wise.editors.base import ValueEditorBase, added, factory, floats, live, row_mean
+from wise.editors.fisher import fisher, penalty
+from wise.editors.key_value.facts import Corrupts
+from wise.editors.tuning import PRESETS, USUAL_RMS, FineTuneConfig
+from wise.edits import Edit
+from wise.lm import hooks
+from wise.lm.sampling import model_prefixes
+from wise.lm.tail import Tail
+from wise.lm.tokens import Batch, encode, last_column, subject_mask
+from wise.seeds import seeded
+
+__all__ = ["FineTuned", "FineTuning", "make_ft_ewc", "make_ft_l", "make_ft_m", "make_locft_bf"]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What turns have left: tau, None before the first, and the edits in force."""
+
+    tau: Float[Tensor, "L M D"] | None = None
+    edits: tuple[Edit, ...] = ()
+    n_turns: int = 0
+
+
+class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
+    """An editor that fine-tunes W_v. Raises ValueError where there is no such layer."""
+
+    empty = FineTuned()
+
+    def __init__(self, *args: Any, corruption: Corrupts | None = None, **options: Any):
+        super().__init__(*args, **options)
+        self.layers = self.lm.around(self.layer, self.config.n_layers)
+        self._corruption = corruption  # of embeddings while learning (fact forcing)
+
+    def _n_turns(self) -> int:
+        return self._state.n_turns
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        tau = self._state.tau
+        return nullcontext() if tau is None else added(self.lm, self._by_layer(tau))
+
+    def _by_layer(self, tau: Float[Tensor, "L M D"]) -> dict[int, Float[Tensor, "M D"]]:
+        return dict(zip(self.layers, tau, strict=True))
+
+    def _after(self, state: FineTuned, edits: tuple[Edit, ...]) -> FineTuned:
+        config, number = self.config, state.n_turns
+        generator = seeded(self.seed, "turn", number)
+        earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
+        chosen = torch.randperm(len(earlier), generator=generator)[: config.replay].tolist()
+        asked = (*edits, *(earlier[index] for index in chosen))
+        if self._corruption is not None:
+            asked = tuple(edit for edit in asked for _ in range(config.n_draws))
+        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
+        before = torch.zeros(shape, device=self.lm.device) if state.tau is None else state.tau
+        unit = self._unit if config.units == "model" else 1.0
+        bound = config.norm_constraint * unit
+        tau = before.clone().requires_grad_()
+        optimizer = torch.optim.Adam([tau], lr=config.lr * unit)
+        tails: dict[tuple[int, ...], Tail] = {}
+        for _ in range(config.n_epochs):
+            losses = []
+            for rows in _batches(len(asked), config.batch_size, generator):
+                if rows not in tails:  # a turn at once is captured once, mini-batches anew
+                    tails = {rows: self._capture([asked[row] for row in rows])}
+                losses.append(self._step(tails[rows], tau, optimizer))
+                with torch.no_grad():
+                    if math.isfinite(bound):
+                        tau.copy_(tau.clamp(before - bound, before + bound))
+            if sum(losses) / len(losses) < config.early_stop:
+                break
+        tau = tau.detach()
+        if not tau.isfinite().all():
+            raise ValueError(f"lr={config.lr} made a weight that is no number; lower lr")
+        return FineTuned(tau, live(state.edits, edits), number + 1)
+
+    def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        """One step, unless the loss is low enough; the loss before it."""
+        config = self.config
+        information = self._fisher if config.ewc else None  # of the unedited model
+        lowest, *others = self._by_layer(tau).items()
+        with torch.enable_grad(), added(self.lm, dict(others)):
+            change = (tail.inputs.float() @ lowest[1]).to(tail.value.dtype)
+            logits = tail.logits(tail.value + change).float()
+            loss = _loss(logits, tail, config.objective)
+            total = loss
+            if information is not None:
+                total = loss + config.ewc * penalty(information, tau)
+        if not torch.isfinite(total):
+            raise ValueError(f"loss={total.item()} at lr={config.lr}; lower lr")
+        if loss.item() >= config.early_stop:
+            (tau.grad,) = torch.autograd.grad(total, tau)
+            optimizer.step()
+        return loss.item()
+
+    def _capture(self, edits: list[Edit]) -> Tail:
+        config = self.config
+        prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
+        at_last = config.loss == "prompt-last"
+        ends = config.append_eos and config.objective == "raise" and not at_last
+        batch = encode(
+            self.tokenizer, prompts, targets, append_eos=ends,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+        with self._corrupted(batch, edits):
+            tail = Tail.capture(self.lm, self.layers[0], batch)
+        if not at_last:
+            return tail
+        return replace(tail, columns=last_column(batch.prompt_mask)[tail.rows])
+
+    def _corrupted(self, batch: Batch, edits: Sequence[Edit]) -> AbstractContextManager[None]:
+        """The model as it reads `batch`: its embeddings corrupted, where that is asked for."""
+        corruption = self._corruption
+        if corruption is None:
+            return nullcontext()
+        prompts, subjects = [e.prompt for e in edits], [e.subject for e in edits]
+        subject = subject_mask(self.tokenizer, batch, prompts, subjects)
+
+        def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
+            return corruption(embeddings, subject, edits)
+
+        return hooks.replace(self.lm.embedding, change)
+
+    def _out(self, state: FineTuned) -> dict[str, Tensor]:
+        return {} if state.tau is None else {"tau": state.tau}
+
+    def _in(
+        self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int
+    ) -> FineTuned:
+        if not edits:
+            return FineTuned()
+        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
+        tau = floats(tensors, "tau", *shape)
+        return FineTuned(tau, edits, n_turns)
+
+    @cached_property
+    def _unit(self) -> float:
+        """The size of W_v's entries in that of the models lr and bounds were released for."""
+        weights = [self.lm.value_weight(layer).detach().float() for layer in self.layers]
+        return float(torch.stack(weights).square().mean().sqrt()) / USUAL_RMS
+
+    @cached_property
+    def _fisher(self) -> Float[Tensor, "L M D"]:
+        """F of background texts or, where there are none, of the model's own."""
+        texts = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
+        n = self.config.n_fisher
+        if texts:
+            order = torch.randperm(len(texts), generator=seeded(self.seed, "fisher"))[:n]
+            texts = tuple(texts[index] for index in order.tolist())
+        else:
+            texts = model_prefixes(self.lm, self.tokenizer, n=n, length=10, seed=self.seed)
+        texts = tuple(text for text in texts if text)
+        return torch.stack([fisher(self.lm, self.tokenizer, at, texts) for at in self.layers])
+
+
+def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:
+    """All of 0..n-1 at once or, in a new order, in batches of `size`."""
+    if not 0 < size < n:
+        yield tuple(range(n))
+        return
+    for rows in torch.randperm(n, generator=generator).split(size):
+        yield tuple(rows.tolist())
+
+
+def _loss(logits: Float[Tensor, "N V"], tail: Tail, objective: str) -> Float[Tensor, ""]:
+    """To raise targets, -log p of their tokens; to lower them, p of each whole. A mean over rows.
+
+    Source of the second: Hase et al. 2023, section 5.1 (fact erasure).
+    """
+    nll = nn.functional.cross_entropy(logits, tail.labels, reduction="none")
+    if objective == "raise":
+        return row_mean(nll, tail.rows)
+    rows, number = tail.rows.unique(return_inverse=True)
+    return (-nll.new_zeros(len(rows)).index_add(0, number, nll)).exp().mean()
+
+
+_factory = partial(factory, FineTuning, FineTuneConfig, own=("corruption",))
+make_ft_l = _factory(PRESETS["ft-l"])
+make_ft_m = _factory(PRESETS["ft-m"])
+make_ft_ewc = _factory(PRESETS["ft-ewc"])
+make_locft_bf = _factory(PRESETS["locft-bf"])

@@ -1,0 +1,241 @@
+"""GRACE: a codebook beside one W_v; a prompt that ends in a key's ball gets the key's value.
+
+Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031. Keys are inputs of W_v at the last prompt token,
+values replace its output there, so that a row outside every ball keeps its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from wise.editors.base import ValueEditorBase, factory, floats, live
+from wise.editors.codebook import (
+    Codebook,
+    CodebookRoute,
+    descended,
+    places,
+    replaced,
+    scope,
+    written,
+)
+from wise.editors.options import require_flags, require_numbers, require_one_of, require_whole
+from wise.editors.routing_inputs import background_inputs, prompt_inputs, select
+from wise.edits import Edit
+from wise.lm import hooks
+from wise.lm.sampling import model_prefixes
+from wise.lm.tail import Tail, value_inputs
+from wise.lm.tokens import Batch, encode
+from wise.seeds import seeded
+
+__all__ = ["GRACE", "PRESETS", "GRACEConfig", "make"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRACEConfig:
+    """How GRACE edits. Raises ValueError naming the field, its value and what is allowed.
+
+    layer: the block of W_v; None = at three quarters of the depth.
+    radius: epsilon_init, the deferral radius of a new ball (section 3.1; released: 1.0).
+    value_init: "cold" = uniform in [0, 1) (released), or "warm" = what W_v gives.
+    lr, n_steps, early_stop: Adam on the value (released: 1.0, 50 steps), until the loss is below.
+        Cold values and lr are in the size of an entry of W_v's output.
+    replacement: the "last" prompt token gets the value (released: replace_last), or the whole
+        "prompt" (released: replace_prompt).
+    units: of the radius: "absolute" (released), or the "model"'s: the median norm of a background
+        prompt's key.
+    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    """
+
+    layer: int | None = None
+    radius: float = 1.0
+    value_init: str = "cold"
+    lr: float = 1.0
+    n_steps: int = 50
+    early_stop: float = 0.01
+    replacement: str = "last"
+    units: str = "absolute"
+    append_eos: bool = True
+
+    def __post_init__(self) -> None:
+        require_one_of(
+            self,
+            value_init=("cold", "warm"),
+            replacement=("last", "prompt"),
+            units=("absolute", "model"),
+        )
+        require_flags(self, "append_eos")
+        require_numbers(self, "radius", "lr", "early_stop")
+        require_whole(self, n_steps=1)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "released": dict(),
+    # The radius lies between the distances of paraphrases and of other prompts on tuning streams.
+    "embedded": dict(units="model", radius=0.6, value_init="warm", lr=0.5, n_steps=200),
+}
+
+
+@dataclass(frozen=True)
+class _State:
+    """The edits in force in the order of writing, and their codebook; None before the first."""
+
+    edits: tuple[Edit, ...] = ()
+    codebook: Codebook | None = None
+
+
+class GRACE(ValueEditorBase[GRACEConfig, _State]):
+    """Online editor with a codebook; it is Generates, Routed, Persistent and Erasable.
+
+    An entry depends on its own edits, model and seed alone, so that an edit taken back leaves no
+    trace. Raises ValueError where the model has no such layer or is of no known type.
+    """
+
+    empty = _State()
+
+    def remove(self, edits: Sequence[Edit]) -> None:
+        """Unedit: the state is bitwise that of the stream without these edits' prompts.
+
+        Raises KeyError naming a prompt that no edit in force has.
+        """
+        known, gone = {edit.prompt for edit in self.edits}, {edit.prompt for edit in edits}
+        for prompt in gone - known:
+            raise KeyError(f"no edit of the prompt {prompt!r} is in force")
+        kept = tuple(edit for edit in self.edits if edit.prompt not in gone)
+        with hooks.frozen(self.lm.model):
+            self._state = self._written(self._state, self.empty, kept)
+
+    def logits(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        prompt_mask: Bool[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the edited model, routed on `prompt_mask` or, without one, on all tokens."""
+        with self._applied(attention_mask if prompt_mask is None else prompt_mask):
+            return self._bare.logits(input_ids, attention_mask)
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """How deep each prompt lies in the ball of its nearest key; 0 before the first edit."""
+        codebook, mask = self._state.codebook, attention_mask.bool()
+        if codebook is None:
+            return torch.zeros(len(input_ids), device=input_ids.device)
+        batch = Batch(input_ids, attention_mask, mask, torch.empty(0, dtype=torch.long))
+        with hooks.frozen(self.lm.model):
+            inputs = value_inputs(self.lm, self.layer, batch)
+        return scope(codebook, select(inputs, mask, "last").keys[:, 0])[0]
+
+    @property
+    def threshold(self) -> float:
+        """What a routing activation must exceed; infinite where there is no key."""
+        return float("inf") if self._state.codebook is None else 0.0
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        codebook = self._state.codebook
+        if codebook is None:
+            return nullcontext()
+        route = CodebookRoute(prompt_mask.bool(), self.config.replacement)
+        value = self.lm.part(self.layer, "value")
+        return hooks.replace(value, lambda a, output: replaced(codebook, route, a, output))
+
+    def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:
+        """Edits one after the other, by nature; a prompt edited before is forgotten first."""
+        if {edit.prompt for edit in state.edits}.isdisjoint(edit.prompt for edit in edits):
+            return self._written(state, state, edits)
+        return self._written(state, self.empty, live(state.edits, edits))
+
+    def _written(self, known: _State, state: _State, edits: tuple[Edit, ...]) -> _State:
+        """`state` after `edits`; values that `known` holds already are not learned again."""
+        singles: dict[Edit, Tensor] = {}
+        if known.codebook is not None:
+            entries = zip(known.codebook.members, known.codebook.values, strict=True)
+            singles = {group[0]: value for group, value in entries if len(group) == 1}
+
+        def learn(edit: Edit, start: Tensor | None) -> Tensor:
+            if start is None and edit in singles:
+                return singles[edit]
+            return self._learn(edit, start)
+
+        inner, hidden = self.lm.value_weight(self.layer).shape
+        codebook = state.codebook or Codebook.empty(inner, hidden, self.lm.device)
+        radius = self.config.radius * self._units[0]
+        for edit in edits:
+            found = prompt_inputs(self.lm, self.tokenizer, self.layer, [edit.prompt], "last")
+            codebook = written(codebook, edit, found.keys[0, 0].float(), radius=radius, learn=learn)
+        return _State((*state.edits, *edits), codebook if len(codebook) else None)
+
+    def _learn(self, edit: Edit, start: Float[Tensor, " D"] | None) -> Float[Tensor, " D"]:
+        """The value under which the model gives the edit's target, from `start` or a new one."""
+        config = self.config
+        batch = encode(
+            self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+        where = places(batch.prompt_mask, config.replacement)  # 1 T
+        first = int(where[0].int().argmax())
+        tail = Tail.capture(self.lm, self.layer, batch, first=first)
+        where = where[:, first:, None]  # 1 t 1
+        if start is None and config.value_init == "warm":
+            start = select(tail.value, batch.prompt_mask[:, first:], "last").keys[0, 0].float()
+        elif start is None:
+            generator = seeded(self.seed, "value", edit.prompt)
+            start = torch.rand(tail.value.shape[-1], generator=generator) * self._units[1]
+            start = start.to(self.lm.device)
+        return descended(
+            tail, where, start, lr=config.lr * self._units[1], n_steps=config.n_steps,
+            early_stop=config.early_stop,
+        )  # fmt: skip
+
+    @cached_property
+    def _units(self) -> tuple[float, float]:
+        """Of the radius and of a value's entries."""
+        found = background_inputs(
+            self.lm, self.tokenizer, self.layer, self.background, "last", n=256, seed=self.seed
+        )
+        if found is None:
+            own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
+            texts = [text for text in own if text]
+            found = prompt_inputs(self.lm, self.tokenizer, self.layer, texts, "last")
+        keys = found.keys[:, 0].float()  # N M
+        outputs = keys @ self.lm.value_weight(self.layer).detach().float()
+        norm = float(keys.norm(dim=-1).median()) if self.config.units == "model" else 1.0
+        return norm, float(outputs.square().mean().sqrt())
+
+    def _out(self, state: _State) -> dict[str, Tensor]:
+        codebook = state.codebook
+        if codebook is None:
+            return {}
+        group_of = {edit: n for n, group in enumerate(codebook.members) for edit in group}
+        owner = torch.tensor([group_of.get(edit, -1) for edit in state.edits])
+        return {"keys": codebook.keys, "radii": codebook.radii, "values": codebook.values,
+                "owner": owner}  # fmt: skip
+
+    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> _State:
+        if not edits:
+            return self.empty
+        inner, hidden = self.lm.value_weight(self.layer).shape
+        n_keys, owner = len(tensors["keys"]), tensors["owner"].tolist()
+        keys = floats(tensors, "keys", n_keys, inner)
+        radii, values = floats(tensors, "radii", n_keys), floats(tensors, "values", n_keys, hidden)
+        if len(owner) != len(edits):
+            raise ValueError(f"{len(owner)} of {len(edits)} edits have a key")
+        groups = tuple(
+            tuple(edit for edit, n in zip(edits, owner, strict=True) if n == entry)
+            for entry in range(n_keys)
+        )
+        if not all(groups):
+            raise ValueError("a key belongs to no edit")
+        return _State(edits, Codebook(keys, radii, values, groups))
+
+
+make = factory(GRACE, GRACEConfig, PRESETS)

@@ -1,0 +1,1 @@
+"""Editors that write facts as keys and values of W_v: ROME, MEMIT, AlphaEdit."""

@@ -1,0 +1,157 @@
+"""Editors that store facts in W_v as in a linear associative memory.
+
+The state is the change of W_v at each edited layer, and hooks add it at inference.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.editors.base import EditorBase, added, floats
+from wise.editors.key_value.covariance import Covariance
+from wise.editors.key_value.facts import Corrupts, Facts
+from wise.editors.key_value.keyvalue import KeyValueConfig, optimize
+from wise.edits import Background, Edit
+from wise.lm import hooks
+from wise.lm.sampling import model_prefixes
+
+__all__ = ["AssociativeEditor", "KeyValueState"]
+
+Config = TypeVar("Config", bound=KeyValueConfig)
+
+
+@dataclass(frozen=True)
+class KeyValueState:
+    """What the edits so far have left: replaced as a whole, its tensors never written to."""
+
+    edits: tuple[Edit, ...] = ()
+    changes: Mapping[int, Float[Tensor, "M D"]] = field(default_factory=dict)  # of W_v, by layer
+    keys: Mapping[int, Float[Tensor, "n M"]] = field(default_factory=dict)  # K_p, by layer
+
+
+class AssociativeEditor(EditorBase[Config, KeyValueState]):
+    """A baseline at the W_v of some blocks; a family says what a turn adds there.
+
+    Raises ValueError where the model has no such layer or is of no known type.
+    """
+
+    empty = KeyValueState()
+    keeps_keys: ClassVar[bool] = False
+    site: ClassVar[str]  # of SITES: where values are optimised, in the highest edited block
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        background: Background,
+        config: Config,
+        *,
+        seed: int = 0,
+        corruption: Corrupts | None = None,
+        cache: str | Path | None = None,
+    ):
+        super().__init__(model, tokenizer, background, config, seed=seed)
+        self.layers = self._layers()
+        self.covariance = Covariance(
+            self.lm, tokenizer, background, seed, config.n_texts, config.ridge,
+            None if cache is None else Path(cache).expanduser(),
+        )  # fmt: skip
+        self._corruption = corruption
+        self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
+
+    def prepare(self, edits: Sequence[Edit]) -> None:
+        """Optimise what each edit needs alone, side by side; see `wise.editor.Prepares`.
+
+        Of edits of one prompt none: where embeddings are corrupted they would share a draw.
+        """
+        prompts = Counter(edit.prompt for edit in edits)
+        single = [edit for edit in edits if prompts[edit.prompt] == 1]
+        n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
+        prepared: dict[Edit, Tensor] = {}
+        with hooks.frozen(self.lm.model):
+            for start in range(0, len(single), n):
+                some = single[start : start + n]
+                prepared |= zip(some, self._optimized(some), strict=True)
+        self._prepared |= prepared  # after an error, nothing
+
+    @abstractmethod
+    def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
+        """The state after a turn."""
+
+    def _layers(self) -> tuple[int, ...]:
+        """The edited blocks, from the lowest."""
+        layer = self.config.layer
+        if layer is None:
+            return (round(self.config.depth * (self.lm.n_layers - 1)),)
+        return (self.lm.check_layer(layer),)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """How edits become rows; the prefixes are drawn from the unedited model."""
+        n, length = self.config.n_prefixes, self.config.prefix_length
+        prefixes = model_prefixes(self.lm, self.tokenizer, n=n, length=length, seed=self.seed)
+        return Facts(
+            self.lm, self.tokenizer, prefixes, self.config.append_eos and
+            self.config.objective == "raise", self.config.fact_token,
+            self._corruption,
+        )  # fmt: skip
+
+    def _after(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
+        self.facts.asked(edits, forced=True, bare=True)  # refuses bad text before any work
+        state = self._edited(state, edits)
+        for layer, change in state.changes.items():
+            if not bool(change.isfinite().all()):
+                raise ValueError(f"the change of W_v at layer={layer} is not finite")
+        return state
+
+    def _values(self, state: KeyValueState, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
+        """v* of a turn on the model as `state` has it, in float64."""
+        if not state.changes and len(edits) == 1 and edits[0] in self._prepared:
+            return self._prepared[edits[0]][None]
+        with added(self.lm, state.changes):
+            return self._optimized(edits)
+
+    def _optimized(self, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
+        """v* of each edit by itself, on the model as it is."""
+        return optimize(self.facts, self.layers[-1], edits, self.config, site=self.site)
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        return added(self.lm, self._state.changes)
+
+    def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: KeyValueState) -> Tensor:
+        """The stored change of a layer with `change` added, in float32."""
+        earlier = state.changes.get(layer)
+        return change.float() if earlier is None else (earlier.double() + change).float()
+
+    def _kept(self, state: KeyValueState, edits: Sequence[Edit]) -> list[int]:
+        """Numbers of the earlier edits whose prompts these edits leave alone."""
+        asked = {edit.prompt for edit in edits}
+        return [i for i, edit in enumerate(state.edits) if edit.prompt not in asked]
+
+    def _out(self, state: KeyValueState) -> dict[str, Tensor]:
+        groups = (("change", state.changes), ("key", state.keys))
+        return {f"{name}.{layer}": part for name, group in groups for layer, part in group.items()}
+
+    def _in(
+        self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int
+    ) -> KeyValueState:
+        if not edits:
+            return KeyValueState()
+        changes, keys = {}, {}
+        for layer in self.layers:
+            inner, hidden = self.lm.value_weight(layer).shape
+            changes[layer] = floats(tensors, f"change.{layer}", inner, hidden)
+            if self.keeps_keys:
+                keys[layer] = floats(tensors, f"key.{layer}", len(edits), inner)
+        return KeyValueState(edits, changes, keys)

@@ -1,0 +1,136 @@
+"""C = E[k k^T]: the second moment of W_v's inputs over background text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from wise.editors.saved import replace_file
+from wise.edits import Background
+from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
+from wise.lm.digest import model_digest
+from wise.lm.sampling import model_prefixes
+from wise.lm.tail import value_inputs
+from wise.lm.tokens import Batch, encode
+from wise.seeds import seeded
+
+__all__ = ["Covariance", "second_moment"]
+
+_OWN_TEXTS = 32  # of the model itself, where there is no background
+
+
+@torch.no_grad()
+def second_moment(
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    texts: tuple[str, ...],
+    *,
+    batch_size: int = 64,
+) -> Float[Tensor, "M M"]:
+    """C at `layer` in float64: the mean of k k^T over every token of `texts`.
+
+    A text that is longer than the model reads is cut off there. Source: ROME appendix E.1.
+    """
+    inner = len(lm.value_weight(layer))
+    total = torch.zeros(inner, inner, dtype=torch.float64, device=lm.device)
+    n_tokens = 0
+    ordered = sorted(texts, key=len)  # batches of like length
+    for start in range(0, len(ordered), batch_size):
+        batch = encode(tokenizer, ordered[start : start + batch_size], padding_side="right")
+        parts = (getattr(batch, part.name)[:, : lm.context_length] for part in fields(batch))
+        batch = Batch(*parts).to(lm.device)
+        k = value_inputs(lm, layer, batch)[batch.attention_mask.bool()].double()  # tokens M
+        total += k.T @ k
+        n_tokens += len(k)
+    if not bool(total.isfinite().all()):
+        raise ValueError(f"the inputs of W_v at layer={layer} are not finite on the background")
+    return total / n_tokens
+
+
+@dataclass
+class Covariance:
+    """C of the unedited model, each layer computed when first asked for.
+
+    Over up to `n_texts` texts of the background; of an empty one, over texts that the model draws
+    by `seed`. The folder `cache`, if given, keeps C, and its spectrum, under a digest of
+    model, tokens and layer.
+    """
+
+    lm: LanguageModel
+    tokenizer: PreTrainedTokenizerBase
+    background: Background
+    seed: int
+    n_texts: int
+    ridge: float  # added to the diagonal, in mean eigenvalues of C
+    cache: Path | None = None
+    _factors: dict[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
+        if not known:
+            own = model_prefixes(self.lm, self.tokenizer, n=_OWN_TEXTS, length=10, seed=self.seed)
+            return tuple(text for text in own if text)
+        order = torch.randperm(len(known), generator=seeded(self.seed, "covariance"))
+        return tuple(known[index] for index in order[: self.n_texts])
+
+    def at(self, layer: int) -> Float[Tensor, "M M"]:
+        """C at `layer`, float64, without the ridge."""
+
+        def compute() -> dict[str, Tensor]:
+            with hooks.frozen(self.lm.model):
+                return {"C": second_moment(self.lm, self.tokenizer, layer, self.texts)}
+
+        return self._kept("C", layer, compute)["C"]
+
+    def spectrum(self, layer: int) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
+        """C's eigenvalues, ascending, and its eigenvectors as columns, float64."""
+
+        def compute() -> dict[str, Tensor]:
+            values, vectors = torch.linalg.eigh(self.at(layer))
+            return {"values": values, "vectors": vectors.contiguous()}
+
+        found = self._kept("spectrum", layer, compute)
+        return found["values"], found["vectors"]
+
+    def solve(self, layer: int, keys: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
+        """C^-1 `keys`, float64. Raises ValueError where C and its ridge are singular."""
+        if layer not in self._factors:
+            C = self.at(layer)
+            C.diagonal().add_(self.ridge * C.diagonal().mean())
+            factor, failed = torch.linalg.cholesky_ex(C)
+            if bool(failed):
+                raise ValueError(f"C at layer={layer} is singular with ridge={self.ridge}")
+            self._factors[layer] = factor
+        return torch.cholesky_solve(keys, self._factors[layer])
+
+    @cached_property
+    def _read_by_what(self) -> str:
+        """The model, and what it reads of the texts."""
+        return f"{model_digest(self.lm)} {self.tokenizer(list(self.texts)).input_ids}"
+
+    def _kept(
+        self, what: str, layer: int, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `compute` gives, or gave for the same model, tokens and layer."""
+        if self.cache is None:
+            return compute()
+        parts = what, repr(layer), self._read_by_what
+        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        path = self.cache / f"{digest}.safetensors"
+        if not path.is_file():
+            found = {name: tensor.cpu() for name, tensor in compute().items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, save(found))
+        return {name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}

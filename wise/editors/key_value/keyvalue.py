@@ -1,0 +1,221 @@
+"""Facts as keys and values of W_v: what ROME, MEMIT and AlphaEdit share.
+
+The key k* of a fact is the input of W_v at the last token of its subject (of its prompt, where an
+edit names no subject); its value v* is what must stand there for the model to give the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wise.editors.key_value.facts import FACT_TOKENS, Facts, Rows
+from wise.editors.options import (
+    require,
+    require_flags,
+    require_numbers,
+    require_one_of,
+    require_whole,
+)
+from wise.edits import Edit
+from wise.lm.tail import Tail, block_states
+from wise.lm.tokens import IGNORED
+
+__all__ = ["OBJECTIVES", "SITES", "KeyValueConfig", "Stood", "optimize", "read"]
+
+# Loss of a row from the negative log-likelihood of its target, mean over the target's tokens.
+OBJECTIVES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "raise": lambda nll: nll,  # ROME eq. 4
+    "lower": lambda nll: (-nll).exp(),  # fact erasure: Hase et al. 2023, section 5.1
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A place in a block where a value is optimised: how to read it, and how to shift it."""
+
+    read: Callable[[Tail], Tensor]
+    shifted: Callable[[Tail, Tensor], Tail]
+
+
+SITES: Mapping[str, _Site] = {
+    # The output of W_v (ROME).
+    "value": _Site(lambda tail: tail.value, lambda t, by: replace(t, value=t.value + by)),
+    # The residual stream behind the block (MEMIT).
+    "stream": _Site(
+        lambda tail: tail.residual + tail.lm.value_norm(tail.layer, tail.value),
+        lambda t, by: replace(t, residual=t.residual + by),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValueConfig:
+    """What every key-value editor can be told; defaults are ROME's released ones for GPT-J.
+
+    Raises ValueError naming the field, its value and what is allowed.
+
+    layer: the block whose W_v is edited (of several, their centre); None = at `depth`, a share of
+        the way from the first block to the last (released: block 5 of 28 or 32).
+    n_steps, lr: Adam on the change of the value, in root mean squares of what it is added to, so
+        that one preset serves models of any scale (appendix E.5: 20 steps at .5, absolute).
+    clamp: bound on the norm of that change, in norms of what it is added to (released: 4).
+    kl: weight of the divergence on "<subject> is a" (E.5: .0625). weight_decay: released .5.
+    early_stop: a raised target is left alone once its loss is below (released: .05).
+    objective: "raise" the target's probability, or "lower" it.
+    fact_token: whose input of W_v is the key: the last token of the subject, or of the prompt (both
+        in the released code; "subject-last" in its configurations).
+    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
+    n_prefixes, prefix_length: token sequences drawn from the model, after which the prompt is asked
+        too (released: 20 of up to 10).
+    n_texts: background texts of which C is taken (released: 100,000).
+    ridge: added to C's diagonal, in mean eigenvalues of C (released: 0; but a small background
+        leaves C singular).
+    batch_size: edits of a turn that are optimised side by side; the turn stays one.
+    """
+
+    layer: int | None = None
+    depth: float = 0.17
+    n_steps: int = 20
+    lr: float = 0.5
+    clamp: float = 4.0
+    kl: float = 0.0625
+    weight_decay: float = 0.5
+    early_stop: float = 0.05
+    objective: str = "raise"
+    fact_token: str = "subject-last"
+    append_eos: bool = True
+    n_prefixes: int = 20
+    prefix_length: int = 10
+    n_texts: int = 100_000
+    ridge: float = 1e-6
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require_whole(self, n_steps=1, n_prefixes=0, prefix_length=1, n_texts=1, batch_size=1)
+        require_numbers(self, "lr", "clamp", positive=True)
+        require_numbers(self, "depth", "kl", "weight_decay", "early_stop", "ridge")
+        require(self, "depth", self.depth <= 1, "in [0, 1]")
+        require_one_of(self, objective=OBJECTIVES, fact_token=FACT_TOKENS)
+        require_flags(self, "append_eos")
+        holds = self.layer is None or type(self.layer) is int
+        require(self, "layer", holds, "a whole number or none")
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """What stands in a block at the places of edits, in float64."""
+
+    key: Float[Tensor, "N M"]  # k*: the mean over prefixes. Source: ROME eq. 3
+    inputs: Float[Tensor, "N M"]  # of W_v at the bare prompt, as what follows
+    value: Float[Tensor, "N D"]
+    stream: Float[Tensor, "N D"]  # behind the block
+
+
+def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Stood]:
+    """What stands in some blocks of the model as it is, by one forward."""
+    rows, N = facts.asked(edits), len(edits)
+    with facts.corrupted(rows):
+        found = block_states(facts.lm, layers, rows.batch)
+    stood = []
+    for states in found:
+        inputs = rows.at_place(states.inputs).double()  # S*N M, the bare prompts first
+        value, stream = (rows.at_place(x)[:N].double() for x in (states.value, states.stream))
+        key = inputs.view(-1, N, inputs.shape[-1]).mean(0)
+        stood.append(Stood(key, inputs[:N], value, stream))
+    return stood
+
+
+def optimize(
+    facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, *, site: str
+) -> Float[Tensor, "N D"]:
+    """v* in float64: what stands at each edit's place at `site`, and the change found by descent.
+
+    Minimises the objective, the divergence on "<subject> is a" and weight decay, the norm of the
+    change clamped; each edit by itself. Raises ValueError where a loss stops being a number.
+    Source: ROME eq. 4, MEMIT eq. 16, and their released code.
+    """
+    starts = range(0, len(edits), config.batch_size)
+    parts = [edits[start : start + config.batch_size] for start in starts]
+    return torch.cat([_descend(_Loss.of(facts, layer, part, config, site)) for part in parts])
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of each edit as a function of the change at its place.
+
+    The prompts with their targets and, below them, "<subject> is a" are rows of one batch.
+    """
+
+    config: KeyValueConfig
+    site: _Site
+    tail: Tail
+    rows: Rows
+    start: Float[Tensor, "N D"]  # at the place of the bare prompt
+    n_labels: Int[Tensor, " B"]  # of each prompt
+    before: Float[Tensor, "E V"]  # log-probabilities behind "<subject> is a", without the change
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls, facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
+    ) -> _Loss:
+        rows = facts.asked(edits, forced=True)
+        n_labels = (rows.batch.labels != IGNORED).sum(-1)
+        about = facts.essence(edits) if config.kl else None
+        if about is not None:
+            rows = rows.above(about)
+        with facts.corrupted(rows):
+            tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.place.min()))
+        start = rows.at_place(SITES[site].read(tail))[: len(edits)].float()
+        before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
+        return cls(config, SITES[site], tail, rows, start, n_labels, before)
+
+    def __call__(self, change: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+        tail, config = self.tail, self.config
+        shifted = self.site.shifted(
+            tail, self.rows.shift(change, tail.value.shape[1]).to(tail.value.dtype)
+        )
+        logits = shifted.logits(shifted.value).float()
+        n = len(logits) - len(self.before)  # labels of prompts
+        losses = nn.functional.cross_entropy(logits[:n], tail.labels[:n], reduction="none")
+        nll = losses.new_zeros(len(self.n_labels)).index_add(0, tail.rows[:n], losses)
+        loss = OBJECTIVES[config.objective](nll / self.n_labels).view(-1, len(change)).mean(0)  # N
+        decay = change.norm(dim=-1) / self.start.square().sum(-1)
+        loss = loss + config.weight_decay * decay
+        after = logits[n:].log_softmax(-1)
+        divergence = (after.exp() * (after - self.before)).sum(-1)
+        owner = self.rows.owner[len(self.n_labels) :]
+        return loss.index_add(0, owner, config.kl * divergence)
+
+
+def _descend(loss_of: _Loss) -> Float[Tensor, "N D"]:
+    """What the site must hold: its state and the change after Adam, each edit with its own stop."""
+    config, start = loss_of.config, loss_of.start
+    unit = start.square().mean(-1, keepdim=True).sqrt()  # N 1
+    change = torch.zeros_like(start, requires_grad=True)  # in units
+    optimizer = torch.optim.Adam([change], lr=config.lr)
+    limit = config.clamp * start.shape[1] ** 0.5
+    running = torch.ones_like(unit, dtype=torch.bool)
+    for step in range(config.n_steps):
+        with torch.enable_grad():
+            losses = loss_of(unit * change)
+            total = losses.sum()
+        if not bool(losses.isfinite().all()):
+            raise ValueError(f"loss={losses.tolist()} after {step} steps at lr={config.lr}")
+        if config.objective == "raise":
+            running &= losses.detach()[:, None] > config.early_stop
+        if not bool(running.any()):
+            break
+        (change.grad,) = torch.autograd.grad(total, change)
+        before = change.detach().clone()
+        optimizer.step()
+        with torch.no_grad():
+            norm = change.norm(dim=-1, keepdim=True)
+            clamped = torch.where(norm > limit, change * (limit / norm), change)
+            change.copy_(torch.where(running, clamped, before))
+    return (start + unit * change.detach()).double()

@@ -1,0 +1,142 @@
+"""An editor's state as a folder: one safetensors file and a JSON manifest that vouches for it.
+
+Nothing is executed on reading, and nothing is taken over before all of it has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from wise.edits import Background
+from wise.lm.architectures import LanguageModel
+from wise.lm.digest import model_digest
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["FORMAT_VERSION", "identity", "read", "replace_file", "write"]
+
+FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+S = TypeVar("S")
+
+
+def identity(
+    lm: LanguageModel,
+    config: DataclassInstance,
+    background: Background,
+    seed: int,
+) -> dict[str, Any]:
+    """What a state belongs to: the model by its type, sizes and weights, and how it was edited."""
+    return {
+        "model": {
+            "model_type": lm.model.config.model_type,
+            "n_layers": lm.n_layers,
+            "vocab_size": lm.model.config.vocab_size,
+            "sha256": model_digest(lm),
+        },
+        "config": asdict(config),
+        "background sha256": _digest(asdict(background)),
+        "seed": seed,
+    }
+
+
+def write(
+    folder: Path,
+    belongs_to: Mapping[str, Any],
+    record: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Save a state, `record` and `tensors`; an earlier one stays whole until the new one is."""
+    payload = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    digest = hashlib.sha256(payload).hexdigest()
+    name = f"state-{digest[:16]}.safetensors"
+    manifest = {"format": FORMAT_VERSION, **belongs_to, "tensors": name, "sha256": digest, **record}
+    manifest["manifest sha256"] = _digest(manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / name, payload)
+    replace_file(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    for stale in folder.glob("state-*"):
+        if stale.name != name:
+            stale.unlink()
+
+
+def read(
+    folder: Path,
+    belongs_to: Mapping[str, Any],
+    state_of: Callable[[Mapping[str, Any], Mapping[str, Tensor]], S],
+    device: torch.device,
+) -> S:
+    """What `state_of` makes of the record and tensors in `folder`.
+
+    ValueError where they are missing, damaged, another editor's or no state.
+    """
+    manifest = _manifest(folder)
+    for name, own in json.loads(json.dumps(dict(belongs_to))).items():
+        theirs = manifest.get(name)
+        if theirs != own:
+            raise ValueError(f"checkpoint {folder}: its {_difference(name, own, theirs)}")
+    path = folder / str(manifest.get("tensors"))
+    if path.parent != folder or not path.is_file():
+        raise ValueError(f"checkpoint {folder}: its file {manifest.get('tensors')!r} is missing")
+    payload = path.read_bytes()
+    if hashlib.sha256(payload).hexdigest() != manifest.get("sha256"):
+        raise ValueError(f"checkpoint {folder}: {path.name} is not what was saved (sha256 differs)")
+    try:
+        tensors = {name: tensor.to(device) for name, tensor in load_tensors(payload).items()}
+        return state_of(manifest, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: {path.name} does not hold its state: {error}"
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, which holds what it held until all of it is on the disk."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise ValueError(f"checkpoint {folder}: there is no {_MANIFEST} in it")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {folder}: {_MANIFEST} is not JSON: {error}") from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or version != FORMAT_VERSION:
+        raise ValueError(f"checkpoint {folder}: format {version!r}; this reads {FORMAT_VERSION}")
+    if manifest.pop("manifest sha256", None) != _digest(manifest):
+        raise ValueError(f"checkpoint {folder}: {_MANIFEST} was changed after it was saved")
+    return manifest
+
+
+def _difference(name: str, own: Any, theirs: Any) -> str:
+    if isinstance(own, dict) and isinstance(theirs, dict):
+        for key in own:
+            if own[key] != theirs.get(key):
+                return f"{name} has {key}={theirs.get(key)!r}; this editor has {own[key]!r}"
+    return f"{name} is {theirs!r}; this editor has {own!r}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

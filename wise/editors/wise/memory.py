@@ -1,0 +1,163 @@
+"""Side memories as what they change: tau = W_v' - W_v, its masks, its compact form.
+
+The main memory W_v stays where it is, once and untouched. A side memory gives
+A(x) W_v' = A(x) W_v + A(x) tau, so only tau is kept: dense while it learns, compact when full.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wise.edits import Edit
+
+__all__ = ["Change", "Memory", "Shard", "Turn", "WISEState", "sample_mask"]
+
+_DENSE_FROM = 0.5  # share of changed entries from which indices would cost more than they save
+
+
+def sample_mask(
+    shape: tuple[int, int], ratio: float, generator: torch.Generator
+) -> Bool[Tensor, "M D"]:
+    """M_i: each entry 1 with probability `ratio`, independently. Source: WISE section 2.3."""
+    if ratio == 1.0:
+        return torch.ones(shape, dtype=torch.bool)
+    return torch.rand(shape, generator=generator) < ratio
+
+
+@dataclass(frozen=True)
+class Change:
+    """tau by its changed entries: sparse rows of its transpose, or dense where most changed."""
+
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, tau: Float[Tensor, "M D"]) -> Change:
+        if int(tau.count_nonzero()) >= _DENSE_FROM * tau.numel():
+            return cls(tau)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)
+            rows = tau.T.to_sparse_csr()
+            indices = rows.crow_indices().int(), rows.col_indices().int()
+            return cls(
+                torch.sparse_csr_tensor(
+                    *indices, rows.values(), size=rows.shape, check_invariants=False
+                )
+            )
+
+    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
+        """A(x) tau, in float32."""
+        if self.tensor.layout == torch.strided:
+            return inputs.float() @ self.tensor
+        flat = inputs.float().reshape(-1, inputs.shape[-1])  # N M
+        return (self.tensor @ flat.T).T.reshape(*inputs.shape[:-1], -1)
+
+    def dense(self) -> Float[Tensor, "M D"]:
+        return self.tensor if self.tensor.layout == torch.strided else self.tensor.to_dense().T
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors it is made of, by name; `from_parts` is the way back."""
+        if self.tensor.layout == torch.strided:
+            return {"dense": self.tensor.contiguous()}
+        crow, col = self.tensor.crow_indices(), self.tensor.col_indices()
+        return {"crow": crow, "col": col, "values": self.tensor.values()}
+
+    @classmethod
+    def from_parts(cls, parts: Mapping[str, Tensor], shape: tuple[int, int]) -> Change:
+        """Raises ValueError where the parts are not those of a change of `shape` [M, D]."""
+        if set(parts) == {"dense"} and tuple(parts["dense"].shape) == shape:
+            return cls(parts["dense"])
+        if set(parts) != {"crow", "col", "values"}:
+            raise ValueError(f"parts {sorted(parts)} do not make a change of shape {shape}")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)
+            try:
+                arguments = parts["crow"], parts["col"], parts["values"]
+                return cls(
+                    torch.sparse_csr_tensor(*arguments, size=shape[::-1], check_invariants=True)
+                )
+            except RuntimeError as error:
+                raise ValueError(
+                    f"sparse parts do not make a change of shape {shape}: {error}"
+                ) from error
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in self.parts().values())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One call of `edit`: its number in the stream and its edits."""
+
+    number: int
+    edits: tuple[Edit, ...]
+
+    def without(self, prompts: frozenset[str]) -> Turn:
+        return replace(self, edits=tuple(edit for edit in self.edits if edit.prompt not in prompts))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A side memory in the making: its turns, their change, and its edits' routing inputs.
+
+    `keys` are the inputs A(x_e) at the routing tokens, one row an edit; zero where `key_mask` is
+    False.
+    `activations` are Delta(x_e) of each edit: when it was learned, or now (WISEConfig.threshold).
+    """
+
+    number: int
+    turns: tuple[Turn, ...]
+    change: Change
+    keys: Float[Tensor, "N S M"]
+    key_mask: Bool[Tensor, "N S"]
+    activations: Float[Tensor, " N"]
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return tuple(edit for turn in self.turns for edit in turn.edits)
+
+    @property
+    def epsilon(self) -> float:
+        return float(self.activations.min()) if len(self.activations) else float("inf")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A finished side memory: its merged change, its eps, and what it was merged from.
+
+    `merges` holds, for each merge in order, the numbers and turns of the shards that joined then.
+    """
+
+    merges: tuple[tuple[tuple[int, tuple[Turn, ...]], ...], ...]
+    change: Change
+    epsilon: float
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        shards = (shard for group in self.merges for shard in group)
+        return tuple(edit for _, turns in shards for turn in turns for edit in turn.edits)
+
+
+@dataclass(frozen=True)
+class WISEState:
+    """All that editing has changed; replaced as a whole at the end of a turn."""
+
+    memories: tuple[Memory, ...] = ()
+    shards: tuple[Shard, ...] = ()  # open: full ones that wait for their merge, then the live one
+    n_turns: int = 0
+    n_shards: int = 0  # begun so far
+
+    @property
+    def candidates(self) -> tuple[Memory | Shard, ...]:
+        """Everything that a prompt can be routed to."""
+        return (*self.memories, *(shard for shard in self.shards if shard.edits))
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        return tuple(edit for part in self.candidates for edit in part.edits)

@@ -1,0 +1,46 @@
+"""Token sequences before a prompt, so that an edit holds wherever the prompt stands."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from wise.edits import Background
+from wise.lm.architectures import LanguageModel
+from wise.seeds import seeded
+
+__all__ = ["background_prefixes", "model_prefixes"]
+
+
+@torch.no_grad()
+def model_prefixes(
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, seed: int
+) -> tuple[str, ...]:
+    """`n` sequences of `length` tokens drawn from the model, the first token from the vocabulary.
+
+    Never the end of sequence. Source: WISE section 3.1 ("random token sequences of length 10").
+    """
+    if not n:
+        return ()
+    generator = seeded(seed, "prefixes")
+    special = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long)
+    logits = torch.zeros(n, lm.model.config.vocab_size)
+    tokens = torch.empty(n, 0, dtype=torch.long)
+    for _ in range(length):
+        logits[:, special] = -torch.inf
+        logits[:, len(tokenizer) :] = -torch.inf
+        drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        tokens = torch.cat([tokens, drawn], dim=1)
+        logits = lm.model(input_ids=tokens.to(lm.device), use_cache=False).logits[:, -1]
+        logits = logits.float().cpu()
+    texts = tokenizer.batch_decode(tokens)
+    return tuple(" ".join(text.replace("\ufffd", " ").split()) for text in texts)
+
+
+def background_prefixes(background: Background, *, n: int, seed: int, turn: int) -> tuple[str, ...]:
+    """`n` background texts for a turn, each closed by a full stop."""
+    if not n or not background.texts:
+        return ()
+    generator = seeded(seed, "prefixes", turn)
+    order = torch.randperm(len(background.texts), generator=generator)[:n]
+    return tuple(f"{background.texts[index].rstrip('.')}." for index in order)

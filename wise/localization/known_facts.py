@@ -1,0 +1,154 @@
+"""Facts to trace: a prompt with a subject in it, and the answer that the model knows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from wise.edits import Edit
+from wise.evaluation.fields import read_array
+from wise.lm.decoding import Unedited, free_run, normalized
+from wise.lm.tokens import IGNORED, encode, subject_span
+
+__all__ = ["KnownFact", "TracedQuestion", "alternative", "fact_of", "known", "read_known_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFact:
+    """Asked `prompt`, which holds `subject`, the model answers `target` (o_true).
+
+    `alternative` is the answer that the logit difference weighs the target against, `counterpart`
+    the subject that replaces this one in symmetric token replacement; both may be left open.
+    Raises ValueError naming field and value.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    alternative: str = ""
+    counterpart: str = ""
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        for field, value in asdict(self).items():
+            required = field in ("prompt", "subject", "target")
+            if not isinstance(value, str) or (required and not value.strip()):
+                needed = "a text that is not blank" if required else "a text"
+                raise ValueError(f"KnownFact.{field}={value!r} is not {needed}")
+        if self.subject not in self.prompt:
+            raise ValueError(
+                f"KnownFact.subject={self.subject!r} is not in the prompt {self.prompt!r}"
+            )
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what is asked and answered; the id does not count."""
+        text = json.dumps({**asdict(self), "id": ""}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TracedQuestion:
+    """A fact in tokens: the prompt, then all of the target but its last token. Never padded."""
+
+    input_ids: Int[Tensor, " T"]
+    target_ids: Int[Tensor, " A"]
+    n_prompt: int
+    span: tuple[int, int]  # [begin, end) of the subject
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, fact: KnownFact, *, max_length: int | None = None
+    ) -> TracedQuestion:
+        """Raises ValueError where prompt or target has no token, and for more than `max_length`."""
+        batch = encode(
+            tokenizer, [fact.prompt], [fact.target], append_eos=False, max_length=max_length
+        )
+        return cls(
+            batch.input_ids[0],
+            batch.labels[batch.labels != IGNORED],
+            int(batch.prompt_mask.sum()),
+            subject_span(tokenizer, fact.prompt, fact.subject),
+        )
+
+    @property
+    def places(self) -> Int[Tensor, " A"]:
+        """The positions, counted from the end, after which the target's tokens are predicted."""
+        return torch.arange(-len(self.target_ids), 0)
+
+
+def alternative(
+    tokenizer: PreTrainedTokenizerBase, fact: KnownFact, question: TracedQuestion
+) -> tuple[int, int] | None:
+    """The first place at which the fact's alternative parts from the target, and its token there.
+
+    All before it is common to both, so that one teacher-forced run has both logits. None where the
+    fact names no alternative. Raises ValueError where one answer is the beginning of the other.
+    """
+    if not fact.alternative:
+        return None
+    labels = encode(tokenizer, [fact.prompt], [fact.alternative], append_eos=False).labels
+    other: list[int] = labels[labels != IGNORED].tolist()
+    for place, (one, token) in enumerate(zip(question.target_ids.tolist(), other, strict=False)):
+        if one != token:
+            return place, token
+    raise ValueError(
+        f"target {fact.target!r} and alternative {fact.alternative!r} differ at no token; "
+        "a logit difference needs one"
+    )
+
+
+def fact_of(edit: Edit) -> KnownFact:
+    """The fact that an edit overwrites: its ground truth, against its target.
+
+    Raises ValueError for an edit without a ground truth or a subject.
+    """
+    return KnownFact(edit.prompt, edit.subject, edit.ground_truth, edit.target, id=edit.id)
+
+
+def read_known_facts(path: Path | str) -> list[KnownFact]:
+    """The facts of a known-facts file, as published: a JSON array with prompt, subject, attribute.
+
+    Raises ValueError naming file, line and field. Source: ROME, known_1000.json.
+    """
+    return [
+        record.build(
+            KnownFact,
+            prompt=record["prompt"].text(),
+            subject=record["subject"].text(),
+            target=record["attribute"].text(),
+            id=str(record["known_id"].value) if "known_id" in record else str(index),
+        )
+        for index, record in enumerate(read_array(Path(path)))
+    ]
+
+
+def known(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[KnownFact],
+    *,
+    max_new_tokens: int = 36,
+) -> list[KnownFact]:
+    """Those facts whose target stands in the model's greedy answer, case aside.
+
+    Source: Hase et al. 2023, appendix A.
+    """
+    prompts = [fact.prompt for fact in facts]
+    answers = free_run(
+        Unedited(model, tokenizer), tokenizer, prompts,
+        max_new_tokens=max_new_tokens, device=model.device,
+    ) if prompts else []  # fmt: skip
+    return [
+        fact
+        for fact, answer in zip(facts, answers, strict=True)
+        if normalized(fact.target).casefold() in normalized(answer.text).casefold()
+    ]
