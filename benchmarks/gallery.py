@@ -25,7 +25,7 @@ from tqdm import tqdm
 from fixtures.models import load_model
 from reports.build import build_page
 from reports.calibration import CALIBRATION
-from reports.league import world_scene
+from reports.league_command import world_scene
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
 from wise.localization.known_facts import fact_of, known

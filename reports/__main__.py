@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from reports.league import league
+from reports.league_command import league
 from reports.study_command import study
 
 __all__ = ["main"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reports.league import in_a_folder, world_scene
+from reports.league_command import in_a_folder, world_scene
 
 if TYPE_CHECKING:
     from wise.evaluation.cell import Scene

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fixtures.models import LoadedModel, load_model
+from properties.internals.small_league import StoppedError
 from wise.editors.finetune import make_ft_m
 from wise.editors.key_value.rome import ROME
 from wise.editors.key_value.rome import make as make_rome
@@ -24,10 +25,6 @@ from wise.localization.study import Study
 
 __all__ = ["CARELESS", "FAILING", "QUICK", "STORED", "UNEDITED", "UNPREPARED", "StoppedError",
            "killed", "loaded", "scene", "study_of"]  # fmt: skip
-
-
-class StoppedError(BaseException):
-    """The process is gone: nothing of the library catches it."""
 
 
 @cache
