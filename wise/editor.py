@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from wise.sources import load_module
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -49,6 +54,8 @@ BUILT_IN: Mapping[str, str] = {
     "rome": "wise.editors.key_value.rome:make",
     "wise": "wise.editors.wise.wise:make",
 }
+
+_WORDS: Mapping[str, object] = {"true": True, "false": False, "none": None, "inf": math.inf}
 
 
 @runtime_checkable
@@ -173,7 +180,8 @@ def load_editor(spec: str) -> EditorFactory:
             f"editor={spec!r} is no built-in editor ({', '.join(sorted(BUILT_IN))}), "
             "nor of the form module:factory or file.py:factory"
         )
-    module = load_module(source, spec)
+    load = _file if source.endswith(".py") else _imported
+    module = load(source, spec)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -183,6 +191,37 @@ def load_editor(spec: str) -> EditorFactory:
             f"it has {', '.join(callables) or 'no public function'}"
         )
     return factory
+
+
+def _imported(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"editor={spec!r}: there is no module {name!r}") from error
+
+
+def _file(source: str, spec: str) -> ModuleType:
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"editor={spec!r}: there is no file {source!r} in {Path.cwd()}")
+    name = f"_editor_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"editor={spec!r}: {source!r} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for modules beside it; last, so that it shadows nothing
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
@@ -197,7 +236,11 @@ def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
 
 
 def factory_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE` texts as keyword arguments; numbers, true, false and none become values."""
+    """`KEY=VALUE` texts as keyword arguments.
+
+    A value is a Python literal, as in `layers=[1, 2]`, or true, false, none or inf in any case;
+    any other stays a text. Raises ValueError.
+    """
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -208,13 +251,9 @@ def factory_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    readers: tuple[Callable[[str], Any], ...] = (int, float)
-    for read in readers:
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, ValueError):
+        return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,12 +153,33 @@ def test_only_a_factory_that_takes_a_cache_is_given_one(tmp_path: Path) -> None:
     assert taken == [tmp_path, None]
 
 
-def test_options_become_values() -> None:
-    pairs = ["a=1", "b=0.5", "c=True", "d=none", "e=retrieve", "f=", "g=x=y", "h=1e-3", "i=-2"]
-    expected = dict(a=1, b=0.5, c=True, d=None, e="retrieve", f="", g="x=y", h=0.001, i=-2)
-    found = factory_options(pairs)
-    assert found == expected
-    assert [type(value) for value in found.values()] == [type(v) for v in expected.values()]
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("-2", -2),
+        ("0.5", 0.5),
+        ("1e-3", 0.001),
+        ("inf", math.inf),
+        ("True", True),
+        ("false", False),
+        ("none", None),
+        ("[1, 2]", [1, 2]),
+        ("[]", []),
+        ("'2'", "2"),
+        ("retrieve", "retrieve"),
+        ("ft-l", "ft-l"),
+        ("/a/b.jsonl", "/a/b.jsonl"),
+        ("x=y", "x=y"),
+        ("[1, two]", "[1, two]"),
+        ("{[]}", "{[]}"),
+        ("", ""),
+    ],
+)
+def test_an_option_is_a_literal_a_word_or_else_its_text(text: str, value: object) -> None:
+    found = factory_options([f"key={text}"])
+    assert found == {"key": value}
+    assert type(found["key"]) is type(value)
 
 
 @pytest.mark.parametrize("pair", ["", "layer", "=3", "a-b=3", "1a=3", " a=1"])

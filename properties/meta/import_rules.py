@@ -17,7 +17,7 @@ ROOMS = ("wise", "fixtures", "properties", "reports", "benchmarks")
 PROJECT = (*ROOMS, "conftest")
 
 MEASURED = ("wise.measures",)
-RECORDS = ("wise.edits", "wise.editor", "wise.sources", *MEASURED)
+RECORDS = ("wise.edits", "wise.editor", *MEASURED)
 VOCABULARY = (*RECORDS, "wise.seeds")
 IMPORTS_TORCH = ("torch", "transformers", "safetensors.torch")
 
