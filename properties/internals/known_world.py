@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from fixtures.world import Fact, World
+from fixtures.world import World, WorldFact
 from fixtures.world_facts import say
 from wise.edits import Edit, EditStream, Probe
 
@@ -24,7 +24,7 @@ def stream(split: str = "evaluation", seed: int = 0, n: int = 1000) -> EditStrea
 
 
 @cache
-def facts_by_prompt() -> dict[str, Fact]:
+def facts_by_prompt() -> dict[str, WorldFact]:
     """Every plain way to ask, at level 1 or 2, of what is not a consequence."""
     return {
         say(phrasing, fact.subject): fact
@@ -34,7 +34,7 @@ def facts_by_prompt() -> dict[str, Fact]:
 
 
 @cache
-def facts_by_key() -> dict[str, Fact]:
+def facts_by_key() -> dict[str, WorldFact]:
     return {fact.key: fact for fact in world().facts}
 
 
