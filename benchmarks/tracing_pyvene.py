@@ -17,8 +17,8 @@ from wise.lm.architectures import LanguageModel
 from wise.localization.corruption import gaussian
 from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion
+from wise.localization.model_runs import Target
 from wise.localization.records import TraceSettings
-from wise.localization.scores import Target
 
 __all__ = ["trace"]
 

@@ -25,8 +25,8 @@ from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import gaussian
 from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
+from wise.localization.model_runs import METRICS
 from wise.localization.records import Site, Trace, TraceSettings
-from wise.localization.scores import METRICS
 from wise.localization.tracing import causal_trace
 
 T = TypeVar("T")

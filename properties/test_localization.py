@@ -18,8 +18,7 @@ from wise.lm.hooks import frozen
 from wise.localization.corruption import Corruption, embedding_deviation, gaussian
 from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
-from wise.localization.model_runs import ModelRun, run_rows
-from wise.localization.scores import Target
+from wise.localization.model_runs import ModelRun, Target, run_rows
 from wise.localization.sweep import sweep
 from wise.localization.tracing import causal_trace
 

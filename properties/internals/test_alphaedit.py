@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fixtures.tiny import tiny_tokenizer
-from properties.internals.tiny_baselines import EDITS, make, tiny
+from properties.internals.tiny_editors import EDITS, make, tiny
 from wise.editors.key_value import alphaedit
 from wise.editors.key_value.alphaedit import AlphaEditConfig, null_basis, preserving
 from wise.edits import Background

@@ -10,7 +10,7 @@ import torch
 
 from fixtures.models import load_model
 from fixtures.tiny import tiny_tokenizer
-from properties.internals.tiny_baselines import (
+from properties.internals.tiny_editors import (
     BACKGROUND,
     EDITS,
     KEY_VALUE,

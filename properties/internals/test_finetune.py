@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import asked, likeliest, log_p, tiny, undecided
+from properties.internals.tiny_editors import asked, likeliest, log_p, tiny, undecided
 from properties.internals.tiny_wise import BACKGROUND, EDITS
 from wise.editors import finetune
-from wise.editors.finetune import make_ft_ewc, make_ft_l, make_ft_m, make_locft_bf
-from wise.editors.fisher import fisher, penalty
+from wise.editors.finetune import (
+    fisher,
+    make_ft_ewc,
+    make_ft_l,
+    make_ft_m,
+    make_locft_bf,
+    penalty,
+)  # fmt: skip
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.lm.tokens import IGNORED, encode

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import asked, log_p, tiny
+from properties.internals.tiny_editors import asked, log_p, tiny
 from properties.internals.tiny_wise import BACKGROUND, EDITS, FAR, is_same
 from wise.editor import Erasable, Generates, Persistent, Routed
-from wise.editors.codebook import Codebook, nearest, scope, written
-from wise.editors.grace import make
+from wise.editors.grace import Codebook, make, nearest, scope, written
 from wise.edits import Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited

@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import asked, tiny
+from properties.internals.tiny_editors import asked, tiny
 from properties.internals.tiny_wise import BACKGROUND, EDITS, is_same
 from wise.editor import Erasable, Generates, Persistent, Routed
-from wise.editors.context import Retriever, demonstrations, placed, statement
-from wise.editors.incontext import make_ike, make_retrieval
+from wise.editors.incontext import (
+    Retriever,
+    demonstrations,
+    make_ike,
+    make_retrieval,
+    placed,
+    statement,
+)
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited

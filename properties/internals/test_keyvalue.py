@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import (
+from properties.internals.tiny_editors import (
     BACKGROUND,
     EDITS,
     facts_of,

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fixtures.tiny import tiny_model
-from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
+from properties.internals.tiny_editors import BACKGROUND, EDITS, make
 from properties.internals.tiny_wise import is_same
 from wise.editors.base import added
+from wise.editors.key_value.associative import through_norm
 from wise.editors.key_value.covariance import second_moment
 from wise.editors.key_value.keyvalue import optimize, read
 from wise.editors.key_value.memit import MEMITConfig
-from wise.editors.key_value.spreading import through_norm
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 

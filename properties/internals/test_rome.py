@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import null_space
 
-from properties.internals.tiny_baselines import BACKGROUND, EDITS, make
+from properties.internals.tiny_editors import BACKGROUND, EDITS, make
 from wise.editors.base import added
 from wise.editors.key_value.covariance import second_moment
 from wise.editors.key_value.keyvalue import optimize, read

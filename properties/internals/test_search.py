@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
-from wise.editors import context, grace, tuning
+from wise.editors import finetune, grace, incontext
 from wise.editors.base import configured
 from wise.editors.key_value import alphaedit, keyvalue, memit, rome
 from wise.editors.wise.config import WISEConfig
@@ -35,10 +35,11 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     "memit-mass": MEMIT,
     "alphaedit": _of(alphaedit.AlphaEditConfig, alphaedit.PRESETS),
     "grace": _of(grace.GRACEConfig, grace.PRESETS),
-    "locft-bf-mass": _of(tuning.FineTuneConfig, tuning.PRESETS["locft-bf"]),
-    **{name: _of(tuning.FineTuneConfig, tuning.PRESETS[name]) for name in
+    "locft-bf-mass": _of(finetune.FineTuneConfig, finetune.PRESETS["locft-bf"]),
+    **{name: _of(finetune.FineTuneConfig, finetune.PRESETS[name]) for name in
        ("ft-l", "ft-m", "ft-ewc")},
-    **{name: _of(context.InContextConfig, context.PRESETS[name]) for name in ("ike", "retrieval")},
+    **{name: _of(incontext.InContextConfig, incontext.PRESETS[name]) for name in
+       ("ike", "retrieval")},
 }  # fmt: skip
 
 

@@ -14,9 +14,8 @@ from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.localization.corruption import Corruption, gaussian
 from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion
-from wise.localization.model_runs import run_rows
+from wise.localization.model_runs import Target, run_rows
 from wise.localization.records import Site
-from wise.localization.scores import Target
 from wise.localization.sweep import sweep
 
 pytestmark = pytest.mark.internals

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from properties.checks import check_editor
-from properties.internals.tiny_baselines import BACKGROUND, EDITS, log_p, logits_of, tiny
+from properties.internals.tiny_editors import BACKGROUND, EDITS, log_p, logits_of, tiny
 from properties.meta.called import ROOT
 from wise.editor import load_editor
 

@@ -16,19 +16,99 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from wise.editors.base import ValueEditorBase, added, factory, floats, live, row_mean
-from wise.editors.fisher import fisher, penalty
 from wise.editors.key_value.facts import Corrupts
-from wise.editors.tuning import PRESETS, USUAL_RMS, FineTuneConfig
+from wise.editors.options import require_flags, require_numbers, require_one_of, require_whole
 from wise.edits import Edit
 from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import Tail
-from wise.lm.tokens import Batch, encode, last_column, subject_mask
+from wise.lm.tokens import IGNORED, Batch, encode, last_column, pad, subject_mask
 from wise.seeds import seeded
 
-__all__ = ["FineTuned", "FineTuning", "make_ft_ewc", "make_ft_l", "make_ft_m", "make_locft_bf"]
+__all__ = [
+    "PRESETS", "FineTuneConfig", "FineTuned", "FineTuning", "fisher", "make_ft_ewc", "make_ft_l",
+    "make_ft_m", "make_locft_bf", "penalty",
+]  # fmt: skip
+
+
+_USUAL_RMS = 0.02  # of a weight's entries in the models that learning rates were released for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuneConfig:
+    """How W_v is fine-tuned. Raises ValueError naming the field, its value and what is allowed.
+
+    layer: the block whose W_v is tuned; None = at three quarters of the depth.
+    n_layers: how many neighbouring blocks are tuned together, `layer` at their centre, cut off at
+        the model's ends (Hase et al. 2023: one, and five).
+    loss: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
+        of them at the last prompt token, as ROME's FT baseline released it (FT-L).
+    objective: "raise" p(target) by -log p of its tokens, or "lower" p of the whole.
+    lr, n_epochs, batch_size: Adam; an epoch goes through a turn's edits in a new order, in batches
+        (0 = the turn at once). A batch whose loss is below `early_stop` makes no step.
+    norm_constraint: L-infinity bound on what one turn changes (Zhu et al. 2020, eq. 3).
+    ewc, n_fisher: weight lambda of lambda/2 sum F tau^2, F the diagonal Fisher information of
+        `n_fisher` background texts (Kirkpatrick et al. 2017, eq. 3).
+    replay: earlier edits, drawn anew for every turn, that are learned again with it.
+    units: learning rate and bound "absolute", or for entries of the "model": times the root mean
+        square of W_v over .02, that of the models they were released for.
+    n_draws: rows of each edit where embeddings are corrupted, each with its own noise (Hase et al.
+        2023: 10).
+    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
+    """
+
+    layer: int | None = None
+    n_layers: int = 1
+    loss: str = "target"
+    objective: str = "raise"
+    lr: float = 5e-4
+    n_epochs: int = 25
+    batch_size: int = 0
+    early_stop: float = 0.01
+    norm_constraint: float = math.inf
+    ewc: float = 0.0
+    n_fisher: int = 64
+    replay: int = 0
+    units: str = "model"
+    n_draws: int = 10
+    append_eos: bool = True
+
+    def __post_init__(self) -> None:
+        require_one_of(
+            self,
+            loss=("target", "prompt-last"),
+            objective=("raise", "lower"),
+            units=("absolute", "model"),
+        )
+        require_flags(self, "append_eos")
+        require_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, n_draws=1, replay=0)
+        require_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
+
+
+# FT-L: that of ROME (5e-5 bound; WISE appendix A.3: Adam, 5e-4, 50 steps). FT-M: 25 steps.
+# FT-EWC: WISE appendix A.3. LocFT-BF: released configuration (25 epochs, batches of 100).
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "ft-l": {
+        "released": dict(loss="prompt-last", lr=5e-4, n_epochs=50, norm_constraint=5e-5),
+        "embedded": dict(lr=5e-4, n_epochs=50, norm_constraint=8e-3),
+    },
+    "ft-m": {
+        "released": dict(lr=5e-4, n_epochs=25),
+        "embedded": dict(lr=2e-4, n_epochs=50),
+    },
+    "ft-ewc": {
+        "released": dict(lr=1e-2, n_epochs=50, ewc=0.1, replay=10),
+        "embedded": dict(lr=2e-4, n_epochs=50, ewc=0.1, replay=10),
+    },
+    "locft-bf": {
+        "released": dict(lr=5e-4, n_epochs=25, batch_size=100),
+        "embedded": dict(lr=5e-4, n_epochs=50, batch_size=25),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +168,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
                 break
         tau = tau.detach()
         if not tau.isfinite().all():
-            raise ValueError(f"lr={config.lr} made a weight that is no number; lower lr")
+            raise ValueError(f"lr={config.lr} made a non-finite weight; lower lr")
         return FineTuned(tau, live(state.edits, edits), number + 1)
 
     def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
@@ -154,7 +234,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
     def _unit(self) -> float:
         """The size of W_v's entries in that of the models lr and bounds were released for."""
         weights = [self.lm.value_weight(layer).detach().float() for layer in self.layers]
-        return float(torch.stack(weights).square().mean().sqrt()) / USUAL_RMS
+        return float(torch.stack(weights).square().mean().sqrt()) / _USUAL_RMS
 
     @cached_property
     def _fisher(self) -> Float[Tensor, "L M D"]:
@@ -189,6 +269,50 @@ def _loss(logits: Float[Tensor, "N V"], tail: Tail, objective: str) -> Float[Ten
         return row_mean(nll, tail.rows)
     rows, number = tail.rows.unique(return_inverse=True)
     return (-nll.new_zeros(len(rows)).index_add(0, number, nll)).exp().mean()
+
+
+def penalty(
+    information: Float[Tensor, "*L M D"], tau: Float[Tensor, "*L M D"]
+) -> Float[Tensor, ""]:
+    """1/2 sum F tau^2, what leaving W_v costs. Source: Kirkpatrick et al. 2017, eq. 3."""
+    return (information * tau.square()).sum() / 2
+
+
+def fisher(
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    layer: int,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 16,
+) -> Float[Tensor, "M D"]:
+    """The diagonal Fisher information of W_v: the mean over texts of (d log p(text) / d W_v)^2.
+
+    Texts are cut off at the model's context; those of one token count as nothing learned from.
+    Source: Kirkpatrick et al. 2017, section 2 (empirical, one gradient a text).
+    """
+    total = torch.zeros(lm.value_weight(layer).shape, device=lm.device)
+    for start in range(0, len(texts), batch_size):
+        batch = _next_tokens(tokenizer, texts[start : start + batch_size], lm.context_length)
+        tail = Tail.capture(lm, layer, batch.to(lm.device))
+        with torch.enable_grad():
+            value = tail.value.detach().requires_grad_()
+            logits = tail.logits(value).float()
+            log_p = -nn.functional.cross_entropy(logits, tail.labels, reduction="sum")
+        (gradients,) = torch.autograd.grad(log_p, value)  # B T D
+        for inputs, gradient in zip(tail.inputs.float(), gradients.float(), strict=True):
+            total += (inputs.T @ gradient).square()
+    return total / len(texts)
+
+
+def _next_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None
+) -> Batch:
+    """Texts with every next token as a label."""
+    rows = [ids[:max_length] for ids in tokenizer(list(texts)).input_ids]
+    input_ids, mask = pad(rows, tokenizer.pad_token_id or 0)
+    labels, _ = pad([[*ids[1:], IGNORED] for ids in rows], IGNORED)
+    return Batch(input_ids, mask, mask.bool(), labels)
 
 
 _factory = partial(factory, FineTuning, FineTuneConfig, own=("corruption",))

@@ -6,6 +6,7 @@ demonstrations; retrieval-augmented editing shows those that BM25 finds for the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +17,53 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wise.editors.base import EditorBase, factory, live
-from wise.editors.context import (
-    PRESETS,
-    InContextConfig,
-    Retriever,
-    demonstrations,
-    n_lead,
-    placed,
-    statement,
-)
-from wise.edits import Edit
-from wise.lm.tokens import encode
+from wise.editors.options import require_numbers, require_one_of, require_whole
+from wise.edits import Background, Edit
+from wise.lm.tokens import encode, pad
+from wise.seeds import seeded
 
-__all__ = ["InContext", "Retrieval", "make_ike", "make_retrieval"]
+__all__ = [
+    "PRESETS", "InContext", "InContextConfig", "Retrieval", "Retriever", "demonstrations",
+    "make_ike", "make_retrieval", "placed", "statement",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InContextConfig:
+    """What stands before a prompt. Raises ValueError naming field, value and what is allowed.
+
+    style: how a fact is told: "plain" = "prompt target.", or "ike" = as a new fact and, in a
+        demonstration, with a question about it (IKE, section 3.1 and appendix).
+    n_demonstrations: facts of the background shown first; of eight one copies the new fact, three
+        paraphrase it, four ask for something else (IKE, section 3.2; released: 16).
+    n_edits: edits shown at most, the newest or the best found, with the newest or best at the end.
+    min_score: what the BM25 score of an edit's prompt must exceed to be shown (retrieval only).
+    reserve: tokens kept free for the answer. What does not fit beside the prompt into the model's
+        context goes from the front: demonstrations before edits.
+    """
+
+    style: str = "plain"
+    n_demonstrations: int = 0
+    n_edits: int = 8
+    min_score: float = 0.0
+    reserve: int = 16
+
+    def __post_init__(self) -> None:
+        require_one_of(self, style=("plain", "ike"))
+        require_whole(self, n_demonstrations=0, n_edits=1, reserve=0)
+        require_numbers(self, "min_score")
+
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "ike": {
+        "released": dict(style="ike", n_demonstrations=16, n_edits=1),
+        "embedded": dict(n_demonstrations=0, n_edits=1),
+    },
+    "retrieval": {
+        "released": dict(style="ike", n_edits=1),
+        "embedded": dict(n_edits=1),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -84,36 +119,41 @@ class InContext(EditorBase[InContextConfig, _Store]):
     ) -> Int[Tensor, "B S"]:
         """Greedy continuations (num_beams=n: beams), with what stands before the prompts read."""
         prefixes = self._prefixes(input_ids, attention_mask)
-        rows, mask, _ = placed(prefixes, input_ids, attention_mask, n_lead=n_lead(self.tokenizer))
-        self._check_length(mask, max_new_tokens)
+        rows, mask, _ = self._placed(prefixes, input_ids, attention_mask, max_new_tokens)
         return self._bare.generate(rows, mask, max_new_tokens, **options)
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> Tensor:
         prefixes = self._prefixes(input_ids, prompt_mask)
         if not any(prefixes):
             return self._bare.logits(input_ids, attention_mask)
-        rows, mask, places = placed(
-            prefixes, input_ids, attention_mask, n_lead=n_lead(self.tokenizer)
-        )
-        self._check_length(mask, 0)
+        rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
         logits = self._bare.logits(rows, mask)
         return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))  # B T V
 
-    def _check_length(self, mask: Tensor, n_more: int) -> None:
+    def _placed(
+        self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor, n_more: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`placed`; ValueError where rows and `n_more` tokens are too long for the model."""
+        n_lead = len(self.tokenizer("").input_ids)  # tokens that are put before any text
+        rows, mask, places = placed(prefixes, input_ids, attention_mask, n_lead=n_lead)
         limit, longest = self.lm.context_length, int(mask.sum(-1).max()) + n_more
         if limit is not None and longest > limit:
             raise ValueError(
                 f"{longest} tokens with the context and the answer are more than the model's "
                 f"{limit}; raise reserve={self.config.reserve}"
             )
+        return rows, mask, places
 
     def _prefixes(self, input_ids: Tensor, prompt_mask: Tensor) -> list[list[int]]:
         """The tokens before each row, empty where nothing is shown."""
         if not self.edits:
             return [[]] * len(input_ids)
-        rows = [row[mask] for row, mask in zip(input_ids, prompt_mask.bool(), strict=True)]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [self._prefix(text, len(row)) for text, row in zip(texts, rows, strict=True)]
+        texts, n_tokens = self._texts(input_ids, prompt_mask), prompt_mask.sum(-1).tolist()
+        return [self._prefix(text, n) for text, n in zip(texts, n_tokens, strict=True)]
+
+    def _texts(self, input_ids: Tensor, mask: Tensor) -> list[str]:
+        rows = [row[kept] for row, kept in zip(input_ids, mask.bool(), strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def _prefix(self, prompt: str, n_tokens: int) -> list[int]:
         """As many of the texts before `prompt`, from the last, as its context has room for."""
@@ -159,7 +199,7 @@ class InContext(EditorBase[InContextConfig, _Store]):
                 )
             logits = self._bare.logits(batch.input_ids, batch.attention_mask)
             if not logits[batch.attention_mask.bool()].isfinite().all():
-                raise ValueError(f"the model's logits of {edit.prompt!r} are not finite numbers")
+                raise ValueError(f"the model's logits of {edit.prompt!r} are not finite")
         return _Store(live(state.edits, edits))
 
     def _out(self, state: _Store) -> dict[str, Tensor]:
@@ -185,9 +225,8 @@ class Retrieval(InContext):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> Float[Tensor, " B"]:
         """The best score of an edit's prompt for each prompt; 0 before the first edit."""
-        rows = zip(input_ids, attention_mask.bool(), strict=True)
-        texts = self.tokenizer.batch_decode([r[mask] for r, mask in rows], skip_special_tokens=True)
-        scores = [max(self._retriever.scores(text), default=0.0) for text in texts]
+        texts, retriever = self._texts(input_ids, attention_mask), self._state.retriever
+        scores = [max(retriever.scores(text), default=0.0) for text in texts]
         return torch.tensor(scores, device=input_ids.device)
 
     def logits(
@@ -201,14 +240,91 @@ class Retrieval(InContext):
         return self._logits(input_ids, attention_mask, asked)
 
     def _shown(self, prompt: str) -> Sequence[Edit]:
-        scores = self._retriever.scores(prompt)
+        scores = self._state.retriever.scores(prompt)
         found = [index for index, score in enumerate(scores) if score > self.config.min_score]
         best = sorted(found, key=lambda index: (scores[index], index))
         return [self.edits[index] for index in best[-self.config.n_edits :]]
 
-    @property
-    def _retriever(self) -> Retriever:
-        return self._state.retriever
+
+def statement(edit: Edit, style: str) -> str:
+    """A fact as text, ready to stand before a prompt."""
+    if style == "plain":
+        return f"{edit.prompt} {edit.target}. "
+    return f"New Fact: {edit.prompt} {edit.target}\nPrompt: "
+
+
+def demonstrations(background: Background, *, n: int, style: str, seed: int) -> tuple[str, ...]:
+    """`n` facts of the background's edits, each with a question: of eight one is the fact itself,
+    three are paraphrases and four ask for another fact, whose answer stays.
+
+    Those without a paraphrase or a known true answer copy. Source: IKE section 3.2.
+    """
+    edits = background.edits
+    order = torch.randperm(len(edits), generator=seeded(seed, "demonstrations"))[:n].tolist()
+    kinds = ("copy", "retain", "update", "retain", "update", "retain", "update", "retain")
+    shown = []
+    for place, index in enumerate(order):
+        edit, other = edits[index], edits[(index + 1) % len(edits)]
+        question, answer = edit.prompt, edit.target
+        kind = kinds[place % len(kinds)]
+        if kind == "update" and edit.paraphrases:
+            question = edit.paraphrases[0]
+        elif kind == "retain" and other is not edit and other.ground_truth:
+            question, answer = other.prompt, other.ground_truth
+        end = ". " if style == "plain" else "\n\n"
+        shown.append(f"{statement(edit, style)}{question} {answer}{end}")
+    return tuple(shown)
+
+
+class Retriever:
+    """BM25 over texts (Lucene's variant, by the library bm25s); words are runs of letters.
+
+    Raises ImportError naming the extra where bm25s is not installed.
+    """
+
+    def __init__(self, texts: Sequence[str]):
+        self._index = None
+        if texts:
+            try:
+                import bm25s
+            except ImportError as error:
+                raise ImportError(
+                    "retrieval needs bm25s: pip install 'model-editor-suite[retrieval]'"
+                ) from error
+            self._index = bm25s.BM25()
+            self._index.index([_words(text) for text in texts], show_progress=False)
+
+    def scores(self, query: str) -> list[float]:
+        """The score of each text, 0 where no word is shared."""
+        return [] if self._index is None else self._index.get_scores(_words(query)).tolist()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower()) or [""]
+
+
+def placed(
+    prefixes: Sequence[Sequence[int]],
+    input_ids: Int[Tensor, "B T"],
+    attention_mask: Int[Tensor, "B T"],
+    *,
+    n_lead: int = 0,
+) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"], Int[Tensor, "B T"]]:
+    """Left-padded rows that begin with their prefixes, their mask, and where each token is.
+
+    A row's first `n_lead` tokens, as a beginning of sequence, stay in front of the prefix. Padding
+    ends up on the left whatever side it came from; rows keep no gaps.
+    """
+    ids, given = pad(prefixes, 0)
+    own, given = attention_mask.long(), given.to(attention_mask)
+    in_lead = own.bool() & (own.cumsum(-1) <= n_lead)
+    rank = torch.cat([2 * given, torch.where(in_lead, 1, 3 * own)], dim=1)  # 0 = padding
+    order = rank.argsort(dim=1, stable=True)  # B P+T
+    n_padding = int((rank == 0).sum(-1).min())
+    kept = order[:, n_padding:]  # B S
+    rows = torch.cat([ids.to(input_ids), input_ids], dim=1).gather(1, kept)
+    places = (order.argsort(dim=1)[:, ids.shape[1] :] - n_padding).clamp(min=0)  # B T
+    return rows, (rank > 0).to(attention_mask).gather(1, kept), places
 
 
 make_ike = factory(InContext, InContextConfig, PRESETS["ike"])

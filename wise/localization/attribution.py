@@ -12,9 +12,8 @@ from torch import Tensor
 from wise.lm.architectures import LanguageModel
 from wise.localization.corruption import Corruption
 from wise.localization.known_facts import TracedQuestion
-from wise.localization.model_runs import ModelRun, run_rows
+from wise.localization.model_runs import ModelRun, Target, run_rows
 from wise.localization.records import Site, Trace
-from wise.localization.scores import Target
 
 __all__ = ["attribute", "differentiable", "rank_correlations"]
 

@@ -12,9 +12,8 @@ from wise.lm.architectures import LanguageModel
 from wise.localization.attribution import attribute, differentiable
 from wise.localization.corruption import Corruption
 from wise.localization.known_facts import TracedQuestion
-from wise.localization.model_runs import ModelRun, run_rows
+from wise.localization.model_runs import ModelRun, Target, run_rows
 from wise.localization.records import TraceSettings
-from wise.localization.scores import Target
 from wise.localization.sweep import sweep
 
 __all__ = ["Effects", "measure", "window_about"]

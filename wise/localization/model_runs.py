@@ -1,4 +1,4 @@
-"""One run of a model with all that later runs share of it: states, keys and values, arguments."""
+"""One run of a model with all that later runs share of it, and the scores of its answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wise.lm.tail import first_tensor
 from wise.localization.corruption import Corruption, add_noise
 from wise.localization.records import Site
 
-__all__ = ["ModelRun", "given", "replaced", "run_rows", "site_module"]
+__all__ = ["METRICS", "ModelRun", "Target", "given", "replaced", "run_rows", "site_module"]
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def run_rows(
     change_embedded: Callable[[Tensor], Tensor] | None = None,
     behind: ModelRun | None = None,
 ) -> ModelRun:
-    """ModelRun the blocks on clean rows, or on corrupted ones.
+    """Run the blocks on clean rows, or on corrupted ones.
 
     `change_embedded` has the last word on the embeddings. Gradients flow where they are enabled.
     `behind` is the run of the one clean row that was corrupted: the tokens before the subject,
@@ -164,3 +164,27 @@ def run_rows(
     layers: list[Any] = cache.layers
     keys_values = tuple((layer.keys, layer.values) for layer in layers)
     return ModelRun(lm, site, tuple(hidden), tuple(states), keys_values, tuple(arguments))
+
+
+METRICS = ("probability", "log-probability", "logit-difference")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The answer that is scored, and the token it is weighed against at `place` of its A."""
+
+    ids: Int[Tensor, " A"]
+    place: int
+    alternative: int
+
+    def scores(self, logits: Float[Tensor, "... A V"]) -> Float[Tensor, "... 3"]:
+        """By METRICS: p and log p of all target tokens together, and a difference of two logits.
+
+        The logits, teacher-forced, are those from which the A target tokens are predicted.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        ids = self.ids.to(logits.device).expand(*logits.shape[:-2], -1)[..., None]
+        chosen = logits.gather(-1, ids)[..., 0]  # ... A
+        log_p = (chosen - logits.logsumexp(-1)).sum(-1)
+        difference = chosen[..., self.place] - logits[..., self.place, self.alternative]
+        return torch.stack([log_p.exp(), log_p, difference], dim=-1)  # ... 3

@@ -11,18 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wise.lm.architectures import LanguageModel
 from wise.lm.calls import After, Fixed, Seen, at_columns, full_mask
 from wise.lm.hooks import Stop
 from wise.lm.tail import first_tensor
-from wise.localization.model_runs import ModelRun, given, replaced, site_module
-from wise.localization.packing import Packing
-from wise.localization.scores import Target
+from wise.localization.model_runs import ModelRun, Target, given, replaced, site_module
 
 __all__ = ["sweep"]
 
@@ -50,7 +49,7 @@ def sweep(
     limit = _call_size(base.lm) if max_tokens is None else max_tokens
     parts = []
     for sites in _chunks(tokens, n_tokens, limit):
-        packing = Packing(torch.tensor(sites, device=device), n_tokens, len(target.ids))
+        packing = _Packing(torch.tensor(sites, device=device), n_tokens, len(target.ids))
         parts.append(_Sweep(base, source, packing, limit).scores(windows, target))
     return torch.cat(parts, dim=1)
 
@@ -74,10 +73,49 @@ def _chunks(tokens: Sequence[int], n_tokens: int, limit: int) -> Iterator[list[i
 
 
 @dataclass(frozen=True)
+class _Packing:
+    """The tokens from each of K sites on, one after the other: P in all, Q of them answer."""
+
+    sites: Int[Tensor, " K"]
+    n_tokens: int  # T
+    n_places: int  # A
+
+    @cached_property
+    def segments(self) -> Int[Tensor, " P"]:
+        lengths = self.n_tokens - self.sites
+        return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+
+    @cached_property
+    def positions(self) -> Int[Tensor, " P"]:
+        runs = [torch.arange(site, self.n_tokens) for site in self.sites.tolist()]
+        return torch.cat(runs).to(self.sites.device)
+
+    @cached_property
+    def answers(self) -> Int[Tensor, " Q"]:
+        return (self.positions >= self.n_tokens - self.n_places).nonzero()[:, 0]
+
+    @cached_property
+    def is_site(self) -> Bool[Tensor, " P"]:
+        return self.positions == self.sites[self.segments]
+
+    @cached_property
+    def columns(self) -> Int[Tensor, " T+P"]:
+        everything = torch.arange(self.n_tokens, device=self.sites.device)
+        return torch.cat([everything, self.positions])
+
+    @cached_property
+    def is_own(self) -> Bool[Tensor, "P T+P"]:
+        """Of base and packed tokens, those that a packed token's own run consists of."""
+        begin = self.sites[self.segments][:, None]
+        before = torch.arange(self.n_tokens, device=self.sites.device) < begin  # P T
+        return torch.cat([before, self.segments[:, None] == self.segments], dim=1)
+
+
+@dataclass(frozen=True)
 class _Sweep:
     base: ModelRun
     source: ModelRun
-    packing: Packing
+    packing: _Packing
     max_tokens: int
 
     def scores(self, windows: Sequence[Window], target: Target) -> Float[Tensor, "W K N 3"]:

@@ -17,6 +17,7 @@ from wise.lm.hooks import frozen
 from wise.localization.corruption import Corruption, embedding_deviation, gaussian, replacement
 from wise.localization.effects import Effects, measure
 from wise.localization.known_facts import KnownFact, TracedQuestion, alternative
+from wise.localization.model_runs import METRICS
 from wise.localization.records import (
     CorruptionKind,
     Direction,
@@ -27,7 +28,6 @@ from wise.localization.records import (
     TraceFile,
     TraceSettings,
 )  # fmt: skip
-from wise.localization.scores import METRICS
 
 __all__ = ["causal_trace"]
 

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.editors.base import added, factory, live
-from wise.editors.key_value.associative import KeyValueState
+from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
 from wise.editors.key_value.keyvalue import read
-from wise.editors.key_value.spreading import SpreadConfig, SpreadingEditor
 from wise.editors.options import require_numbers, require_one_of
 from wise.edits import Edit
 

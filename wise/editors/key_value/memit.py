@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.editors.base import factory, live
-from wise.editors.key_value.associative import KeyValueState
-from wise.editors.key_value.spreading import SpreadConfig, SpreadingEditor
+from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
 from wise.editors.options import require_numbers
 from wise.edits import Edit
 

@@ -1,4 +1,4 @@
-"""Laws of `wise.editors.base`, which every baseline keeps."""
+"""Laws of `wise.editors.base`, which every editor on it keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 import wise.editors.saved
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_baselines import (
+from properties.internals.tiny_editors import (
     EDITS,
     KINDS,
     LEARNING,
@@ -38,7 +38,7 @@ three_architectures = pytest.mark.parametrize("model_type", ["gpt2", "opt", "gem
 
 
 @every_kind
-def test_every_baseline_generates_and_is_persistent(kind: str) -> None:
+def test_every_editor_generates_and_is_persistent(kind: str) -> None:
     editor = make(kind)
     for capability in (Editor, Generates, Persistent):
         assert isinstance(editor, capability)

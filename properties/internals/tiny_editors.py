@@ -1,4 +1,4 @@
-"""The baselines on tiny random models, and what their laws compare."""
+"""The editors beside WISE on tiny random models, and what their laws compare."""
 
 from __future__ import annotations
 
