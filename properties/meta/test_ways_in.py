@@ -111,7 +111,7 @@ def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_pa
     file = tmp_path / "known.toml"
     file.write_text('[checks]\nthe-last-write-wins = "keeps notes"\nfar-away = "gone"\n')
     options = ("-k", "last-write", f"--known-failures={file}")
-    expected = run_pytest(*faulty("memory:FirstWriteWins", *options))
+    expected = run_pytest(*faulty("memory_faults:FirstWriteWins", *options))
     assert "1 xfailed" in expected.stdout, expected.stdout
     assert expected.returncode == 0
     assert "no check any more: far-away" in expected.stdout
@@ -142,7 +142,7 @@ def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) ->
     first = run_pytest(*PERFECT, *options)
     assert "no baseline yet: saved to" in first.stdout, first.stdout
     assert first.returncode == 0
-    worse = run_pytest(*faulty("understanding:BlindToAliases", *options))
+    worse = run_pytest(*faulty("understanding_faults:BlindToAliases", *options))
     assert worse.returncode == 1, worse.stdout
     assert re.findall(r"FAILED .*\[(.+?)\]", worse.stdout) == [
         "fixtures.faulty.understanding_faults:BlindToAliases-generalization-4"
@@ -152,7 +152,9 @@ def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) ->
 
 def test_a_failing_sequence_is_one_line_that_fails_again(tmp_path: Path) -> None:
     options = ("-m", "lifelong", "-k", "any-sequence")
-    broken = run_pytest(str(ROOT), *faulty("states:RemoveLeavesTheEdit", *options), cwd=tmp_path)
+    broken = run_pytest(
+        str(ROOT), *faulty("state_faults:RemoveLeavesTheEdit", *options), cwd=tmp_path
+    )
     assert broken.returncode == 1, broken.stdout
     [(told, line)] = re.findall(
         r"any-sequence-of-operations: (.+?)\. Shortest.+ Again: pytest (.+)", broken.stdout
