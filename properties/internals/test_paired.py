@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, page_trend_test, rankdata
+from statsmodels.stats.multitest import multipletests
 
 from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.statistics import holm
@@ -116,6 +117,7 @@ def test_holm_rejects_from_the_smallest_p_value_on_until_one_is_too_large(
     p_values: list[float],
 ) -> None:
     adjusted = holm(p_values)
+    assert adjusted == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
     for alpha in (0.005, 0.05, 0.1):
         n_left, rejected = len(p_values), set()
         for index in sorted(range(len(p_values)), key=p_values.__getitem__):

@@ -42,6 +42,13 @@ def test_auroc_is_the_share_of_pairs_in_order_with_ties_as_half(
 
 @law
 @given(positives=sides, negatives=sides)
+def test_ks_is_the_distance_of_scipy(positives: list[float], negatives: list[float]) -> None:
+    expected = ks_2samp(positives, negatives, method="asymp").statistic
+    assert separate(positives, negatives, **QUICK).ks == pytest.approx(expected, abs=1e-12)
+
+
+@law
+@given(positives=sides, negatives=sides)
 def test_turning_the_sides_round_mirrors_auroc_and_interval(
     positives: list[float], negatives: list[float]
 ) -> None:

@@ -15,8 +15,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
+from statsmodels.stats.proportion import proportion_confint
 
-from wise.measures.statistics import Interval, format_share, interval, n_to_decide, verdict
+from wise.measures.statistics import (
+    Interval,
+    format_share,
+    interval,
+    interval_at,
+    n_to_decide,
+    verdict,
+)
 
 pytestmark = pytest.mark.internals
 
@@ -62,7 +70,16 @@ def test_independent_zeros_and_ones_have_the_exact_interval(confidence: float) -
         for n_right in range(n + 1):
             expected = binomtest(n_right, n).proportion_ci(confidence, "exact")
             found = interval(zeros_and_ones(n_right, n), confidence=confidence)
-            assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+            assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@law
+@given(mean=shares, n=st.floats(1, 1000), confidence=st.floats(0.5, 0.999))
+def test_any_worth_has_the_clopper_pearson_interval_of_statsmodels(
+    mean: float, n: float, confidence: float
+) -> None:
+    expected = proportion_confint(mean * n, n, 1 - confidence, method="beta")
+    assert interval_at(mean, n, confidence=confidence) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 5, 30, 200])
