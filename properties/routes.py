@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from statsmodels.stats.multitest import multipletests
+
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
 from properties.rates import ALLOWED_DROP, first_run, judge, where
@@ -14,7 +16,7 @@ from wise.measures.paired import mcnemar
 from wise.measures.rows import Row
 from wise.measures.separation import Separation, separate
 from wise.measures.sequential import decide
-from wise.measures.statistics import holm, verdict
+from wise.measures.statistics import verdict
 
 __all__ = [
     "IN_SCOPE",
@@ -59,7 +61,8 @@ def check_separation(bench: Bench, metric: str) -> str:
     found = compared[list(_KINDS).index(metric)]
     if found is None:
         raise Unasked(f"the stream asks nothing for {metric}")
-    adjusted = holm([each.permutation_p for each in compared if each is not None])
+    p_values = [each.permutation_p for each in compared if each is not None]
+    adjusted = multipletests(p_values, method="holm")[1]
     verdict = found.verdict(bench.thresholds[metric])
     return judge(
         bench, verdict, f"{verdict.describe(metric)}; {found.describe()}; largest permutation p "

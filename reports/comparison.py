@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from reports.csv_text import counted
 from reports.reading import Items
 from reports.tables import groups, scores_of
 from wise.measures.paired import mcnemar
-from wise.measures.statistics import holm, interval
+from wise.measures.statistics import interval
 
 __all__ = ["differences", "pairs"]
 
@@ -82,4 +83,4 @@ def differences(pair_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.Dat
             | {"n_better": found.n_better, "n_worse": found.n_worse, "p_value": found.p_value}
         )
     found = pd.DataFrame(lines, columns=_COLUMNS)
-    return found.assign(p_value=holm(found.p_value.tolist()))
+    return found.assign(p_value=multipletests(found.p_value, method="holm")[1])

@@ -14,10 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, page_trend_test, rankdata
-from statsmodels.stats.multitest import multipletests
 
 from wise.measures.paired import Trend, mcnemar, retention_trend
-from wise.measures.statistics import holm
 
 pytestmark = pytest.mark.internals
 
@@ -111,23 +109,6 @@ def test_a_comparison_reads_well(n_worse: int, n_better: int, expected: str) -> 
     assert alone == expected.replace(" of 98 subjects", "")
 
 
-@law
-@given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.04, 0.3, 1.0]), max_size=8))
-def test_holm_rejects_from_the_smallest_p_value_on_until_one_is_too_large(
-    p_values: list[float],
-) -> None:
-    adjusted = holm(p_values)
-    assert adjusted == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
-    for alpha in (0.005, 0.05, 0.1):
-        n_left, rejected = len(p_values), set()
-        for index in sorted(range(len(p_values)), key=p_values.__getitem__):
-            if p_values[index] > alpha / n_left + 1e-12:
-                break
-            n_left -= 1
-            rejected.add(index)
-        assert {i for i, each in enumerate(adjusted) if each <= alpha + 1e-12} == rejected
-
-
 @pytest.mark.parametrize("n_blocks", [2, 3, 9])
 @pytest.mark.parametrize("slope", [0.0, 1.0])
 def test_without_ties_the_trend_has_the_exact_p_value_of_scipy(n_blocks: int, slope: float) -> None:
@@ -218,7 +199,6 @@ def test_a_trend_reads_well(scores: list[float], expected: str) -> None:
         (lambda: mcnemar([2], [1]), "scores[0]=2 is outside [0, 1]"),
         (lambda: mcnemar([1], [1], [1, 2]), "clusters are 2 for 1 scores; one for each"),
         (lambda: mcnemar([1], [1], alternative="less"), "alternative='less' is none of drop, rise"),
-        (lambda: holm([0.5, 2]), "p_values[1]=2 is outside [0, 1]"),
         (lambda: trend([1.0, 5.0]), "scores[1]=5.0 is outside [0, 1]"),
         (lambda: trend([1.0], allowed_drop=-1), "allowed_drop=-1 is outside [0, 1]"),
         (

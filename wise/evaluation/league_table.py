@@ -7,6 +7,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from statsmodels.stats.multitest import multipletests
+
 from wise.evaluation.entries import GROUPS
 from wise.evaluation.league_scores import (
     Contestant,
@@ -17,7 +19,6 @@ from wise.evaluation.league_scores import (
 )
 from wise.measures.paired import mcnemar
 from wise.measures.rows import CORNERS, Row, corner_of
-from wise.measures.statistics import holm
 
 __all__ = ["Retained", "Standing", "retained", "standings"]
 
@@ -96,7 +97,7 @@ def _with_ties(ranked: Sequence[Standing], results: Results, confidence: float) 
         for which, other in enumerate(scores[1:], start=1)
         for corner in CORNERS
     ]
-    adjusted = holm([p_value for _, _, p_value in tests])
+    adjusted = multipletests([p_value for _, _, p_value in tests], method="holm")[1]
     worse = {
         which
         for (which, is_lower, _), p_value in zip(tests, adjusted, strict=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu, rankdata
+from scipy.stats import ks_2samp, mannwhitneyu, rankdata
 
 from wise.measures.statistics import (
     Interval,
@@ -111,7 +111,8 @@ def separate(
     rank, and Mann-Whitney's takes the sides as independent. The permutation test exchanges, by
     `seed`, the sides of clusters on one side and of the two halves of those on both: it errs at a
     rate of at most alpha where these are exchangeable, and cannot show less than
-    1 / (n_permutations + 1). Several comparisons are adjusted by `wise.measures.statistics.holm`.
+    1 / (n_permutations + 1). Neither p-value is adjusted for several
+    comparisons.
 
     Raises ValueError for an empty side, NaN, or clusters of other items. Source: Mann and Whitney,
     1947; the interval: see `_effective_n`; the best threshold: Youden, 1950.
@@ -132,8 +133,9 @@ def separate(
         rates = [sum(each) / len(each) for each in above]
         in_scope = zip(above, (of_x.tolist(), of_y.tolist()), strict=True)
         own = Rates(threshold, *rates, *(interval(*e, confidence=confidence) for e in in_scope))
-    best, ks = _best_rates_and_ks(x, y)
     means = list(mean_x.values()), list(mean_y.values())
+    with np.errstate(divide="ignore"):  # in the p-value of very few scores, which is not used
+        ks = float(ks_2samp(x, y, method="asymp").statistic)
     return Separation(
         n_positives=len(x),
         n_negatives=len(y),
@@ -144,7 +146,7 @@ def separate(
         permutation_p=_permutation_p(mean_x, mean_y, n_permutations, seed),
         ks=ks,
         own=own,
-        best=best,
+        best=_best_rates(x, y),
         confidence=confidence,
     )
 
@@ -219,7 +221,10 @@ def _means_by_cluster(values: _Array, of: _Index) -> dict[int, float]:
 def _permutation_p(
     in_x: dict[int, float], in_y: dict[int, float], n_permutations: int, seed: int
 ) -> float:
-    """P(mean of the positives' clusters less that of the negatives' >= the one seen)."""
+    """P(mean of the positives' clusters less that of the negatives' >= the one seen).
+
+    scipy.stats.permutation_test exchanges between the sides or within pairs, not both at once.
+    """
     to_x, to_y, both = 1 / len(in_x), 1 / len(in_y), sorted(in_x.keys() & in_y.keys())
     kept = np.array([in_x[each] * to_x - in_y[each] * to_y for each in both])
     gain = np.array([in_y[each] * to_x - in_x[each] * to_y for each in both]) - kept
@@ -237,8 +242,8 @@ def _permutation_p(
     return (1 + n_reached) / (1 + n_permutations)
 
 
-def _best_rates_and_ks(x: _Array, y: _Array) -> tuple[Rates, float]:
-    """The rates where TPR - FPR is largest, half-way between two scores; and the largest |..|."""
+def _best_rates(x: _Array, y: _Array) -> Rates:
+    """The rates where TPR - FPR is largest, half-way between two scores."""
     scores = np.unique(np.concatenate([[-np.inf], x, y]))
     true = 1 - np.searchsorted(np.sort(x), scores, "right") / len(x)
     false = 1 - np.searchsorted(np.sort(y), scores, "right") / len(y)
@@ -246,5 +251,4 @@ def _best_rates_and_ks(x: _Array, y: _Array) -> tuple[Rates, float]:
     below, above = float(scores[best]), float(scores[min(best + 1, len(scores) - 1)])
     middle = below + (above - below) / 2
     threshold = middle if below < middle < above else below
-    ks = float(np.abs(true - false).max())
-    return Rates(threshold, float(true[best]), float(false[best])), ks
+    return Rates(threshold, float(true[best]), float(false[best]))

@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from scipy.special import betaincinv
@@ -23,7 +22,6 @@ __all__ = [
     "Verdict",
     "format_p",
     "format_share",
-    "holm",
     "interval",
     "interval_at",
     "lower_bound",
@@ -234,17 +232,3 @@ def n_to_decide(rate: float, threshold: float, *, confidence: float = 0.95) -> i
 
     enough = next((n for n in _DOUBLED if decides(n)), None)
     return None if enough is None else 1 + bisect_left(range(1, enough + 1), True, key=decides)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: rejecting those <= alpha errs anywhere at a rate of at most alpha.
-
-    It holds whatever the dependence between the tests. Raises ValueError. Source: Holm, 1979.
-    """
-    for index, p_value in enumerate(p_values):
-        _check_share(f"p_values[{index}]", p_value)
-    n = len(p_values)
-    order = sorted(range(n), key=p_values.__getitem__)
-    steps = ((n - rank) * p_values[index] for rank, index in enumerate(order))
-    adjusted = dict(zip(order, accumulate(steps, max), strict=True))
-    return [min(1.0, adjusted[index]) for index in range(n)]
