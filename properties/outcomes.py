@@ -11,12 +11,12 @@ from properties.bench import Bench
 from properties.checks import Check
 from properties.findings import Broken, Unasked, Undecided
 
-__all__ = ["decide"]
+__all__ = ["run_as_test"]
 
 Record = Callable[[str, object], None]
 
 
-def decide(check: Check, bench: Bench, record: Record) -> None:
+def run_as_test(check: Check, bench: Bench, record: Record) -> None:
     """Pass, fail with what was got and needed, or skip with what it would take to decide.
 
     `record` is given the check, its message and its numbers, for JUnit and the terminal.

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from properties.runs import DEFAULT_THRESHOLDS, MAX_LOOKS
 from properties.settings import DEFAULT_EDITS
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS
 
 __all__ = ["add_options"]
 
@@ -76,7 +76,7 @@ def add_options(parser: pytest.Parser) -> None:
         "threshold",
         [],
         "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
-        shown=" ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
+        shown=" ".join(f"{metric}={value}" for metric, value in THRESHOLDS.items()),
         action="append",
         metavar="METRIC=VALUE",
     )

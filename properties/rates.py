@@ -8,8 +8,7 @@ from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
 from wise.measures.paired import mcnemar, retention_trend
 from wise.measures.rows import Row
-from wise.measures.sequential import decide
-from wise.measures.statistics import Verdict
+from wise.measures.verdicts import Verdict, judge_in_looks
 
 __all__ = [
     "ALLOWED_DROP",
@@ -18,8 +17,8 @@ __all__ = [
     "check_retention",
     "final_rows",
     "first_run",
-    "judge",
     "metric_name",
+    "require_pass",
     "where",
 ]
 
@@ -46,7 +45,7 @@ def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
     ]  # fmt: skip
 
 
-def judge(bench: Bench, verdict: Verdict, text: str) -> str:
+def require_pass(bench: Bench, verdict: Verdict, text: str) -> str:
     """`text` where the verdict is a pass; Broken or Undecided with it where it is not."""
     for name in ("mean", "low", "high", "n", "threshold"):
         bench.record(name, getattr(verdict, name))
@@ -89,10 +88,10 @@ def check_rate(bench: Bench, metric: str) -> str:
             scores = [row.score for row in chosen if row.score is not None]
             yield scores, [row.cluster for row in chosen]
 
-    found = decide(
+    found = judge_in_looks(
         draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
     )
-    return judge(bench, found, found.describe(metric))
+    return require_pass(bench, found, found.describe(metric))
 
 
 def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:

@@ -9,14 +9,13 @@ from statsmodels.stats.multitest import multipletests
 
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
-from properties.rates import ALLOWED_DROP, first_run, judge, where
+from properties.rates import ALLOWED_DROP, first_run, require_pass, where
 from wise.editor import Retrieves, Routed
 from wise.edits import Edit
 from wise.measures.paired import mcnemar
 from wise.measures.rows import Row
 from wise.measures.separation import Separation, separate
-from wise.measures.sequential import decide
-from wise.measures.statistics import verdict
+from wise.measures.verdicts import judge, judge_in_looks
 
 __all__ = [
     "IN_SCOPE",
@@ -63,9 +62,9 @@ def check_separation(bench: Bench, metric: str) -> str:
         raise Unasked(f"the stream asks nothing for {metric}")
     p_values = [each.permutation_p for each in compared if each is not None]
     adjusted = multipletests(p_values, method="holm")[1]
-    verdict = found.verdict(bench.thresholds[metric])
-    return judge(
-        bench, verdict, f"{verdict.describe(metric)}; {found.describe()}; largest permutation p "
+    judged = found.judge(bench.thresholds[metric])
+    return require_pass(
+        bench, judged, f"{judged.describe(metric)}; {found.describe()}; largest permutation p "
         f"after Holm {max(adjusted):.2g}",
     )  # fmt: skip
 
@@ -98,10 +97,10 @@ def check_gate(bench: Bench, metric: str) -> str:
 
     if not next(draws())[0]:
         raise Unasked(f"the stream asks nothing for {metric}")
-    found = decide(
+    found = judge_in_looks(
         draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
     )
-    return judge(bench, found, f"{found.describe(metric)} at the editor's own threshold")
+    return require_pass(bench, found, f"{found.describe(metric)} at the editor's own threshold")
 
 
 def check_router_does_not_drift(bench: Bench) -> str:
@@ -148,11 +147,11 @@ def check_retrieval(bench: Bench) -> str:
         for (_, edit), memory in zip(asked, opened, strict=True)
         if memory
     ]
-    judged = verdict(
+    judged = judge(
         [score for score, _ in found], bench.thresholds["retrieval"],
         clusters=[cluster for _, cluster in found], confidence=bench.confidence,
     )  # fmt: skip
-    return judge(bench, judged, f"{judged.describe('retrieval')} ({len(edits)} edits)")
+    return require_pass(bench, judged, f"{judged.describe('retrieval')} ({len(edits)} edits)")
 
 
 def _cluster(edit: Edit) -> str:
@@ -187,6 +186,6 @@ def check_router_needs_no_shortcut(bench: Bench) -> str:
     batches = (bench.batch(texts) for texts in ([edit.prompt for edit in edits], stripped))
     values = [editor.routing_activation(b.input_ids, b.attention_mask).tolist() for b in batches]
     found = separate(*values, threshold=editor.threshold, seed=bench.seed)
-    judged = found.verdict(bench.thresholds["separation-far"])
+    judged = found.judge(bench.thresholds["separation-far"])
     text = f"without {shortcut!r}, with which far probes and background begin, {found.describe()}"
-    return judge(bench, judged, f"{judged.describe('separation-far')}: {text}")
+    return require_pass(bench, judged, f"{judged.describe('separation-far')}: {text}")

@@ -19,30 +19,12 @@ from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
-from wise.measures.sequential import SharedDraws
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, SharedDraws
 
-__all__ = ["DEFAULT_THRESHOLDS", "LEVELS", "MAX_LOOKS", "METRICS", "checkpoints_of", "make_runs",
-           "world_bench"]  # fmt: skip
+__all__ = ["LEVELS", "METRICS", "checkpoints_of", "make_runs", "world_bench"]
 
-DEFAULT_THRESHOLDS: Mapping[str, float] = {
-    "reliability": 0.85,
-    "generalization": 0.75,
-    "generalization-1": 0.75,
-    "generalization-2": 0.75,
-    "far": 0.95,
-    "near-subject": 0.75,
-    "near-relation": 0.75,
-    "separation-far": 0.9,
-    "separation-near": 0.75,
-    "gate-edits": 0.85,
-    "gate-paraphrases": 0.75,
-    "gate-far": 0.9,
-    "gate-near": 0.75,
-    "retrieval": 0.75,
-}
-METRICS = (*DEFAULT_THRESHOLDS, "generalization-3", "generalization-4", "generalization-5",
+METRICS = (*THRESHOLDS, "generalization-3", "generalization-4", "generalization-5",
            "portability")  # fmt: skip
-MAX_LOOKS = 3
 _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 
 
@@ -122,7 +104,7 @@ def world_bench(
         n_examples=n_examples,
         phases=phases,
         runs=make_runs(rows_of),
-        thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
+        thresholds={**THRESHOLDS, **(thresholds or {})},
         max_looks=MAX_LOOKS,
     )
     return bench

@@ -13,10 +13,11 @@ import torch
 
 from fixtures.models import model_folder
 from properties.known_failures import known_failures
-from properties.runs import DEFAULT_THRESHOLDS, METRICS, checkpoints_of
+from properties.runs import METRICS, checkpoints_of
 from wise.editor import factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
 from wise.evaluation.lifelong import PROTOCOLS
+from wise.measures.verdicts import THRESHOLDS
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look"]
 
@@ -129,7 +130,7 @@ class Settings:
         chosen: list[tuple[str, object]] = [("editor", spec)]
         chosen += [("editor-option", f"{key}={value}") for key, value in options.items()]
         chosen += [("threshold", f"{metric}={value}") for metric, value in self.thresholds.items()
-                   if DEFAULT_THRESHOLDS.get(metric) != value]  # fmt: skip
+                   if THRESHOLDS.get(metric) != value]  # fmt: skip
         single = {
             "model": self.model, "device": self.device, "layer": self.editor_options.get("layer"),
             "dtype": str(self.dtype).removeprefix("torch."), "dataset": self.dataset or None,
@@ -173,7 +174,7 @@ def _choice(name: str, text: str, choices: Mapping[str, Any]) -> Any:
 
 
 def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
-    thresholds = dict(DEFAULT_THRESHOLDS)
+    thresholds = dict(THRESHOLDS)
     for pair in pairs:
         metric, _, value = pair.partition("=")
         if metric not in METRICS:

@@ -7,7 +7,7 @@ import pytest
 from properties.bench import Bench
 from properties.checks import LIFELONG, Check
 from properties.machine import replay
-from properties.outcomes import Record, decide
+from properties.outcomes import Record, run_as_test
 from properties.session import Session
 
 pytestmark = pytest.mark.lifelong
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.lifelong
 
 @pytest.mark.parametrize("check", LIFELONG, ids=attrgetter("name"))
 def test_edits_last(check: Check, bench: Bench, record_property: Record) -> None:
-    decide(check, bench, record_property)
+    run_as_test(check, bench, record_property)
 
 
 @pytest.mark.replayed

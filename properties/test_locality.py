@@ -6,7 +6,7 @@ import pytest
 
 from properties.bench import Bench
 from properties.checks import TRIANGLE, Check
-from properties.outcomes import Record, decide
+from properties.outcomes import Record, run_as_test
 
 pytestmark = [pytest.mark.lifelong, pytest.mark.triangle]
 
@@ -17,4 +17,4 @@ CHOSEN = [c for c in TRIANGLE if c.name.startswith(("far", "near"))]
 def test_probes_are_answered_as_before_the_edits(
     check: Check, bench: Bench, record_property: Record
 ) -> None:
-    decide(check, bench, record_property)
+    run_as_test(check, bench, record_property)

@@ -6,7 +6,7 @@ import pytest
 
 from properties.bench import Bench
 from properties.checks import ROUTER, Check
-from properties.outcomes import Record, decide
+from properties.outcomes import Record, run_as_test
 
 pytestmark = [pytest.mark.lifelong, pytest.mark.router]
 
@@ -15,4 +15,4 @@ pytestmark = [pytest.mark.lifelong, pytest.mark.router]
 def test_prompts_in_scope_are_told_from_others(
     check: Check, bench: Bench, record_property: Record
 ) -> None:
-    decide(check, bench, record_property)
+    run_as_test(check, bench, record_property)

@@ -15,7 +15,7 @@ from reports.sections.router_section import of_router
 from reports.sections.scores_section import of_scores
 from reports.sections.section import Section
 from reports.sections.study_section import of_effects, of_r2, of_study
-from reports.verdicts import THRESHOLDS
+from wise.measures.verdicts import THRESHOLDS
 
 __all__ = ["build_page"]
 

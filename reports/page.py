@@ -18,13 +18,14 @@ from reports.check_table import OUTCOMES, WORDS, CheckRecord, tallies, write_che
 from reports.commands import commands
 from reports.csv_text import counted, listed, safe_for_csv, shorten
 from reports.figures import style, svg
+from reports.judged import counting, exclusions, failures, holds, verdicts
 from reports.pooling import apart
 from reports.reading import Items
 from reports.sections.section import Section
 from reports.tables import SERIES
-from reports.verdicts import THRESHOLDS, counting, exclusions, failures, holds, verdicts
 from wise.measures.summary import Measure
 from wise.measures.text import visible
+from wise.measures.verdicts import THRESHOLDS
 
 __all__ = ["write_page"]
 

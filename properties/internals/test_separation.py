@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, mannwhitneyu, permutation_test
 
 from wise.measures.separation import separate
-from wise.measures.statistics import interval, verdict
+from wise.measures.statistics import interval
+from wise.measures.verdicts import judge
 
 pytestmark = pytest.mark.internals
 
@@ -152,9 +153,9 @@ def test_rates_at_the_given_threshold_have_the_intervals_of_their_clusters() -> 
 
 def test_the_verdict_is_that_of_as_many_independent_pairs() -> None:
     found = separate(normal(99, 60), normal(0, 80), **QUICK)
-    assert found.verdict(0.95).outcome == verdict([1.0] * 60, 0.95).outcome == "pass"
-    assert found.verdict(0.96).n_needed == round(140 / 60 * 74)
-    assert separate(normal(0, 60), normal(0, 80), **QUICK).verdict(0.9).outcome == "fail"
+    assert found.judge(0.95).outcome == judge([1.0] * 60, 0.95).outcome == "pass"
+    assert found.judge(0.96).n_needed == round(140 / 60 * 74)
+    assert separate(normal(0, 60), normal(0, 80), **QUICK).judge(0.9).outcome == "fail"
 
 
 def test_the_same_seed_gives_the_same_result() -> None:

@@ -17,14 +17,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from wise.measures.statistics import (
-    Interval,
-    format_share,
-    interval,
-    interval_at,
-    n_to_decide,
-    verdict,
-)
+from wise.measures.statistics import Interval, format_share, interval, interval_at
+from wise.measures.verdicts import judge, n_to_decide
 
 pytestmark = pytest.mark.internals
 
@@ -125,7 +119,7 @@ def test_clusters_that_do_not_matter_widen_the_interval_by_less_than_a_tenth() -
 @pytest.mark.parametrize("n", [20, 100])
 def test_a_verdict_is_wrong_at_most_one_time_in_twenty(threshold: float, n: int) -> None:
     rates = binom.pmf(range(n + 1), n, threshold)
-    outcomes = [verdict(zeros_and_ones(k, n), threshold).outcome for k in range(n + 1)]
+    outcomes = [judge(zeros_and_ones(k, n), threshold).outcome for k in range(n + 1)]
     for wrong in ("pass", "fail"):  # a pass is wrong just below the threshold, a fail at it
         assert sum(r for r, o in zip(rates, outcomes, strict=True) if o == wrong) <= 0.05
 
@@ -134,7 +128,7 @@ def test_a_verdict_is_wrong_at_most_one_time_in_twenty(threshold: float, n: int)
 def test_a_clustered_verdict_is_wrong_at_most_one_time_in_twenty(setting: Setting) -> None:
     generator, threshold = np.random.default_rng(1), setting[2]
     samples = [draw_clustered(generator, *setting) for _ in range(2_000)]
-    found = [verdict(scores, threshold, clusters=each).outcome for scores, each in samples]
+    found = [judge(scores, threshold, clusters=each).outcome for scores, each in samples]
     assert not is_refused(found.count("pass"))
     assert not is_refused(found.count("fail"))
 
@@ -144,7 +138,7 @@ def test_a_hundred_items_decide_nine_times_in_ten_at_this_distance(
     mean: float, outcome: str
 ) -> None:
     rates = binom.pmf(range(101), 100, mean)
-    outcomes = [verdict(zeros_and_ones(k, 100), 0.9).outcome for k in range(101)]
+    outcomes = [judge(zeros_and_ones(k, 100), 0.9).outcome for k in range(101)]
     assert sum(r for r, o in zip(rates, outcomes, strict=True) if o == outcome) > 0.9
 
 
@@ -192,7 +186,7 @@ def test_a_higher_threshold_never_gets_a_better_verdict(
     scores: list[float], thresholds: list[float]
 ) -> None:
     rank = {"fail": 0, "inconclusive": 1, "pass": 2}
-    found = [rank[verdict(scores, threshold).outcome] for threshold in sorted(thresholds)]
+    found = [rank[judge(scores, threshold).outcome] for threshold in sorted(thresholds)]
     assert found == sorted(found, reverse=True)
 
 
@@ -205,15 +199,15 @@ def test_n_to_decide_is_the_smallest_n_that_decides(
     assert (n is None) == (rate == threshold > 0)
     assume(n is not None and n < 3_000)
     for n_items in {1, n // 2, n - 1} - {0, n}:
-        assert verdict([rate] * n_items, threshold, confidence=confidence).n_needed == n
-    assert verdict([rate] * n, threshold, confidence=confidence).outcome != "inconclusive"
+        assert judge([rate] * n_items, threshold, confidence=confidence).n_needed == n
+    assert judge([rate] * n, threshold, confidence=confidence).outcome != "inconclusive"
 
 
 def test_clustered_items_need_more_of_them_by_the_design_effect() -> None:
     scores = zeros_and_ones(186, 200)
     alone, paired = (
-        verdict(scores, 0.9),
-        verdict(scores, 0.9, clusters=[i // 2 for i in range(200)]),
+        judge(scores, 0.9),
+        judge(scores, 0.9, clusters=[i // 2 for i in range(200)]),
     )
     assert alone.outcome == paired.outcome == "inconclusive"
     assert alone.n_needed == n_to_decide(0.93, 0.9) == 288
@@ -221,7 +215,7 @@ def test_clustered_items_need_more_of_them_by_the_design_effect() -> None:
 
 
 def test_without_scores_nothing_is_known() -> None:
-    found = verdict([], 0.9)
+    found = judge([], 0.9)
     assert (found.mean, found.n_needed, interval([])) == (None, None, Interval(0.0, 1.0))
     assert str(found) == "inconclusive: unknown [.00, 1.00] at n=0; needed >= .90"
 
@@ -237,7 +231,7 @@ def test_without_scores_nothing_is_known() -> None:
     ],
 )
 def test_a_verdict_reads_well(n_right: int, threshold: float, expected: str) -> None:
-    found = verdict(zeros_and_ones(n_right, 100), threshold)
+    found = judge(zeros_and_ones(n_right, 100), threshold)
     assert found.describe("reliability").endswith(expected)
     assert str(found) == found.describe("reliability").replace("reliability ", "")
 
@@ -264,4 +258,4 @@ def test_only_all_is_written_as_one_and_only_none_as_zero(share: float) -> None:
 )
 def test_what_is_out_of_range_is_named(arguments: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
-        verdict(**{"scores": [0.0, 1.0], "threshold": 0.9, **arguments})
+        judge(**{"scores": [0.0, 1.0], "threshold": 0.9, **arguments})

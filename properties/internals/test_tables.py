@@ -1,4 +1,4 @@
-"""Laws of `reports.tables` and `reports.verdicts`: the suite's own numbers, pooled right."""
+"""Laws of `reports.tables` and `reports.judged`: the suite's own numbers, pooled right."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 
 from properties.internals.measured import RATES, RUN, rows_of, run_rows
-from properties.routes import IN_SCOPE, OUT_OF_SCOPE
-from properties.settings import DEFAULT_THRESHOLDS
-from reports import tables, verdicts
+from reports import judged, tables
 from reports.pooling import apart
 from wise.measures.rows import Row, Run
-from wise.measures.statistics import interval, verdict
+from wise.measures.statistics import interval
 from wise.measures.summary import CONDITIONS, Measure, summarize
+from wise.measures.verdicts import THRESHOLDS, judge
 
 pytestmark = pytest.mark.internals
 
@@ -124,7 +123,7 @@ def test_excluded_items_are_counted_and_not_scored(items_of) -> None:
     items = items_of(rows_of("reliability", "", [1.0, None, 0.0, None]))
     cell = tables.cells(items).iloc[0]
     assert (cell["n"], cell.n_excluded, cell["mean"]) == (2, 2, 0.5)
-    left_out = verdicts.exclusions(items)
+    left_out = judged.exclusions(items)
     assert left_out[["excluded", "n"]].to_numpy().tolist() == [["too long", 2]]
 
 
@@ -145,22 +144,15 @@ def test_too_few_ages_have_no_retention(items_of) -> None:
     assert tables.retention(items_of(rows_of("reliability", "", [1.0] * 9, t=9))).empty
 
 
-def test_the_thresholds_are_those_of_the_suite() -> None:
-    of_routers = {*IN_SCOPE, *OUT_OF_SCOPE, "separation-far", "separation-near", "retrieval"}
-    expected = {k: v for k, v in DEFAULT_THRESHOLDS.items() if k not in of_routers}
-    assert dict(verdicts.THRESHOLDS) == expected
-
-
 def test_a_verdict_is_that_of_the_final_scores(items_of) -> None:
     rows = run_rows(ts=(1, 10, 100))
-    found = verdicts.verdicts(items_of(rows))
-    graded = [name for name in verdicts.THRESHOLDS if name != "generalization"]
-    assert len(found) == len(graded) * 3 * 2
+    found = judged.verdicts(items_of(rows))
+    assert len(found) == len(set(RATES) - {("portability", "portability")}) * 3 * 2
     for line in found.itertuples():
         place = ("final", line.t, line.protocol, line.metric, line.kind)
         own = [r for r in rows if (r.when, r.t, r.protocol, r.metric, r.kind) == place]
-        threshold = DEFAULT_THRESHOLDS[verdicts.threshold_name(Measure(line.metric, line.kind))]
-        expected = verdict([r.score for r in own], threshold, clusters=[r.cluster for r in own])
+        threshold = THRESHOLDS[judged.threshold_name(Measure(line.metric, line.kind))]
+        expected = judge([r.score for r in own], threshold, clusters=[r.cluster for r in own])
         assert (line.outcome, line.mean, line.low, line.high, line.n, line.threshold) == (
             expected.outcome, expected.mean, expected.low, expected.high, expected.n, threshold,
         )  # fmt: skip
@@ -193,12 +185,12 @@ def test_a_property_holds_up_to_the_last_t_before_it_fails(
             for t, letter in zip((1, 10, 100), outcomes, strict=True)
         ]
     )
-    held = verdicts.holds(table)
+    held = judged.holds(table)
     assert held[["outcome", "text"]].to_numpy().tolist() == [[outcome, text]]
 
 
 def test_failures_are_wrong_items_of_the_last_t(items_of) -> None:
-    found = verdicts.failures(items_of(run_rows()), most=2)
+    found = judged.failures(items_of(run_rows()), most=2)
     assert set(found.t) == {10}
     assert found.score.lt(1).all()
     counts = found[found.protocol == "free"].groupby(["metric", "kind"]).size().to_dict()

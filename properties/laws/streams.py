@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from properties.bench import Bench
 from properties.findings import Unasked, require
-from properties.rates import judge
+from properties.rates import require_pass
 from wise.editor import Editor, Generates, Growing
-from wise.measures.statistics import verdict
+from wise.measures.verdicts import judge
 
 __all__ = [
     "check_inference_does_not_grow",
@@ -31,8 +31,8 @@ def check_the_order_of_edits_does_not_matter(bench: Bench) -> str:
     agree = [float(one == other) for one, other in zip(*orders, strict=True) if one or other]
     if not agree:
         raise Unasked(f"none of {len(edits)} edits was written in either order")
-    found = verdict(agree, _AGREEMENT, confidence=bench.confidence)
-    return judge(bench, found, found.describe("agreement with the opposite order of edits"))
+    found = judge(agree, _AGREEMENT, confidence=bench.confidence)
+    return require_pass(bench, found, found.describe("agreement with the opposite order of edits"))
 
 
 def _flops(bench: Bench, editor: Editor) -> dict[str, float]:

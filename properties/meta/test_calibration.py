@@ -18,16 +18,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, multinomial, norm
 
-from properties.runs import DEFAULT_THRESHOLDS
 from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.separation import separate
-from wise.measures.sequential import Draw, decide
-from wise.measures.statistics import verdict
+from wise.measures.verdicts import THRESHOLDS, Draw, judge, judge_in_looks
 
 pytestmark = pytest.mark.meta
 
 N_SIMULATIONS = 1_000
-THRESHOLDS = sorted(set(DEFAULT_THRESHOLDS.values()))
+THRESHOLDS = sorted(set(THRESHOLDS.values()))
 NEAR = 0.01  # just above and just below a threshold
 
 Generator = np.random.Generator
@@ -51,7 +49,7 @@ def editor(generator: Generator, rate: float, n_clusters: int, icc: float = 0.4)
 @cache
 def outcomes(n: int, threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """For each number of right answers among `n`, whether it passes, and whether it fails."""
-    found = [verdict([1.0] * k + [0.0] * (n - k), threshold).outcome for k in range(n + 1)]
+    found = [judge([1.0] * k + [0.0] * (n - k), threshold).outcome for k in range(n + 1)]
     return np.array(found) == "pass", np.array(found) == "fail"
 
 
@@ -91,7 +89,7 @@ def test_no_verdict_on_clustered_items_is_wrong_more_often_than_stated(threshold
     generator = np.random.default_rng(0)
     for distance, wrong in ((-NEAR, {"pass"}), (0, {"pass", "fail"}), (NEAR, {"fail"})):
         draws = [editor(generator, threshold + distance, 35) for _ in range(N_SIMULATIONS)]
-        found = [verdict(scores, threshold, clusters=of).outcome for scores, of in draws]
+        found = [judge(scores, threshold, clusters=of).outcome for scores, of in draws]
         for outcome in wrong:
             assert not is_refused(found.count(outcome)), (distance, outcome)
 
@@ -99,7 +97,7 @@ def test_no_verdict_on_clustered_items_is_wrong_more_often_than_stated(threshold
 def test_a_verdict_that_left_out_the_clusters_would_be_seen() -> None:
     generator = np.random.default_rng(0)
     draws = [editor(generator, 0.75, 35) for _ in range(N_SIMULATIONS)]
-    found = [verdict(scores, 0.75).outcome for scores, _ in draws]
+    found = [judge(scores, 0.75).outcome for scores, _ in draws]
     assert is_refused(found.count("pass"))
     assert is_refused(found.count("fail"))
 
@@ -123,7 +121,7 @@ def test_a_sequence_of_looks_tells_an_editor_at_this_distance_nine_times_in_ten(
 
 
 def test_looks_that_each_took_the_whole_error_would_be_seen() -> None:
-    spent = 1 - 4 * 0.05  # which decide splits into four times 5 %
+    spent = 1 - 4 * 0.05  # which judge_in_looks splits into four times 5 %
     found = [look_on(seed, 0.85, 0.85, False, confidence=spent) for seed in range(N_SIMULATIONS)]
     assert is_refused(found.count("pass"))
     assert is_refused(found.count("fail"))
@@ -141,7 +139,7 @@ def look_on(
         return Draw((generator.random(50) < rate).astype(float).tolist())
 
     draws = (draw() for _ in range(4))
-    return decide(draws, threshold, confidence=confidence, max_looks=4).outcome
+    return judge_in_looks(draws, threshold, confidence=confidence, max_looks=4).outcome
 
 
 def normal(generator: Generator, area: float) -> tuple[Side, Side]:

@@ -14,13 +14,12 @@ from scipy.stats import ks_2samp, mannwhitneyu, rankdata
 
 from wise.measures.statistics import (
     Interval,
-    Verdict,
     format_p,
     format_share,
     interval,
     interval_at,
-    verdict_at,
 )
+from wise.measures.verdicts import Verdict, judge_mean
 
 __all__ = ["Rates", "Separation", "separate"]
 
@@ -76,10 +75,10 @@ class Separation:
     best: Rates
     confidence: float
 
-    def verdict(self, threshold: float) -> Verdict:
+    def judge(self, threshold: float) -> Verdict:
         """Whether the AUROC reaches `threshold`; n counts positives and negatives together."""
         n, worth = self.n_positives + self.n_negatives, self.effective_n
-        return verdict_at(self.auroc, worth, threshold, n=n, confidence=self.confidence)
+        return judge_mean(self.auroc, worth, threshold, n=n, confidence=self.confidence)
 
     def describe(self, name: str = "") -> str:
         """One line: `far: AUROC .97 [.92, .99] of 60 positives against 80 negatives, ...`."""

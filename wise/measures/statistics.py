@@ -1,4 +1,4 @@
-"""Intervals and verdicts on mean scores in [0, 1]: exact for independent 0/1 scores.
+"""Intervals of mean scores in [0, 1]: exact for independent 0/1 scores.
 
 One method for all scores: the Clopper-Pearson interval of their mean, at as many items as they are
 worth. Scores between 0 and 1 count as 0/1 scores of the same mean, the most spread that they can
@@ -9,31 +9,22 @@ cluster count for less than as many independent ones, by a design effect: see `_
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from scipy.special import betaincinv
 
 __all__ = [
     "Interval",
-    "Verdict",
     "format_p",
     "format_share",
     "interval",
     "interval_at",
     "lower_bound",
-    "n_to_decide",
     "upper_bound",
-    "verdict",
-    "verdict_at",
+    "worth",
 ]
-
-_Outcome = Literal["pass", "fail", "inconclusive"]
-
-_DOUBLED = [2**k for k in range(31)]  # items; what the last cannot decide, nothing will
 
 
 class Interval(NamedTuple):
@@ -41,44 +32,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether a mean score is known to reach `threshold` (pass), to miss it (fail), or neither.
-
-    `low` and `high` are the two-sided interval at `confidence`; `bound` is the one-sided bound that
-    decided, at the same confidence, or None. `n_needed` is, where inconclusive, how many items
-    would decide at the mean and design effect seen; None where no number would, or none was seen.
-    """
-
-    outcome: _Outcome
-    mean: float | None
-    low: float
-    high: float
-    n: int
-    threshold: float
-    n_needed: int | None
-    bound: float | None
-    confidence: float
-
-    def describe(self, name: str = "") -> str:
-        """One line, as in `fail: reliability .62 [.52, .72] at n=100; needed >= .90`."""
-        mean = "unknown" if self.mean is None else format_share(self.mean)
-        bounds = f"[{format_share(self.low)}, {format_share(self.high)}]"
-        text = " ".join(filter(None, (f"{self.outcome}:", name, mean, bounds, f"at n={self.n}")))
-        if self.bound is not None and self.low < self.threshold <= self.high:
-            side = "at least" if self.outcome == "pass" else "at most"
-            bound = f"{self.bound:.3f}".removeprefix("0")
-            text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
-        needed = max(f"{self.threshold:.2f}", f"{self.threshold:g}", key=len).removeprefix("0")
-        text += f"; needed >= {needed}"
-        if self.n_needed is not None:
-            text += f", which n={self.n_needed} would decide at this rate"
-        return text
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def format_share(share: float) -> str:
@@ -118,7 +71,7 @@ def upper_bound(mean: float, n: float, error: float) -> float:
     return 1.0 - lower_bound(1.0 - mean, n, error)
 
 
-def _worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[float, float]:
+def worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[float, float]:
     """The mean, and the number of independent items it is worth: 0 where there is none."""
     if clusters is not None and len(clusters) != len(scores):
         raise ValueError(f"clusters are {len(clusters)} for {len(scores)} scores; one for each")
@@ -170,7 +123,7 @@ def interval(
     scores. `clusters` names, item by item, what is not independent, as by its subject. Raises
     ValueError. Source: Clopper and Pearson, 1934.
     """
-    return interval_at(*_worth(scores, clusters), confidence=confidence)
+    return interval_at(*worth(scores, clusters), confidence=confidence)
 
 
 def interval_at(mean: float, effective_n: float, *, confidence: float = 0.95) -> Interval:
@@ -178,57 +131,3 @@ def interval_at(mean: float, effective_n: float, *, confidence: float = 0.95) ->
     _check_confidence(confidence)
     error = (1 - confidence) / 2
     return Interval(lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error))
-
-
-def verdict(
-    scores: Sequence[float],
-    threshold: float,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
-) -> Verdict:
-    """Pass if the one-sided lower bound reaches `threshold`, fail if the upper one is below it.
-
-    A false pass and a false fail each have a rate of at most 1 - confidence; without scores the
-    verdict is inconclusive. Scores and clusters as in `interval`. Raises ValueError.
-    """
-    return verdict_at(*_worth(scores, clusters), threshold, n=len(scores), confidence=confidence)
-
-
-def verdict_at(
-    mean: float, effective_n: float, threshold: float, *, n: int, confidence: float = 0.95
-) -> Verdict:
-    """The verdict on a mean of `n` items that are worth `effective_n` independent ones."""
-    low, high = interval_at(mean, effective_n, confidence=confidence)
-    _check_share("threshold", threshold)
-    error = 1 - confidence
-    lower, upper = lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error)
-    outcome: _Outcome = "inconclusive"
-    bound = n_needed = None
-    if n and lower >= threshold:
-        outcome, bound = "pass", lower
-    elif upper < threshold:
-        outcome, bound = "fail", upper
-    elif n and (independent := n_to_decide(mean, threshold, confidence=confidence)):
-        n_needed = math.ceil(independent * n / effective_n)
-    seen = (mean if n else None, low, high, n, threshold)
-    return Verdict(outcome, *seen, n_needed, bound, confidence)
-
-
-def n_to_decide(rate: float, threshold: float, *, confidence: float = 0.95) -> int | None:
-    """The smallest n of independent items at which a mean of `rate` passes or fails.
-
-    None where no n up to a thousand million does, as where the rate is the threshold.
-    """
-    for name, value in (("rate", rate), ("threshold", threshold)):
-        _check_share(name, value)
-    _check_confidence(confidence)
-    error = 1 - confidence
-
-    def decides(n: int) -> bool:
-        if rate < threshold:
-            return upper_bound(rate, n, error) < threshold
-        return lower_bound(rate, n, error) >= threshold
-
-    enough = next((n for n in _DOUBLED if decides(n)), None)
-    return None if enough is None else 1 + bisect_left(range(1, enough + 1), True, key=decides)

@@ -1,4 +1,4 @@
-"""Laws of `wise.measures.sequential`: no draw too many, each look at its share of the error.
+"""Laws of `wise.measures.verdicts`: no draw too many, each look at its share of the error.
 
 How often its verdicts err is measured in `properties/meta/test_calibration.py`.
 """
@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wise.measures.sequential import Draw, SharedDraws, decide
-from wise.measures.statistics import verdict
+from wise.measures.verdicts import Draw, SharedDraws, judge, judge_in_looks
 
 pytestmark = pytest.mark.internals
 
@@ -33,9 +32,9 @@ def endless(n_right: int, n: int) -> SharedDraws[Draw]:
 def test_it_is_the_verdict_of_the_first_look_that_decides(
     drawn: list[list[float]], max_looks: int
 ) -> None:
-    found = decide([Draw(scores) for scores in drawn], 0.7, max_looks=max_looks)
+    found = judge_in_looks([Draw(scores) for scores in drawn], 0.7, max_looks=max_looks)
     looks = [
-        verdict(list(chain(*drawn[:k])), 0.7, confidence=1 - 0.05 / max_looks)
+        judge(list(chain(*drawn[:k])), 0.7, confidence=1 - 0.05 / max_looks)
         for k in range(1, min(len(drawn), max_looks) + 1)
     ]
     decided = [k for k, look in enumerate(looks, start=1) if look.outcome != "inconclusive"]
@@ -43,33 +42,33 @@ def test_it_is_the_verdict_of_the_first_look_that_decides(
     expected = looks[found.n_looks - 1]
     assert (found.outcome, found.mean, found.n) == (expected.outcome, expected.mean, expected.n)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert (found.max_looks, found.overall_confidence) == (max_looks, 0.95)
+    assert (found.max_looks, found.confidence) == (max_looks, expected.confidence)
 
 
 @pytest.mark.parametrize(("n_right", "n_looks"), [(50, 1), (10, 1), (47, 3), (45, 4)])
 def test_no_draw_is_made_after_the_one_that_decides(n_right: int, n_looks: int) -> None:
     draws = endless(n_right, 50)
-    assert decide(draws, 0.88, max_looks=4).n_looks == draws.n_made == n_looks
+    assert judge_in_looks(draws, 0.88, max_looks=4).n_looks == draws.n_made == n_looks
 
 
 def test_draws_that_end_leave_the_verdict_open() -> None:
-    found = decide([Draw([1.0] * 5)], 0.9)
+    found = judge_in_looks([Draw([1.0] * 5)], 0.9)
     assert (found.outcome, found.n_looks, found.n) == ("inconclusive", 1, 5)
-    assert decide([], 0.9).n_looks == decide([Draw([])], 0.9).n == 0
+    assert judge_in_looks([], 0.9).n_looks == judge_in_looks([Draw([])], 0.9).n == 0
 
 
 def test_a_cluster_may_go_over_several_draws() -> None:
     clusters = [index // 2 for index in range(20)]
     scores = [1.0] * 18 + [0.0] * 2
-    found = decide([Draw(scores, clusters)] * 3, 0.8, max_looks=3)
-    expected = verdict(scores * 3, 0.8, clusters=clusters * 3, confidence=1 - 0.05 / 3)
+    found = judge_in_looks([Draw(scores, clusters)] * 3, 0.8, max_looks=3)
+    expected = judge(scores * 3, 0.8, clusters=clusters * 3, confidence=1 - 0.05 / 3)
     assert (found.low, found.high) == (expected.low, expected.high)
 
 
 def test_one_look_is_the_verdict_itself() -> None:
     scores, clusters = [1.0] * 95 + [0.0] * 5, [index // 2 for index in range(100)]
-    found = decide([Draw(scores, clusters)], 0.85, max_looks=1)
-    once = verdict(scores, 0.85, clusters=clusters)
+    found = judge_in_looks([Draw(scores, clusters)], 0.85, max_looks=1)
+    once = judge(scores, 0.85, clusters=clusters)
     assert found.describe("far") == f"{once.describe('far')} (look 1 of 1)"
     assert str(found) == found.describe()
     assert found.bound == pytest.approx(once.bound)
@@ -87,9 +86,9 @@ def test_metrics_share_their_draws() -> None:
     def of(metric: str) -> Iterator[Draw]:
         return (draw[metric] for draw in draws)
 
-    assert decide(of("clear"), 0.75).n_looks == 1 == draws.n_made
-    assert decide(of("close"), 0.75).n_looks == 4 == draws.n_made
-    assert decide(of("clear"), 0.75).n_looks == 1
+    assert judge_in_looks(of("clear"), 0.75, max_looks=4).n_looks == 1 == draws.n_made
+    assert judge_in_looks(of("close"), 0.75, max_looks=4).n_looks == 4 == draws.n_made
+    assert judge_in_looks(of("clear"), 0.75, max_looks=4).n_looks == 1
     assert made == [0, 1, 2, 3]
 
 
@@ -102,12 +101,12 @@ def test_a_draw_that_could_not_be_made_is_an_error_every_time() -> None:
     draws = SharedDraws(make)
     for _ in range(2):
         with pytest.raises(MemoryError, match="no room"):
-            decide(draws, 0.8)
+            judge_in_looks(draws, 0.8)
 
 
 def test_the_last_look_says_how_many_items_would_decide() -> None:
-    found = decide(endless(45, 50), 0.88)
-    alone = verdict(([1.0] * 45 + [0.0] * 5) * 4, 0.88, confidence=0.9875)
+    found = judge_in_looks(endless(45, 50), 0.88, max_looks=4)
+    alone = judge(([1.0] * 45 + [0.0] * 5) * 4, 0.88, confidence=0.9875)
     assert found.n_needed == pytest.approx(alone.n_needed, abs=1)
     assert found.describe("far").startswith("inconclusive: far .90 [.84, .95] at n=200; needed")
     assert found.describe("far").endswith("would decide at this rate (look 4 of 4)")
@@ -125,4 +124,4 @@ def test_the_last_look_says_how_many_items_would_decide() -> None:
 )
 def test_what_is_out_of_range_is_named(arguments: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
-        decide(**{"draws": [Draw([1.0])], "threshold": 0.9, **arguments})
+        judge_in_looks(**{"draws": [Draw([1.0])], "threshold": 0.9, **arguments})

@@ -8,11 +8,10 @@ import pandas as pd
 
 from reports.reading import Items
 from reports.tables import CONDITION, SERIES, groups, in_series, scores_of
-from wise.measures.statistics import verdict
 from wise.measures.summary import Measure
+from wise.measures.verdicts import THRESHOLDS, judge
 
 __all__ = [
-    "THRESHOLDS",
     "counting",
     "exclusions",
     "failures",
@@ -21,16 +20,6 @@ __all__ = [
     "verdicts",
 ]
 
-# Those of the test suite; a test compares them.
-THRESHOLDS: Mapping[str, float] = {
-    "reliability": 0.85,
-    "generalization": 0.75,
-    "generalization-1": 0.75,
-    "generalization-2": 0.75,
-    "far": 0.95,
-    "near-subject": 0.75,
-    "near-relation": 0.75,
-}
 _VERDICT = ["outcome", "mean", "low", "high", "n", "threshold", "n_needed", "words"]
 _TOLD = ["t", *_VERDICT]
 _PROPERTY = [*SERIES, "protocol", "metric", "kind"]
@@ -60,7 +49,7 @@ def verdicts(
         if threshold is None:
             continue
         clusters = group.cluster.cat.codes.tolist()
-        found = verdict(group.score.tolist(), threshold, clusters=clusters, confidence=confidence)
+        found = judge(group.score.tolist(), threshold, clusters=clusters, confidence=confidence)
         words = found.describe().partition(": ")[2]
         lines.append(key | {name: getattr(found, name, words) for name in _VERDICT})
     return pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})

@@ -1,0 +1,227 @@
+"""Whether a mean score is known to reach its threshold: pass, fail or inconclusive.
+
+Every verdict of the project is `judge_mean`'s. Where it takes several looks at more and more items,
+each look has its share of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from wise.measures.statistics import format_share, interval_at, lower_bound, upper_bound, worth
+
+__all__ = [
+    "MAX_LOOKS",
+    "THRESHOLDS",
+    "Draw",
+    "SharedDraws",
+    "Verdict",
+    "judge",
+    "judge_in_looks",
+    "judge_mean",
+    "n_to_decide",
+]
+
+_T = TypeVar("_T")
+_Outcome = Literal["pass", "fail", "inconclusive"]
+_DOUBLED = [2**k for k in range(31)]  # items; what the last cannot decide, nothing will
+
+# What each metric must reach where nothing else is asked, and the looks that its verdict may take.
+THRESHOLDS: Mapping[str, float] = {
+    "reliability": 0.85,
+    "generalization": 0.75,
+    "generalization-1": 0.75,
+    "generalization-2": 0.75,
+    "far": 0.95,
+    "near-subject": 0.75,
+    "near-relation": 0.75,
+    "separation-far": 0.9,
+    "separation-near": 0.75,
+    "gate-edits": 0.85,
+    "gate-paraphrases": 0.75,
+    "gate-far": 0.9,
+    "gate-near": 0.75,
+    "retrieval": 0.75,
+}
+MAX_LOOKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a mean score is known to reach `threshold` (pass), to miss it (fail), or neither.
+
+    `low` and `high` are the two-sided interval at `confidence`; `bound` is the one-sided bound that
+    decided, at the same confidence, or None. `n_needed` is, where inconclusive, how many items
+    would decide at the mean and design effect seen; None where no number would, or none was seen.
+    A verdict at look `n_looks` is on the items of all looks so far, and `confidence` is that of
+    this one of `max_looks`; without looks `n_looks` is 0.
+    """
+
+    outcome: _Outcome
+    mean: float | None
+    low: float
+    high: float
+    n: int
+    threshold: float
+    n_needed: int | None
+    bound: float | None
+    confidence: float
+    n_looks: int = 0
+    max_looks: int = 1
+
+    def describe(self, name: str = "") -> str:
+        """One line, as in `fail: reliability .62 [.52, .72] at n=100; needed >= .90`.
+
+        It ends with the look where there are several: `... needed >= .90 (look 2 of 4)`.
+        """
+        mean = "unknown" if self.mean is None else format_share(self.mean)
+        bounds = f"[{format_share(self.low)}, {format_share(self.high)}]"
+        text = " ".join(filter(None, (f"{self.outcome}:", name, mean, bounds, f"at n={self.n}")))
+        if self.bound is not None and self.low < self.threshold <= self.high:
+            side = "at least" if self.outcome == "pass" else "at most"
+            bound = f"{self.bound:.3f}".removeprefix("0")
+            text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
+        needed = max(f"{self.threshold:.2f}", f"{self.threshold:g}", key=len).removeprefix("0")
+        text += f"; needed >= {needed}"
+        if self.n_needed is not None:
+            text += f", which n={self.n_needed} would decide at this rate"
+        return text + f" (look {self.n_looks} of {self.max_looks})" * bool(self.n_looks)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+def judge(
+    scores: Sequence[float],
+    threshold: float,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> Verdict:
+    """The verdict on the mean of `scores`, with clusters as in `interval`. Raises ValueError."""
+    return judge_mean(*worth(scores, clusters), threshold, n=len(scores), confidence=confidence)
+
+
+def judge_mean(
+    mean: float,
+    effective_n: float,
+    threshold: float,
+    *,
+    n: int,
+    confidence: float = 0.95,
+    n_looks: int = 0,
+    max_looks: int = 1,
+) -> Verdict:
+    """Pass if the one-sided lower bound reaches `threshold`, fail if the upper one is below it.
+
+    The mean is of `n` items that are worth `effective_n` independent ones; without items the
+    verdict is inconclusive. The error is (1 - confidence) / max_looks: so a false pass has a rate
+    of at most that, and so has a false fail. Raises ValueError.
+    """
+    confidence = 1 - (1 - confidence) / max_looks
+    low, high = interval_at(mean, effective_n, confidence=confidence)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} is outside [0, 1]")
+    error = 1 - confidence
+    lower, upper = lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error)
+    outcome: _Outcome = "inconclusive"
+    bound = n_needed = None
+    if n and lower >= threshold:
+        outcome, bound = "pass", lower
+    elif upper < threshold:
+        outcome, bound = "fail", upper
+    elif n and (independent := n_to_decide(mean, threshold, confidence=confidence)):
+        n_needed = math.ceil(independent * n / effective_n)
+    seen = (mean if n else None, low, high, n, threshold)
+    return Verdict(outcome, *seen, n_needed, bound, confidence, n_looks, max_looks)
+
+
+def n_to_decide(rate: float, threshold: float, *, confidence: float = 0.95) -> int | None:
+    """The smallest n of independent items at which a mean of `rate` passes or fails.
+
+    None where no n up to a thousand million does, as where the rate is the threshold.
+    """
+    error = 1 - confidence
+
+    def decides(n: int) -> bool:
+        if rate < threshold:
+            return upper_bound(rate, n, error) < threshold
+        return lower_bound(rate, n, error) >= threshold
+
+    enough = next((n for n in _DOUBLED if decides(n)), None)
+    return None if enough is None else 1 + bisect_left(range(1, enough + 1), True, key=decides)
+
+
+class Draw(NamedTuple):
+    """Scores in [0, 1] of newly drawn items; a name in two draws is one cluster."""
+
+    scores: Sequence[float]
+    clusters: Sequence[Hashable] | None = None
+
+
+class SharedDraws(Generic[_T]):
+    """Without end `make(0)`, `make(1)`, ...: each made when first asked for, and made once.
+
+    Several metrics go over the same draws, each as far as it needs. `make` is to seed itself by the
+    number; where it raises, so does every iteration that comes there.
+    """
+
+    def __init__(self, make: Callable[[int], _T]) -> None:
+        self._make = make
+        self._made: list[_T] = []
+
+    def __iter__(self) -> Iterator[_T]:
+        for number in count():
+            if number == len(self._made):
+                self._made.append(self._make(number))
+            yield self._made[number]
+
+    @property
+    def n_made(self) -> int:
+        return len(self._made)
+
+
+def judge_in_looks(
+    draws: Iterable[tuple[Sequence[float], Sequence[Hashable] | None]],
+    threshold: float,
+    *,
+    confidence: float = 0.95,
+    max_looks: int = MAX_LOOKS,
+) -> Verdict:
+    """The verdict of the first look that passes or fails; inconclusive if none of them does.
+
+    A look takes one more draw and judges all items drawn so far, with an error of
+    (1 - confidence) / max_looks. So the false passes over all looks have a rate of at most
+    1 - confidence, and so have the false fails, however the looks depend on each other. No draw is
+    made beyond the one that decides. Each draw has to be independent of those before it, like
+    them in kind, and of a size that does not depend on their scores. Raises ValueError.
+
+    Source: Pocock, Biometrika, 1977 (repeated looks); the split of the error is Bonferroni's.
+    """
+    if max_looks < 1:
+        raise ValueError(f"max_looks={max_looks} is too few; allowed is 1 or more")
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence={confidence} is outside [0.5, 1)")
+    scores: list[float] = []
+    clusters: list[Hashable] = []
+
+    def judge_look(n_looks: int) -> Verdict:
+        seen = worth(scores, clusters)
+        how = {"n": len(scores), "n_looks": n_looks, "max_looks": max_looks}
+        return judge_mean(*seen, threshold, confidence=confidence, **how)
+
+    found = judge_look(0)
+    for n_looks, (new, names) in enumerate(islice(draws, max_looks), start=1):
+        if names is not None and len(names) != len(new):
+            raise ValueError(f"clusters are {len(names)} for {len(new)} scores; one for each")
+        scores += new
+        clusters += names or [(n_looks, index) for index in range(len(new))]
+        found = judge_look(n_looks)
+        if found.outcome != "inconclusive":
+            break
+    return found
