@@ -1,5 +1,7 @@
-"""What the baselines share: a state that a turn replaces as a whole, applied by hooks, kept in a
-folder. The caller's model is never written to."""
+"""What editors share: a state that a turn replaces as a whole, applied by hooks, kept in a folder.
+
+The caller's model is never written to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EditorBase",
+    "ErasableBase",
     "ValueEditorBase",
     "added",
+    "edits_of",
     "factory",
     "floats",
     "live",
@@ -89,17 +93,17 @@ class EditorBase(ABC, Generic[C, S]):
     def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
         """The state after a turn."""
 
+    def _record(self, state: S) -> dict[str, Any]:
+        """What of a state is no tensor, as JSON."""
+        return {"edits": [asdict(edit) for edit in state.edits]}
+
     @abstractmethod
     def _out(self, state: S) -> dict[str, Tensor]:
         """The tensors of a state."""
 
     @abstractmethod
-    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> S:
-        """The state of saved parts; ValueError or KeyError where they are not one."""
-
-    def _n_turns(self) -> int:
-        """What of the state its edits and tensors do not say."""
-        return 0
+    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
+        """The state of a record and tensors; ValueError or KeyError where they are not one."""
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         """The model as edited, for rows with this mask."""
@@ -109,7 +113,7 @@ class EditorBase(ABC, Generic[C, S]):
         """One turn; a prompt edited before gets its new target.
 
         Raises ValueError, with the state as it was, for an empty turn, a prompt edited twice in it,
-        text that encodes to nothing or is too long for the model, and a loss that is not a number.
+        text that encodes to nothing or is too long for the model, and a non-finite loss.
         """
         edits = turn_of(edits)
         with hooks.frozen(self.lm.model):
@@ -120,10 +124,13 @@ class EditorBase(ABC, Generic[C, S]):
         self._state = self.empty
 
     def logits(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+        self,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        prompt_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Logits of the edited model."""
-        with self._applied(attention_mask):
+        """Logits of the edited model; where it routes, on `prompt_mask` or else on all tokens."""
+        with self._applied(attention_mask if prompt_mask is None else prompt_mask):
             return self._bare.logits(input_ids, attention_mask)
 
     def generate(
@@ -144,18 +151,12 @@ class EditorBase(ABC, Generic[C, S]):
 
     def save(self, path: str | Path) -> None:
         """Write the state into the folder `path`: safetensors and a JSON manifest."""
-        edits = [asdict(edit) for edit in self.edits]
-        record = {"n_turns": self._n_turns(), "edits": edits}
-        saved.write(Path(path), self._identity(), record, self._out(self._state))
+        record, tensors = self._record(self._state), self._out(self._state)
+        saved.write(Path(path), self._identity(), record, tensors)
 
     def load(self, path: str | Path) -> None:
         """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
-
-        def state_of(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
-            edits = tuple(Edit(**edit) for edit in record["edits"])
-            return self._in(edits, tensors, int(record["n_turns"]))
-
-        self._state = saved.read(Path(path), self._identity(), state_of, self.lm.device)
+        self._state = saved.read(Path(path), self._identity(), self._in, self.lm.device)
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""
@@ -163,8 +164,29 @@ class EditorBase(ABC, Generic[C, S]):
         return {"editor": type(self).__name__, **made}
 
 
+class ErasableBase(EditorBase[C, S]):
+    """An editor that can take edits back."""
+
+    def remove(self, edits: Sequence[Edit]) -> None:
+        """Unedit: the state is that of the stream without the edits of these prompts.
+
+        Raises KeyError naming a prompt that no edit in force has, with the state as it was.
+        """
+        known = {edit.prompt for edit in self.edits}
+        for edit in edits:
+            if edit.prompt not in known:
+                raise KeyError(f"no edit of the prompt {edit.prompt!r} is in force")
+        with hooks.frozen(self.lm.model):
+            prompts = frozenset(edit.prompt for edit in edits)
+            self._state = self._without(self._state, prompts)
+
+    @abstractmethod
+    def _without(self, state: S, prompts: frozenset[str]) -> S:
+        """The state without the edits of `prompts`."""
+
+
 class ValueEditorBase(EditorBase[C, S]):
-    """A baseline at the W_v of one block: `config.layer`, or at three quarters of the depth.
+    """An editor at the W_v of one block: `config.layer`, or at three quarters of the depth.
 
     Raises ValueError where the model has no such layer.
     """
@@ -218,6 +240,11 @@ def added(lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]) -> Iterat
         for layer, tau in taus.items():
             stack.enter_context(hooks.replace(lm.part(layer, "value"), partial(add, tau)))
         yield
+
+
+def edits_of(record: Mapping[str, Any]) -> tuple[Edit, ...]:
+    """The edits of a record. Raises KeyError or TypeError where it has none."""
+    return tuple(Edit(**edit) for edit in record["edits"])
 
 
 def floats(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:

@@ -18,9 +18,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.base import ValueEditorBase, added, factory, floats, live, row_mean
+from wise.editors.base import (
+    ValueEditorBase,
+    added,
+    edits_of,
+    factory,
+    floats,
+    live,
+    row_mean,
+)
 from wise.editors.key_value.facts import Corrupts
-from wise.editors.options import require_flags, require_numbers, require_one_of, require_whole
+from wise.editors.options import check_flags, check_numbers, check_one_of, check_whole
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -78,15 +86,15 @@ class FineTuneConfig:
     append_eos: bool = True
 
     def __post_init__(self) -> None:
-        require_one_of(
+        check_one_of(
             self,
             loss=("target", "prompt-last"),
             objective=("raise", "lower"),
             units=("absolute", "model"),
         )
-        require_flags(self, "append_eos")
-        require_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, n_draws=1, replay=0)
-        require_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
+        check_flags(self, "append_eos")
+        check_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, n_draws=1, replay=0)
+        check_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
 
 
 # FT-L: that of ROME (5e-5 bound; WISE appendix A.3: Adam, 5e-4, 50 steps). FT-M: 25 steps.
@@ -130,8 +138,8 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         self.layers = self.lm.around(self.layer, self.config.n_layers)
         self._corruption = corruption  # of embeddings while learning (fact forcing)
 
-    def _n_turns(self) -> int:
-        return self._state.n_turns
+    def _record(self, state: FineTuned) -> dict[str, Any]:
+        return {**super()._record(state), "n_turns": state.n_turns}
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         tau = self._state.tau
@@ -221,14 +229,13 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
     def _out(self, state: FineTuned) -> dict[str, Tensor]:
         return {} if state.tau is None else {"tau": state.tau}
 
-    def _in(
-        self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int
-    ) -> FineTuned:
+    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FineTuned:
+        edits = edits_of(record)
         if not edits:
             return FineTuned()
         shape = len(self.layers), *self.lm.value_weight(self.layer).shape
         tau = floats(tensors, "tau", *shape)
-        return FineTuned(tau, edits, n_turns)
+        return FineTuned(tau, edits, int(record["n_turns"]))
 
     @cached_property
     def _unit(self) -> float:

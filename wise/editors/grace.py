@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from wise.editors.base import ValueEditorBase, factory, floats, live
-from wise.editors.options import require_flags, require_numbers, require_one_of, require_whole
+from wise.editors.base import ErasableBase, ValueEditorBase, edits_of, factory, floats, live
+from wise.editors.options import check_flags, check_numbers, check_one_of, check_whole
 from wise.editors.router import token_selection
 from wise.editors.routing_inputs import background_inputs, prompt_inputs, select
 from wise.edits import Edit
@@ -63,15 +63,15 @@ class GRACEConfig:
     append_eos: bool = True
 
     def __post_init__(self) -> None:
-        require_one_of(
+        check_one_of(
             self,
             value_init=("cold", "warm"),
             replacement=("last", "prompt"),
             units=("absolute", "model"),
         )
-        require_flags(self, "append_eos")
-        require_numbers(self, "radius", "lr", "early_stop")
-        require_whole(self, n_steps=1)
+        check_flags(self, "append_eos")
+        check_numbers(self, "radius", "lr", "early_stop")
+        check_whole(self, n_steps=1)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -177,7 +177,7 @@ class _State:
     codebook: Codebook | None = None
 
 
-class GRACE(ValueEditorBase[GRACEConfig, _State]):
+class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _State]):
     """Online editor with a codebook; it is Generates, Routed, Persistent and Erasable.
 
     An entry depends on its own edits, model and seed alone, so that an edit taken back leaves no
@@ -185,28 +185,6 @@ class GRACE(ValueEditorBase[GRACEConfig, _State]):
     """
 
     empty = _State()
-
-    def remove(self, edits: Sequence[Edit]) -> None:
-        """Unedit: the state is bitwise that of the stream without these edits' prompts.
-
-        Raises KeyError naming a prompt that no edit in force has.
-        """
-        known, gone = {edit.prompt for edit in self.edits}, {edit.prompt for edit in edits}
-        for prompt in gone - known:
-            raise KeyError(f"no edit of the prompt {prompt!r} is in force")
-        kept = tuple(edit for edit in self.edits if edit.prompt not in gone)
-        with hooks.frozen(self.lm.model):
-            self._state = self._written(self._state, self.empty, kept)
-
-    def logits(
-        self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-        prompt_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Logits of the edited model, routed on `prompt_mask` or, without one, on all tokens."""
-        with self._applied(attention_mask if prompt_mask is None else prompt_mask):
-            return self._bare.logits(input_ids, attention_mask)
 
     @torch.no_grad()
     def routing_activation(
@@ -233,6 +211,10 @@ class GRACE(ValueEditorBase[GRACEConfig, _State]):
         route = _Route(prompt_mask.bool(), self.config.replacement)
         value = self.lm.part(self.layer, "value")
         return hooks.replace(value, lambda a, output: _replaced(codebook, route, a, output))
+
+    def _without(self, state: _State, prompts: frozenset[str]) -> _State:
+        kept = tuple(edit for edit in state.edits if edit.prompt not in prompts)
+        return self._written(state, self.empty, kept)
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:
         """Edits one after the other, by nature; a prompt edited before is forgotten first."""
@@ -306,7 +288,8 @@ class GRACE(ValueEditorBase[GRACEConfig, _State]):
         return {"keys": codebook.keys, "radii": codebook.radii, "values": codebook.values,
                 "owner": owner}  # fmt: skip
 
-    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> _State:
+    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
+        edits = edits_of(record)
         if not edits:
             return self.empty
         inner, hidden = self.lm.value_weight(self.layer).shape

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wise.editors.base import EditorBase, factory, live
-from wise.editors.options import require_numbers, require_one_of, require_whole
+from wise.editors.base import ErasableBase, edits_of, factory, live
+from wise.editors.options import check_numbers, check_one_of, check_whole
 from wise.edits import Background, Edit
 from wise.lm.tokens import encode, pad
 from wise.seeds import seeded
@@ -49,9 +49,9 @@ class InContextConfig:
     reserve: int = 16
 
     def __post_init__(self) -> None:
-        require_one_of(self, style=("plain", "ike"))
-        require_whole(self, n_demonstrations=0, n_edits=1, reserve=0)
-        require_numbers(self, "min_score")
+        check_one_of(self, style=("plain", "ike"))
+        check_whole(self, n_demonstrations=0, n_edits=1, reserve=0)
+        check_numbers(self, "min_score")
 
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -82,7 +82,7 @@ class _Store:
         return Retriever(self.prompts)
 
 
-class InContext(EditorBase[InContextConfig, _Store]):
+class InContext(ErasableBase[InContextConfig, _Store]):
     """Shows the newest edits; it is Generates, Persistent and Erasable. The weights never count.
 
     With no edit in force it is the model itself, bitwise.
@@ -95,20 +95,20 @@ class InContext(EditorBase[InContextConfig, _Store]):
         """Bytes of the text held beside the model."""
         return sum(len(statement(edit, self.config.style).encode()) for edit in self.edits)
 
-    def remove(self, edits: Sequence[Edit]) -> None:
-        """Unedit. Raises KeyError naming a prompt that no edit in force has."""
-        gone = {edit.prompt for edit in edits}
-        for prompt in gone - set(self._state.prompts):
-            raise KeyError(f"no edit of the prompt {prompt!r} is in force")
-        self._state = _Store(tuple(edit for edit in self.edits if edit.prompt not in gone))
-
     def logits(
         self,
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B T"],
+        prompt_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Logits at the given tokens, with what stands before them read first."""
-        return self._logits(input_ids, attention_mask, attention_mask)
+        asked = attention_mask if prompt_mask is None else prompt_mask
+        prefixes = self._prefixes(input_ids, asked)
+        if not any(prefixes):
+            return self._bare.logits(input_ids, attention_mask)
+        rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
+        logits = self._bare.logits(rows, mask)
+        return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))  # B T V
 
     def generate(
         self,
@@ -121,14 +121,6 @@ class InContext(EditorBase[InContextConfig, _Store]):
         prefixes = self._prefixes(input_ids, attention_mask)
         rows, mask, _ = self._placed(prefixes, input_ids, attention_mask, max_new_tokens)
         return self._bare.generate(rows, mask, max_new_tokens, **options)
-
-    def _logits(self, input_ids: Tensor, attention_mask: Tensor, prompt_mask: Tensor) -> Tensor:
-        prefixes = self._prefixes(input_ids, prompt_mask)
-        if not any(prefixes):
-            return self._bare.logits(input_ids, attention_mask)
-        rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
-        logits = self._bare.logits(rows, mask)
-        return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))  # B T V
 
     def _placed(
         self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor, n_more: int = 0
@@ -202,11 +194,14 @@ class InContext(EditorBase[InContextConfig, _Store]):
                 raise ValueError(f"the model's logits of {edit.prompt!r} are not finite")
         return _Store(live(state.edits, edits))
 
+    def _without(self, state: _Store, prompts: frozenset[str]) -> _Store:
+        return _Store(tuple(edit for edit in state.edits if edit.prompt not in prompts))
+
     def _out(self, state: _Store) -> dict[str, Tensor]:
         return {}
 
-    def _in(self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int) -> _Store:
-        return _Store(edits)
+    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Store:
+        return _Store(edits_of(record))
 
 
 class Retrieval(InContext):
@@ -228,16 +223,6 @@ class Retrieval(InContext):
         texts, retriever = self._texts(input_ids, attention_mask), self._state.retriever
         scores = [max(retriever.scores(text), default=0.0) for text in texts]
         return torch.tensor(scores, device=input_ids.device)
-
-    def logits(
-        self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-        prompt_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """As in context; found by `prompt_mask` or, without one, by all tokens."""
-        asked = attention_mask if prompt_mask is None else prompt_mask
-        return self._logits(input_ids, attention_mask, asked)
 
     def _shown(self, prompt: str) -> Sequence[Edit]:
         scores = self._state.retriever.scores(prompt)

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "check_field",
+    "check_flags",
+    "check_numbers",
+    "check_one_of",
+    "check_whole",
     "configured",
-    "require",
-    "require_flags",
-    "require_numbers",
-    "require_one_of",
-    "require_whole",
 ]
 
 C = TypeVar("C", bound="DataclassInstance")
@@ -34,38 +34,38 @@ def configured(
     return cls(**{**presets[preset], **options})
 
 
-def require(config: object, name: str, holds: bool, allowed: str) -> None:
+def check_field(config: object, name: str, holds: bool, allowed: str) -> None:
     """Raise ValueError where a field of `config` does not hold what is allowed."""
     if not holds:
         raise ValueError(f"{name}={getattr(config, name)!r} is not allowed; it must be {allowed}")
 
 
-def require_one_of(config: object, **allowed: Collection[str]) -> None:
+def check_one_of(config: object, **allowed: Collection[str]) -> None:
     """Each named field is one of these words."""
     for name, words in allowed.items():
-        require(config, name, getattr(config, name) in words, f"one of {', '.join(words)}")
+        check_field(config, name, getattr(config, name) in words, f"one of {', '.join(words)}")
 
 
-def require_flags(config: object, *names: str) -> None:
+def check_flags(config: object, *names: str) -> None:
     """Each of these fields is true or false."""
     for name in names:
-        require(config, name, isinstance(getattr(config, name), bool), "true or false")
+        check_field(config, name, isinstance(getattr(config, name), bool), "true or false")
 
 
-def require_whole(config: object, **least: int) -> None:
+def check_whole(config: object, **least: int) -> None:
     """Each named field is a whole number from its least on."""
     for name, bound in least.items():
         value = getattr(config, name)
         holds = _is_number(value, int) and value >= bound
-        require(config, name, holds, f"a whole number >= {bound}")
+        check_field(config, name, holds, f"a whole number >= {bound}")
 
 
-def require_numbers(config: object, *names: str, positive: bool = False) -> None:
+def check_numbers(config: object, *names: str, positive: bool = False) -> None:
     """Each of these fields is a number, and not negative or, with `positive`, above zero."""
     for name in names:
         value = getattr(config, name)
         holds = _is_number(value, int, float) and (value > 0 if positive else value >= 0)
-        require(config, name, holds, "a number > 0" if positive else "a number >= 0")
+        check_field(config, name, holds, "a number > 0" if positive else "a number >= 0")
 
 
 def _is_number(value: object, *types: type) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from wise.editors.base import added, factory, live
 from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
 from wise.editors.key_value.keyvalue import read
-from wise.editors.options import require_numbers, require_one_of
+from wise.editors.options import check_numbers, check_one_of
 from wise.edits import Edit
 
 __all__ = ["PRESETS", "AlphaEdit", "AlphaEditConfig", "make", "null_basis", "preserving"]
@@ -41,8 +41,8 @@ class AlphaEditConfig(SpreadConfig):
 
     def __post_init__(self) -> None:
         super(AlphaEditConfig, self).__post_init__()
-        require_numbers(self, "null_threshold", "l2", positive=True)
-        require_one_of(self, units=("absolute", "model"))
+        check_numbers(self, "null_threshold", "l2", positive=True)
+        check_one_of(self, units=("absolute", "model"))
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -12,18 +12,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editors.base import EditorBase, added, floats
+from wise.editors.base import EditorBase, added, edits_of, floats
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
-from wise.editors.options import require_whole
+from wise.editors.options import check_whole
 from wise.edits import Background, Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -148,9 +148,8 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         groups = (("change", state.changes), ("key", state.keys))
         return {f"{name}.{layer}": part for name, group in groups for layer, part in group.items()}
 
-    def _in(
-        self, edits: tuple[Edit, ...], tensors: Mapping[str, Tensor], n_turns: int
-    ) -> KeyValueState:
+    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KeyValueState:
+        edits = edits_of(record)
         if not edits:
             return KeyValueState()
         changes, keys = {}, {}
@@ -181,7 +180,7 @@ class SpreadConfig(KeyValueConfig):
     def __post_init__(self) -> None:
         super(SpreadConfig, self).__post_init__()
         if self.n_layers is not None:
-            require_whole(self, n_layers=1)
+            check_whole(self, n_layers=1)
 
 
 Spread = TypeVar("Spread", bound=SpreadConfig)

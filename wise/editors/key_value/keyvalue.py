@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from wise.editors.key_value.facts import FACT_TOKENS, Facts, Rows
 from wise.editors.options import (
-    require,
-    require_flags,
-    require_numbers,
-    require_one_of,
-    require_whole,
+    check_field,
+    check_flags,
+    check_numbers,
+    check_one_of,
+    check_whole,
 )
 from wise.edits import Edit
 from wise.lm.tail import Tail, block_states
@@ -96,14 +96,14 @@ class KeyValueConfig:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        require_whole(self, n_steps=1, n_prefixes=0, prefix_length=1, n_texts=1, batch_size=1)
-        require_numbers(self, "lr", "clamp", positive=True)
-        require_numbers(self, "depth", "kl", "weight_decay", "early_stop", "ridge")
-        require(self, "depth", self.depth <= 1, "in [0, 1]")
-        require_one_of(self, objective=OBJECTIVES, fact_token=FACT_TOKENS)
-        require_flags(self, "append_eos")
+        check_whole(self, n_steps=1, n_prefixes=0, prefix_length=1, n_texts=1, batch_size=1)
+        check_numbers(self, "lr", "clamp", positive=True)
+        check_numbers(self, "depth", "kl", "weight_decay", "early_stop", "ridge")
+        check_field(self, "depth", self.depth <= 1, "in [0, 1]")
+        check_one_of(self, objective=OBJECTIVES, fact_token=FACT_TOKENS)
+        check_flags(self, "append_eos")
         holds = self.layer is None or type(self.layer) is int
-        require(self, "layer", holds, "a whole number or none")
+        check_field(self, "layer", holds, "a whole number or none")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wise.editors.base import factory, live
 from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
-from wise.editors.options import require_numbers
+from wise.editors.options import check_numbers
 from wise.edits import Edit
 
 __all__ = ["MEMIT", "PRESETS", "MEMITConfig", "balanced", "make"]
@@ -34,7 +34,7 @@ class MEMITConfig(SpreadConfig):
 
     def __post_init__(self) -> None:
         super(MEMITConfig, self).__post_init__()
-        require_numbers(self, "covariance_weight", positive=True)
+        check_numbers(self, "covariance_weight", positive=True)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

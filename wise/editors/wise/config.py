@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from wise.editors.options import (
+    check_field,
+    check_flags,
+    check_numbers,
+    check_one_of,
+    check_whole,
     configured,
-    require,
-    require_flags,
-    require_numbers,
-    require_one_of,
-    require_whole,
 )
 from wise.editors.router import ROUTING_TOKENS
 from wise.editors.wise.merge import MERGES
@@ -117,16 +117,16 @@ class WISEConfig:
     units: str = "absolute"
 
     def __post_init__(self) -> None:
-        require_one_of(self, **_CHOICES)
-        require_whole(self, **_AT_LEAST)
-        require_numbers(self, *_NOT_NEGATIVE)
-        require_flags(self, "append_eos")
+        check_one_of(self, **_CHOICES)
+        check_whole(self, **_AT_LEAST)
+        check_numbers(self, *_NOT_NEGATIVE)
+        check_flags(self, "append_eos")
         for name in _SHARES:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            require(self, name, is_number and 0 < value <= 1, "in (0.0, 1.0]")
+            check_field(self, name, is_number and 0 < value <= 1, "in (0.0, 1.0]")
         is_whole = type(self.layer) is int
-        require(self, "layer", self.layer is None or is_whole, "a whole number or none")
+        check_field(self, "layer", self.layer is None or is_whole, "a whole number or none")
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
