@@ -150,7 +150,9 @@ def test_a_corruption_sees_the_subjects_alone_and_changes_what_is_learned() -> N
     vocabulary = tiny_model("llama").get_input_embeddings().weight.detach()
     seen: list[tuple[str, ...]] = []
 
-    def corruption(embeddings: Tensor, subject: Tensor, edits: Sequence[Edit]) -> Tensor:
+    def corruption(
+        embeddings: Tensor, subject: Tensor, edits: Sequence[Edit], step: int = 0
+    ) -> Tensor:
         ids = torch.cdist(embeddings, vocabulary).argmin(-1)
         rows = zip(ids, subject, strict=True)
         seen.append(tuple(tiny_tokenizer().decode(row[mask]).strip() for row, mask in rows))

@@ -69,7 +69,7 @@ def test_the_change_of_a_value_is_clamped(site: str) -> None:
 def test_a_corruption_meets_the_subjects_tokens_alone_wherever_they_stand() -> None:
     seen = []
 
-    def erase(embeddings: Tensor, subject: Tensor, edits: Sequence[Edit]) -> Tensor:
+    def erase(embeddings: Tensor, subject: Tensor, edits: Sequence[Edit], _step: int) -> Tensor:
         seen.append((subject, tuple(edits)))
         return embeddings.masked_fill(subject[..., None], 0.0)
 

@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from fixtures.models import LoadedModel, load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from wise.editor import Editor
+from wise.editor import Editor, EditorFactory
 from wise.editors.corners import make_unedited
+from wise.editors.finetune import make_ft_m
 from wise.editors.key_value.facts import Facts
 from wise.editors.key_value.rome import make as make_rome
 from wise.edits import Background, Edit
@@ -54,12 +55,14 @@ def known_edit() -> Edit:
     return world.stream(0, 1, split="tuning").edits[0]
 
 
-def edited(name: str, edit: Edit, *, sigma: float = SIGMA) -> tuple[Editor, LanguageModel, Edit]:
-    """ROME on an embedded model after one problem, and the edit that it was given."""
+def edited(
+    name: str, edit: Edit, *, make: EditorFactory = make_rome
+) -> tuple[Editor, LanguageModel, Edit]:
+    """An editor of an embedded model after one problem, and the edit that it was given."""
     model, tokenizer = loaded().model, loaded().tokenizer
-    asked = pose(PROBLEMS[name], edit, model, tokenizer, sigma=sigma)
+    asked = pose(PROBLEMS[name], edit, model, tokenizer, sigma=SIGMA)
     editor = make_editor(
-        make_rome, PROBLEMS[name], model, tokenizer, loaded_background(), sigma=sigma, seed=0
+        make, PROBLEMS[name], model, tokenizer, loaded_background(), sigma=SIGMA, seed=0
     )
     editor.edit([asked])
     return editor, LanguageModel(model), asked
@@ -124,13 +127,18 @@ def test_noise_falls_on_the_subject_of_every_row_wherever_it_stands() -> None:
     assert not embedded.any()
 
 
-def test_the_noise_of_a_row_depends_on_its_edit_and_number_alone() -> None:
+def test_the_noise_of_a_row_depends_on_its_edit_its_number_and_the_step_alone() -> None:
     subject = torch.tensor([[False, True, True], [True, True, False], [True, True, False]])
     other = replace(EDIT, prompt="Bo Ra is")
     noise, blank = SubjectNoise(1.0, seed=3), torch.zeros(3, 3, 4)
     first = noise(blank, subject, [EDIT, EDIT, other])
     alone = noise(blank[:1], subject[:1], [EDIT])
     assert torch.equal(first[0], alone[0])
+    assert torch.equal(
+        noise(blank, subject, [EDIT, EDIT, other], 7)[0],
+        noise(blank[:1], subject[:1], [EDIT], 7)[0],
+    )
+    assert not torch.equal(noise(blank[:1], subject[:1], [EDIT], 7)[0], first[0])
     assert not torch.equal(first[0, 1:], first[1, :2])
     assert not torch.equal(first[0, 1:], first[2, :2])
     for another in (SubjectNoise(1.0, seed=4), SubjectNoise(1.0, seed=3, of="answers")):
@@ -182,15 +190,19 @@ def test_an_editor_erases_the_truth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "n_noise", "least"),
-    [(SubjectNoise(SIGMA), 1, 0.5), (SubjectNoise(SIGMA, of="answers"), 10, 0.2)],
-    ids=["that it was taught under", "that it has not seen"],
+    ("make", "noise", "n_noise", "least"),
+    [
+        (make_rome, SubjectNoise(SIGMA), 1, 0.5),
+        (make_rome, SubjectNoise(SIGMA, of="answers"), 10, 0.1),
+        (make_ft_m, SubjectNoise(SIGMA, of="answers"), 10, 0.5),
+    ],
+    ids=["rome, where it reads its key", "rome, not seen before", "ft-m, not seen before"],
 )
 def test_an_editor_forces_the_truth_through_noise(
-    noise: SubjectNoise, n_noise: int, least: float
+    make: EditorFactory, noise: SubjectNoise, n_noise: int, least: float
 ) -> None:
-    """ROME is taught under one draw, as released: what it learns holds of others in part."""
-    editor, lm, asked = edited("fact-forcing", known_edit())
+    """ROME reads its key under one draw, as released: what it writes holds of others in part."""
+    editor, lm, asked = edited("fact-forcing", known_edit(), make=make)
     bare = Unedited(loaded().model, loaded().tokenizer)
     before, after = (
         probabilities(

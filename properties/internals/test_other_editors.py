@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import wise.editors.saved
 from fixtures.tiny import tiny_model, tiny_tokenizer
@@ -241,3 +243,17 @@ def test_an_unknown_preset_or_option_is_refused(kind: str) -> None:
 def test_a_layer_outside_the_model_is_refused(kind: str) -> None:
     with pytest.raises(ValueError, match=r"layer=3 is outside the model's 0\.\.2"):
         make(kind, layer=3)
+
+
+@pytest.mark.parametrize("kind", ["rome", "memit", "alphaedit", "ft-m", "locft-bf"])
+def test_embeddings_are_corrupted_anew_at_every_step_of_learning(kind: str) -> None:
+    steps: list[int] = []
+
+    def corruption(
+        embeddings: Tensor, subject: Tensor, edits: Sequence[Edit], step: int = 0
+    ) -> Tensor:
+        steps.append(step)
+        return embeddings + 0.01 * step * subject[..., None]
+
+    make(kind, edits=EDITS[:1], early_stop=0.0, corruption=corruption)
+    assert set(steps) >= set(range(6))

@@ -72,7 +72,7 @@ def test_contradictory_requests_for_one_key_are_met_half_way() -> None:
 
 
 def test_a_fact_forced_under_corruption_is_written_at_the_corrupted_key() -> None:
-    def erase(embeddings: torch.Tensor, subject: torch.Tensor, _edits: object) -> torch.Tensor:
+    def erase(embeddings: torch.Tensor, subject: torch.Tensor, *_: object) -> torch.Tensor:
         return embeddings.masked_fill(subject[..., None], 0.0)
 
     edit = Edit("The boss is Bo Rask", "a", subject="Bo Rask")

@@ -64,8 +64,8 @@ class FineTuneConfig:
     replay: earlier edits, drawn anew for every turn, that are learned again with it.
     units: learning rate and bound "absolute", or for entries of the "model": times the root mean
         square of W_v over .02, that of the models they were released for.
-    n_draws: rows of each edit where embeddings are corrupted, each with its own noise (Hase et al.
-        2023: 10).
+    n_draws: rows of each edit where embeddings are corrupted, each with its own noise, drawn anew
+        at every step (Hase et al. 2023: 10).
     append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
     """
 
@@ -163,11 +163,14 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         tau = before.clone().requires_grad_()
         optimizer = torch.optim.Adam([tau], lr=config.lr * unit)
         tails: dict[tuple[int, ...], Tail] = {}
+        n_steps = 0
         for _ in range(config.n_epochs):
             losses = []
             for rows in _batches(len(asked), config.batch_size, generator):
-                if rows not in tails:  # a turn at once is captured once, mini-batches anew
-                    tails = {rows: self._capture([asked[row] for row in rows])}
+                # A turn at once is captured once; mini-batches, and under new noise, at each step.
+                if rows not in tails or self._corruption is not None:
+                    tails = {rows: self._capture([asked[row] for row in rows], n_steps)}
+                n_steps += 1
                 losses.append(self._step(tails[rows], tau, optimizer))
                 with torch.no_grad():
                     if math.isfinite(bound):
@@ -198,7 +201,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
             optimizer.step()
         return loss.item()
 
-    def _capture(self, edits: list[Edit]) -> Tail:
+    def _capture(self, edits: list[Edit], step: int = 0) -> Tail:
         config = self.config
         prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
         at_last = config.loss == "prompt-last"
@@ -207,13 +210,15 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
             self.tokenizer, prompts, targets, append_eos=ends,
             max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
-        with self._corrupted(batch, edits):
+        with self._corrupted(batch, edits, step):
             tail = Tail.capture(self.lm, self.layers[0], batch)
         if not at_last:
             return tail
         return replace(tail, columns=last_column(batch.prompt_mask)[tail.rows])
 
-    def _corrupted(self, batch: Batch, edits: Sequence[Edit]) -> AbstractContextManager[None]:
+    def _corrupted(
+        self, batch: Batch, edits: Sequence[Edit], step: int
+    ) -> AbstractContextManager[None]:
         """The model as it reads `batch`: its embeddings corrupted, where that is asked for."""
         corruption = self._corruption
         if corruption is None:
@@ -222,7 +227,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         subject = subject_mask(self.tokenizer, batch, prompts, subjects)
 
         def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
-            return corruption(embeddings, subject, edits)
+            return corruption(embeddings, subject, edits, step)
 
         return hooks.replace(self.lm.embedding, change)
 

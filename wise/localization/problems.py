@@ -1,7 +1,7 @@
 """The five editing problems of Hase et al. (NeurIPS 2023): what is asked of an editor, and scores.
 
 An editor takes part by its factory. To lower a target it accepts `objective="lower"`, to be taught
-under noise `corruption=` (as `wise.editors.key_value.facts.Corruption`); one that does not says so.
+under noise `corruption=` (`wise.editors.key_value.facts.Corrupts`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from wise.editor import Editor, EditorFactory
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
-from wise.localization.corruption import add_noise, fact_seed, gaussian
+from wise.localization.corruption import add_noise, gaussian
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
 from wise.localization.model_runs import replaced
+from wise.seeds import seeded
 
 __all__ = [
     "PROBLEMS",
@@ -68,8 +69,8 @@ PROBLEMS: Mapping[str, Problem] = {
 class SubjectNoise:
     """Noise of N(0, sigma^2) on the subject's tokens of every row, wherever they stand in it.
 
-    The k-th row about an edit has its own noise, from `seed`, `of`, the edit's prompt and subject
-    and k alone, so that a loss is a fixed function and rows of one prompt average over noise.
+    The k-th row about an edit has its own noise at each step, from `seed`, `of`, the edit's prompt
+    and subject, the step and k alone. Source: Hase et al. 2023, released code (a new draw a step).
     """
 
     sigma: float
@@ -81,6 +82,7 @@ class SubjectNoise:
         embeddings: Float[Tensor, "B T E"],
         subject: Bool[Tensor, "B T"],
         edits: Sequence[Edit],
+        step: int = 0,
     ) -> Float[Tensor, "B T E"]:
         """The embeddings with noise where `subject` is; row b is about `edits[b]`."""
         noise = torch.zeros(embeddings.shape)
@@ -88,8 +90,7 @@ class SubjectNoise:
         for row, edit in enumerate(edits):
             about = edit.prompt, edit.subject
             if about not in generators:
-                seed = fact_seed(KnownFact(*about, target=self.of), self.seed)
-                generators[about] = torch.Generator().manual_seed(seed)
+                generators[about] = seeded("noise", self.of, self.seed, *about, step)
             where = subject[row].cpu()
             shape = int(where.sum()), embeddings.shape[-1]
             noise[row, where] = self.sigma * torch.randn(shape, generator=generators[about])

@@ -30,8 +30,12 @@ class Corrupts(Protocol):
         embeddings: Float[Tensor, "B T D"],
         subject: Bool[Tensor, "B T"],
         edits: Sequence[Edit],
+        step: int = 0,
     ) -> Float[Tensor, "B T D"]:
-        """The embeddings of rows whose subjects stand at `subject`; row b is about `edits[b]`."""
+        """The embeddings of rows whose subjects stand at `subject`; row b is about `edits[b]`.
+
+        `step` counts the steps of learning: noise is drawn anew at each of them.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,11 @@ class Rows:
             torch.cat([widened(part.subject, width, False) for part in parts]),
         )
 
-    def corrupted(self, embeddings: Float[Tensor, "B T D"], by: Corrupts) -> Tensor:
-        """The embeddings as `by` leaves them in each reading."""
+    def corrupted(self, embeddings: Float[Tensor, "B T D"], by: Corrupts, step: int) -> Tensor:
+        """The embeddings as `by` leaves them in each reading at a step."""
         sizes = [len(reading) for reading in self.readings]
         parts = zip(embeddings.split(sizes), self.subject.split(sizes), self.readings, strict=True)
-        return torch.cat([by(*part) for part in parts])
+        return torch.cat([by(*part, step) for part in parts])
 
     def at_place(self, states: Float[Tensor, "B t D"]) -> Float[Tensor, "B D"]:
         """Of the rows' last t columns, the states at the key's."""
@@ -109,15 +113,15 @@ class Facts:
         return replace(rows, batch=replace(rows.batch, labels=labels))
 
     @contextmanager
-    def corrupted(self, rows: Rows) -> Iterator[None]:
-        """The model as it reads `rows`: its embeddings corrupted, where that is asked for."""
+    def corrupted(self, rows: Rows, step: int = 0) -> Iterator[None]:
+        """The model as it reads `rows` at a step: embeddings corrupted, where that is asked for."""
         corruption = self.corruption
         if corruption is None:
             yield
             return
 
         def change(_ids: Tensor, embeddings: Tensor) -> Tensor:
-            return rows.corrupted(embeddings, corruption)
+            return rows.corrupted(embeddings, corruption, step)
 
         with hooks.replace(self.lm.embedding, change):
             yield

@@ -6,8 +6,9 @@ edit names no subject); its value v* is what must stand there for the model to g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 import torch
 from jaxtyping import Float, Int
@@ -136,12 +137,16 @@ def optimize(
     """v* in float64: what stands at each edit's place at `site`, and the change found by descent.
 
     Minimises the objective, the divergence on "<subject> is a" and weight decay, the norm of the
-    change clamped; each edit by itself. Raises ValueError where a loss stops being a number.
+    change clamped; each edit by itself. Embeddings are corrupted anew at every step; what the
+    change is added to is that of step 0, under which keys are read too (one draw, as released).
+    Raises ValueError where a loss becomes non-finite.
     Source: ROME eq. 4, MEMIT eq. 16, and their released code.
     """
     starts = range(0, len(edits), config.batch_size)
     parts = [edits[start : start + config.batch_size] for start in starts]
-    return torch.cat([_descend(_Loss.of(facts, layer, part, config, site)) for part in parts])
+    return torch.cat(
+        [_descend(_losses(facts, layer, part, config, site), config) for part in parts]
+    )
 
 
 @dataclass(frozen=True)
@@ -158,22 +163,6 @@ class _Loss:
     start: Float[Tensor, "N D"]  # at the place of the bare prompt
     n_labels: Int[Tensor, " B"]  # of each prompt
     before: Float[Tensor, "E V"]  # log-probabilities behind "<subject> is a", without the change
-
-    @classmethod
-    @torch.no_grad()
-    def of(
-        cls, facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
-    ) -> _Loss:
-        rows = facts.asked(edits, forced=True)
-        n_labels = (rows.batch.labels != IGNORED).sum(-1)
-        about = facts.essence(edits) if config.kl else None
-        if about is not None:
-            rows = rows.above(about)
-        with facts.corrupted(rows):
-            tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.place.min()))
-        start = rows.at_place(SITES[site].read(tail))[: len(edits)].float()
-        before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
-        return cls(config, SITES[site], tail, rows, start, n_labels, before)
 
     def __call__(self, change: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         tail, config = self.tail, self.config
@@ -193,22 +182,43 @@ class _Loss:
         return loss.index_add(0, owner, config.kl * divergence)
 
 
-def _descend(loss_of: _Loss) -> Float[Tensor, "N D"]:
+@torch.no_grad()
+def _losses(
+    facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
+) -> Iterator[_Loss]:
+    """The loss of every step: always the same, unless embeddings are corrupted anew."""
+    rows, at = facts.asked(edits, forced=True), SITES[site]
+    n_labels = (rows.batch.labels != IGNORED).sum(-1)
+    about = facts.essence(edits) if config.kl else None
+    if about is not None:
+        rows = rows.above(about)
+    for step in count():
+        if step == 0 or facts.corruption is not None:
+            with facts.corrupted(rows, step):
+                tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.place.min()))
+            if step == 0:
+                start = rows.at_place(at.read(tail))[: len(edits)].float()
+            before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
+        yield _Loss(config, at, tail, rows, start, n_labels, before)
+
+
+def _descend(losses: Iterator[_Loss], config: KeyValueConfig) -> Float[Tensor, "N D"]:
     """What the site must hold: its state and the change after Adam, each edit with its own stop."""
-    config, start = loss_of.config, loss_of.start
+    first = next(losses)
+    start = first.start
     unit = start.square().mean(-1, keepdim=True).sqrt()  # N 1
     change = torch.zeros_like(start, requires_grad=True)  # in units
     optimizer = torch.optim.Adam([change], lr=config.lr)
     limit = config.clamp * start.shape[1] ** 0.5
     running = torch.ones_like(unit, dtype=torch.bool)
-    for step in range(config.n_steps):
+    for step, loss_of in zip(range(config.n_steps), chain([first], losses), strict=False):
         with torch.enable_grad():
-            losses = loss_of(unit * change)
-            total = losses.sum()
-        if not bool(losses.isfinite().all()):
-            raise ValueError(f"loss={losses.tolist()} after {step} steps at lr={config.lr}")
+            each = loss_of(unit * change)
+            total = each.sum()
+        if not bool(each.isfinite().all()):
+            raise ValueError(f"loss={each.tolist()} after {step} steps at lr={config.lr}")
         if config.objective == "raise":
-            running &= losses.detach()[:, None] > config.early_stop
+            running &= each.detach()[:, None] > config.early_stop
         if not bool(running.any()):
             break
         (change.grad,) = torch.autograd.grad(total, change)
