@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING show to be typed does what they say."""
+"""What the documents show to be typed does what they say, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -42,3 +42,33 @@ def test_the_frame_of_an_own_editor_is_judged(tmp_path: Path) -> None:
     names = ["reset-forgets-everything", "the-last-write-wins"]
     found = check_editor(factory, model="gptj", n_edits=5, checks=names, on_fail=None)
     assert [each.outcome for each in found] == ["pass", "fail"]
+
+
+def test_the_complete_editor_writes_facts_and_without_its_clone_reset_fails(tmp_path: Path) -> None:
+    """What the README shows to fail is this editor with one call taken out."""
+    spec = example("docs/own-editor.md", "optimizer", tmp_path)
+    names = ["reset-restores-the-base-model", "the-last-write-wins"]
+
+    def outcomes(spec: str) -> list[str]:
+        found = check_editor(load_editor(spec), model="gptj", n_edits=5, checks=names, on_fail=None)
+        return [each.outcome for each in found]
+
+    assert outcomes(spec) == ["pass", "pass"]
+    careless = tmp_path / "careless.py"
+    text = (tmp_path / "editor.py").read_text(encoding="utf-8")
+    careless.write_text(text.replace("p.clone()", "p"), encoding="utf-8")
+    assert outcomes(f"{careless}:make")[0] == "fail"
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_documents_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text("utf-8")):
+        name, _, heading = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M) if heading else []
+        anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+        assert not heading or heading in anchors, link
