@@ -12,6 +12,7 @@ import re
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
@@ -99,6 +100,26 @@ def test_no_bound_of_clustered_scores_is_wrong_more_often_than_stated(setting: S
     found = [interval(scores, clusters, confidence=0.9) for scores, clusters in samples]
     assert not is_refused(sum(low > mean for low, _ in found))
     assert not is_refused(sum(high < mean for _, high in found))
+
+
+@law
+@given(items=st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 6)), min_size=1))
+def test_clusters_are_worth_n_by_the_design_effect_with_a_right_and_a_wrong_one_added(
+    items: list[tuple[float, int]],
+) -> None:
+    scores, clusters = map(np.array, zip(*items, strict=True))
+    n, sizes = len(items), np.unique(clusters, return_counts=True)[1]
+    largest = sizes.max()
+    padded = np.concatenate([scores, np.ones(largest), np.zeros(largest)])
+    groups = np.concatenate([clusters, np.repeat([7, 8], largest)])
+    robust = sm.OLS(padded, np.ones(len(padded))).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}
+    )
+    mean = padded.mean()
+    design_effect = robust.cov_params()[0, 0] / (mean * (1 - mean) / len(padded))
+    worth = np.clip(n / design_effect, n**2 / (sizes**2).sum(), n)
+    expected = proportion_confint(scores.mean() * worth, worth, 0.05, method="beta")
+    assert interval(scores.tolist(), clusters.tolist()) == pytest.approx(expected, abs=1e-9)
 
 
 def test_leaving_the_clusters_out_would_be_seen() -> None:

@@ -9,17 +9,18 @@ a wrong one, which leaves out what the right one does, is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import product
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest, multinomial, norm
+from scipy.stats import binom, binomtest, multinomial, norm, t
 
 from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.separation import separate
+from wise.measures.statistics import interval, interval_at
 from wise.measures.verdicts import THRESHOLDS, Draw, judge, judge_in_looks
 
 pytestmark = pytest.mark.meta
@@ -92,6 +93,59 @@ def test_no_verdict_on_clustered_items_is_wrong_more_often_than_stated(threshold
         found = [judge(scores, threshold, clusters=of).outcome for scores, of in draws]
         for outcome in wrong:
             assert not is_refused(found.count(outcome)), (distance, outcome)
+
+
+EVEN, SKEWED, ONE_LARGE = (5,), (1, 1, 1, 2, 3, 8), (1, 1, 1, 1, 1, 30)
+
+
+def clustered(n_clusters: int, sizes: tuple[int, ...], mean: float, icc: float) -> Iterator[Draw]:
+    """0/1 scores of `mean`; (1 - mean) icc of the clusters are wrong altogether."""
+    generator, lost = np.random.default_rng(0), (1 - mean) * icc
+    for _ in range(N_SIMULATIONS):
+        size = generator.choice(sizes, n_clusters)
+        rates = np.where(generator.random(n_clusters) < lost, 0, mean / (1 - lost))
+        right = generator.random(size.sum()) < np.repeat(rates, size)
+        yield Draw(right.astype(float).tolist(), np.repeat(np.arange(n_clusters), size).tolist())
+
+
+def n_means_missed(draws: Iterable[Draw], mean: float) -> tuple[int, int]:
+    """How many lower and upper bounds, each stated to be wrong 5 % of the time, were."""
+    found = [interval(*draw, confidence=0.9) for draw in draws]
+    return sum(low > mean for low, _ in found), sum(high < mean for _, high in found)
+
+
+@pytest.mark.parametrize("icc", [0, 0.4, 1])
+@pytest.mark.parametrize("mean", [0.5, 0.8, 0.98])
+@pytest.mark.parametrize("sizes", [EVEN, SKEWED], ids=str)
+@pytest.mark.parametrize("n_clusters", [5, 30, 300])
+def test_no_bound_of_a_clustered_mean_is_wrong_more_often_than_stated(
+    n_clusters: int, sizes: tuple[int, ...], mean: float, icc: float
+) -> None:
+    draws = clustered(n_clusters, sizes, mean, icc)
+    assert not any(map(is_refused, n_means_missed(draws, mean)))
+
+
+@pytest.mark.parametrize("mean", [0.8, 0.9])
+def test_a_cluster_of_thirty_times_the_others_costs_two_percent_at_most(mean: float) -> None:
+    missed = n_means_missed(clustered(300, ONE_LARGE, mean, 0.4), mean)
+    assert not any(is_refused(n_wrong, stated=0.07) for n_wrong in missed)
+
+
+def korn_graubard(scores: list[float], clusters: list[int]) -> tuple[float, float]:
+    """Their interval as published, at 90 %: degrees of freedom instead of added clusters."""
+    n, mean = len(scores), float(np.mean(scores))
+    totals = np.bincount(clusters, weights=np.array(scores) - mean)
+    m = len(totals)
+    if not 0 < mean < 1:
+        return 0.0, 1.0  # undefined
+    design_effect = (totals**2).sum() * m / (m - 1) / (n * mean * (1 - mean))
+    factor = (t.ppf(0.95, n - 1) / t.ppf(0.95, m - 1)) ** 2
+    return interval_at(mean, min(n, n / design_effect * factor), confidence=0.9)
+
+
+def test_degrees_of_freedom_instead_of_the_added_clusters_would_be_seen() -> None:
+    found = [korn_graubard(*draw) for draw in clustered(100, EVEN, 0.98, 0.7)]
+    assert is_refused(sum(low > 0.98 for low, _ in found))
 
 
 def test_a_verdict_that_left_out_the_clusters_would_be_seen() -> None:
