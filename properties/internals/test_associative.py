@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,27 @@ def test_a_trained_model_gives_the_new_answer_in_free_run_and_stops(kind: str) -
     editor.edit([edit])
     (answer,) = free_run(editor, loaded.tokenizer, [edit.prompt])
     assert answer.is_exactly(edit.target)
+
+
+def test_released_prefixes_are_those_of_each_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ROME's hparams: ten of 5 tokens and ten of 10. MEMIT and AlphaEdit: five words, 10 each."""
+    rows: list[list[int]] = []
+    decode = type(tiny_tokenizer()).batch_decode
+
+    def seen(tokenizer: Any, ids: Any, **options: Any) -> list[str]:
+        rows[:] = ids
+        return decode(tokenizer, ids, **options)
+
+    monkeypatch.setattr(type(tiny_tokenizer()), "batch_decode", seen)
+    for kind, lengths, share in (
+        ("rome", [5] * 10 + [10] * 10, None), ("memit", [10] * 5, 0.5), ("alphaedit", [10] * 5, 0.5)
+    ):  # fmt: skip
+        facts = tiny(load_editor(kind), preset="released").facts
+        assert sorted(map(len, rows)) == lengths
+        assert facts.prefix_share == share
+        if kind != "rome":
+            words = ("The", "Therefore", "Because", "I", "You")
+            assert all(map(str.startswith, facts.prefixes, words))
 
 
 @every_editor

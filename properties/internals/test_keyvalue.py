@@ -45,6 +45,16 @@ def test_a_key_is_the_mean_over_prefixes_at_the_subjects_last_token(model_type: 
         torch.testing.assert_close(key.float(), torch.stack(alone).mean(0), atol=1e-5, rtol=1e-4)
 
 
+def test_prefixes_of_a_share_weigh_as_much_in_a_key_however_many_they_are() -> None:
+    prefixes = ("Rivers run", "Why")
+    found = [
+        read(facts_of("gpt2", prefixes=some, prefix_share=share), [1], EDITS)[0].key
+        for some, share in ((prefixes, 0.5), (prefixes[:1], 1.0), (prefixes[1:], 1.0), ((), 0.5))
+    ]
+    wanted = (found[1] + found[2]) / 4 + found[3] / 2
+    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("site", ["value", "stream"])
 def test_edits_of_a_turn_are_optimised_each_by_itself(site: str) -> None:
     facts, config = facts_of("llama"), KeyValueConfig(n_steps=4)

@@ -48,7 +48,7 @@ def identity(
             "vocab_size": lm.model.config.vocab_size,
             "sha256": model_digest(lm),
         },
-        "config": asdict(config),
+        "config": json.loads(json.dumps(asdict(config))),  # as it is read back: tuples are lists
         "background sha256": _digest(asdict(background)),
         "seed": seed,
     }

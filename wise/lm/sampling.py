@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -14,26 +17,39 @@ __all__ = ["background_prefixes", "model_prefixes"]
 
 @torch.no_grad()
 def model_prefixes(
-    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, seed: int
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    length: int | Sequence[int],
+    seed: int,
+    starts: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """`n` sequences of `length` tokens drawn from the model, the first token from the vocabulary.
 
-    Never the end of sequence. Source: WISE section 3.1 ("random token sequences of length 10").
+    Of several lengths each sequence has the next, in turn, and of `starts` its first tokens. Never
+    the end of sequence. Source: WISE section 3.1 ("random token sequences of length 10").
     """
     if not n:
         return ()
+    lengths = [length] if isinstance(length, int) else list(length)
+    given = [tokenizer(start, add_special_tokens=False).input_ids for start in starts]
     generator = seeded(seed, "prefixes")
     special = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long)
     logits = torch.zeros(n, lm.model.config.vocab_size)
     tokens = torch.empty(n, 0, dtype=torch.long)
-    for _ in range(length):
+    for place in range(max(lengths)):
         logits[:, special] = -torch.inf
         logits[:, len(tokenizer) :] = -torch.inf
         drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        for row, ids in zip(drawn, cycle(given), strict=False):
+            if place < len(ids):
+                row[0] = ids[place]
         tokens = torch.cat([tokens, drawn], dim=1)
         logits = lm.model(input_ids=tokens.to(lm.device), use_cache=False).logits[:, -1]
         logits = logits.float().cpu()
-    texts = tokenizer.batch_decode(tokens)
+    rows = zip(tokens.tolist(), cycle(lengths), strict=False)
+    texts = tokenizer.batch_decode([row[:end] for row, end in rows])
     return tuple(" ".join(text.replace("\ufffd", " ").split()) for text in texts)
 
 

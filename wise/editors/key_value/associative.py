@@ -104,12 +104,15 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
     @cached_property
     def facts(self) -> Facts:
         """How edits become rows; the prefixes are drawn from the unedited model."""
-        n, length = self.config.n_prefixes, self.config.prefix_length
-        prefixes = model_prefixes(self.lm, self.tokenizer, n=n, length=length, seed=self.seed)
+        config = self.config
+        prefixes = model_prefixes(
+            self.lm, self.tokenizer, n=config.n_prefixes, length=config.prefix_lengths,
+            starts=config.prefix_starts, seed=self.seed,
+        )  # fmt: skip
         return Facts(
-            self.lm, self.tokenizer, prefixes, self.config.append_eos and
-            self.config.objective == "raise", self.config.fact_token,
-            self._corruption,
+            self.lm, self.tokenizer, prefixes, config.prefix_share,
+            append_eos=config.append_eos and config.objective == "raise",
+            fact_token=config.fact_token, corruption=self._corruption,
         )  # fmt: skip
 
     def _after(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
@@ -168,6 +171,9 @@ _RELEASED_SHARE = 5 / 32  # blocks 4-8 of 32
 class SpreadConfig(KeyValueConfig):
     """KeyValueConfig and over which blocks a value is spread; defaults are MEMIT's released ones.
 
+    Five prefixes of 10 tokens begin with five words, and weigh as much as the bare prompt together
+    (get_context_templates and compute_ks of MEMIT's released code, which AlphaEdit's keeps).
+
     n_layers: how many neighbouring blocks share the change, the centre at `layer`, cut off at the
         model's ends (Hase et al.); None = five of 32, at least one.
     """
@@ -175,6 +181,10 @@ class SpreadConfig(KeyValueConfig):
     depth: float = 0.19
     clamp: float = 0.75
     n_steps: int = 25
+    n_prefixes: int = 5
+    prefix_lengths: Sequence[int] = (10,)
+    prefix_starts: Sequence[str] = ("The", "Therefore", "Because", "I", "You")
+    prefix_share: float | None = 0.5
     n_layers: int | None = None
 
     def __post_init__(self) -> None:

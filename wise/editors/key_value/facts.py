@@ -88,6 +88,7 @@ class Facts:
     lm: LanguageModel
     tokenizer: PreTrainedTokenizerBase
     prefixes: tuple[str, ...] = ()
+    prefix_share: float | None = None
     append_eos: bool = True
     fact_token: str = "subject-last"
     corruption: Corrupts | None = None
@@ -101,6 +102,13 @@ class Facts:
         texts = [start + edit.prompt for start in starts for edit in edits]
         targets = [edit.target for edit in edits] * len(starts) if forced else None
         return self._rows(texts, list(range(len(edits))) * len(starts), edits, targets)
+
+    def mean(self, states: Float[Tensor, "S N M"]) -> Float[Tensor, "N M"]:
+        """The mean over the bare prompts, which come first, and those after each prefix."""
+        share = self.prefix_share
+        if share is None or not self.prefixes:
+            return states.mean(0)
+        return torch.lerp(states[0], states[1:].mean(0), share)
 
     def essence(self, edits: Sequence[Edit]) -> Rows | None:
         """ "<subject> is a" for each edit that names its subject; a label marks the last token."""

@@ -71,8 +71,11 @@ class KeyValueConfig:
     fact_token: whose input of W_v is the key: the last token of the subject, or of the prompt (both
         in the released code; "subject-last" in its configurations).
     append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
-    n_prefixes, prefix_length: token sequences drawn from the model, after which the prompt is asked
-        too (released: 20 of up to 10).
+    n_prefixes, prefix_lengths, prefix_starts: token sequences drawn from the model, after which the
+        prompt is asked too: how many, of which lengths and beginning with which words, each in turn
+        (released: ten of 5 and ten of 10, context_template_length_params of ROME's hparams).
+    prefix_share: the weight of all of them in the key, the bare prompt having the rest; None = each
+        has that of the bare prompt (released).
     n_texts: background texts of which C is taken (released: 100,000).
     ridge: added to C's diagonal, in mean eigenvalues of C (released: 0; but a small background
         leaves C singular).
@@ -91,20 +94,32 @@ class KeyValueConfig:
     fact_token: str = "subject-last"
     append_eos: bool = True
     n_prefixes: int = 20
-    prefix_length: int = 10
+    prefix_lengths: Sequence[int] = (5, 10)
+    prefix_starts: Sequence[str] = ()
+    prefix_share: float | None = None
     n_texts: int = 100_000
     ridge: float = 1e-6
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        check_whole(self, n_steps=1, n_prefixes=0, prefix_length=1, n_texts=1, batch_size=1)
+        check_whole(self, n_steps=1, n_prefixes=0, n_texts=1, batch_size=1)
         check_numbers(self, "lr", "clamp", positive=True)
         check_numbers(self, "depth", "kl", "weight_decay", "early_stop", "ridge")
         check_field(self, "depth", self.depth <= 1, "in [0, 1]")
+        lengths, starts, share = self.prefix_lengths, self.prefix_starts, self.prefix_share
+        holds = _is_list(lengths, int) and len(lengths) > 0 and min(lengths) > 0
+        check_field(self, "prefix_lengths", holds, "whole numbers >= 1")
+        check_field(self, "prefix_starts", _is_list(starts, str), "texts")
+        holds = share is None or (isinstance(share, int | float) and 0 <= share <= 1)
+        check_field(self, "prefix_share", holds, "in [0, 1] or none")
         check_one_of(self, objective=OBJECTIVES, fact_token=FACT_TOKENS)
         check_flags(self, "append_eos")
         holds = self.layer is None or type(self.layer) is int
         check_field(self, "layer", holds, "a whole number or none")
+
+
+def _is_list(value: object, of: type) -> bool:
+    return isinstance(value, list | tuple) and all(type(part) is of for part in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +141,7 @@ def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Sto
     for states in found:
         inputs = rows.at_place(states.inputs).double()  # S*N M, the bare prompts first
         value, stream = (rows.at_place(x)[:N].double() for x in (states.value, states.stream))
-        key = inputs.view(-1, N, inputs.shape[-1]).mean(0)
+        key = facts.mean(inputs.view(-1, N, inputs.shape[-1]))
         stood.append(Stood(key, inputs[:N], value, stream))
     return stood
 
