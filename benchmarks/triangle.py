@@ -17,7 +17,7 @@ from properties.rates import metric_name
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
-from wise.evaluation.metrics import BaseAnswers, final_questions, measure
+from wise.evaluation.metrics import BaseAnswers, measure
 
 __all__ = ["COLUMNS", "triangle"]
 
@@ -38,10 +38,10 @@ def triangle(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Mean score of every metric on the final model, free-run, and seconds an edit."""
-    run = LifelongRun(editor, loaded.name, seed, stream, (len(stream.edits),))
+    run = LifelongRun(editor, loaded.name, seed, stream, (len(stream.edits),), ("free",))
+    final = run.plan(is_routed=False)[-1]
     reader = reader_of(loaded.model, loaded.tokenizer, stream)
-    questions = final_questions(stream)
-    base = BaseAnswers.ask(loaded.model, reader, questions, forced=False)
+    base = BaseAnswers.ask(loaded.model, reader, final.questions, forced=False)
     factory = load_editor(editor)
     edited = factory(loaded.model, loaded.tokenizer, background, seed=seed, **dict(options or {}))
     start = time.perf_counter()
@@ -49,10 +49,9 @@ def triangle(
         edited.edit([edit.as_taught()])
     seconds = (time.perf_counter() - start) / len(stream.edits)
     scores: dict[str, list[float]] = defaultdict(list)
-    for measured in measure(edited, reader, questions, "free", base):
+    for measured in measure(edited, reader, final.questions, "free", base):
         if measured.score is not None:
-            row = run.row("final", len(stream.edits), measured, protocol="free", when="final")
-            scores[metric_name(row)].append(measured.score)
+            scores[metric_name(run.row(final, measured))].append(measured.score)
     means = {name: sum(values) / len(values) for name, values in sorted(scores.items())}
     return {**means, "seconds per edit": seconds}
 

@@ -33,7 +33,6 @@ from wise.lm.decoding import Unedited, teacher_forced
 from wise.localization.cluster import run_submitted
 from wise.localization.known_facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
-from wise.localization.study_part import end_first_open
 from wise.localization.tracing import causal_trace
 
 pytestmark = pytest.mark.internals
@@ -220,7 +219,7 @@ def test_a_part_that_ended_after_its_last_cell_lost_nothing(serial: Path) -> Non
     study = study_of(QUICK)
     [part, *_] = study.parts([edit.id for edit in scene("", 0, 3).stream.edits])
     before = part.path(serial).read_bytes()
-    end_first_open(part, serial, "its process was ended")
+    part.end_first_open(serial, "its process was ended")
     assert part.path(serial).read_bytes() == before
 
 

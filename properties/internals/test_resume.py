@@ -177,7 +177,7 @@ def test_an_existing_file_is_an_error_unless_it_is_resumed(tmp_path: Path) -> No
     path = tmp_path / "rows.jsonl"
     path.write_bytes(uninterrupted()[0][:500])
     editor = Watched()
-    with pytest.raises(ValueError, match=r"rows.jsonl exists; resume the run or name another"):
+    with pytest.raises(FileExistsError, match=r"rows.jsonl holds rows already; resume it or name"):
         go(path, editor)
     assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0][:500], 0)
 

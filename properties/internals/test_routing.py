@@ -18,7 +18,7 @@ from wise.evaluation.routing import measure_routing, routed_questions
 
 pytestmark = pytest.mark.internals
 
-QUESTIONS = routed_questions(final_questions(STREAM))
+*QUESTIONS, THRESHOLD = routed_questions(final_questions(STREAM))
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,12 @@ def test_every_question_but_consequences_is_routed_under_its_own_kind() -> None:
     assert kinds == {"edit", "paraphrase-1", "far"}
     assert {question.metric for question in QUESTIONS} == {"routing"}
     assert len(QUESTIONS) == 3 * T
+    assert (THRESHOLD.metric, THRESHOLD.kind) == ("routing", "threshold")
 
 
 def test_a_batch_is_routed_as_each_prompt_alone_and_the_threshold_comes_last(editor: WISE) -> None:
     reader = Reader(tiny_tokenizer(), max_new_tokens=4, batch_size=5)
-    *found, (last, threshold) = measure_routing(editor, reader, QUESTIONS)
+    *found, (last, threshold) = measure_routing(editor, reader, [*QUESTIONS, THRESHOLD])
     assert (last.kind, threshold) == ("threshold", editor.threshold)
     for question, value in found:
         batch = prompts_of([question.prompt])
@@ -47,7 +48,7 @@ def test_what_is_excluded_or_not_finite_has_no_value_and_says_why() -> None:
     unedited = make_wise()  # its threshold is infinite
     reader = Reader(tiny_tokenizer(), max_new_tokens=4)
     excluded = replace(QUESTIONS[0], excluded="overwritten")
-    (first, value), (last, threshold) = measure_routing(unedited, reader, [excluded])
+    (first, value), (last, threshold) = measure_routing(unedited, reader, [excluded, THRESHOLD])
     assert (first.excluded, value) == ("overwritten", None)
     assert (last.excluded, threshold) == ("the value is inf, no finite number", None)
 

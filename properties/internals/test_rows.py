@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from properties.internals.measured import ROW, RUN
-from wise.measures.rows import Row, RowWriter, Run, read_rows, resume
+from wise.measures.rows import Row, RowWriter, Run, read_rows
 
 pytestmark = pytest.mark.internals
 
@@ -29,13 +28,20 @@ NOT_BLANK = TEXTS.filter(str.strip)
 NASTY = 'a\n\r\x00\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"\\u2028\ufeff\U0010ffff'
 
 
-def write(path: Path, blocks: dict[str, list[Row]], done: Sequence[str] = ()) -> bytes:
+def write(path: Path, blocks: dict[str, list[Row]], *, resume: bool = False) -> bytes:
     """Write the blocks that are not done; the bytes of the file."""
-    with RowWriter(path, done) as writer:
+    run = next(iter(blocks.values()))[0].run
+    with RowWriter(path, run, resume=resume) as writer:
         for name, rows in blocks.items():
-            if name not in done:
+            if name not in writer.blocks:
                 writer.write_block(rows)
     return path.read_bytes()
+
+
+def resume(path: Path, run: Run) -> list[str]:
+    """The blocks that a resumed file of `run` begins with."""
+    with RowWriter(path, run, resume=True) as writer:
+        return list(writer.blocks)
 
 
 @given(
@@ -109,7 +115,9 @@ def test_a_run_killed_after_any_byte_resumes_to_the_same_bytes(tmp_path: Path) -
     assert len(resumed) == len(BLOCKS)
     for kept, done in resumed.items():
         path.write_bytes(kept)
-        assert write(path, BLOCKS, done) == content
+        assert resume(path, RUN) == done[:-1]
+        path.write_bytes(kept)
+        assert write(path, BLOCKS, resume=True) == content
 
 
 OTHERS = {"editor": "rome", "model": "gpt2", "stream": "b", "stream_sha256": "1" * 64, "seed": 8}
@@ -123,7 +131,9 @@ def test_a_file_of_another_run_is_left_alone_and_what_differs_is_named(
     path = tmp_path / "rows.jsonl"
     content = write(path, {"edit 1": BLOCKS["edit 1"][:1]})
     path.write_bytes(content[:-9] if cut_off else content)
-    named = "does not start a row" if cut_off else f"line 1: {field}={getattr(RUN, field)!r} is of"
+    named = (
+        "does not start a run of" if cut_off else f"line 1: {field}={getattr(RUN, field)!r} is of"
+    )
     with pytest.raises(ValueError, match=re.escape(named)):
         resume(path, RUN._replace(**{field: OTHERS[field]}))
     assert path.read_bytes() == (content[:-9] if cut_off else content)
@@ -156,7 +166,7 @@ def test_what_is_not_one_new_block_of_the_run_is_not_written(
     block: list[Row], named: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    with RowWriter(path) as writer:
+    with RowWriter(path, RUN) as writer:
         writer.write_block(BLOCKS["edit 1"])
         with pytest.raises(ValueError, match=re.escape(named)):
             writer.write_block(block)
@@ -167,30 +177,31 @@ def test_a_file_that_holds_rows_is_not_written_to_unless_resumed(tmp_path: Path)
     path = tmp_path / "rows.jsonl"
     content = write(path, BLOCKS)
     with pytest.raises(FileExistsError, match="holds rows already; resume it"):
-        RowWriter(path)
+        RowWriter(path, RUN)
     assert path.read_bytes() == content
 
 
-def test_a_second_writer_is_noticed_before_its_rows_are_mixed(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with RowWriter(path) as first, RowWriter(path) as second:
+    with RowWriter(path, RUN) as first:
         first.write_block(BLOCKS["edit 1"])
-        with pytest.raises(RuntimeError, match="was changed by another process"):
-            second.write_block(BLOCKS["edit 2"])
-    assert read_rows(path) == BLOCKS["edit 1"]
+        with pytest.raises(RuntimeError, match=r"another process is writing to .*rows.jsonl"):
+            RowWriter(path, RUN, resume=True)
+        first.write_block(BLOCKS["edit 2"])
+    assert read_rows(path) == BLOCKS["edit 1"] + BLOCKS["edit 2"]
 
 
 def test_a_block_that_does_not_fit_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    with RowWriter(path) as writer:
+    with RowWriter(path, RUN) as writer:
         writer.write_block(BLOCKS["edit 1"])
-        file = writer._file
+        file = writer._ledger._file
         full = SimpleNamespace(fileno=file.fileno, truncate=file.truncate)
         full.write = lambda content: file.write(content[:40])
-        monkeypatch.setattr(writer, "_file", full)
-        with pytest.raises(OSError, match=r"took 40 of \d+ bytes of block 'edit 2'"):
+        monkeypatch.setattr(writer._ledger, "_file", full)
+        with pytest.raises(OSError, match=r"took 40 of \d+ bytes, and was restored"):
             writer.write_block(BLOCKS["edit 2"])
         monkeypatch.undo()
         writer.write_block(BLOCKS["edit 2"])

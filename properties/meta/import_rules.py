@@ -17,7 +17,9 @@ ROOMS = ("wise", "fixtures", "properties", "reports", "benchmarks")
 PROJECT = (*ROOMS, "conftest")
 
 MEASURED = ("wise.measures",)
-RECORDS = ("wise.edits", "wise.editor", *MEASURED)
+# Ledgers lie below all that is kept in them: rows here, and above here traces and studies.
+LEDGER = ("wise.jobs.ledger",)
+RECORDS = ("wise.edits", "wise.editor", *LEDGER, *MEASURED)
 VOCABULARY = (*RECORDS, "wise.seeds")
 IMPORTS_TORCH = ("torch", "transformers", "safetensors.torch")
 
@@ -75,9 +77,15 @@ RULES = (
         whens=("load",),
     ),
     Rule(
-        "rows need the standard library alone",
-        modules=("wise.measures.row", "wise.measures.rows"),
+        "ledgers and rows need the standard library alone",
+        modules=(*LEDGER, "wise.measures.row", "wise.measures.rows"),
         third_party=False,
+    ),
+    Rule(
+        "jobs know nothing of what is run",
+        modules=("wise.jobs",),
+        only=("wise.jobs",),
+        never=IMPORTS_TORCH,
     ),
     Rule("wise.lm stands on the vocabulary", modules=("wise.lm",), only=(*VOCABULARY, "wise.lm")),
     Rule("the library knows nothing of its tests", modules=("wise",), only=("wise",)),

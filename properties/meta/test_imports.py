@@ -63,7 +63,12 @@ PLANTED = {
     "rows with numpy": (
         "wise/measures/rows.py",
         "import json, numpy",
-        {"rows need the standard library alone"},
+        {"ledgers and rows need the standard library alone"},
+    ),
+    "a job that knows what it runs": (
+        "wise/jobs/grid.py",
+        "from wise.evaluation import league",
+        {"jobs know nothing of what is run"},
     ),
     "relative, sideways": (
         "wise/lm/tokens.py",
@@ -126,6 +131,7 @@ KEPT = {
         "def load(name):\n    return importlib.import_module(name)"
     ),
     "wise/measures/rows.py": "import json\nfrom wise import edits\nfrom . import row",
+    "wise/jobs/grid.py": "import submitit\nfrom wise.jobs.ledger import Ledger",
     "wise/lm/__init__.py": "from .hooks import capture",
     "wise/lm/hooks.py": "import torch\nfrom ..editor import Editor",
     "wise/editors/wise/wise.py": (

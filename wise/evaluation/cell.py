@@ -5,27 +5,24 @@ from __future__ import annotations
 import copy
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wise.editor import Editor, load_editor, with_cache
-from wise.edits import Background, Edit, EditStream
+from wise.edits import Background, EditStream
 from wise.evaluation.entries import Entry
 from wise.evaluation.folders import file_name, write_json
-from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.evaluation.lifelong import LifelongRun, now, run_lifelong
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
 from wise.measures.rows import read_rows
 
-__all__ = ["Cost", "LeagueCell", "Outcome", "Scene", "SceneMaker", "run_cell"]
+__all__ = ["Cost", "LeagueCell", "Outcome", "Scene", "SceneMaker", "one_thread", "run_cell"]
 
 _N_TIMED = 5  # forwards of the batch, of which the median counts
 _N_ROWS = 32  # of the batch
@@ -127,7 +124,7 @@ def run_cell(cell: LeagueCell, scene_of: SceneMaker, folder: Path) -> None:
 
     record("open")
     try:
-        with _one_thread():
+        with one_thread():
             scene = scene_of(cell.model, cell.seed, cell.n_edits)
             stream = scene.stream.prefix(cell.checkpoints[-1])
             _run(cell, replace(scene, stream=stream), folder, spent)
@@ -147,37 +144,20 @@ def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], N
         entry.editor, cell.model, cell.seed, scene.stream, cell.checkpoints, cell.protocols,
         cell.edits_per_turn,
     )  # fmt: skip
-    with _metered(editor, scene, cell.checkpoints, spent):
-        path = cell.rows_in(folder)
-        run_lifelong(run, editor, scene.model, tokenizer, path, resume=True, progress=False)
+    n_timed, total = 0, 0.0
 
+    def after_turn(begin: int, end: int, seconds: float) -> None:
+        """Costs are of the edits that this process has made; a resumed run starts anywhere."""
+        nonlocal n_timed, total
+        n_timed, total = n_timed + end - begin, total + seconds
+        if end in cell.checkpoints:
+            n_bytes: int | None = getattr(editor, "n_bytes", None)
+            spent(Cost(end, total / n_timed, n_bytes, _inference_ratio(editor, scene)))
 
-@contextmanager
-def _metered(
-    editor: Editor, scene: Scene, checkpoints: Sequence[int], spent: Callable[[Cost], None]
-) -> Iterator[None]:
-    """Time the edits, and report the costs at each checkpoint that an edit reaches.
-
-    A resumed run tells by the edits themselves where in the stream it goes on.
-    """
-    taught = [edit.as_taught() for edit in scene.stream.edits]
-    make = editor.edit
-    reached, n_timed, seconds = 0, 0, 0.0
-
-    def edit(edits: Sequence[Edit]) -> None:
-        nonlocal reached, n_timed, seconds
-        start = _now(scene.model.device)
-        make(edits)
-        seconds += _now(scene.model.device) - start
-        n_timed += len(edits)
-        reached = taught.index(edits[0], reached) + len(edits)
-        if reached in checkpoints:
-            n_bytes: Any = getattr(editor, "n_bytes", None)
-            ratio = _inference_ratio(editor, scene)
-            spent(Cost(reached, seconds / n_timed, n_bytes, ratio))
-
-    with patch.object(editor, "edit", edit):
-        yield
+    run_lifelong(
+        run, editor, scene.model, tokenizer, cell.rows_in(folder),
+        resume=True, progress=False, after_turn=after_turn,
+    )  # fmt: skip
 
 
 def _inference_ratio(editor: Editor, scene: Scene) -> float:
@@ -188,35 +168,27 @@ def _inference_ratio(editor: Editor, scene: Scene) -> float:
     times: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(1 + _N_TIMED):
         for which, each in enumerate(both):
-            start = _now(scene.model.device)
+            start = now(scene.model.device)
             each.logits(batch.input_ids, batch.attention_mask)
-            times[which].append(_now(scene.model.device) - start)
+            times[which].append(now(scene.model.device) - start)
     edited, bare = (statistics.median(each[1:]) for each in times.values())
     return edited / bare
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, once all that was asked of an accelerator is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _measured(cell: LeagueCell, folder: Path) -> list[int]:
     """The T that a cell with an error has measured by all protocols; blocks are written whole."""
     path = cell.rows_in(folder)
     try:
-        blocks = {row.block for row in read_rows(path)} if path.exists() else set()
+        rows = read_rows(path) if path.exists() else []
     except ValueError:
         return []
-    return [
-        t for t in cell.checkpoints
-        if all(f"checkpoint {t} {protocol}" in blocks for protocol in cell.protocols)
-    ]  # fmt: skip
+    held = {(row.t, row.protocol) for row in rows if row.when == "final"}
+    return [t for t in cell.checkpoints if held >= {(t, each) for each in cell.protocols}]
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """What is computed does not depend on how much runs beside it."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

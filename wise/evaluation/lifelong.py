@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import EditStream
-from wise.evaluation.metrics import (
-    BaseAnswers,
-    Measured,
-    Reader,
-    at_edit_questions,
-    final_questions,
-    measure,
-)
-from wise.evaluation.routing import measure_routing, routed_questions
+from wise.evaluation.metrics import BaseAnswers, Measured, Reader, measure
+from wise.evaluation.plan import Block, plan
+from wise.evaluation.routing import measure_routing
 from wise.measures import rows
 
-__all__ = ["PROTOCOLS", "LifelongRun", "reader_of", "run_lifelong"]
+__all__ = ["PROTOCOLS", "LifelongRun", "now", "reader_of", "run_lifelong"]
 
 PROTOCOLS = ("free", "forced")
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
@@ -64,35 +61,22 @@ class LifelongRun:
         stream = self.stream
         return rows.Run(self.editor, self.model, stream.name, stream.sha256, self.seed)
 
-    def turns(self) -> Iterator[tuple[int, int]]:
-        """[begin, end) of each turn; a turn also ends at each checkpoint."""
-        stops = sorted({*self.checkpoints, len(self.stream.edits)})
-        begin = 0
-        for stop in stops:
-            while begin < stop:
-                end = min(begin + self.edits_per_turn, stop)
-                yield begin, end
-                begin = end
+    def plan(self, *, is_routed: bool) -> tuple[Block, ...]:
+        """The blocks of the run; a routed editor's has its routing too."""
+        return plan(
+            self.stream, self.checkpoints, self.protocols,
+            edits_per_turn=self.edits_per_turn, is_routed=is_routed,
+        )  # fmt: skip
 
-    def block_sizes(self, *, is_routed: bool) -> dict[str, int]:
-        """How many rows each block of the run has, in the order of writing."""
-        sizes: dict[str, int] = {}
-        for begin, end in self.turns():
-            sizes[f"edit {end}"] = end - begin
-            if end in self.checkpoints:
-                questions = final_questions(self.stream.prefix(end))
-                sizes |= {f"checkpoint {end} {name}": len(questions) for name in self.protocols}
-                if is_routed:  # and the threshold
-                    sizes[f"checkpoint {end} routing"] = len(routed_questions(questions)) + 1
-        return sizes
-
-    def row(self, block: str, t: int, measured: Measured, **more: Any) -> rows.Row:
+    def row(self, block: Block, measured: Measured, value: float | None = None) -> rows.Row:
         question = measured.question
         return rows.Row(
-            **self.identity._asdict(), t=t, metric=question.metric, kind=question.kind,
-            edit_id=question.edit_id, cluster=question.subject, age=question.age,
-            prompt=question.prompt, expected=measured.expected, answer=measured.answer,
-            score=measured.score, excluded=question.excluded, block=block, **more,
+            **self.identity._asdict(), protocol=block.protocol,
+            when="at-edit" if block.kind == "at-edit" else "final", t=block.end,
+            metric=question.metric, kind=question.kind, edit_id=question.edit_id,
+            cluster=question.subject, age=question.age, prompt=question.prompt,
+            expected=measured.expected, answer=measured.answer, score=measured.score,
+            block=block.name, excluded=question.excluded, value=value,
         )  # fmt: skip
 
 
@@ -105,90 +89,73 @@ def run_lifelong(
     *,
     resume: bool = False,
     progress: bool = True,
+    after_turn: Callable[[int, int, float], None] | None = None,
 ) -> list[rows.Row]:
     """Edit, measure, write rows to `path` block by block, and return all of them.
 
     `editor` must hold no edit yet: the unedited model is asked first. With `resume`, blocks that
     `path` holds whole are kept and only edited through (from a saved state where the editor can
-    save); the rows are those of an uninterrupted run. Without, an existing `path` is an error.
+    save); the rows are those of an uninterrupted run. Without, rows at `path` are an error.
+    `after_turn` is told of each turn that is made here, before it is measured: the numbers of its
+    edits, [begin, end), and its seconds.
     """
-    if path.exists() and not resume:
-        raise ValueError(f"rows file {path} exists; resume the run or name another file")
-    if _is_finished(path, run, is_routed=isinstance(editor, Routed)):
+    blocks = run.plan(is_routed=isinstance(editor, Routed))
+    if resume and _is_finished(path, run, blocks):
         return rows.read_rows(path)
-    done = rows.resume(path, run.identity)
-    questions = final_questions(run.stream)
-    reader = reader_of(model, tokenizer, run.stream)
-    base = BaseAnswers.ask(model, reader, questions, forced="forced" in run.protocols)
     states = path.with_name(f"{path.name}.states")
-    begin_at = _restore(editor, states, run, done)
-    with (
-        rows.RowWriter(path, done) as writer,
-        tqdm(total=len(run.stream.edits), initial=begin_at, unit="edit", desc=run.editor,
-             disable=not progress, mininterval=1) as bar,
-    ):  # fmt: skip
-        for turn, (begin, end) in enumerate(run.turns(), start=1):
-            if end > begin_at:
-                editor.edit([edit.as_taught() for edit in run.stream.edits[begin:end]])
-                bar.update(end - begin)
-            if end >= begin_at:
-                block = f"edit {end}"
-                if block not in done:
-                    asked = measure(
-                        editor, reader, at_edit_questions(run.stream.edits[begin:end]), "free", base
-                    )
-                    writer.write_block(
-                        [run.row(block, end, m, protocol="free", when="at-edit") for m in asked]
-                    )
-                if turn % _SAVE_EVERY == 0 and end > begin_at:
-                    _save(editor, states, end)
-            if end in run.checkpoints:
-                bar.set_postfix_str(f"measuring T={end}")
-                for block, measured in _checkpoint(run, editor, reader, base, end):
-                    if block not in done:
-                        writer.write_block(list(measured))
-                bar.set_postfix_str("")
+    with rows.RowWriter(path, run.identity, resume=resume) as writer:
+        done = set(writer.blocks)
+        reader = reader_of(model, tokenizer, run.stream)
+        asked = [question for block in blocks for question in block.questions]
+        base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
+        begin_at = _restore(editor, states, blocks, done)
+        with tqdm(total=len(run.stream.edits), initial=begin_at, unit="edit", desc=run.editor,
+                  disable=not progress, mininterval=1) as bar:  # fmt: skip
+            turns = groupby(blocks, key=lambda block: (block.begin, block.end))
+            for turn, ((begin, end), of_turn) in enumerate(turns, start=1):
+                if end > begin_at:
+                    start = now(model.device)
+                    editor.edit([edit.as_taught() for edit in run.stream.edits[begin:end]])
+                    seconds = now(model.device) - start
+                    bar.update(end - begin)
+                    if after_turn is not None:
+                        after_turn(begin, end, seconds)
+                for block in of_turn:
+                    if block.name not in done:
+                        bar.set_postfix_str(f"measuring {block.name}")
+                        writer.write_block(list(_measured(run, block, editor, reader, base)))
+                    if block.kind == "at-edit" and end > begin_at and turn % _SAVE_EVERY == 0:
+                        _save(editor, states, end)
     shutil.rmtree(states, ignore_errors=True)
     return rows.read_rows(path)
 
 
-def _checkpoint(
-    run: LifelongRun, editor: Editor, reader: Reader, base: BaseAnswers, t: int
-) -> Iterator[tuple[str, Iterator[rows.Row]]]:
-    """The blocks of the checkpoint after `t` edits; each is measured as it is iterated."""
-    questions = final_questions(run.stream.prefix(t))
-
-    def scored(block: str, protocol: str) -> Iterator[rows.Row]:
-        for measured in measure(editor, reader, questions, protocol, base):
-            yield run.row(block, t, measured, protocol=protocol, when="final")
-
-    for protocol in run.protocols:
-        block = f"checkpoint {t} {protocol}"
-        yield block, scored(block, protocol)
-    if isinstance(editor, Routed):
-        block = f"checkpoint {t} routing"
-        how = dict(protocol="free", when="final")
-        routed = (
-            run.row(block, t, Measured(question, "", "", None), value=value, **how)
-            for question, value in measure_routing(editor, reader, routed_questions(questions))
-        )
-        yield block, routed
+def now(device: torch.device) -> float:
+    """Seconds, once all that was asked of an accelerator is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
-def _is_finished(path: Path, run: LifelongRun, *, is_routed: bool) -> bool:
-    """Whether `path` holds all blocks of `run`, the last one with all its rows."""
-    if not path.exists():
-        return False
+def _measured(
+    run: LifelongRun, block: Block, editor: Editor, reader: Reader, base: BaseAnswers
+) -> Iterator[rows.Row]:
+    if block.kind == "routing":
+        for question, value in measure_routing(cast(Routed, editor), reader, block.questions):
+            yield run.row(block, Measured(question, "", "", None), value)
+    else:
+        for measured in measure(editor, reader, block.questions, block.protocol, base):
+            yield run.row(block, measured)
+
+
+def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
+    """Whether `path` holds all rows of `blocks`."""
     try:
         held = rows.read_rows(path)
-    except ValueError:  # cut off, or not rows at all: resuming tells
+    except (FileNotFoundError, ValueError):  # cut off, or not rows at all: resuming tells
         return False
-    sizes = run.block_sizes(is_routed=is_routed)
-    last = list(sizes)[-1]
-    n_last = sum(row.block == last for row in held)
-    blocks = list(dict.fromkeys(row.block for row in held))
-    is_whole = blocks == list(sizes) and n_last == sizes[last]
-    return is_whole and all(row.run == run.identity for row in held)
+    expected = [block.name for block in blocks for _ in block.questions]
+    return [row.block for row in held] == expected and {row.run for row in held} == {run.identity}
 
 
 def reader_of(
@@ -229,22 +196,21 @@ def _discard(state: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _restore(editor: Editor, states: Path, run: LifelongRun, done: list[str]) -> int:
+def _restore(editor: Editor, states: Path, blocks: Sequence[Block], done: Set[str]) -> int:
     """Load the newest state that all missing blocks can be measured from; how many edits it holds.
 
-    States beyond it are deleted, and without a block all of them, which are then of another run.
+    States beyond it are deleted, and where no block is `done` all of them, which are then of
+    another run.
     """
     if not isinstance(editor, Persistent) or not states.is_dir():
         return 0
-    ends = [end for _, end in run.turns()]
-    sizes = run.block_sizes(is_routed=isinstance(editor, Routed))
-    blocks = [(block, int(block.split()[1])) for block in sizes]
-    usable = min((t for block, t in blocks if block not in done), default=ends[-1]) if done else 0
+    first_missing = next((block.end for block in blocks if block.name not in done), blocks[-1].end)
+    usable = {block.end for block in blocks if done and block.end <= first_missing}
     saved = sorted(int(folder.name) for folder in states.iterdir() if folder.name.isdigit())
     for t in saved:
-        if t > usable or t not in ends:
+        if t not in usable:
             _discard(states / str(t))
-    kept = [t for t in saved if t <= usable and t in ends]
+    kept = max(usable.intersection(saved), default=0)
     if kept:
-        editor.load(states / str(kept[-1]))
-    return kept[-1] if kept else 0
+        editor.load(states / str(kept))
+    return kept

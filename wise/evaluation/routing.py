@@ -13,13 +13,18 @@ from wise.lm.tokens import encode
 __all__ = ["measure_routing", "routed_questions"]
 
 
+_THRESHOLD = Question("routing", "threshold", "the threshold", "", "", "the threshold", 0)
+
+
 def routed_questions(questions: Sequence[Question]) -> list[Question]:
-    """Those of reliability, generalization and locality, with what each is to a router."""
-    return [
+    """Those of reliability, generalization and locality, with what each is to a router, and last
+    of all the threshold."""
+    routed = [
         replace(question, metric="routing", kind=_kind(question), expected="")
         for question in questions
         if question.metric != "portability"
     ]
+    return [*routed, _THRESHOLD]
 
 
 def _kind(question: Question) -> str:
@@ -33,16 +38,19 @@ def _kind(question: Question) -> str:
 def measure_routing(
     editor: Routed, reader: Reader, questions: Sequence[Question]
 ) -> Iterator[tuple[Question, float | None]]:
-    """Each question with its routing activation, and last of all the threshold.
+    """Each question with its routing activation; that of the threshold is the threshold itself.
 
-    None where the question is excluded, as it is when the activation is no finite number.
+    None where the question is excluded, as it is when the activation is non-finite.
     """
-    asked = [question.prompt for question in questions if not question.excluded]
+    asked = [q.prompt for q in questions if not q.excluded and q.kind != "threshold"]
     values = iter(_activations(editor, reader, asked))
     for question in questions:
-        yield (question, None) if question.excluded else _finite(question, next(values))
-    threshold = Question("routing", "threshold", "the threshold", "", "", "the threshold", 0)
-    yield _finite(threshold, float(editor.threshold))
+        if question.excluded:
+            yield question, None
+        elif question.kind == "threshold":
+            yield _finite(question, float(editor.threshold))
+        else:
+            yield _finite(question, next(values))
 
 
 def _finite(question: Question, value: float) -> tuple[Question, float | None]:

@@ -1,4 +1,4 @@
-"""What tracing found, fact by fact, and its file of JSON lines. Standard library alone.
+"""What tracing found, fact by fact, and its ledger. Standard library alone.
 
 The first line of a file holds the settings, each other line one fact. A file that was cut off goes
 on where it ended; facts traced already are not traced again.
@@ -6,12 +6,12 @@ on where it ended; facts traced already are not traced again.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
+
+from wise.jobs.ledger import Ledger, Record, read_records
 
 __all__ = [
     "ROLES",
@@ -167,72 +167,41 @@ class TraceFile:
     """
 
     def __init__(self, path: Path | str, settings: TraceSettings):
-        self._path = Path(path)
-        content = self._path.read_bytes() if self._path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        self.done: dict[str, FactTrace] = {}
-        if whole:
-            trace = read_trace(self._path, truncated="drop")
-            for field in fields(TraceSettings):
-                here, wanted = (getattr(x, field.name) for x in (trace.settings, settings))
-                if here != wanted:
-                    raise ValueError(
-                        f"{path}: {field.name}={here!r} is of another trace; here is {wanted!r}"
-                    )
-            self.done = {fact.sha256: fact for fact in trace.facts}
-        self._file = self._path.open("ab", buffering=0)
-        self._file.truncate(len(whole))
-        if not whole:
-            self._append(asdict(settings))
+        self._ledger = Ledger(path, claim=asdict(settings), what="trace")
+        self.done = {fact.sha256: fact for fact in _facts(self._ledger.records[1:])}
+        if not self._ledger.records:
+            self._ledger.append(asdict(settings))
 
     def write(self, fact: FactTrace) -> None:
         """Append one fact, on the disk on return. Raises ValueError for one that is there."""
         if fact.sha256 in self.done:
-            raise ValueError(f"fact {fact.fact!r} is in {self._path} already")
-        self._append(asdict(fact))
+            raise ValueError(f"fact {fact.fact!r} is in the file of traces already")
+        self._ledger.append(asdict(fact))
         self.done[fact.sha256] = fact
-
-    def _append(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._ledger.close()
 
 
 def read_trace(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> Trace:
     """The traces of a file. Raises ValueError naming file and line."""
-    *lines, rest = Path(path).read_bytes().split(b"\n")
-    if rest and truncated != "drop":
-        raise ValueError(f"{path}, line {len(lines) + 1}: the line is cut off")
-    records = [_record(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+    records = read_records(path, truncated=truncated)
     if not records:
         raise ValueError(f"{path} holds no trace")
-    settings = _build(TraceSettings, records[0], f"{path}, line 1")
-    facts = [
-        _build(FactTrace, record, f"{path}, line {n}")
-        for n, record in enumerate(records[1:], start=2)
-    ]
-    return Trace(settings, tuple(facts))
+    return Trace(_build(TraceSettings, records[0]), tuple(_facts(records[1:])))
 
 
-def _record(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode())
-    except ValueError as error:
-        raise ValueError(f"{place}: the line is not JSON in UTF-8: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{place}: {line[:40]!r} is not a JSON object")
-    return record
+def _facts(records: Sequence[Record]) -> list[FactTrace]:
+    return [_build(FactTrace, record) for record in records]
 
 
-def _build(record: Any, values: dict[str, Any], place: str) -> Any:
+def _build(kind: Any, record: Record) -> Any:
     tuples = ("layers", "metrics", "tokens", "span")
-    values = {key: tuple(v) if key in tuples else v for key, v in values.items()}
+    values = {key: tuple(v) if key in tuples else v for key, v in record.values.items()}
     try:
-        return record(**values)
-    except TypeError as error:  # a field is missing, or is none of the record's
-        raise ValueError(f"{place}: {error}") from error
+        return kind(**values)
+    except TypeError as error:  # a field is missing, or is none of its
+        raise ValueError(f"{record.place}: {error}") from error

@@ -28,8 +28,6 @@ from wise.localization.study_part import (
     STREAM,
     Part,
     Setting,
-    end_first_open,
-    forget_errors,
     run_part,
 )
 from wise.localization.tracing import causal_trace
@@ -143,7 +141,7 @@ def run_study(
 def _run(parts: list[Part], setting: Setting, executor: Executor, progress: bool) -> None:
     folder = setting.folder
     for part in parts:
-        forget_errors(part, folder)
+        part.forget_errors(folder)
     todo = [part for part in parts if part.is_open(folder)]
     with tqdm(
         total=len(parts), initial=len(parts) - len(todo), unit="part", desc="study",
@@ -153,7 +151,7 @@ def _run(parts: list[Part], setting: Setting, executor: Executor, progress: bool
             broken = []
             for part, has_lived in executor(partial(run_part, setting=setting), todo):
                 if not has_lived:  # the cell is to blame at which its process ended
-                    end_first_open(part, folder, _ENDED)
+                    part.end_first_open(folder, _ENDED)
                 if part.is_open(folder):
                     broken.append(part)
                 else:

@@ -7,10 +7,8 @@ next cell begins.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,14 +21,15 @@ from transformers import PreTrainedModel
 
 from wise.editor import Editor, Prepares, load_editor, with_cache
 from wise.edits import EditStream
-from wise.evaluation.cell import Scene, SceneMaker
+from wise.evaluation.cell import Scene, SceneMaker, one_thread
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
 from wise.evaluation.folders import file_name
+from wise.jobs.ledger import Ledger, Record, forget, read_records
 from wise.localization.problems import PROBLEMS, UnsuitedEditorError, make_editor
 from wise.localization.scoring import Asked, Asker
 
-__all__ = ["STREAM", "Part", "Setting", "end_first_open", "forget_errors", "run_part"]
+__all__ = ["STREAM", "Part", "Setting", "run_part"]
 
 STREAM = "stream.jsonl"  # of a study's folder: its facts
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -74,52 +73,37 @@ class Part:
     def records(self, folder: Path) -> dict[Place, dict[str, Any]]:
         """What is known of each cell; a last line that was cut off counts for nothing."""
         path = self.path(folder)
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        records = [json.loads(line) for line in lines]
-        return {(record["fact"], record["layer"]): record for record in records}
+        return _by_place(read_records(path, truncated="drop") if path.exists() else ())
+
+    def ledger(self, folder: Path) -> Ledger:
+        """Its file, to append records to."""
+        self.path(folder).parent.mkdir(parents=True, exist_ok=True)
+        return Ledger(self.path(folder), what="part of a study")
 
     def is_open(self, folder: Path) -> bool:
         """Whether a cell has no record."""
         return not self.records(folder).keys() >= set(self.cells())
 
+    def forget_errors(self, folder: Path) -> None:
+        """Open the cells again that had an error."""
+        if self.path(folder).exists():
+            forget(self.path(folder), lambda record: "error" in record)
 
-class _File:
-    """Appends records to a part's file, a line cut off by an earlier end removed."""
-
-    def __init__(self, part: Part, folder: Path):
-        path = part.path(folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        self._file = path.open("ab", buffering=0)
-        self._file.truncate(whole)
-
-    def write(self, cell: Place, **found: Any) -> None:
-        record = {"fact": cell[0], "layer": cell[1], **found}
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
+    def end_first_open(self, folder: Path, message: str) -> None:
+        """Record `message` as the error of the cell at which the part broke off."""
+        with self.ledger(folder) as ledger:
+            done = _by_place(ledger.records)
+            cell = next((cell for cell in self.cells() if cell not in done), None)
+            if cell is not None:
+                ledger.append(_record(cell, error=message))
 
 
-def forget_errors(part: Part, folder: Path) -> None:
-    """Open the cells again that had an error."""
-    records = part.records(folder).values()
-    if any("error" in record for record in records):
-        kept = [json.dumps(record) + "\n" for record in records if "error" not in record]
-        rest = part.path(folder).with_suffix(".part")
-        rest.write_text("".join(kept))
-        os.replace(rest, part.path(folder))
+def _by_place(records: Sequence[Record]) -> dict[Place, dict[str, Any]]:
+    return {(record.values["fact"], record.values["layer"]): record.values for record in records}
 
 
-def end_first_open(part: Part, folder: Path, message: str) -> None:
-    """Record `message` as the error of the cell at which the part broke off."""
-    done = part.records(folder)
-    for cell in (cell for cell in part.cells() if cell not in done):
-        file = _File(part, folder)
-        file.write(cell, error=message)
-        file.close()
-        return
+def _record(cell: Place, **found: Any) -> dict[str, Any]:
+    return {"fact": cell[0], "layer": cell[1], **found}
 
 
 def run_part(part: Part, setting: Setting) -> None:
@@ -128,19 +112,12 @@ def run_part(part: Part, setting: Setting) -> None:
     What goes wrong with a cell is its record, as is the reason why it has no score. On one thread,
     so that scores do not depend on what runs beside it.
     """
-    done = part.records(setting.folder)
-    cells = [cell for cell in part.cells() if cell not in done]
-    if not cells:
-        return
-    n_threads, file = torch.get_num_threads(), _File(part, setting.folder)
-    torch.set_num_threads(1)
-    try:
-        bench = _Bench.of(part, setting)
-        for cell in cells:
-            file.write(cell, **bench.record(*cell))
-    finally:
-        file.close()
-        torch.set_num_threads(n_threads)
+    with one_thread(), part.ledger(setting.folder) as ledger:
+        done = _by_place(ledger.records)
+        if cells := [cell for cell in part.cells() if cell not in done]:
+            bench = _Bench.of(part, setting)
+            for cell in cells:
+                ledger.append(_record(cell, **bench.record(*cell)))
 
 
 class _Bench:

@@ -1,0 +1,1 @@
+"""Long jobs: ledgers of what is done, and grids of independent cells; both know no model."""
