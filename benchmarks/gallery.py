@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -28,6 +29,7 @@ from reports.calibration import CALIBRATION
 from reports.league_command import world_scene
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
+from wise.jobs.grid import run_apart
 from wise.localization.known_facts import fact_of, known
 from wise.localization.records import Site
 from wise.localization.tracing import causal_trace
@@ -76,7 +78,7 @@ def run_entries(
 ) -> list[Path]:
     """Run every entry that is not done; the rows of those that came to their end."""
     league = League({MODEL: entries}, (0,), n_edits, world_scene, tuple(protocols))
-    outcomes = run_league(league, folder, n_processes=jobs)
+    outcomes = run_league(league, folder, executor=partial(run_apart, n_processes=jobs))
     write_costs(outcomes, folder / "costs.csv")
     for cell, outcome in outcomes.items():
         if outcome.state != "ended":

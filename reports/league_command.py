@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ def league(
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
     from wise.evaluation.league import League, results_of, run_league, write_costs
+    from wise.jobs.grid import run_apart
 
     try:
         _check_models(models.split(","))
@@ -106,7 +108,8 @@ def league(
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)
         asked = League(entries, tuple(range(seeds)), edits, world_scene)
-        outcomes = run_league(asked, out, n_processes=jobs or os.cpu_count() or 1)
+        executor = partial(run_apart, n_processes=jobs or os.cpu_count() or 1)
+        outcomes = run_league(asked, out, executor=executor)
     except (ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     results = results_of(outcomes, out)

@@ -18,7 +18,8 @@ from reports.league_command import in_a_folder, world_scene
 if TYPE_CHECKING:
     from wise.evaluation.cell import Scene
     from wise.evaluation.entries import Entry
-    from wise.localization.study import Executor, Study
+    from wise.jobs.grid import Executor
+    from wise.localization.study import Study
     from wise.localization.study_text import ModelStudy
 
 __all__ = ["file_scene", "study"]
@@ -115,8 +116,7 @@ def _entry(name: str, model: str, preset: str | None) -> Entry:
 
 def _executor_of(asked: Mapping[str, Any], out: Path) -> Executor:
     from wise.editor import factory_options
-    from wise.evaluation.processes import run_apart
-    from wise.localization.cluster import run_submitted
+    from wise.jobs.grid import run_apart, run_submitted
 
     if not asked["cluster"]:
         return partial(run_apart, n_processes=asked["jobs"] or os.cpu_count() or 1)
@@ -187,10 +187,11 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
     from wise.localization.study_text import ModelStudy
 
     model = made.model
-    found = run_study(made, out, executor=_executor_of(asked, out))
+    executor = _executor_of(asked, out)
+    found = run_study(made, out, executor=executor)
     curve = sweep_layers(
         _entry("wise", model, asked["preset"]), model, made.layers, made.scene_of, out / "sweep",
-        n_edits=asked["sweep"], n_processes=asked["jobs"] or os.cpu_count() or 1,
+        n_edits=asked["sweep"], executor=executor,
     ) if asked["sweep"] else None  # fmt: skip
     n_known = len({*found.cells.fact, *found.excluded.fact})
     if n_known < made.n_facts:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -27,11 +29,12 @@ from wise.evaluation.league import (
     run_league,
     write_costs,
 )
+from wise.jobs.grid import run_apart
 
 pytestmark = pytest.mark.internals
 
 
-def run(league: League, folder: Path, **options: int) -> dict[LeagueCell, Outcome]:
+def run(league: League, folder: Path, **options: Any) -> dict[LeagueCell, Outcome]:
     return run_league(league, folder, progress=False, **options)
 
 
@@ -130,7 +133,9 @@ def test_a_cell_whose_process_is_killed_is_an_error_and_the_others_rows_are_the_
     tmp_path: Path,
 ) -> None:
     league = league_of(ROUTER, killed("always", tmp_path / "never"))
-    outcomes = list(run(league, tmp_path / "two", n_processes=2).values())
+    outcomes = list(
+        run(league, tmp_path / "two", executor=partial(run_apart, n_processes=2)).values()
+    )
     assert [outcome.state for outcome in outcomes] == ["ended", "error"]
     assert outcomes[1].message == "its process was ended from outside"
     run(league_of(ROUTER), tmp_path / "one")
@@ -141,7 +146,7 @@ def test_a_cell_whose_process_is_killed_is_an_error_and_the_others_rows_are_the_
 def test_a_folder_of_another_league_is_refused(tmp_path: Path) -> None:
     run(league_of(ROUTER, n_edits=1), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"holds a league with edits=1, not 2; name another"):
+    with pytest.raises(ValueError, match=r"league.json: edits=1 is of another league; here is 2"):
         run(league_of(ROUTER, n_edits=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -28,9 +28,8 @@ from properties.internals.small_study import (
 )
 from wise.edits import Background, EditStream
 from wise.evaluation.cell import Scene
-from wise.evaluation.processes import run_apart
+from wise.jobs.grid import run_apart, run_submitted
 from wise.lm.decoding import Unedited, teacher_forced
-from wise.localization.cluster import run_submitted
 from wise.localization.known_facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
 from wise.localization.tracing import causal_trace
@@ -219,12 +218,12 @@ def test_a_part_that_ended_after_its_last_cell_lost_nothing(serial: Path) -> Non
     study = study_of(QUICK)
     [part, *_] = study.parts([edit.id for edit in scene("", 0, 3).stream.edits])
     before = part.path(serial).read_bytes()
-    part.end_first_open(serial, "its process was ended")
+    part.lose(serial, "its process was ended")
     assert part.path(serial).read_bytes() == before
 
 
 def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds a study with facts=3, not 2; name another"):
+    with pytest.raises(ValueError, match=r"study.json: facts=3 is of another study; here is 2"):
         run(study_of(QUICK, n_facts=2), serial)
     with FileLock(serial / "study.lock"), pytest.raises(RuntimeError, match="is at work"):
         run(study_of(QUICK), serial)

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor, load_editor, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.entries import Entry
-from wise.evaluation.folders import file_name, write_json
 from wise.evaluation.lifelong import LifelongRun, now, run_lifelong
+from wise.jobs.grid import file_name, write_json
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
 from wise.measures.rows import read_rows
@@ -65,6 +65,24 @@ class LeagueCell:
     def key(self) -> str:
         words = f"{self.entry.title} {self.model} seed-{self.seed} T-{self.checkpoints[-1]}"
         return file_name(self, words)
+
+    @property
+    def title(self) -> str:
+        return self.entry.title
+
+    def is_open(self, folder: Path) -> bool:
+        """Whether it has neither ended nor had an error."""
+        return Outcome.of(self, folder).state == "open"
+
+    def forget_error(self, folder: Path) -> None:
+        """Open a cell again that had an error; what it cost so far stands."""
+        found = Outcome.of(self, folder)
+        if found.state == "error":
+            Outcome(costs=found.costs).keep(self, folder)
+
+    def lose(self, folder: Path, message: str) -> None:
+        """Record that its process ended with `message`."""
+        replace(Outcome.of(self, folder), state="error", message=message).keep(self, folder)
 
     def rows_in(self, folder: Path) -> Path:
         return folder / f"{self.key}.jsonl"

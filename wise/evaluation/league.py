@@ -9,21 +9,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
 from wise.evaluation.cell import LeagueCell, Outcome, SceneMaker, run_cell
 from wise.evaluation.entries import Entry
-from wise.evaluation.folders import claim
 from wise.evaluation.league_scores import Contestant, Results
-from wise.evaluation.processes import run_apart
+from wise.jobs.grid import Executor, claimed, run_grid
 from wise.measures.rows import Row, read_rows
 from wise.measures.text import spreadsheet_safe
 
 __all__ = ["COST_COLUMNS", "League", "checkpoints_of", "results_of", "run_league", "write_costs"]
 
 _FORMAT = 1
-_ENDED = "its process was ended from outside"
 COST_COLUMNS = ("editor", "model", "seed", "t", "seconds_per_edit", "bytes", "inference_ratio")
 
 
@@ -84,38 +79,22 @@ class League:
 
 
 def run_league(
-    league: League, folder: Path, *, n_processes: int = 1, progress: bool = True
+    league: League, folder: Path, *, executor: Executor | None = None, progress: bool = True
 ) -> dict[LeagueCell, Outcome]:
-    """Run every cell that has not ended yet below `folder`; how each cell came out.
+    """Run every cell that has not ended yet below `folder`, in this process or by `executor`; how
+    each cell came out.
 
     Cells that had an error are tried again. A cell's error, or the end of its process, costs no
     other cell anything; after a kill, the same call goes on where it stopped. Raises ValueError
     where `folder` holds another league, RuntimeError where another process is at work in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "league.lock", timeout=0):
-            claim(folder, "league", league.identity())
-            _run_open(league, folder, n_processes, progress)
-    except Timeout as error:
-        raise RuntimeError(f"another process is at work on the league in {folder}") from error
-    return {cell: Outcome.of(cell, folder) for cell in league.cells()}
-
-
-def _run_open(league: League, folder: Path, n_processes: int, progress: bool) -> None:
     cells = list(league.cells())
-    todo = [cell for cell in cells if Outcome.of(cell, folder).state != "ended"]
-    work = partial(run_cell, scene_of=league.scene_of, folder=folder)
-    with tqdm(
-        total=len(cells), initial=len(cells) - len(todo), unit="cell", desc="league",
-        disable=not progress,
-    ) as bar:  # fmt: skip
-        for cell, has_lived in run_apart(work, todo, n_processes=n_processes):
-            if not has_lived:
-                ended = replace(Outcome.of(cell, folder), state="error", message=_ENDED)
-                ended.keep(cell, folder)
-            bar.set_postfix_str(cell.entry.title)
-            bar.update()
+    with claimed(folder, "league", league.identity()):
+        for cell in cells:
+            cell.forget_error(folder)
+        work = partial(run_cell, scene_of=league.scene_of, folder=folder)
+        run_grid(cells, work, folder, executor=executor, name="league", progress=progress)
+    return {cell: Outcome.of(cell, folder) for cell in cells}
 
 
 def results_of(outcomes: Mapping[LeagueCell, Outcome], folder: Path) -> Results:

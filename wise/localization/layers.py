@@ -12,6 +12,7 @@ from wise.evaluation.cell import SceneMaker
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, results_of, run_league
 from wise.evaluation.league_scores import Estimate, counted, measures_of
+from wise.jobs.grid import Executor
 from wise.measures.rows import CORNERS
 
 __all__ = ["sweep_layers"]
@@ -26,7 +27,7 @@ def sweep_layers(
     *,
     n_edits: int = 50,
     n_alone: int = 20,
-    n_processes: int = 1,
+    executor: Executor | None = None,
     confidence: float = 0.95,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def sweep_layers(
     rows: list[dict[str, object]] = []
     for t, seeds in ((1, tuple(range(n_alone))), (n_edits, (0,))):
         league, place = League({model: entries}, seeds, t, scene_of), folder / f"T-{t}"
-        outcomes = run_league(league, place, n_processes=n_processes, progress=progress)
+        outcomes = run_league(league, place, executor=executor, progress=progress)
         for contestant, by_t in results_of(outcomes, place).items():
             named = dict(editor=entry.name, model=model, layer=at[contestant.title], t=t)
             found = by_t[t]

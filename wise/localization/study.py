@@ -5,21 +5,18 @@ A grid of cells that is run by any executor, resumed cell by cell, and ends as o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.evaluation.entries import Entry
-from wise.evaluation.folders import claim
-from wise.evaluation.processes import run_apart
+from wise.jobs.grid import Executor, claimed, run_grid
 from wise.localization.known_facts import fact_of, known
 from wise.localization.problems import PROBLEMS
 from wise.localization.records import FactTrace, Trace, read_trace
@@ -32,14 +29,10 @@ from wise.localization.study_part import (
 )
 from wise.localization.tracing import causal_trace
 
-__all__ = ["Executor", "Study", "StudyTables", "run_study", "tables_of"]
+__all__ = ["Study", "StudyTables", "run_study", "tables_of"]
 
 _FORMAT = 1
 _TRACE = "tracing.jsonl"
-_ENDED = "its process was ended from outside"
-
-# Work on tasks, anywhere: each task as it ends, and whether its process lived to its end.
-Executor = Callable[[Callable[[Part], None], Sequence[Part]], Iterator[tuple[Part, bool]]]
 
 
 @dataclass(frozen=True)
@@ -118,46 +111,20 @@ def run_study(
     ValueError where `folder` holds another study or the model knows none of the facts,
     RuntimeError where another process is at work in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "study.lock", timeout=0):
-            claim(folder, "study", study.identity())
-            stream, trace = _prepared(study, folder, progress)
-            parts = list(study.parts([edit.id for edit in stream.edits]))
-            setting = Setting(
-                study.model,
-                study.scene_of,
-                folder,
-                trace.settings.sigma,
-                study.n_noise,
-                study.min_probability,
-            )
-            _run(parts, setting, executor or partial(run_apart, n_processes=1), progress)
-    except Timeout as error:
-        raise RuntimeError(f"another process is at work on the study in {folder}") from error
+    with claimed(folder, "study", study.identity()):
+        stream, trace = _prepared(study, folder, progress)
+        parts = list(study.parts([edit.id for edit in stream.edits]))
+        for part in parts:
+            part.forget_errors(folder)
+        setting = Setting(
+            study.model, study.scene_of, folder, trace.settings.sigma, study.n_noise,
+            study.min_probability,
+        )  # fmt: skip
+        run_grid(
+            parts, partial(run_part, setting=setting), folder,
+            executor=executor, name="study", unit="part", progress=progress,
+        )  # fmt: skip
     return tables_of(study, folder)
-
-
-def _run(parts: list[Part], setting: Setting, executor: Executor, progress: bool) -> None:
-    folder = setting.folder
-    for part in parts:
-        part.forget_errors(folder)
-    todo = [part for part in parts if part.is_open(folder)]
-    with tqdm(
-        total=len(parts), initial=len(parts) - len(todo), unit="part", desc="study",
-        disable=not progress,
-    ) as bar:  # fmt: skip
-        while todo:
-            broken = []
-            for part, has_lived in executor(partial(run_part, setting=setting), todo):
-                if not has_lived:  # the cell is to blame at which its process ended
-                    part.end_first_open(folder, _ENDED)
-                if part.is_open(folder):
-                    broken.append(part)
-                else:
-                    bar.update()
-                bar.set_postfix_str(f"{part.entry.name} {part.problem}")
-            todo = broken
 
 
 def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, Trace]:

@@ -24,7 +24,7 @@ from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker, one_thread
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
-from wise.evaluation.folders import file_name
+from wise.jobs.grid import file_name
 from wise.jobs.ledger import Ledger, Record, forget, read_records
 from wise.localization.problems import PROBLEMS, UnsuitedEditorError, make_editor
 from wise.localization.scoring import Asked, Asker
@@ -63,6 +63,10 @@ class Part:
         """Names its file, and no other part's."""
         return file_name(self, f"{self.entry.name} {self.problem} seed-{self.seed}")
 
+    @property
+    def title(self) -> str:
+        return f"{self.entry.name} {self.problem}"
+
     def path(self, folder: Path) -> Path:
         return folder / "cells" / f"{self.key}.jsonl"
 
@@ -89,7 +93,7 @@ class Part:
         if self.path(folder).exists():
             forget(self.path(folder), lambda record: "error" in record)
 
-    def end_first_open(self, folder: Path, message: str) -> None:
+    def lose(self, folder: Path, message: str) -> None:
         """Record `message` as the error of the cell at which the part broke off."""
         with self.ledger(folder) as ledger:
             done = _by_place(ledger.records)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from properties.internals.working import note_down
-from wise.evaluation.processes import run_apart
+from wise.jobs.grid import run_apart
 
 pytestmark = pytest.mark.internals
 
@@ -46,7 +46,7 @@ def test_processes_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom functools import partial\nfrom pathlib import Path\n"
         "from properties.internals.working import note_down\n"
-        "from wise.evaluation.processes import run_apart\n"
+        "from wise.jobs.grid import run_apart\n"
         "if __name__ == '__main__':\n"
         "    work = partial(note_down, folder=Path(sys.argv[1]))\n"
         "    list(run_apart(work, ['go on', 'go on too'], n_processes=2))\n"
