@@ -110,8 +110,7 @@ def separate(
     rank, and Mann-Whitney's takes the sides as independent. The permutation test exchanges, by
     `seed`, the sides of clusters on one side and of the two halves of those on both: it errs at a
     rate of at most alpha where these are exchangeable, and cannot show less than
-    1 / (n_permutations + 1). Neither p-value is adjusted for several
-    comparisons.
+    1 / (n_permutations + 1). Neither p-value is adjusted for several comparisons.
 
     Raises ValueError for an empty side, NaN, or clusters of other items. Source: Mann and Whitney,
     1947; the interval: see `_effective_n`; the best threshold: Youden, 1950.

@@ -62,7 +62,10 @@ def _check_confidence(confidence: float) -> None:
 
 
 def lower_bound(mean: float, n: float, error: float) -> float:
-    """The mean at which a mean of `n` items as high as this one has probability `error`."""
+    """The mean at which a mean of `n` items as high as this one has probability `error`.
+
+    `mean` times `n` need not be whole, as it has to be for scipy.stats.binomtest.
+    """
     return float(betaincinv(mean * n, n - mean * n + 1, error)) if mean * n > 0 else 0.0
 
 
