@@ -126,10 +126,10 @@ def test_the_context_length_is_what_the_model_reads() -> None:
 def test_an_unknown_model_type_is_told_how_to_be_added() -> None:
     model = SimpleNamespace(config=SimpleNamespace(model_type="mamba"))
     with pytest.raises(
-        ValueError, match=r"'mamba' is not supported; it is none of gemma2, .*qwen3"
+        ValueError, match=r"'mamba' is not supported; supported are gemma2, .*qwen3"
     ):
         LanguageModel(model)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=re.escape("in ARCHITECTURES of wise/lm/architectures.py")):
+    with pytest.raises(ValueError, match=re.escape("of ARCHITECTURES in wise/lm/architectures.py")):
         LanguageModel(model)  # type: ignore[arg-type]
 
 

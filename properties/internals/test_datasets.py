@@ -141,7 +141,7 @@ def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
         ("zsre.json", "'zsre.json' is not FORMAT:FILE; FORMAT is one of counterfact, "),
         ("zsre:", "'zsre:' is not FORMAT:FILE"),
         (":zsre.json", "':zsre.json' is not FORMAT:FILE"),
-        ("C:\\zsre.json", "format 'C' in .* is unknown; FORMAT:FILE has one of counterfact, "),
+        ("C:\\zsre.json", "format 'C' in .* is unknown; FORMAT is one of counterfact, "),
     ],
 )
 def test_a_spec_of_another_form_is_explained(spec: str, message: str) -> None:

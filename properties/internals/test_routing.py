@@ -50,7 +50,7 @@ def test_what_is_excluded_or_not_finite_has_no_value_and_says_why() -> None:
     excluded = replace(QUESTIONS[0], excluded="overwritten")
     (first, value), (last, threshold) = measure_routing(unedited, reader, [excluded, THRESHOLD])
     assert (first.excluded, value) == ("overwritten", None)
-    assert (last.excluded, threshold) == ("the value is inf, no finite number", None)
+    assert (last.excluded, threshold) == ("the value inf is non-finite", None)
 
 
 def test_a_routed_run_writes_one_block_of_routing_at_each_checkpoint(tmp_path: Path) -> None:

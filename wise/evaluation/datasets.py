@@ -4,7 +4,7 @@ Formats: `zsre` (the schemas of KnowEdit and of MEND, told apart per record), `k
 `counterfact` (EasyEdit's flat schema and ROME's), `hallucination` and `temporal` (WISE's files),
 `qaedit`: each a JSON array, described in `wise.evaluation.formats`. An edit's id is FORMAT-N, N
 being the record's own case_id or id, else its index from 0; a repeated id gets the index appended.
-Duplicate prompts stay: published streams contradict themselves, and that is for a lint to say.
+Duplicate prompts are kept: published streams contradict themselves.
 
 `jsonl`, the project's own format, is UTF-8 with one JSON object a line; blank lines are skipped. A
 line is an edit, with exactly the fields of `Edit` and the probes made for it:
@@ -96,7 +96,7 @@ def _read_jsonl(path: Path) -> EditStream:
             edits.append(_edit_of(record, edit_id))
         items = record["probes"].items() if "probes" in record else []
         if items and "id" in record and not edit_id:
-            raise record["id"].error("an id that probes can name; without `id` one is made")
+            raise record["id"].error("an id that probes can refer to; without `id`, one is made")
         probes.extend(_probe_of(item, edit_id) for item in items)
     known = {"", *(edit.id for edit in edits)}
     for record in records:
@@ -135,7 +135,7 @@ def _probe_of(item: Field, edit_id: str) -> Probe:
 
 
 def _objects(stream: EditStream) -> Iterator[dict[str, object]]:
-    """The lines of a stream; probes stand with their edit where the order of probes allows."""
+    """The lines of a stream; probes go with their edit where their order allows it."""
     runs = [
         (edit_id, [{key: getattr(probe, key) for key in _PROBE_KEYS} for probe in run])
         for edit_id, run in groupby(stream.probes, key=lambda probe: probe.edit_id)
@@ -154,7 +154,7 @@ def _objects(stream: EditStream) -> Iterator[dict[str, object]]:
 def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
     """Write a stream in the `jsonl` format; reading it gives the same edits, probes and sha256.
 
-    Atomic: the file is there in full or, after an error, as it was. The name is not kept. Raises
+    Atomic: after an error the file is as it was. The stream's name is not kept. Raises
     UnicodeEncodeError (a ValueError) where a text holds a lone surrogate.
     """
     path = Path(path)
@@ -180,8 +180,8 @@ def load_stream(spec: str, *, n_edits: int | None = None, seed: int | None = Non
 
     `n_edits` takes the first n in file order, or with a seed n drawn without replacement, in the
     order drawn (without `n_edits`: all, shuffled); the stream of n begins that of every larger n.
-    Probes come with their edits, in file order, with all probes made for no edit. The whole file is
-    checked, whatever n. Warnings in the log count what was changed or left out.
+    Probes come with their edits, in file order, and so do all probes made for no edit. The whole
+    file is checked, whatever n. Warnings in the log count what was changed or left out.
 
     Raises ValueError for a spec of another form, an unknown format, a bad record (with file, line,
     record and field) and an `n_edits` outside 0..the file's number of edits; OSError naming FILE
@@ -193,7 +193,7 @@ def load_stream(spec: str, *, n_edits: int | None = None, seed: int | None = Non
         raise ValueError(f"dataset {spec!r} is not FORMAT:FILE; FORMAT is one of {known}")
     if format_name not in FORMATS:
         raise ValueError(
-            f"dataset format {format_name!r} in {spec!r} is unknown; FORMAT:FILE has one of {known}"
+            f"dataset format {format_name!r} in {spec!r} is unknown; FORMAT is one of {known}"
         )
     stream = FORMATS[format_name](Path(file))
     n_all = len(stream.edits)

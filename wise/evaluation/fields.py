@@ -1,8 +1,8 @@
-"""JSON that knows where it stands: each value comes with file, line, record and name, for errors.
+"""JSON values with their place: file, line, record and name, for error messages.
 
 Files are UTF-8, with or without a byte-order mark, their lines ended by LF or CRLF. Lines count
-from 1, records from 0. Stricter than `json`: constants such as NaN, a key that stands twice in one
-object and a lone surrogate are errors.
+from 1, records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object
+and a lone surrogate are errors.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["Field", "read_array", "read_lines"]
 
 _T = TypeVar("_T")
 _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
-# A record is walked only where it may hold what is not JSON: constants, lone surrogates.
+# A record is searched only where it may hold what is not JSON: constants, lone surrogates.
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value and its place. Asked for what it is not, it raises ValueError naming both."""
+    """A value and its place. Read as another type, it raises ValueError naming both."""
 
     value: Any
     place: str
@@ -60,14 +60,14 @@ class Field:
         return ValueError(f"{self.place}: {names} is missing; the keys are: {there}")
 
     def first_of(self, *keys: str) -> Field:
-        """The first key there is; raises where there is none."""
+        """The value of the first of `keys` that is there; raises where none is."""
         for key in keys:
             if key in self:
                 return self[key]
         raise self.missing(*keys)
 
     def only(self, *keys: str) -> dict[str, Field]:
-        """The object's members, where it has no other key."""
+        """The object's members; raises where it has a key that is none of `keys`."""
         for key in self.members():
             if key not in keys:
                 raise self[key].error(f"known here; the allowed keys are: {', '.join(keys)}")
@@ -99,7 +99,7 @@ class Field:
             yield self
 
     def build(self, record: Callable[..., _T], **values: object) -> _T:
-        """The record of these values; what it refuses is raised with this place."""
+        """The record of these values; a ValueError of its own is raised again with this place."""
         try:
             return record(**values)
         except ValueError as error:
@@ -111,7 +111,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {key!r} stands twice in one object")
+        raise ValueError(f"the key {key!r} occurs twice in one object")
     return members
 
 
@@ -143,7 +143,7 @@ def _decode(text: str, start: int, place: str, *, first_line: int = 1) -> tuple[
     if _SUSPECT.search(text, start, end):
         for leaf in record.leaves():
             if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
-                raise leaf.error("JSON, which has finite numbers only")
+                raise leaf.error("JSON, in which every number is finite")
             if isinstance(leaf.value, str) and _SURROGATE.search(leaf.value):
                 raise leaf.error("Unicode text: it holds a lone surrogate")
     return record, end
@@ -177,16 +177,16 @@ def read_array(path: Path) -> Iterator[Field]:
             break
         if text[at : at + 1] != ",":
             found = repr(text[at]) if at < len(text) else "the end of the file"
-            raise ValueError(f"{place}: after the record stands {found}, not ',' or ']'")
+            raise ValueError(f"{place}: found {found} after the record, not ',' or ']'")
         at = _skip_blanks(text, at + 1)
     rest = _skip_blanks(text, at + 1)
     if rest < len(text):
         line += text.count("\n", counted, rest)
-        raise ValueError(f"{path}, line {line}: after the array stands {text[rest]!r}, not the end")
+        raise ValueError(f"{path}, line {line}: found {text[rest]!r} after the array, not the end")
 
 
 def read_lines(path: Path) -> Iterator[Field]:
-    """The objects of a JSON-lines file, one a line, each with its line and index; blanks aside."""
+    """The objects of a JSON-lines file, each with its line and index; blank lines are skipped."""
     index = 0
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         start = _skip_blanks(line, 0)
@@ -195,6 +195,6 @@ def read_lines(path: Path) -> Iterator[Field]:
         place = f"{path}, line {number}, record {index}"
         record, end = _decode(line, start, place, first_line=number)
         if _skip_blanks(line, end) < len(line):
-            raise ValueError(f"{place}: after the object stands {line[end:].strip()[:40]!r}")
+            raise ValueError(f"{place}: found {line[end:].strip()[:40]!r} after the object")
         yield record
         index += 1

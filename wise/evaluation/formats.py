@@ -2,15 +2,15 @@
 
 What holds for all of them:
 
-- Texts are kept as the file has them, spaces at their ends too. Only a subject is trimmed: it
-  serves to find a span, and a trailing space would move the span's last token.
-- A subject that its prompt does not hold literally is taken in the prompt's spelling where only the
-  case differs, else left empty (no span instead of a wrong one). Counted and logged.
+- Texts are kept as they are, with the spaces at their ends. Only a subject is trimmed: a trailing
+  space would move the last token of its span.
+- A subject that is not literally in its prompt takes the prompt's spelling where only the case
+  differs, and is otherwise left empty (no span rather than a wrong one). Counted and logged.
 - Published files do not grade paraphrases: `levels` stays empty.
 - Of several right answers the first that is not blank is taken, for `ground_truth` too. A
-  portability probe without any is left out, counted and logged. Other probes need none.
-- A key that another schema reads is an error: the file is of another format, or would be half read.
-  A key that none reads is metadata: counted and logged, unless the schema knows it (`ignores`).
+  portability probe without an answer is left out, counted and logged. Other probes need none.
+- A key that only another schema reads is an error: the file has another format, or would be read in
+  part. A key that no schema reads is metadata: counted and logged, unless the schema `ignores` it.
 
 Sources: zjunlp/EasyEdit `easyeditor/dataset`, kmeng01/rome `dsets`, and the files themselves.
 """
@@ -37,7 +37,7 @@ _PORTABILITY = ("Reasoning", "Subject_Aliasing", "Logical_Generalization")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A record, the id of its edit, and the count of what the log must say of the file."""
+    """A record, the id of its edit, and the notes on the file that will be logged, counted."""
 
     record: Field
     id: str
@@ -61,7 +61,7 @@ class Case:
         words = rf"(?<!\w){re.escape(subject)}(?!\w)"
         found = re.search(words, prompt, re.IGNORECASE) if subject else None
         if found:
-            self.notes["subjects taken in their prompt's spelling, as the case differs"] += 1
+            self.notes["subjects taken in their prompt's spelling, as only the case differs"] += 1
             return found.group()
         self.notes["subjects not in their prompt, left empty: they have no span"] += 1
         return ""
@@ -77,7 +77,7 @@ class Case:
 
 
 def _answers(field: Field) -> list[list[str]]:
-    """The right answers, each with aliases, of a text, an array of texts or an array of those."""
+    """The right answers, each with its aliases: of a text, or an array of texts or text arrays."""
     entries = field.items() if isinstance(field.value, list) else [field]
     groups = [entry.items() if isinstance(entry.value, list) else [entry] for entry in entries]
     return [[alias.text(blank=True) for alias in group] for group in groups]
@@ -90,10 +90,10 @@ def _first(answers: Iterable[Iterable[str]]) -> str:
 def _parse_knowedit(case: Case) -> Parsed:
     """KnowEdit: subject|concept, prompt|text, target_new|labels are alternatives.
 
-    Relation_Specificity asks for another relation of the subject: near-subject. So is Forgetfulness
-    ("The occupation of S, which is not T, is"), which asks for the relation's other objects, that
-    an edit to T must leave. Files list T among its answers; as the question excludes T, so does the
-    answer, which stays empty where no other is listed (counted and logged).
+    Relation_Specificity asks for another relation of the subject: near-subject. Forgetfulness ("The
+    occupation of S, which is not T, is") asks for the relation's other objects, which an edit to T
+    must leave: near-subject too. Files list T among its answers although the question excludes it;
+    it is dropped, and the answer is empty where no other is listed (counted and logged).
     """
     record, probes = case.record, []
     keys = [key for key in ("rephrase_prompt", "rephrase") if key in record]
@@ -121,7 +121,7 @@ def _parse_knowedit(case: Case) -> Parsed:
 
 
 def _parse_mend(case: Case) -> Parsed:
-    """ZsRE as MEND has it. `loc` keeps its "nq question: ": published numbers are taken with it."""
+    """ZsRE as MEND publishes it. `loc` keeps its "nq question: ", as in published measurements."""
     record = case.record
     prompt, target, subject = record["src"], record["alt"], record["subject"]
     truth = _first(_answers(record["answers"]))
@@ -141,7 +141,7 @@ def _parse_rome(case: Case) -> Parsed:
     record, rewrite = case.record, case.record["requested_rewrite"]
     template, subject = rewrite["prompt"], rewrite["subject"]
     if "{}" not in template.text():
-        raise template.error("a template: it must hold {} where the subject stands")
+        raise template.error("a template with {} in place of the subject")
     prompt = Field(template.text().replace("{}", subject.text()), template.place, template.name)
     true, target = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
     paraphrases = [item.text() for item in record["paraphrase_prompts"].items()]
@@ -169,11 +169,11 @@ def _parse_hallucination(case: Case) -> Parsed:
 
 
 def _parse_temporal(case: Case) -> Parsed:
-    """WISE's Temporal. Its subject is the whole prompt ("SpaceX is"), and kept so.
+    """WISE's Temporal. Its subject is the whole prompt ("SpaceX is"), and is kept.
 
-    `ood_rephrase` is no paraphrase: it is a finished paragraph that names the entity, whose own
-    likelihood WISE scores (eq. 10). After it no model need give the target, and it asks nothing:
-    checked to be a text, then left out, counted and logged.
+    `ood_rephrase` is not a paraphrase but a finished paragraph about the entity, whose own
+    likelihood WISE scores (eq. 10). It asks nothing that the target would answer. So it is left
+    out: checked to be a text, counted and logged.
     """
     case.record["ood_rephrase"].text()
     case.notes["ood_rephrase paragraphs, left out: they ask nothing"] += 1
@@ -181,7 +181,7 @@ def _parse_temporal(case: Case) -> Parsed:
 
 
 def _parse_qaedit(case: Case) -> Parsed:
-    """QAEdit: the locality questions are of Natural Questions: far."""
+    """QAEdit: the locality questions are from Natural Questions: far."""
     record = case.record
     paraphrases = record["rephrase"].texts()
     edit = case.edit(record["prompt"], record["target"], record["subject"], paraphrases)
@@ -191,7 +191,7 @@ def _parse_qaedit(case: Case) -> Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """How a record is parsed, the keys that are read and the known metadata (space-separated)."""
+    """How a record is parsed, the keys that it reads and the known metadata (space-separated)."""
 
     parse: Callable[[Case], Parsed]
     reads: str

@@ -1,4 +1,4 @@
-"""What is asked of an edited model, and how an answer scores. Per item; means come later.
+"""The questions put to an edited model, and the score of each answer.
 
 Reliability, generalization and portability ask for a known answer; locality asks whether the answer
 is still that of the unedited model, which must have been asked before the first edit.
@@ -43,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A question with what was answered and its score in [0, 1]; None where it was excluded."""
+    """A question with its answer and its score in [0, 1]; no score where it was excluded."""
 
     question: Question
     expected: str
@@ -81,7 +81,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """The unedited model's answers to all locality probes; to be asked before the first edit."""
+    """The unedited model's answers to all locality probes; ask before the first edit."""
 
     free: Mapping[str, Answer]
     forced: Mapping[str, ForcedAnswer]
@@ -95,7 +95,7 @@ class BaseAnswers:
         *,
         forced: bool = True,
     ) -> BaseAnswers:
-        """Teacher-forced answers are left out where they are not wanted."""
+        """Ask the locality questions; teacher-forced only with `forced`."""
         base = Unedited(model, reader.tokenizer)
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))
@@ -113,15 +113,15 @@ def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
 
 
 def _cluster(edit: Edit) -> str:
-    """What an edit's items are resampled by."""
+    """The cluster that an edit's items belong to."""
     return edit.subject or edit.id or edit.prompt
 
 
 def final_questions(stream: EditStream) -> list[Question]:
     """Everything to ask after all edits of `stream`, in stream order.
 
-    Excluded, with the reason: what asks for an edit that a later one overwrote, and prompts that
-    the stream edits to another answer; a locality probe must not be edited at all.
+    Excluded, with the reason: questions about an edit that a later one overwrote, and prompts that
+    the stream edits to another answer. A locality probe that the stream edits is always excluded.
     """
     live = {edit.prompt: edit for edit in stream.live()}
     ages = {id(edit): len(stream.edits) - 1 - index for index, edit in enumerate(stream.edits)}

@@ -1,4 +1,4 @@
-"""Where a router stands: the activation of every prompt of a stream, and the threshold."""
+"""The routing activation of every prompt of a stream, and the threshold."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _THRESHOLD = Question("routing", "threshold", "the threshold", "", "", "the thre
 
 
 def routed_questions(questions: Sequence[Question]) -> list[Question]:
-    """Those of reliability, generalization and locality, with what each is to a router, and last
-    of all the threshold."""
+    """The questions on reliability, generalization and locality, each with its kind for the router.
+
+    The last one stands for the threshold.
+    """
     routed = [
         replace(question, metric="routing", kind=_kind(question), expected="")
         for question in questions
@@ -56,7 +58,7 @@ def measure_routing(
 def _finite(question: Question, value: float) -> tuple[Question, float | None]:
     if math.isfinite(value):
         return question, value
-    return replace(question, excluded=f"the value is {value}, no finite number"), None
+    return replace(question, excluded=f"the value {value} is non-finite"), None
 
 
 def _activations(editor: Routed, reader: Reader, prompts: Sequence[str]) -> list[float]:

@@ -1,1 +1,1 @@
-"""Everything that touches a Hugging Face causal language model, and nothing else does."""
+"""The only code that touches a Hugging Face causal language model."""

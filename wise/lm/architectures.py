@@ -16,7 +16,7 @@ __all__ = ["ARCHITECTURES", "Architecture", "LanguageModel"]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Module paths of a model type; `attention`, `mlp`, `value`, `value_norm` start at a block."""
+    """Module paths of a model type; those of `attention`, `mlp` and `value*` start at a block."""
 
     embedding: str
     blocks: str
@@ -62,19 +62,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class LanguageModel:
-    """A transformers causal language model with its parts by name.
+    """A causal language model of transformers, with its parts by name.
 
     L blocks, hidden width D, inner width M. Raises ValueError for a model type outside the table,
-    and for a variant whose residual stream is normed after the MLP has been added.
+    and for post-norm blocks.
     """
 
     def __init__(self, model: PreTrainedModel):
         model_type = getattr(model.config, "model_type", type(model).__name__)
         if model_type not in ARCHITECTURES:
             raise ValueError(
-                f"model_type={model_type!r} is not supported; it is none of "
-                f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths one line "
-                "in ARCHITECTURES of wise/lm/architectures.py"
+                f"model_type={model_type!r} is not supported; supported are "
+                f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths in one "
+                "line of ARCHITECTURES in wise/lm/architectures.py"
             )
         if not getattr(model.config, "do_layer_norm_before", True):
             raise ValueError(
@@ -96,7 +96,7 @@ class LanguageModel:
 
     @property
     def context_length(self) -> int | None:
-        """The most tokens the model can read, where it says so."""
+        """The most tokens the model can read; None where its configuration does not say."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @property
@@ -131,13 +131,13 @@ class LanguageModel:
         return weight.T if isinstance(module, nn.Linear) else weight
 
     def value_norm(self, layer: int, value: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """What the block adds to the residual stream for the output of W_v."""
+        """What the block adds to the residual stream when W_v gives `value`."""
         if not self.architecture.value_norm:
             return value
         return self.blocks[layer].get_submodule(self.architecture.value_norm)(value)
 
     def head(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        """Logits of the last block's output, by final norm, projection, head and soft cap."""
+        """Logits of the last block's output: final norm, projection, head and soft cap."""
         hidden = self.norm(hidden)
         decoder = getattr(getattr(self.model, "model", None), "decoder", None)
         project_out = getattr(decoder, "project_out", None)

@@ -1,4 +1,4 @@
-"""Calls of single blocks: their arguments by name, at some columns, over given keys and values."""
+"""Calls of single blocks: arguments by name, restricted to columns, with keys and values given."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def named(block: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
 
 @functools.cache
 def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    """What it takes: asked once a class, for it costs as much as a small block."""
+    """The signature of `forward`, cached: inspecting it costs as much as running a small block."""
     return inspect.signature(forward)
 
 
 def full_mask(arguments: Mapping[str, Any], rows: Shaped[Tensor, "B T ..."]) -> Tensor:
-    """The attention mask [B or 1, 1, T, T] of a call on `rows`, of booleans or to be added."""
+    """The attention mask [B or 1, 1, T, T] of a call on `rows`, boolean or additive."""
     mask: Tensor | None = arguments["attention_mask"]
     if mask is not None:
         return mask
@@ -44,9 +44,9 @@ def at_columns(
     arguments: Mapping[str, Any], columns: slice | Int[Tensor, " P"], cache: object, *,
     n_rows: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The arguments but the mask, as they are of a call at some columns of the first rows.
+    """The arguments, without the mask, of the same call on `columns` of the first `n_rows` rows.
 
-    `cache` stands for the cache that they hold.
+    `cache` replaces the cache among them.
     """
 
     def at(value: Any) -> Any:
@@ -60,7 +60,7 @@ def at_columns(
 
 
 class After:
-    """Stands for a cache that holds the tokens before those of the call."""
+    """Acts as a cache that holds the keys and values of the tokens before those of the call."""
 
     def __init__(self, keys: Tensor, values: Tensor):
         self.before = keys, values
@@ -73,7 +73,7 @@ class After:
 
 
 class Fixed:
-    """Stands for a cache that holds the keys and values of the call already."""
+    """Acts as a cache that already holds the keys and values of the call."""
 
     def __init__(self, keys: Tensor, values: Tensor):
         self.held = keys, values
@@ -83,7 +83,7 @@ class Fixed:
 
 
 class Seen(After):
-    """Like After, but keeps what the attention would read, and ends the call there."""
+    """Like After, but keeps the keys and values that attention would read, and ends the forward."""
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         self.held = super().update(keys, values)

@@ -1,4 +1,4 @@
-"""What a model answers: free-run (greedy, natural stop) and teacher-forced, by any editor."""
+"""Answers of any editor: free-run (greedy, natural stop) and teacher-forced."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ __all__ = [
 
 
 def normalized(text: str) -> str:
-    """White space as one space, none at the ends."""
+    """`text` with each run of white space as one space, and none at the ends."""
     return " ".join(text.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A free-run answer: its text up to the end of sequence, and whether it ended by itself."""
+    """A free-run answer: its text up to EOS, and whether it ended with EOS."""
 
     text: str
     token_ids: tuple[int, ...]
     stopped: bool
 
     def is_exactly(self, target: str) -> bool:
-        """Stopped, and the target to the letter; white space counts as one space."""
+        """Whether it stopped and equals `target`, up to white space."""
         return self.stopped and normalized(self.text) == normalized(target)
 
 
 @dataclass(frozen=True, slots=True)
 class ForcedAnswer:
-    """Teacher-forced: the most likely token at each place of the target, and log p(target).
+    """Teacher-forced: the most likely token at each position of the target, and log p(target).
 
-    The end of sequence counts in neither, so that editors trained without one compare.
+    EOS counts in neither, so that editors trained without it are comparable.
     """
 
     target_ids: tuple[int, ...]
@@ -64,7 +64,7 @@ class ForcedAnswer:
         return _share_equal(self.predicted_ids, self.target_ids)
 
     def agreement(self, other: ForcedAnswer) -> float:
-        """Share of places where both predict the same token."""
+        """Share of positions where both predict the same token."""
         return _share_equal(self.predicted_ids, other.predicted_ids)
 
 
@@ -73,7 +73,7 @@ def _share_equal(one: Sequence[int], other: Sequence[int]) -> float:
 
 
 class Unedited:
-    """The bare model as an editor that refuses edits; the reference of locality."""
+    """The unedited model as an editor that ignores edits; the reference for locality."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
@@ -116,16 +116,17 @@ def greedy(
     max_new_tokens: int,
     **options: object,
 ) -> Int[Tensor, "B S"]:
-    """New tokens of transformers' own cached generation without sampling.
+    """New tokens by transformers' own cached generation, without sampling.
 
-    `options`, as those of beams, go on to it. The generation configuration that a model came with
-    does not count: every editor is decoded alike. Raises ValueError for a row that ends in padding.
+    `options`, such as those of beam search, are passed on. The model's own generation configuration
+    is ignored, so that every editor is decoded alike. Raises ValueError for a row that ends in
+    padding.
     """
     if not bool(attention_mask[:, -1].all()):
         raise ValueError("generation needs padding_side='left'; a row ends in padding")
     eos = tokenizer.eos_token_id
     with frozen(model), _plain_generation(model):
-        output = cast(Any, model).generate(  # a mixin's method, to mypy a submodule
+        output = cast(Any, model).generate(  # mypy takes this method for a submodule
             input_ids=input_ids,
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
@@ -186,7 +187,7 @@ def teacher_forced(
     device: torch.device | str = "cpu",
     max_length: int | None = None,
 ) -> list[ForcedAnswer]:
-    """What is predicted for `targets` after `prompts`, on which alone a routed editor routes."""
+    """Predictions for `targets` after `prompts`; a routed editor routes on the prompts alone."""
     answers: dict[int, ForcedAnswer] = {}
     for chosen in _batches_by_length(prompts, batch_size):
         rows = [prompts[index] for index in chosen], [targets[index] for index in chosen]
@@ -218,7 +219,7 @@ def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
 
 
 def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, so that little is computed on padding."""
+    """Indices in batches of similar length, so that little is spent on padding."""
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -232,7 +233,7 @@ def greedy_by_logits(
     attention_mask: Int[Tensor, "B T"],
     max_new_tokens: int,
 ) -> Int[Tensor, "B S"]:
-    """Greedy decoding without a cache, for editors that only give logits."""
+    """Greedy decoding without a cache, for editors without `generate`."""
     eos, prompt_mask = tokenizer.eos_token_id, attention_mask
     new: list[Tensor] = []
     done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -11,11 +11,11 @@ from wise.lm.architectures import LanguageModel
 
 __all__ = ["model_digest"]
 
-_NOT_COUNTED = ("_name_or_path", "transformers_version")  # of a configuration
+_NOT_COUNTED = ("_name_or_path", "transformers_version")  # keys of a configuration
 
 
 def model_digest(lm: LanguageModel) -> str:
-    """Of the configuration and of every bit of the parameters and buffers, by name."""
+    """SHA-256 of the configuration and of every bit of the parameters and buffers, by name."""
     config = lm.model.config.to_diff_dict()
     settings = {name: value for name, value in config.items() if name not in _NOT_COUNTED}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["Stop", "frozen", "observe", "replace"]
 
 
-class Stop(Exception):  # noqa: N818 - not an error: it ends a forward whose rest nobody needs
+class Stop(Exception):  # noqa: N818 - not an error: it ends a forward early
     """Raised by an observer to end the forward; `observe` swallows it."""
 
 
@@ -19,7 +19,7 @@ class Stop(Exception):  # noqa: N818 - not an error: it ends a forward whose res
 def observe(
     module: nn.Module, see: Callable[[tuple[Any, ...], dict[str, Any]], None], *, stop: bool = False
 ) -> Iterator[None]:
-    """Show `see` the arguments of every call of `module`; with `stop`, end the forward there."""
+    """Give `see` the arguments of every call of `module`; with `stop`, end the forward there."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         see(args, kwargs)
@@ -37,7 +37,7 @@ def observe(
 
 @contextmanager
 def replace(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Let `change(input, output)` give the output of every call of `module`."""
+    """Replace the output of every call of `module` by `change(input, output)`."""
     handle = module.register_forward_hook(lambda _module, args, output: change(args[0], output))
     try:
         yield
@@ -47,7 +47,7 @@ def replace(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> It
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without parameter gradients; both as before afterwards."""
+    """Evaluation mode without parameter gradients; both are restored on exit."""
     modes = [(module, module.training) for module in model.modules() if module.training]
     flags = [(weight, True) for weight in model.parameters() if weight.requires_grad]
     try:

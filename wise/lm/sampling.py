@@ -1,4 +1,4 @@
-"""Token sequences before a prompt, so that an edit holds wherever the prompt stands."""
+"""Token sequences to put before a prompt, so that an edit also holds in context."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def model_prefixes(
     seed: int,
     starts: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """`n` sequences of `length` tokens drawn from the model, the first token from the vocabulary.
+    """`n` sequences of `length` tokens sampled from the model; the first token is uniform.
 
-    Of several lengths each sequence has the next, in turn, and of `starts` its first tokens. Never
-    the end of sequence. Source: WISE section 3.1 ("random token sequences of length 10").
+    Several lengths, and the texts in `starts`, are used in turn. No special token is drawn. Source:
+    WISE section 3.1 ("random token sequences of length 10").
     """
     if not n:
         return ()
@@ -54,7 +54,7 @@ def model_prefixes(
 
 
 def background_prefixes(background: Background, *, n: int, seed: int, turn: int) -> tuple[str, ...]:
-    """`n` background texts for a turn, each closed by a full stop."""
+    """`n` background texts for a turn, each ending in a full stop."""
     if not n or not background.texts:
         return ()
     generator = seeded(seed, "prefixes", turn)

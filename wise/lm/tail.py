@@ -1,8 +1,8 @@
-"""The end of a model, run again and again from the output of W_v at one layer.
+"""The part of a model above W_v at one layer, run repeatedly for new outputs of W_v.
 
 An edit changes W_v of one block. Everything before it is computed once: the inputs `a` of W_v, its
 outputs, and the rest of the residual stream. A step then runs only the blocks above, and the head
-only where a label stands.
+only at labelled positions.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "
 
 @dataclass(slots=True)
 class BlockStates:
-    """What a block had on the rows of one forward."""
+    """The states of one block in a forward."""
 
     inputs: Float[Tensor, "B T M"]  # a
     value: Float[Tensor, "B T D"]  # a @ W_v and its bias
-    stream: Float[Tensor, "B T D"]  # the residual stream behind the block
+    stream: Float[Tensor, "B T D"]  # the residual stream after the block
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def block_states(lm: LanguageModel, layers: Sequence[int], batch: Batch) -> list
 
 @contextmanager
 def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Tensor]]:
-    """The fields of a block's states, once a forward has come by."""
+    """The fields of BlockStates, filled in by the next forward."""
     seen: dict[str, Tensor] = {}
 
     def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
@@ -88,7 +88,7 @@ def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Ten
 
 
 def run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:
-    """One forward of the blocks, without the head, for what hooks see of it, and `cache`."""
+    """One forward of the blocks, without the head: hooks see it, and it fills `cache`."""
     lm.model.base_model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -108,7 +108,7 @@ class Tail:
     value: Float[Tensor, "B T D"]  # a @ W_v and its bias, unedited
     residual: Float[Tensor, "B T D"]  # the block's output without the value
     calls: tuple[tuple[nn.Module, dict[str, Any]], ...]
-    rows: Int[Tensor, " N"]  # where labels stand
+    rows: Int[Tensor, " N"]  # of the labels
     columns: Int[Tensor, " N"]
     labels: Int[Tensor, " N"]
 
@@ -117,11 +117,11 @@ class Tail:
     def capture(cls, lm: LanguageModel, layer: int, batch: Batch, *, first: int = 0) -> Tail:
         """Run the model once on `batch` and keep what later runs need.
 
-        Of the columns before `first`, where W_v never gives anything new, the tail has nothing but
-        what later columns read of them: it begins at `first`, and labels before it are not there.
+        The tail begins at column `first`. Earlier columns, where the output of W_v never changes,
+        are kept only as the keys and values that later columns read; their labels are dropped.
         """
         upper = lm.blocks[layer + 1 :]
-        calls: list[dict[str, Any]] = []  # but the hidden state
+        calls: list[dict[str, Any]] = []  # without the hidden state
 
         def see_upper(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             arguments = named(block, args, kwargs)
@@ -151,7 +151,7 @@ class Tail:
         )  # fmt: skip
 
     def logits(self, value: Float[Tensor, "B T D"]) -> Float[Tensor, "N V"]:
-        """Logits at the labelled positions, were W_v to give `value`."""
+        """Logits at the labelled positions if W_v gives `value`."""
         hidden = self.residual + self.lm.value_norm(self.layer, value)  # B T D
         for block, arguments in self.calls:
             hidden = first_tensor(block(hidden, **arguments))

@@ -18,7 +18,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows. `labels[b, t]`, shifted already, is the token after position t, or IGNORED."""
+    """Padded rows. `labels[b, t]` is the token after position t (shifted already), or IGNORED."""
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
@@ -55,7 +55,7 @@ class Batch:
 
 
 def position_ids(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Positions counted from each row's first real token, for both padding sides; 0 on padding."""
+    """Positions counted from each row's first real token, for either padding side; 0 on padding."""
     mask = attention_mask.long()
     return (mask.cumsum(-1) - 1) * mask
 
@@ -69,10 +69,10 @@ def encode(
     padding_side: str = "left",
     max_length: int | None = None,
 ) -> Batch:
-    """Rows of `prompt`, or of `prompt target` with one end-of-sequence token behind.
+    """Rows of `prompt`, or of `prompt target` followed by one EOS token.
 
-    The prompt's tokens are those that it has alone, so that free-run and teacher-forced rows begin
-    alike. Labels stand where a target token (or the end of sequence) is to be predicted.
+    A prompt has the same tokens with and without a target, so that free-run and teacher-forced rows
+    begin alike. Labels mark where a target token, or EOS, is predicted.
     Raises ValueError for a prompt or target without tokens, and for a row longer than `max_length`.
     """
     if not prompts:
@@ -118,7 +118,7 @@ def encode(
 def pad(
     rows: Sequence[Sequence[int]], value: int, *, padding_side: str = "left"
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """The rows at one length, and the mask that tells what is theirs."""
+    """The rows padded to one length, and the mask of their own tokens."""
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side={padding_side!r} is neither 'left' nor 'right'")
     width = max(len(row) for row in rows)
@@ -132,7 +132,7 @@ def pad(
 
 
 def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
-    """The rows [B, T] at `width` columns, with `value` on their left."""
+    """The rows [B, T] padded on the left with `value` to `width` columns."""
     return nn.functional.pad(rows, (width - rows.shape[1], 0), value=value)
 
 
@@ -147,7 +147,7 @@ def subject_mask(
     prompts: Sequence[str],
     subjects: Sequence[str],
 ) -> Bool[Tensor, "B T"]:
-    """Where the rows of `prompts` hold their subjects; nowhere for an empty one."""
+    """The tokens of the subject in each row; none where the subject is empty."""
     mask = torch.zeros_like(batch.prompt_mask)
     for row, (prompt, subject) in enumerate(zip(prompts, subjects, strict=True)):
         if subject:
@@ -179,7 +179,7 @@ def _target_ids(
     joint = tokenizer(prompt + space + target).input_ids
     if joint[: len(prompt_ids)] == prompt_ids:
         ids = joint[len(prompt_ids) :]
-    else:  # the prompt's last token would swallow the target's first letters
+    else:  # the prompt's last token would merge with the target's first letters
         ids = tokenizer(space + target, add_special_tokens=False).input_ids
     if not target or not ids:
         raise ValueError(f"target {target!r} encodes to no token")
