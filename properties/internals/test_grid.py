@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from properties.internals.working import note_down
-from wise.jobs.grid import run_apart
+from wise.jobs.grid import claimed, run_apart
 
 pytestmark = pytest.mark.internals
 
@@ -71,3 +71,20 @@ def test_processes_end_with_the_one_that_was_killed(tmp_path: Path) -> None:
 def test_no_process_is_not_allowed() -> None:
     with pytest.raises(ValueError, match="n_processes=0 must be >= 1"):
         list(run_apart(print, [], n_processes=0))
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"), [(1, "stopped"), (2, "edits=1 is of another league; here is 2")]
+)
+def test_a_folder_is_free_again_however_the_job_in_it_ended(
+    edits: int, message: str, tmp_path: Path
+) -> None:
+    with claimed(tmp_path, "league", {"edits": 1}):
+        pass
+    with (
+        pytest.raises(ValueError, match=message) as _,
+        claimed(tmp_path, "league", {"edits": edits}),
+    ):
+        raise ValueError("stopped")
+    with claimed(tmp_path, "league", {"edits": 1}):
+        pass

@@ -67,12 +67,12 @@ def claimed(folder: Path, what: str, identity: Mapping[str, Any]) -> Iterator[No
     process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, manifest = FileLock(folder / f"{what}.lock"), folder / f"{what}.json"
+    manifest = folder / f"{what}.json"
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(folder / f"{what}.lock").acquire(timeout=0)
     except Timeout as error:
         raise RuntimeError(f"another process is at work on the {what} in {folder}") from error
-    with lock:
+    with held:
         if manifest.exists():
             check_claim(json.loads(manifest.read_bytes()), identity, what=what, place=manifest)
         else:
@@ -95,10 +95,8 @@ def run_grid(
     The end of a cell's process costs no other cell anything: it is recorded with the cell, which
     runs again where more of it is open.
     """
-    execute, todo = (
-        executor or partial(run_apart, n_processes=1),
-        [cell for cell in cells if cell.is_open(folder)],
-    )
+    execute = executor or partial(run_apart, n_processes=1)
+    todo = [cell for cell in cells if cell.is_open(folder)]
     with tqdm(total=len(cells), initial=len(cells) - len(todo), unit=unit, desc=name,
               disable=not progress) as bar:  # fmt: skip
         while todo:
