@@ -24,9 +24,9 @@ import click
 from tqdm import tqdm
 
 from fixtures.models import load_model
+from fixtures.scenes import world_scene
 from reports.build import build_page
 from reports.calibration import CALIBRATION
-from reports.league_command import world_scene
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
 from wise.jobs.grid import run_apart

@@ -1,18 +1,40 @@
-"""The command line: `python -m reports page ROWS... --out DIR`."""
+"""The command line, `python -m reports page|league|study`; a command imports what it needs."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from reports.league_command import league
-from reports.study_command import study
+from reports.calibration import CALIBRATION
+
+if TYPE_CHECKING:
+    from wise.evaluation.entries import Entry
+    from wise.jobs.grid import Executor
+    from wise.localization.study import Study
+    from wise.localization.study_text import ModelStudy
 
 __all__ = ["main"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
+_EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
+_PROBLEMS = (
+    "error-injection", "tracing-reversal", "fact-erasure", "fact-amplification", "fact-forcing",
+)  # fmt: skip
+
+
+def _in_a_folder(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A file to write, whose folder must exist before the work begins."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{path} is not a file in a folder that exists")
+    return path
 
 
 @click.group()
@@ -57,8 +79,219 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
         raise click.ClickException(str(error)) from error
 
 
-main.add_command(league)
-main.add_command(study)
+@main.command()
+@click.option("--editors", default="all", show_default=True,
+              help="all, none, perfect, random, names or MODULE:FACTORY, by commas")  # fmt: skip
+@click.option("--models", default="llama", show_default=True, help="families, parted by commas")
+@click.option("--edits", default=100, show_default=True, type=click.IntRange(1), help="T")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="how many")
+@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
+@click.option("--out", default="league", show_default=True,
+              type=click.Path(file_okay=False, path_type=Path),
+              help="folder of rows, tables and what is needed to go on")  # fmt: skip
+@click.option("--options", default="both", show_default=True,
+              type=click.Choice(["both", "released", "tuned"]),
+              help="which of a built-in editor's two entries")  # fmt: skip
+@click.option("--search", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=_in_a_folder,
+              help="Markdown page")  # fmt: skip
+@click.option("--notes", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Markdown to end the page with")  # fmt: skip
+@click.option("--confidence", default=0.95, show_default=True,
+              type=click.FloatRange(0.5, 1, max_open=True))  # fmt: skip
+def league(
+    editors, models, edits, seeds, jobs, out, options, search, write, notes, confidence
+) -> None:
+    """Run editors on the same streams, and rank them; a call that was stopped goes on."""
+    from fixtures.models import model_folder, world_of
+    from fixtures.scenes import world_scene
+    from wise.editor import load_editor
+    from wise.evaluation import league_table, league_text
+    from wise.evaluation.entries import best_options, entries_named
+    from wise.evaluation.league import League, results_of, run_league, write_costs
+
+    entries = {}
+    try:
+        for model in models.split(","):
+            if world_of(model_folder(model)) is None:
+                raise ValueError(f"model {model!r} has no world to take edits from")
+            entries[model] = entries_named(
+                editors.split(","), best=best_options(search or _SEARCH, model=model),
+                options=options, corners=CALIBRATION,
+            )  # fmt: skip
+        for entry in {entry for of_model in entries.values() for entry in of_model}:
+            load_editor(entry.spec)
+        asked = League(entries, tuple(range(seeds)), edits, world_scene)
+        outcomes = run_league(asked, out, executor=_processes(jobs))
+    except (ValueError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    results = results_of(outcomes, out)
+    found = league_table.standings(results, confidence=confidence)
+    write_costs(outcomes, out / "costs.csv")
+    league_text.write_scores(found, out / "scores.csv")
+    page = league_text.document(
+        found, outcomes, league_table.retained(results), confidence=confidence,
+        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]),
+        notes=notes.read_text(encoding="utf-8") if notes else "",
+    )  # fmt: skip
+    for path in filter(None, (out / "league.md", write)):
+        path.write_text(page, encoding="utf-8")
+    click.echo(league_text.tables(found, outcomes, last_only=True))
+    if all(outcome.state == "error" for outcome in outcomes.values()):
+        raise click.ClickException("no cell came to its end; the tables say why")
+
+
+@main.command()
+@click.option("--model", multiple=True, default=("gpt2",), show_default=True,
+              help="repeatable: embedded family or local folder")  # fmt: skip
+@click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
+              help="how many that the model knows")  # fmt: skip
+@click.option("--facts-file", metavar="[FORMAT:]FILE",
+              help="known facts, or counterfact:FILE and the like, not of the world")  # fmt: skip
+@click.option("--editor", multiple=True, default=_EDITORS, show_default=True,
+              help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
+@click.option("--problem", multiple=True, default=_PROBLEMS, show_default=True,
+              type=click.Choice(_PROBLEMS), help="repeatable")  # fmt: skip
+@click.option("--layers", help="such as 0,4,8  [default: all]")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="how many")
+@click.option("--window", default=5, show_default=True, type=click.IntRange(1),
+              help="layers that tracing restores together")  # fmt: skip
+@click.option("--preset", help="of the editors  [default: embedded; of a folder, released]")
+@click.option("--rule", type=int, help="layer that the field's rule of thumb would edit")
+@click.option("--sweep", default=0, show_default=True, type=click.IntRange(0),
+              help="T of WISE's own curve over layers, such as 50; 0 = none")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
+@click.option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
+@click.option("--cluster-option", multiple=True, metavar="KEY=VALUE",
+              help="of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
+@click.option("--out", default="study", show_default=True,
+              type=click.Path(file_okay=False, path_type=Path),
+              help="folder of tables, the page and what is needed to go on")  # fmt: skip
+@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=_in_a_folder,
+              help="Markdown document")  # fmt: skip
+def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> None:
+    """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
+    from wise.localization import study_text
+
+    folders = {name: out / Path(name).name if len(model) > 1 else out for name in model}
+    if len({*folders.values()}) < len(model):
+        raise click.ClickException(f"--model={', '.join(model)} must differ in their last names")
+    try:
+        made = {folder: _study_of(name, asked) for name, folder in folders.items()}
+        found = [_studied(each, folder, asked) for folder, each in made.items()]
+    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    command = shlex.join(["python", "-m", "reports", *sys.argv[1:]])
+    text = study_text.document(found, command=command)
+    for path in filter(None, (out / "study.md", write)):
+        path.write_text(text, encoding="utf-8")
+
+
+def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
+    """The study of one model, with its tables and page in `out`."""
+    from reports.build import build_page
+    from reports.csv_text import safe_for_csv
+    from wise.localization.layer_findings import findings_of, r2_table, within_table
+    from wise.localization.layers import sweep_layers
+    from wise.localization.study import run_study
+    from wise.localization.study_text import ModelStudy
+
+    model = made.model
+    executor = _executor_of(asked, out)
+    found = run_study(made, out, executor=executor)
+    curve = sweep_layers(
+        _entry("wise", model, asked), model, made.layers, made.scene_of, out / "sweep",
+        n_edits=asked["sweep"], executor=executor,
+    ) if asked["sweep"] else None  # fmt: skip
+    n_known = len({*found.cells.fact, *found.excluded.fact})
+    if n_known < made.n_facts:
+        click.echo(f"{model} knows {n_known} of the facts; {made.n_facts} were asked for", err=True)
+    errors = found.excluded[found.excluded.kind == "error"]
+    if len(errors):
+        click.echo(f"{len(errors)} cells had an error, the first {errors.reason.iloc[0]}", err=True)
+    findings = findings_of(found.cells, rule=asked["rule"])
+    r2 = r2_table(findings, model=model)
+    tables = {
+        "study": found.cells, "excluded": found.excluded, "effects": found.effects,
+        "r2": r2[r2.r2_layer.notna() & (r2.outcome == "rewrite")] if "r2_layer" in r2 else None,
+        "outcomes": r2, "within": within_table(findings), "layers": curve,
+    }  # fmt: skip
+    paths = {}
+    for name, table in tables.items():
+        if table is not None and len(table):
+            paths[name] = out / f"{name}.csv"
+            safe_for_csv(table).to_csv(paths[name], index=False, lineterminator="\n")
+    settings = {"facts": n_known, **_settings(made)}
+    studied = ModelStudy(model, findings, found.cells, found.excluded, settings, curve)
+    click.echo(studied.verdict)
+    if "study" in paths:
+        shown = {name: paths[name] for name in ("study", "r2", "effects") if name in paths}
+        click.echo(build_page([], out / "page", **shown))
+    return studied
+
+
+def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
+    """What the command line asks for, of one of its models."""
+    from fixtures.models import load_model
+    from fixtures.scenes import of_file, world_scene
+    from wise.lm.architectures import LanguageModel
+    from wise.localization.fact_streams import read_facts
+    from wise.localization.study import Study
+
+    source, n_candidates, scene_of = asked["facts_file"], None, world_scene
+    if source is not None:
+        if not Path(source.rpartition(":")[2]).expanduser().is_file():
+            raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")
+        n_candidates, scene_of = len(read_facts(source).edits), of_file(source)
+    n_layers = LanguageModel(load_model(model).model).n_layers
+    layers = _layers(asked["layers"] or ",".join(map(str, range(n_layers))), n_layers)
+    if asked["rule"] not in (None, *layers):
+        raise ValueError(f"--rule={asked['rule']} is none of the study's layers "
+                         f"{', '.join(map(str, layers))}")  # fmt: skip
+    return Study(
+        model, tuple(_entry(name, model, asked) for name in asked["editor"]),
+        layers, asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
+        tuple(range(asked["seeds"])), asked["window"],
+    )  # fmt: skip
+
+
+def _layers(text: str, n_layers: int) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) < n_layers for part in parts):
+        raise ValueError(f"--layers={text} are not layers of the model, 0..{n_layers - 1}, "
+                         "parted by commas")  # fmt: skip
+    return tuple(map(int, parts))
+
+
+def _entry(name: str, model: str, asked: Mapping[str, Any]) -> Entry:
+    from fixtures.models import FAMILIES
+    from wise.localization.study_editors import study_entry
+
+    return study_entry(name, preset=asked["preset"], is_embedded=model in FAMILIES)
+
+
+def _processes(n: int | None) -> Executor:
+    from wise.jobs.grid import run_apart
+
+    return partial(run_apart, n_processes=n or os.cpu_count() or 1)
+
+
+def _executor_of(asked: Mapping[str, Any], out: Path) -> Executor:
+    from wise.editor import factory_options
+    from wise.jobs.grid import run_submitted
+
+    if not asked["cluster"]:
+        return _processes(asked["jobs"])
+    given = factory_options(asked["cluster_option"])
+    return partial(run_submitted, folder=out / "jobs", cluster=asked["cluster"], **given)
+
+
+def _settings(made: Study) -> dict[str, object]:
+    named = {entry.name: entry.editor for entry in made.entries}
+    return {"model": made.model, "layers": ", ".join(map(str, made.layers)), **named, "tracing":
+            f"MLP, window {made.window}, noise {made.noise:g} deviations, {made.n_noise} draws",
+            "seeds": ", ".join(map(str, made.seeds))}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -113,13 +113,13 @@ RULES = (
     Rule(
         "reports stand on rows, without torch or a model",
         modules=("reports",),
-        but=("reports.__main__", "reports.league_command", "reports.study_command"),
+        but=("reports.__main__",),
         only=("reports", *MEASURED),
         never=IMPORTS_TORCH,
     ),
     Rule(
         "the command line imports the rest inside its commands",
-        modules=("reports.__main__", "reports.league_command", "reports.study_command"),
+        modules=("reports.__main__",),
         only=("reports", *MEASURED),
         never=IMPORTS_TORCH,
         whens=("load",),

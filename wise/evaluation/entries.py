@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wise.editor import BUILT_IN
 
-__all__ = ["GROUPS", "Entry", "best_options", "entries_of", "every_name"]
+__all__ = ["GROUPS", "Entry", "best_options", "entries_named", "entries_of", "every_name"]
 
 # Editors of one group alone are ranked together; corners calibrate and are not ranked at all.
 GROUPS = ("online", "mass", "needs training", "corner")
@@ -91,6 +91,30 @@ def entries_of(
         "tuned": Entry(name, spec, tuple(tuned.items()), label, group),
     }
     return [entry for which, entry in entries.items() if options in ("both", which)]
+
+
+def entries_named(
+    names: Sequence[str],
+    *,
+    best: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Literal["both", "released", "tuned"] = "both",
+    corners: Mapping[str, str] | None = None,
+) -> tuple[Entry, ...]:
+    """The entries of several editors, each once, in order; "all" is every built-in editor.
+
+    `corners` are those between which all others lie, and how each is made; they end "all".
+    """
+    corners = corners or {}
+    if "all" in names:
+        others = [name for name in names if name not in ("all", *corners)]
+        names = [*every_name(), *others, *corners]
+    found: dict[Entry, None] = {}
+    for name in dict.fromkeys(names):
+        if name in corners:
+            found[Entry(name, corners[name], group="corner")] = None
+        else:
+            found |= dict.fromkeys(entries_of(name, best=best, options=options))
+    return tuple(found)
 
 
 def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:
