@@ -32,9 +32,9 @@ from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
-from wise.evaluation.league_scores import corner_means
+from wise.evaluation.league_table import counted, measures_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
-from wise.measures.rows import CORNERS
+from wise.measures.estimates import CORNERS
 
 __all__ = ["COLUMNS", "SPACES", "Range", "search"]
 
@@ -172,7 +172,8 @@ def _tried(
         )  # fmt: skip
     except (ArithmeticError, RuntimeError, ValueError) as error:  # as a loss that is no number
         return {"worst": 0.0, "error": f"{type(error).__name__}: {error}"}
-    corners = corner_means(rows, T)
+    found = measures_of(counted(rows, T))
+    corners = {corner: found[corner].mean for corner in CORNERS if corner in found}
     seconds = f"{time.perf_counter() - start:.1f}"
     return {"worst": min(corners.values()), **corners, "seconds": seconds}
 

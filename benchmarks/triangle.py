@@ -13,11 +13,11 @@ from typing import Any
 from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.world import LEVELS
-from properties.rates import metric_name
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
 from wise.evaluation.lifelong import LifelongRun, reader_of
 from wise.evaluation.metrics import BaseAnswers, measure
+from wise.measures.estimates import Measure
 
 __all__ = ["COLUMNS", "triangle"]
 
@@ -51,7 +51,8 @@ def triangle(
     scores: dict[str, list[float]] = defaultdict(list)
     for measured in measure(edited, reader, final.questions, "free", base):
         if measured.score is not None:
-            scores[metric_name(run.row(final, measured))].append(measured.score)
+            asked = measured.question
+            scores[Measure(asked.metric, asked.kind).name].append(measured.score)
     means = {name: sum(values) / len(values) for name, values in sorted(scores.items())}
     return {**means, "seconds per edit": seconds}
 

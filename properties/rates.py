@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
-from wise.measures.paired import mcnemar, retention_trend
+from wise.measures.estimates import Measure
+from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.rows import Row
 from wise.measures.verdicts import Verdict, judge_in_looks
 
@@ -17,21 +18,12 @@ __all__ = [
     "check_retention",
     "final_rows",
     "first_run",
-    "metric_name",
     "require_pass",
+    "retention_of",
     "where",
 ]
 
 ALLOWED_DROP = 0.15  # of a rate with age or T; a smaller one does not matter
-
-
-def metric_name(row: Row) -> str:
-    """The name that a threshold has for this row's metric."""
-    if row.metric == "locality":
-        return row.kind
-    if row.metric == "generalization" and row.kind:
-        return f"generalization-{row.kind}"
-    return row.metric
 
 
 def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
@@ -41,7 +33,7 @@ def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
         row
         for row in rows
         if (row.when, row.t, row.protocol) == ("final", last, protocol)
-        and metric_name(row) == metric and row.score is not None
+        and Measure(row.metric, row.kind).name == metric and row.score is not None
     ]  # fmt: skip
 
 
@@ -122,15 +114,19 @@ def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:
     return text
 
 
-def check_retention(bench: Bench) -> str:
-    """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
-    rows = first_run(bench)
+def retention_of(rows: Sequence[Row], protocol: str, *, confidence: float = 0.95) -> Trend:
+    """Reliability of the final model by the age of the edit, in quarters of the stream."""
     aged = [
         (row.age, row.score)
-        for row in final_rows(rows, "reliability", bench.protocol)
+        for row in final_rows(rows, "reliability", protocol)
         if row.score is not None
     ]
-    found = retention_trend(aged, allowed_drop=ALLOWED_DROP, confidence=bench.confidence)
+    return retention_trend(aged, allowed_drop=ALLOWED_DROP, confidence=confidence)
+
+
+def check_retention(bench: Bench) -> str:
+    """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
+    found = retention_of(first_run(bench), bench.protocol, confidence=bench.confidence)
     text = found.describe("retention")
     require(found.outcome != "fail", f"{text} {where(bench)}")
     if found.outcome == "inconclusive":

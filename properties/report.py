@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from properties.known_failures import stale
+from properties.rates import retention_of
 from properties.settings import DEFAULT_EDITS, Settings
+from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
-from wise.measures.summary import summarize, table
+from wise.measures.summary import table_text
 
 __all__ = ["check_records", "editor_lines", "header_lines", "in_order"]
 
@@ -52,10 +53,10 @@ def editor_lines(
 
 
 def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
-    yield from table(summarize(rows, confidence=settings.confidence)).splitlines()
+    found = estimates_of_runs(rows, confidence=settings.confidence)
+    yield from table_text(found).splitlines()
     yield ""
-    last = max(row.t for row in rows)
-    yield from _retention_lines(rows, last, settings.protocols[0])
+    yield from _retention_lines(rows, settings.protocols[0])
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
 
@@ -116,18 +117,11 @@ def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
         )
 
 
-def _retention_lines(rows: Sequence[Row], t: int, protocol: str) -> Iterator[str]:
-    """Reliability of the final model by the age of the edit, in quarters of the stream."""
-    aged = [
-        (row.age, row.score)
-        for row in rows
-        if (row.metric, row.when, row.protocol, row.t) == ("reliability", "final", protocol, t)
-        and row.score is not None
-    ]  # fmt: skip
-    if len(aged) < _LEAST_AGED:
+def _retention_lines(rows: Sequence[Row], protocol: str) -> Iterator[str]:
+    """Reliability of the final model by the age of the edit, in the quarters of the check."""
+    trend = retention_of(rows, protocol)
+    if trend.n < _LEAST_AGED:
         return
-    scores = [score for _, score in sorted(aged, reverse=True)]
-    bounds = [len(scores) * quarter // 4 for quarter in range(5)]
-    quarters = [scores[begin:end] for begin, end in pairwise(bounds)]
-    means = ", ".join(format_share(sum(quarter) / len(quarter)) for quarter in quarters)
+    t = max(row.t for row in rows if row.when == "final")
+    means = ", ".join(map(format_share, reversed(trend.quarters)))
     yield f"Retention at T={t}, {protocol}: reliability by age, oldest quarter first: {means}"

@@ -7,8 +7,8 @@ import pandas as pd
 from reports.csv_text import counted, listed
 from reports.figures.style import label
 from reports.published import TRIANGLES
+from wise.measures.estimates import Measure, bounded
 from wise.measures.statistics import format_p, format_share
-from wise.measures.summary import Measure
 
 __all__ = [
     "curves",
@@ -26,7 +26,7 @@ _NOTHING = "Nothing was scored."
 
 
 def _number(row: pd.Series) -> str:
-    return f"{format_share(row['mean'])} [{format_share(row.low)}, {format_share(row.high)}]"
+    return bounded(row["mean"], row.low, row.high)
 
 
 def _measure(row: pd.Series) -> str:
@@ -121,10 +121,8 @@ def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:
     for editor, own in separations.groupby("editor", sort=False):
         last = own[own.t == own.t.max()]
         worst = last.loc[last.auroc.idxmin()]
-        bounds = (
-            f"{format_share(worst.auroc)} [{format_share(worst.low)}, {format_share(worst.high)}]"
-        )
-        told.append(f"{worst.kind} for {label(str(editor))}, AUROC {bounds} after T={worst.t:,}")
+        auroc = bounded(worst.auroc, worst.low, worst.high)
+        told.append(f"{worst.kind} for {label(str(editor))}, AUROC {auroc} after T={worst.t:,}")
     if not told:
         return f"{counted(int(openings.n.sum()), 'activation')}; no two kinds to tell apart."
     return f"Hardest to tell from prompts in scope is {listed(told, 3)}."

@@ -11,10 +11,9 @@ import pandas as pd
 
 from reports.check_table import OUTCOMES, Tally
 from reports.csv_text import counted, listed, shorten
-from reports.sections.section import PROTOCOLS
 from reports.tables import SERIES
+from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.statistics import format_share
-from wise.measures.summary import Measure
 
 __all__ = ["MOST_CARDS", "Card", "Line", "Told", "cards_of", "overall"]
 
@@ -77,7 +76,7 @@ def cards_of(held: pd.DataFrame, of_checks: Mapping[str, Tally]) -> list[Card]:
         )
         tally = of_checks.get(editor, Tally(editor, ()))
         told = (*_of_checks(tally), *_of_properties(own))
-        place = f"{model}, {stream}, {PROTOCOLS[protocol]}"
+        place = f"{model}, {stream}, {PROTOCOL_WORDS[protocol]}"
         cards.append(Card(shorten(editor, _MOST_NAME), place, lines, told, tally))
     for editor, tally in of_checks.items():
         if tally.outcome and editor not in set(held.editor):
@@ -104,7 +103,7 @@ def _property(row: Any) -> str:
 
 
 def _number(row: Any) -> str:
-    number = f"{format_share(row.mean)} [{format_share(row.low)}, {format_share(row.high)}]"
+    number = bounded(row.mean, row.low, row.high)
     can_tell = row.outcome == "inconclusive" and not math.isnan(row.n_needed)
     return f"{number}, n={row.n_needed:.0f} would tell" if can_tell else number
 

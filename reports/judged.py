@@ -7,30 +7,22 @@ from collections.abc import Mapping
 import pandas as pd
 
 from reports.reading import Items
-from reports.tables import CONDITION, SERIES, groups, in_series, scores_of
-from wise.measures.summary import Measure
-from wise.measures.verdicts import THRESHOLDS, judge
+from reports.tables import SERIES, groups, in_series, scores_of
+from wise.measures.estimates import CONDITION, Measure, estimates
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, judge_mean
 
 __all__ = [
     "counting",
     "exclusions",
     "failures",
     "holds",
-    "threshold_name",
     "verdicts",
 ]
 
-_VERDICT = ["outcome", "mean", "low", "high", "n", "threshold", "n_needed", "words"]
+_VERDICT = ["outcome", "mean", "low", "high", "n", "threshold", "confidence", "n_needed",
+            "words"]  # fmt: skip
 _TOLD = ["t", *_VERDICT]
 _PROPERTY = [*SERIES, "protocol", "metric", "kind"]
-
-
-def threshold_name(measure: Measure) -> str:
-    """The name that a threshold has for a measure, as in `--threshold far=.95`."""
-    if measure.metric == "locality":
-        return measure.kind
-    is_graded = measure.metric == "generalization" and measure.kind
-    return f"generalization-{measure.kind}" if is_graded else measure.metric
 
 
 def verdicts(
@@ -38,20 +30,26 @@ def verdicts(
     *,
     thresholds: Mapping[str, float] = THRESHOLDS,
     confidence: float = 0.95,
+    max_looks: int = MAX_LOOKS,
 ) -> pd.DataFrame:
-    """The verdict on the final model, for each series, protocol, T and measure with a threshold."""
+    """The verdict on the final model, for each series, protocol, T and measure with a threshold.
+
+    Each has the error of one look of `max_looks`, as the checks of the suite have.
+    """
     table = scores_of(items)
     table = table[(table.when == "final") & table.score.notna()]
     by, lines = [*SERIES, *CONDITION], []
-    for key, group in groups(table[[*by, "cluster", "score"]], by):
-        measure = Measure(str(key["metric"]), str(key["kind"]))
-        threshold = thresholds.get(threshold_name(measure))
+    for line in estimates(table, by, confidence=confidence).to_dict("records"):
+        threshold = thresholds.get(Measure(line["metric"], line["kind"]).name)
         if threshold is None:
             continue
-        clusters = group.cluster.cat.codes.tolist()
-        found = judge(group.score.tolist(), threshold, clusters=clusters, confidence=confidence)
+        found = judge_mean(
+            line["mean"], line["effective_n"], threshold, n=line["n"],
+            confidence=confidence, max_looks=max_looks,
+        )  # fmt: skip
         words = found.describe().partition(": ")[2]
-        lines.append(key | {name: getattr(found, name, words) for name in _VERDICT})
+        lines.append({name: line[name] for name in by}
+                     | {name: getattr(found, name, words) for name in _VERDICT})  # fmt: skip
     return pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})
 
 

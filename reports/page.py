@@ -23,7 +23,7 @@ from reports.pooling import apart
 from reports.reading import Items
 from reports.sections.section import Section
 from reports.tables import SERIES
-from wise.measures.summary import Measure
+from wise.measures.estimates import Measure
 from wise.measures.text import visible
 from wise.measures.verdicts import THRESHOLDS
 
@@ -33,6 +33,8 @@ _MOST_NAME = 60  # characters of an editor's, in the heading
 _MOST_SHOWN = 2000  # characters of any text
 _MOST_IN_LIST = 240
 _MOST_LINES = 40  # of a list
+# Columns of estimates that verdicts stand on and no reader asks for.
+_INNER = ["n_clusters", "effective_n", "confidence", "reasons"]
 _EACH = [*SERIES, "protocol", "metric", "kind"]
 
 
@@ -133,7 +135,8 @@ def write_page(
     judged = verdicts(items, thresholds=thresholds, confidence=confidence)
     wrong, left_out = failures(items), exclusions(items)
     tables = {"verdicts": judged, "failures": wrong, "excluded": left_out}
-    tables |= {section.name: section.table for section in sections}
+    for section in sections:
+        tables[section.name] = section.table.drop(columns=_INNER, errors="ignore")
     for name, table in tables.items():
         safe_for_csv(table).to_csv(out / f"{name}.csv", index=False, lineterminator="\n")
     for panel in (panel for section in sections for panel in section.panels):

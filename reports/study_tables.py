@@ -13,7 +13,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 from reports.csv_text import listed
-from reports.tables import TRIANGLE
+from wise.measures.estimates import TRIANGLE
 
 __all__ = [
     "SCORES",

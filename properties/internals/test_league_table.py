@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 
 from wise.evaluation.entries import BUILT_IN, GROUPS, Entry, best_options, entries_of, every_name
-from wise.evaluation.league_scores import Contestant, corner_means, measures_of
-from wise.evaluation.league_table import Standing, retained, standings
+from wise.evaluation.league_table import (
+    Contestant,
+    Standing,
+    counted,
+    measures_of,
+    retained,
+    standings,
+)
 from wise.evaluation.league_text import SCORE_COLUMNS, tables, write_scores
-from wise.measures.rows import CORNERS, Row, corner_of
+from wise.measures.estimates import CORNERS, Measure
+from wise.measures.rows import Row
 from wise.measures.statistics import interval
 
 pytestmark = pytest.mark.internals
@@ -41,7 +48,7 @@ def row(
 def rows(n_right: Mapping[str, int], *, t: int = N, n: int = N) -> list[Row]:
     """`n` edits, of which the first n_right[corner] are right at that corner."""
     return [
-        row(index, metric, kind, float(index < n_right[corner_of(metric, kind)]), t=t)
+        row(index, metric, kind, float(index < n_right[Measure(metric, kind).corner]), t=t)
         for metric, kind in QUESTIONS
         for index in range(n)
     ]
@@ -89,14 +96,16 @@ def test_a_subject_of_two_seeds_is_one_cluster() -> None:
 
 
 def test_excluded_items_are_counted_and_have_no_score() -> None:
-    found = measures_of([row(0, "reliability", "", 1.0), row(1, "reliability", "", None)])
-    assert found["reliability"][:3] == (1, 1, 1.0)
+    items = [row(0, "reliability", "", 1.0), row(1, "reliability", "", None)]
+    found = measures_of(items)["reliability"]
+    assert (found.n, found.n_excluded, found.mean) == (1, 1, 1.0)
 
 
 @pytest.mark.parametrize("change", [dict(protocol="forced"), dict(when="at-edit"), dict(t=N + 1)])
 def test_only_final_free_run_rows_of_the_same_t_count(change: dict) -> None:
     others = [replace(each, score=0.0, **change) for each in rows(RIGHT)]
-    assert corner_means([*rows(RIGHT), *others], N) == dict.fromkeys(CORNERS, 1.0)
+    found = measures_of(counted([*rows(RIGHT), *others], N))
+    assert {corner: found[corner].mean for corner in CORNERS} == dict.fromkeys(CORNERS, 1.0)
 
 
 def test_contestants_stand_by_their_worst_corner_and_errors_at_the_end() -> None:
@@ -106,6 +115,14 @@ def test_contestants_stand_by_their_worst_corner_and_errors_at_the_end() -> None
     names = [(each.contestant.title, each.place) for each in found]
     assert names == [("high", 1), ("middle", 2), ("low", 3), ("broken", None)]
     assert (found[-1].measures, found[-1].is_tied, found[-1].worst) == ({}, False, "")
+
+
+def test_equal_contestants_share_a_place() -> None:
+    low = {**RIGHT, "far": 10}
+    found = ranked(("first", RIGHT), ("second", RIGHT), ("low", low))
+    assert [(each.contestant.title, each.place) for each in found] == [
+        ("first", 1), ("second", 1), ("low", 3),
+    ]  # fmt: skip
 
 
 def test_groups_and_models_are_ranked_by_themselves_and_corners_not_at_all() -> None:

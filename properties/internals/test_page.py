@@ -117,7 +117,7 @@ def test_checks_are_read_as_they_are_written(out: Path) -> None:
 
 
 def test_a_verdict_says_number_interval_n_threshold_and_confidence(page: PageReader) -> None:
-    assert re.search(r"1\.00 \[\.96, 1\.00\] at n=100; needed >= \.85", page.text)
+    assert re.search(r"1\.00 \[\.95, 1\.00\] at n=100; needed >= \.85", page.text)
     assert "judged at 95 % confidence" in page.text
 
 

@@ -8,8 +8,8 @@ import pytest
 from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from reports import captions, tables
 from reports.reading import Items
-from wise.evaluation.league_scores import corner_means, counted, measures_of
-from wise.measures.rows import CORNERS
+from wise.evaluation.league_table import counted, measures_of
+from wise.measures.estimates import CORNERS, Estimate
 
 pytestmark = pytest.mark.internals
 
@@ -27,12 +27,12 @@ def test_the_worst_corner_is_that_of_the_league_command(items_of) -> None:
         rows += rows_of(metric, kind, [float(index % 3 > 0) for index in range(n)])
     found = tables.corners(items_of(rows))
     expected = measures_of(counted(rows, 10))
-    numbers = found.set_index("corner")[["n", "n_excluded", "mean", "low", "high"]]
+    numbers = found.set_index("corner")[list(Estimate._fields)]
     assert [tuple(line) for line in numbers.itertuples(index=False)] == [
         expected[corner] for corner in numbers.index
     ]
     assert tuple(numbers.index) == CORNERS
-    worst = min(corner_means(rows, 10).values())
+    worst = min(expected[corner].mean for corner in CORNERS)
     assert set(league_of(items_of(rows)).worst) == {worst}
 
 

@@ -11,10 +11,10 @@ import pytest
 from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from reports import judged, tables
 from reports.pooling import apart
+from wise.measures.estimates import CONDITION, Estimate, Measure, estimates_of_runs
 from wise.measures.rows import Row, Run
 from wise.measures.statistics import interval
-from wise.measures.summary import CONDITIONS, Measure, summarize
-from wise.measures.verdicts import THRESHOLDS, judge
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, judge
 
 pytestmark = pytest.mark.internals
 
@@ -25,7 +25,7 @@ def random_rows(n: int = 200) -> list[Row]:
     draw = random.Random(5)
     rows = []
     for number in range(n):
-        when, protocol = draw.choice(CONDITIONS)
+        when, protocol = draw.choice(["final", "at-edit"]), draw.choice(["free", "forced"])
         metric, kind = draw.choice(list(RATES))
         score = draw.choice([0.0, 0.5, 1.0, 1.0, None])
         of_one = rows_of(
@@ -39,21 +39,11 @@ def random_rows(n: int = 200) -> list[Row]:
 
 def test_a_cell_is_the_one_of_the_terminal(items_of) -> None:
     rows = random_rows()
-    expected = {
-        (c.run.model, *reversed(c.condition), c.t, *c.measure): (
-            (c.n, c.n_excluded, *c.interval) + ((c.mean,) if c.n else ())
-        )
-        for c in summarize(rows)
-    }
-    found = {
-        (row.model, row.protocol, row.when, row.t, row.metric, row.kind): (
-            (row.n, row.n_excluded, row.low, row.high) + ((row.mean,) if row.n else ())
-        )
-        for row in tables.cells(items_of(rows)).itertuples()
-    }
-    assert found.keys() == expected.keys()
-    for key, numbers in expected.items():
-        assert found[key] == pytest.approx(numbers, abs=1e-12), key
+    found, expected = (
+        table.set_index(["model", *CONDITION]).sort_index()[list(Estimate._fields)]
+        for table in (tables.cells(items_of(rows)), estimates_of_runs(rows))
+    )
+    pd.testing.assert_frame_equal(found, expected)
 
 
 def test_means_are_those_of_the_rows(items_of) -> None:
@@ -105,7 +95,7 @@ def test_another_stream_of_one_name_and_seed_is_kept_apart_with_a_word(items_of)
 def test_protocols_and_conditions_are_never_in_one_cell(items_of) -> None:
     cells = tables.cells(items_of(run_rows()))
     assert set(cells.protocol) == {"free", "forced"}
-    key = [*tables.SERIES, *tables.CONDITION]
+    key = [*tables.SERIES, *CONDITION]
     assert not cells.duplicated(key).any()
     assert cells[cells.when == "final"].groupby(key).size().eq(1).all()
 
@@ -151,8 +141,9 @@ def test_a_verdict_is_that_of_the_final_scores(items_of) -> None:
     for line in found.itertuples():
         place = ("final", line.t, line.protocol, line.metric, line.kind)
         own = [r for r in rows if (r.when, r.t, r.protocol, r.metric, r.kind) == place]
-        threshold = THRESHOLDS[judged.threshold_name(Measure(line.metric, line.kind))]
-        expected = judge([r.score for r in own], threshold, clusters=[r.cluster for r in own])
+        threshold = THRESHOLDS[Measure(line.metric, line.kind).name]
+        expected = judge([r.score for r in own], threshold, clusters=[r.cluster for r in own],
+                         confidence=1 - 0.05 / MAX_LOOKS)  # fmt: skip
         assert (line.outcome, line.mean, line.low, line.high, line.n, line.threshold) == (
             expected.outcome, expected.mean, expected.low, expected.high, expected.n, threshold,
         )  # fmt: skip
@@ -181,7 +172,7 @@ def test_a_property_holds_up_to_the_last_t_before_it_fails(
             series
             | {"protocol": "free", "when": "final", "t": t, "metric": "reliability", "kind": ""}
             | {"outcome": names[letter], "mean": 0.5, "low": 0.4, "high": 0.6, "n": t}
-            | {"threshold": 0.5, "n_needed": None, "words": ""}
+            | {"threshold": 0.5, "confidence": 0.95, "n_needed": None, "words": ""}
             for t, letter in zip((1, 10, 100), outcomes, strict=True)
         ]
     )

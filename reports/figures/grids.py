@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
 from reports.figures.style import AXIS, PALETTE, PAPER, label, tick_labels, titled
+from wise.measures.estimates import Measure
 from wise.measures.statistics import format_share
-from wise.measures.summary import Measure
 
 __all__ = ["HEAT", "draw_effects", "draw_kills", "draw_league", "draw_options", "league_size"]
 

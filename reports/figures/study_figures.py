@@ -22,7 +22,7 @@ from reports.figures.style import (
     titled,
 )  # fmt: skip
 from reports.published import MERGES
-from reports.tables import TRIANGLE
+from wise.measures.estimates import TRIANGLE
 
 __all__ = ["draw_costs", "draw_layers", "draw_merges", "draw_r2", "draw_scatter", "draw_strongest"]
 

@@ -18,7 +18,7 @@ from reports.figures.style import (
     titled,
 )
 from reports.published import TRIANGLES, Triangle
-from wise.measures.summary import Measure
+from wise.measures.estimates import Measure
 
 __all__ = ["draw_curves", "draw_differences", "draw_protocols", "draw_retention", "draw_triangle"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from reports import captions, comparison
 from reports.figures import triangle_figures as triangle
 from reports.reading import Items
-from reports.sections.section import PROTOCOLS, Section, panel, rows_height
+from reports.sections.section import Section, panel, rows_height
+from wise.measures.estimates import PROTOCOL_WORDS
 
 __all__ = ["of_pair"]
 
@@ -23,7 +24,7 @@ def of_pair(
     panels = []
     by = ["model", "stream", "protocol", "t"]
     for key, own in table.groupby(by, sort=False, observed=True):
-        where = f"T={key[3]:,}, {PROTOCOLS[key[2]]}"
+        where = f"T={key[3]:,}, {PROTOCOL_WORDS[key[2]]}"
         n_rows = len(own) + 2
         panels.append(
             panel(

@@ -15,7 +15,8 @@ from reports.figures import study_figures as figures
 from reports.figures.style import label
 from reports.published import MASK_RATIO_BY_SHARDS, MASK_RATIOS
 from reports.reading import Items
-from reports.sections.section import PROTOCOLS, Section, panel
+from reports.sections.section import Section, panel
+from wise.measures.estimates import PROTOCOL_WORDS
 from wise.measures.statistics import format_share
 
 __all__ = ["of_costs", "of_kills", "of_options"]
@@ -108,7 +109,7 @@ def _ratios(table: pd.DataFrame) -> Section:
         for ratio, mean in zip(MASK_RATIOS, of_k, strict=True)
     ]
     grids_of = [
-        (f"{label(model)}, {PROTOCOLS[protocol]}, T={t:,}", own)
+        (f"{label(model)}, {PROTOCOL_WORDS[protocol]}, T={t:,}", own)
         for (model, _, protocol, _, t), own in means.groupby([*_SCENE, "t"], sort=False)
     ]
     best = means[means["mean"] == means["mean"].max()]
@@ -141,7 +142,7 @@ def _ratios(table: pd.DataFrame) -> Section:
 def _merges(table: pd.DataFrame, confidence: float) -> Section:
     panels = []
     for (model, _, protocol, _), own in table.groupby(_SCENE, sort=False):
-        name = f"{label(model)}, {PROTOCOLS[protocol]}, T={own.t.max():,}"
+        name = f"{label(model)}, {PROTOCOL_WORDS[protocol]}, T={own.t.max():,}"
         panels.append(
             panel(
                 figures.draw_merges,

@@ -14,9 +14,8 @@ from reports.figures import triangle_figures as triangle
 from reports.figures.style import label
 from reports.published import TRIANGLES
 from reports.reading import Items
-from reports.sections.section import PROTOCOLS, Section, panel, rows_height, shown
-from reports.tables import TRIANGLE
-from wise.measures.summary import Measure
+from reports.sections.section import Section, panel, rows_height, shown
+from wise.measures.estimates import PROTOCOL_WORDS, TRIANGLE, Measure
 
 __all__ = ["of_scores"]
 
@@ -51,8 +50,8 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
             parts = [_where(each, where) for each in (final, corners, ranked, ages)]
             editors = list(dict.fromkeys([*parts[2].editor, *parts[0].editor]))
             ordered = [_by_editor(each, editors) for each in parts]
-            name = " · ".join(filter(None, [place, PROTOCOLS[protocol]]))
-            key = number * 10 + list(PROTOCOLS).index(protocol)
+            name = " · ".join(filter(None, [place, PROTOCOL_WORDS[protocol]]))
+            key = number * 10 + list(PROTOCOL_WORDS).index(protocol)
             yield from _of_scene(_Scene(key, name, *ordered, confidence))
         last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
         if last.protocol.nunique() > 1:
@@ -64,7 +63,7 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
 def _main_protocols(table: pd.DataFrame) -> list[str]:
     of_editors = table.groupby("editor").protocol.agg(set)
     wanted = {"free" if "free" in found else "forced" for found in of_editors}
-    return [protocol for protocol in PROTOCOLS if protocol in wanted]
+    return [protocol for protocol in PROTOCOL_WORDS if protocol in wanted]
 
 
 def _where(table: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:

@@ -12,9 +12,8 @@ from reports.csv_text import counted
 from reports.figures.style import PANEL_WIDTH, new_axes, styled
 from reports.figures.svg import to_svg
 
-__all__ = ["PROTOCOLS", "Panel", "Section", "panel", "rows_height", "shown"]
+__all__ = ["Panel", "Section", "panel", "rows_height", "shown"]
 
-PROTOCOLS = {"free": "free-run", "forced": "teacher-forced"}
 _MOST_EDITORS = 6  # that have panels of their own; the league and the tables have all
 
 

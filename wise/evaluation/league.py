@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wise.evaluation.cell import LeagueCell, Outcome, SceneMaker, run_cell
 from wise.evaluation.entries import Entry
-from wise.evaluation.league_scores import Contestant, Results
+from wise.evaluation.league_table import Contestant, Results
 from wise.jobs.grid import Executor, claimed, run_grid
 from wise.measures.rows import Row, read_rows
 from wise.measures.text import spreadsheet_safe

@@ -1,26 +1,90 @@
-"""A league's standings: the worst corner, who is tied with the best, and what has faded."""
+"""A league's standings: corners, levels and averages, who is tied with the best, what has faded.
+
+Final free-run rows alone count. Seeds are pooled; a subject that several of them ask for is one
+cluster.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from statsmodels.stats.multitest import multipletests
 
 from wise.evaluation.entries import GROUPS
-from wise.evaluation.league_scores import (
-    Contestant,
+from wise.measures.estimates import (
+    CORNERS,
+    TRIANGLE,
     Estimate,
-    Results,
-    counted,
-    measures_of,
+    Measure,
+    estimate,
+    estimates,
+    in_order,
+    long_table,
+    places,
+    with_corners,
 )
 from wise.measures.paired import mcnemar
-from wise.measures.rows import CORNERS, Row, corner_of
+from wise.measures.rows import Row
 
-__all__ = ["Retained", "Standing", "retained", "standings"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Contestant", "Results", "Retained", "Standing", "counted", "measures_of", "retained",
+           "standings"]  # fmt: skip
+
+
+class Contestant(NamedTuple):
+    """An entry on a model; those of one model and group are ranked together."""
+
+    model: str
+    group: str
+    title: str
+    editor: str
+
+
+# By T: the rows of every seed, or why there are none.
+Results = Mapping[Contestant, Mapping[int, list[Row] | str]]
+
+
+def counted(rows: Iterable[Row], t: int) -> list[Row]:
+    """The final free-run rows of the corners after `t` edits."""
+    return [
+        row
+        for row in rows
+        if (row.when, row.protocol, row.t) == ("final", "free", t)
+        and Measure(row.metric, row.kind).corner
+    ]
+
+
+def measures_of(rows: Sequence[Row], *, confidence: float = 0.95) -> dict[str, Estimate]:
+    """Each corner, each level of generalization, and "average": of one T, over all seeds."""
+
+    def named(table: pd.DataFrame, by: str, prefix: str = "") -> dict[str, Estimate]:
+        lines = estimates(table, [by], confidence=confidence).itertuples(index=False)
+        return {f"{prefix}{line[0]}": Estimate(*line[1:]) for line in lines if line.n}
+
+    table = with_corners(in_order(long_table(rows)))
+    levels = table[(table.metric == "generalization") & (table.kind != "")]
+    found = named(table, "corner") | named(levels, "kind", "level ")
+    average = _average(table, confidence)
+    return found | ({"average": average} if average.n else {})
+
+
+def _average(table: pd.DataFrame, confidence: float) -> Estimate:
+    """The mean over edits of reliability, generalization and locality, each a third.
+
+    An edit that lacks one of them is left out. Source: the "Avg." of WISE, Table 2, per item.
+    """
+    edit, scored = ["seed", "edit_id"], table[table.score.notna() & (table.edit_id != "")]
+    by_metric = scored.groupby([*edit, "metric"], observed=True).score.mean().unstack()
+    averages = by_metric.reindex(columns=TRIANGLE).mean(axis=1, skipna=False)
+    clusters = scored.groupby(edit, observed=True).cluster.last()[averages.notna()]
+    lacking = ["a corner is lacking"] * int(averages.isna().sum())
+    how = {"excluded": lacking, "n_runs": scored.seed.nunique(), "confidence": confidence}
+    return estimate(averages.dropna().tolist(), clusters.tolist(), **how)
 
 
 @dataclass(frozen=True)
@@ -28,8 +92,9 @@ class Standing:
     """A contestant after `t` edits.
 
     `measures` has the corners, "average" (of them, edit by edit), and "level 1" and so on. `worst`
-    names the lowest corner. `place` is by it within model, group and T, from 1; None for corners of
-    calibration. `is_tied` is known at the group's last T alone. With an `error` there is no number.
+    names the lowest corner. `place` is by it within model, group and T, from 1, equal ones sharing
+    a place; None for corners of calibration. `is_tied` is known at the group's last T alone. With
+    an `error` there is no number.
     """
 
     contestant: Contestant
@@ -78,8 +143,9 @@ def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
         model, group, t = key
         ranked = sorted(tables[key], key=lambda each: each._height, reverse=True)
         if group != "corner":
+            of_each = places([each._height for each in ranked])
             ranked = [replace(each, place=place) if each.measures else each
-                      for place, each in enumerate(ranked, start=1)]  # fmt: skip
+                      for place, each in zip(of_each, ranked, strict=True)]  # fmt: skip
             if t == last[model, group]:
                 ranked = _with_ties(ranked, results, confidence)
         found += ranked
@@ -122,7 +188,7 @@ def _compared(
 ) -> tuple[bool, float]:
     """Whether `other` is lower on the corner's items that both have, and the p-value."""
     pairs = [(row, other[item]) for item, row in best.items()
-             if item in other and corner_of(row.metric, row.kind) == corner]  # fmt: skip
+             if item in other and Measure(row.metric, row.kind).corner == corner]  # fmt: skip
     if not pairs:
         return False, 1.0
     before, after = ([row.score or 0.0 for row in side] for side in zip(*pairs, strict=True))

@@ -11,9 +11,8 @@ from itertools import groupby
 from pathlib import Path
 
 from wise.evaluation.cell import LeagueCell, Outcome
-from wise.evaluation.league_scores import Estimate
 from wise.evaluation.league_table import Retained, Standing
-from wise.measures.rows import CORNERS
+from wise.measures.estimates import CORNERS, Estimate, bounded
 from wise.measures.statistics import format_p, format_share
 from wise.measures.text import markdown, markdown_grid, spreadsheet_safe
 
@@ -66,10 +65,7 @@ def write_scores(found: Iterable[Standing], path: Path) -> None:
 
 
 def _shown(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "-"
-    low, high = format_share(estimate.low), format_share(estimate.high)
-    return f"{format_share(estimate.mean)} [{low}, {high}]"
+    return bounded(estimate.mean, estimate.low, estimate.high) if estimate else "-"
 
 
 def _mean_costs(outcomes: Mapping[LeagueCell, Outcome]) -> dict[tuple[str, str, int], list[str]]:

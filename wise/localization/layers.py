@@ -11,11 +11,13 @@ import pandas as pd
 from wise.evaluation.cell import SceneMaker
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, results_of, run_league
-from wise.evaluation.league_scores import Estimate, counted, measures_of
+from wise.evaluation.league_table import counted, measures_of
 from wise.jobs.grid import Executor
-from wise.measures.rows import CORNERS
+from wise.measures.estimates import CORNERS
 
 __all__ = ["sweep_layers"]
+
+_ESTIMATED = ("n", "n_excluded", "mean", "low", "high")
 
 
 def sweep_layers(
@@ -56,8 +58,9 @@ def sweep_layers(
                 continue
             measures = measures_of(counted(found, t), confidence=confidence)
             rows += [
-                {**named, "metric": name, **measures[name]._asdict(), "error": ""}
+                {**named, "metric": name, "error": "",
+                 **{field: getattr(measures[name], field) for field in _ESTIMATED}}
                 for name in CORNERS if name in measures
             ]  # fmt: skip
-    columns = ["editor", "model", "layer", "t", "metric", *Estimate._fields, "error"]
+    columns = ["editor", "model", "layer", "t", "metric", *_ESTIMATED, "error"]
     return pd.DataFrame(rows, columns=columns).sort_values(["t", "metric", "layer"])

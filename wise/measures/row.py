@@ -7,9 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import NamedTuple, NoReturn
 
-__all__ = ["CORNERS", "Row", "Run", "corner_of"]
-
-CORNERS = ("reliability", "generalization", "far", "near")
+__all__ = ["Row", "Run"]
 
 _CHOICES = {
     "protocol": ("free", "forced"),
@@ -29,16 +27,6 @@ _KINDS = {
 }
 _NOT_BLANK = ("editor", "model", "stream", "cluster", "prompt", "block")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def corner_of(metric: str, kind: str) -> str:
-    """The corner that an item counts for; "" where it counts for none.
-
-    Generalization is over its levels alike, and near is near-subject and near-relation together.
-    """
-    if metric == "locality":
-        return "far" if kind == "far" else "near"
-    return metric if metric in CORNERS else ""
 
 
 class Run(NamedTuple):

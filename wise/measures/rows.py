@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
-from wise.measures.row import CORNERS, Row, Run, corner_of
+from wise.measures.row import Row, Run
 
-__all__ = ["CORNERS", "Row", "RowWriter", "Run", "corner_of", "read_rows"]
+__all__ = ["Row", "RowWriter", "Run", "read_rows"]
 
 
 class RowWriter:

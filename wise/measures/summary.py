@@ -1,214 +1,98 @@
-"""Rows to numbers: the mean of each measurement with its interval, and the terminal table of them.
-
-Of one run at a time; a page pools seeds, and of one run its cells are these.
-"""
+"""The terminal's table of estimates, fitted to a width."""
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from wise.measures.rows import Row, Run
-from wise.measures.statistics import Interval, format_share, interval
+from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
+from wise.measures.rows import Run
 
-__all__ = ["CONDITIONS", "Cell", "Condition", "Measure", "summarize", "table"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-class Condition(NamedTuple):
-    """How an item was measured. Numbers of two conditions are never mixed."""
-
-    when: str
-    protocol: str
-
-    def __str__(self) -> str:
-        return f"{self.when}, {'free-run' if self.protocol == 'free' else 'teacher-forced'}"
+__all__ = ["estimate_text", "table_text"]
 
 
-# The first is the one that counts; the others stand beside it.
-CONDITIONS = (
-    Condition("final", "free"),
-    Condition("at-edit", "free"),
-    Condition("final", "forced"),
-    Condition("at-edit", "forced"),
-)
+def table_text(estimates: pd.DataFrame, *, width: int = 120) -> str:
+    """`estimates_of_runs` as text of at most `width` columns (60 or more), one part for each run.
 
-
-class Measure(NamedTuple):
-    """What was measured."""
-
-    metric: str
-    kind: str
-
-    @property
-    def header(self) -> tuple[str, str]:
-        """Two lines over a column."""
-        if self.metric == "generalization" and self.kind:
-            return self.metric, f"level {self.kind}"
-        return self.metric, "" if self.kind == self.metric else self.kind
-
-    def __str__(self) -> str:
-        return " ".join(self.header).strip()
-
-
-# Columns from left to right; the levels from 3 up come between locality and portability.
-_FIRST = (
-    Measure("reliability", ""),
-    Measure("generalization", ""),
-    Measure("generalization", "1"),
-    Measure("generalization", "2"),
-    Measure("locality", "far"),
-    Measure("locality", "near-subject"),
-    Measure("locality", "near-relation"),
-)
-
-
-def _place(measure: Measure) -> tuple[int, int]:
-    if measure in _FIRST:
-        return _FIRST.index(measure), 0
-    is_level = measure.metric == "generalization"
-    return len(_FIRST) + (not is_level), int(measure.kind) if is_level else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One number: the mean score of one measure, in one condition, after T = `t` edits.
-
-    `n` items were measured, and `mean` is None where that is none; `n_excluded` more were not, for
-    these `reasons`, each with its count. At-edit, it is about the first T edits, each of them
-    measured right after it was made.
-    """
-
-    run: Run
-    condition: Condition
-    t: int
-    measure: Measure
-    n: int
-    n_excluded: int
-    mean: float | None
-    interval: Interval
-    confidence: float
-    reasons: tuple[tuple[str, int], ...]
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "-"
-        low, high = map(format_share, self.interval)
-        return f"{format_share(self.mean):0>4} [{low}, {high}]"
-
-
-_Key = tuple[Run, Condition, int, Measure]
-
-
-def summarize(rows: Iterable[Row], *, confidence: float = 0.95) -> list[Cell]:
-    """A cell for each run, condition, T and measure that has a row; runs as they first appear.
-
-    Routing is no score and has no cell.
-    At-edit cells stand at the T of the run's final rows; where it has none, at its last edit. The
-    interval takes the rows of one cluster as dependent. Raises ValueError for the confidence.
-    """
-    rows = [row for row in rows if row.metric != "routing"]
-    checkpoints: dict[Run, set[int]] = {row.run: set() for row in rows}
-    last: Counter[Run] = Counter()
-    for row in rows:
-        last[row.run] = max(last[row.run], row.t)
-        if row.when == "final":
-            checkpoints[row.run].add(row.t)
-    groups: dict[_Key, list[Row]] = defaultdict(list)
-    for row in rows:
-        run, condition = row.run, Condition(row.when, row.protocol)
-        later = (t for t in checkpoints[run] or (last[run],) if t >= row.t)
-        for t in (row.t,) if row.when == "final" else later:
-            groups[run, condition, t, Measure(row.metric, row.kind)].append(row)
-    place = {run: index for index, run in enumerate(checkpoints)}
-
-    def order(key: _Key) -> tuple[object, ...]:
-        run, condition, t, measure = key
-        return place[run], CONDITIONS.index(condition), t, _place(measure)
-
-    return [_cell(key, groups[key], confidence) for key in sorted(groups, key=order)]
-
-
-def _cell(key: _Key, rows: Sequence[Row], confidence: float) -> Cell:
-    scores = [row.score for row in rows if row.score is not None]
-    clusters = [row.cluster for row in rows if row.score is not None]
-    reasons = Counter(row.excluded for row in rows if row.score is None)
-    return Cell(
-        *key,
-        n=len(scores),
-        n_excluded=reasons.total(),
-        mean=math.fsum(scores) / len(scores) if scores else None,
-        interval=interval(scores, clusters, confidence=confidence),
-        confidence=confidence,
-        reasons=tuple(sorted(reasons.items())),
-    )
-
-
-def table(cells: Sequence[Cell], *, width: int = 120) -> str:
-    """The cells as text of at most `width` columns (60 or more), one part for each run.
-
-    First T by measure in the condition that counts (the first of CONDITIONS that was measured),
-    then all conditions side by side at the last T, then what was excluded. A dash is no number.
+    First T by measure in the condition that counts (the first that was measured), then all
+    conditions side by side at the last T, then what was excluded. A dash is no number.
     """
     if width < 60:
         raise ValueError(f"width={width} is too narrow; allowed is 60 or more")
-    runs = dict.fromkeys(cell.run for cell in cells)
-    parts = (_part(run, [cell for cell in cells if cell.run == run], width) for run in runs)
-    return "\n\n".join(parts) or "no rows"
+    runs = estimates.groupby(list(Run._fields), sort=False)
+    return "\n\n".join(_part(Run(*run), own, width) for run, own in runs) or "no rows"
 
 
-def _part(run: Run, cells: Sequence[Cell], width: int) -> str:
-    found = {(cell.condition, cell.t, cell.measure): cell for cell in cells}
-    main, *others = (each for each in CONDITIONS if any(key[0] == each for key in found))
-    measures = sorted({cell.measure for cell in cells}, key=_place)
-    checkpoints = sorted({cell.t for cell in cells if cell.condition == main})
-    last = max(cell.t for cell in cells)
+def estimate_text(line: Any) -> str:
+    """Mean and interval of a line of estimates, as wide as any other; a dash for no number."""
+    if line is None or not line.n:
+        return "-"
+    mean, _, bounds = bounded(line.mean, line.low, line.high).partition(" ")
+    return f"{mean:0>4} {bounds}"
 
-    def column(condition: Condition, t: int) -> list[Cell | None]:
+
+def _part(run: Run, own: pd.DataFrame, width: int) -> str:
+    found = {
+        ((line.protocol, line.when), line.t, Measure(line.metric, line.kind)): line
+        for line in own.itertuples(index=False)
+    }
+    main, *others = conditions = list(dict.fromkeys(key[0] for key in found))
+    measures = sorted({key[2] for key in found}, key=lambda measure: measure.place)
+    checkpoints = sorted({t for condition, t, _ in found if condition == main})
+    last = own.t.max()
+
+    def column(condition: tuple[str, str], t: int) -> list[Any]:
         return [found.get((condition, t, measure)) for measure in measures]
 
     name = f"{run.editor} on {run.model}, stream {run.stream} ({run.stream_sha256[:12]})"
     lines = [*textwrap.wrap(f"{name}, seed {run.seed}", width), ""]
-    lines += [f"{main}: mean [{100 * cells[0].confidence:g} % interval] after T edits", ""]
+    share = f"{100 * own.confidence.iloc[0]:g}"
+    lines += [f"{_words(*main)}: mean [{share} % interval] after T edits", ""]
     shown = [column(main, t) for t in checkpoints]
     by_measure = [
-        [*measure.header, *(str(cell or "-") for cell in row)]
+        [*measure.header, *map(estimate_text, row)]
         for measure, row in zip(measures, zip(*shown, strict=True), strict=True)
     ]
-    n_first = sum(measure in _FIRST for measure in measures)
+    n_first = sum(not measure.is_extra for measure in measures)
     groups = by_measure[:n_first], by_measure[n_first:]
     lines += _grid(["", "T", *map(str, checkpoints)], groups, width, numbers=True)
     if others:
-        beside = [column(condition, last) for condition in (main, *others)]
+        beside = [column(condition, last) for condition in conditions]
         by_condition = [["", "items", *map(_n_items, zip(*beside, strict=True))]]
-        for condition, of_condition in zip((main, *others), beside, strict=True):
-            header = str(condition).split(", ")
-            by_condition.append([*header, *(str(cell or "-") for cell in of_condition)])
+        for condition, of_condition in zip(conditions, beside, strict=True):
+            header = _words(*condition).split(", ")
+            by_condition.append([*header, *map(estimate_text, of_condition)])
         lines += ["", f"side by side at T={last}", ""]
         lines += _grid(["", "", *map(str, measures)], [by_condition], width)
         shown += beside[1:]
-    excluded = [_exclusions([cell for cell in each if cell and cell.n_excluded]) for each in shown]
+    excluded = [_exclusions([line for line in each if line and line.n_excluded]) for each in shown]
     lines += [""] * any(excluded)
     for text in filter(None, excluded):
         lines += textwrap.wrap(text, width, subsequent_indent="  ")
     return "\n".join(lines)
 
 
-def _n_items(cells: Iterable[Cell | None]) -> str:
-    counts = sorted({cell.n for cell in cells if cell})
+def _words(protocol: str, when: str) -> str:
+    return f"{when}, {PROTOCOL_WORDS[protocol]}"
+
+
+def _n_items(lines: Iterable[Any]) -> str:
+    counts = sorted({line.n for line in lines if line})
     return f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
 
 
-def _exclusions(cells: Sequence[Cell]) -> str:
+def _exclusions(lines: Sequence[Any]) -> str:
     """What was excluded in one condition at one T, with the reasons; empty where nothing was."""
-    if not cells:
+    if not lines:
         return ""
-    counts = (f"{each.n_excluded} of {each.n + each.n_excluded} {each.measure}" for each in cells)
-    reasons = sorted({reason for each in cells for reason, _ in each.reasons})
-    place = f"{cells[0].condition}, T={cells[0].t}"
+    counts = (f"{each.n_excluded} of {each.n + each.n_excluded} {Measure(each.metric, each.kind)}"
+              for each in lines)  # fmt: skip
+    reasons = sorted({reason for each in lines for reason, _ in each.reasons})
+    place = f"{_words(lines[0].protocol, lines[0].when)}, T={lines[0].t}"
     return f"excluded, {place}: {', '.join(counts)} ({'; '.join(reasons)})"
 
 

@@ -1,0 +1,235 @@
+"""Rows to numbers: one long table of items, and the mean of each group of them with its interval.
+
+Every mean of scores that the project shows or judges is an `Estimate`. The tables are pandas',
+which is imported where one is made, so that the editors load without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+from wise.measures.rows import Row, Run
+from wise.measures.statistics import format_share, interval_at, worth
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "CONDITION",
+    "CORNERS",
+    "PROTOCOL_WORDS",
+    "TRIANGLE",
+    "Estimate",
+    "Measure",
+    "at_checkpoints",
+    "bounded",
+    "estimate",
+    "estimates",
+    "estimates_of_runs",
+    "in_order",
+    "long_table",
+    "places",
+    "with_corners",
+]
+
+CONDITION = ["protocol", "when", "t", "metric", "kind"]
+CORNERS = ("reliability", "generalization", "far", "near")
+PROTOCOL_WORDS = {"free": "free-run", "forced": "teacher-forced"}
+TRIANGLE = ["reliability", "generalization", "locality"]
+# In the order of tables; the first protocol and moment are those that count.
+_WORDS = (*PROTOCOL_WORDS, "final", "at-edit", *TRIANGLE, "far", "near-subject", "near-relation",
+          "portability")  # fmt: skip
+
+
+def _place(word: str) -> tuple[bool, int]:
+    """The levels of generalization come first."""
+    return (True, _WORDS.index(word)) if word in _WORDS else (False, int(word or 0))
+
+
+class Measure(NamedTuple):
+    """What was measured."""
+
+    metric: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """Its one word, for thresholds and checks: `far`, `generalization-2`."""
+        if self.metric == "locality":
+            return self.kind
+        is_graded = self.metric == "generalization" and self.kind
+        return f"generalization-{self.kind}" if is_graded else self.metric
+
+    @property
+    def corner(self) -> str:
+        """The corner that its items count for; "" where they count for none.
+
+        Generalization is over its levels alike, near is near-subject and near-relation together.
+        """
+        if self.metric == "locality":
+            return "far" if self.kind == "far" else "near"
+        return self.metric if self.metric in CORNERS else ""
+
+    @property
+    def is_extra(self) -> bool:
+        """Whether it stands beside the triangle: the harder levels, and portability."""
+        return self.metric == "portability" or (self.kind.isdecimal() and int(self.kind) > 2)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What puts measures in order, those of the triangle first."""
+        return self.is_extra, _place(self.metric), _place(self.kind)
+
+    @property
+    def header(self) -> tuple[str, str]:
+        """Two lines over a column."""
+        if self.metric == "generalization" and self.kind:
+            return self.metric, f"level {self.kind}"
+        return self.metric, "" if self.kind == self.metric else self.kind
+
+    def __str__(self) -> str:
+        return " ".join(self.header).strip()
+
+
+class Estimate(NamedTuple):
+    """The mean of `n` scores in [0, 1], of `n_clusters` clusters, and its interval.
+
+    It is worth `effective_n` independent items, and NaN where n is 0. `n_excluded` more items were
+    not scored, for these `reasons`, each with its count.
+    """
+
+    n: int
+    n_excluded: int
+    n_runs: int
+    mean: float
+    low: float
+    high: float
+    n_clusters: int
+    effective_n: float
+    confidence: float
+    reasons: tuple[tuple[str, int], ...] = ()
+
+
+def bounded(mean: float, low: float, high: float) -> str:
+    """`.97 [.92, .99]`."""
+    return f"{format_share(mean)} [{format_share(low)}, {format_share(high)}]"
+
+
+def estimate(
+    scores: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    excluded: Iterable[str] = (),
+    n_runs: int = 1,
+    confidence: float = 0.95,
+) -> Estimate:
+    """The mean of `scores` with its interval; `excluded` has a reason for each item without one.
+
+    `clusters` names, item by item, what is not independent. Raises ValueError.
+    """
+    mean, effective_n = worth(scores, clusters)
+    reasons = Counter(excluded)
+    return Estimate(
+        len(scores),
+        reasons.total(),
+        n_runs,
+        mean if len(scores) else math.nan,
+        *interval_at(mean, effective_n, confidence=confidence),
+        len(set(clusters)),
+        effective_n,
+        confidence,
+        tuple(sorted(reasons.items())),
+    )
+
+
+def long_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """A line for each row, with its fields and `run`, the number of its run.
+
+    Texts are categories in the order of first appearance.
+    """
+    import pandas as pd
+
+    rows, columns = list(rows), dict[str, object]()
+    for field in fields(Row):
+        values = [getattr(row, field.name) for row in rows]
+        if field.type == "str":
+            values = pd.Categorical(values, list(dict.fromkeys(values)))
+        columns[field.name] = values
+    table = pd.DataFrame(columns).astype({"score": float, "value": float})
+    run = table.groupby(list(Run._fields), observed=True, sort=False).ngroup()
+    return table.assign(run=run)
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The items that have a score or a reason, conditions and measures in their order.
+
+    Routing is no score.
+    """
+    table = table[table.metric != "routing"].copy()
+    for name in ("protocol", "when", "metric", "kind"):
+        words = sorted(table[name].unique(), key=_place)
+        table[name] = table[name].cat.set_categories(words, ordered=True)
+    return table
+
+
+def at_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
+    """The final items, then at each T of a run's final items those measured at-edit up to it.
+
+    A run without final items has its at-edit items at its last edit.
+    """
+    import pandas as pd
+
+    is_final = table.when == "final"
+    parts = [table[is_final]]
+    checkpoints = table[is_final].groupby("run").t.unique()
+    for run, at_edit in table[~is_final].groupby("run"):
+        for t in sorted(checkpoints.get(run, [at_edit.t.max()])):
+            parts.append(at_edit[at_edit.t <= t].assign(t=t))
+    return pd.concat(parts)
+
+
+def with_corners(table: pd.DataFrame) -> pd.DataFrame:
+    """The final items, each with its `corner`; an item of none has a missing value."""
+    import pandas as pd
+
+    table = table[table.when == "final"]
+    pairs = list(zip(table.metric, table.kind, strict=True))
+    corner_of = {pair: Measure(*pair).corner or None for pair in set(pairs)}
+    named = pd.Categorical([corner_of[pair] for pair in pairs], CORNERS, ordered=True)
+    return table.assign(corner=named)
+
+
+def estimates(table: pd.DataFrame, by: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
+    """The `Estimate` of each group of items, a line each, behind what it is the group of."""
+    import pandas as pd
+
+    lines = []
+    for key, group in table.groupby(list(by), observed=True, sort=True):
+        scored = group[group.score.notna()]
+        found = estimate(
+            scored.score.tolist(),
+            scored.cluster.cat.codes.tolist(),
+            excluded=group.excluded[group.score.isna()],
+            n_runs=group.run.nunique(),
+            confidence=confidence,
+        )
+        lines.append((*key, *found))
+    return pd.DataFrame(lines, columns=[*by, *Estimate._fields])
+
+
+def estimates_of_runs(rows: Iterable[Row], *, confidence: float = 0.95) -> pd.DataFrame:
+    """An estimate for each run, condition, T and measure; runs as they first appear.
+
+    At-edit, it is about the first T edits, each of them measured right after it was made.
+    """
+    table = at_checkpoints(in_order(long_table(rows)))
+    return estimates(table, [*Run._fields, *CONDITION], confidence=confidence)
+
+
+def places(heights: Sequence[float]) -> list[int]:
+    """The place of each by its height, the highest being 1; equal ones share a place."""
+    return [1 + sum(other > height for other in heights) for height in heights]
