@@ -78,7 +78,7 @@ RULES = (
     ),
     Rule(
         "ledgers and rows need the standard library alone",
-        modules=(*LEDGER, "wise.measures.row", "wise.measures.rows"),
+        modules=(*LEDGER, "wise.measures.rows"),
         third_party=False,
     ),
     Rule(

@@ -130,7 +130,7 @@ KEPT = {
         "if TYPE_CHECKING:\n    from torch import Tensor\n    from wise.edits import Edit\n"
         "def load(name):\n    return importlib.import_module(name)"
     ),
-    "wise/measures/rows.py": "import json\nfrom wise import edits\nfrom . import row",
+    "wise/measures/rows.py": "import json\nfrom wise import edits",
     "wise/jobs/grid.py": "import submitit\nfrom wise.jobs.ledger import Ledger",
     "wise/lm/__init__.py": "from .hooks import capture",
     "wise/lm/hooks.py": "import torch\nfrom ..editor import Editor",
