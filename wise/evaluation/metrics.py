@@ -37,7 +37,7 @@ class Question:
     expected: str
     edit_id: str
     subject: str
-    age: int
+    age: int  # edits since its own
     excluded: str = ""  # why it is not scored
 
 

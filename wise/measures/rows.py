@@ -52,8 +52,8 @@ class Run(NamedTuple):
 class Row:
     """One measured item: what was asked, expected and answered, by whom, when, and its score.
 
-    `score` is in [0, 1]. `t` counts the edits made when the item was measured, `age` the turns
-    since its own edit (0 at-edit). `cluster` is what is resampled together: the subject, or the
+    `score` is in [0, 1]. `t` counts the edits made when the item was measured, `age` those since
+    its own (0 at-edit). `cluster` is what is resampled together: the subject, or the
     item itself where it has none. `kind` is a paraphrase level or a kind of probe. Where the metric
     is "routing", `value` is the routing activation of the prompt in place of a score, or, in the
     one row of kind "threshold", what it is compared with. An item that could not be measured has
