@@ -131,8 +131,8 @@ def test_groups_and_models_are_ranked_by_themselves_and_corners_not_at_all() -> 
     other = Contestant("other", "online", "online", "online")
     found = standings({**results, other: {N: rows(RIGHT)}})
     assert [each.contestant.group for each in found] == [*GROUPS, "online"]
-    assert [each.place for each in found] == [1, 1, 1, None, 1]
-    assert [each.is_tied for each in found] == [True, True, True, False, True]
+    assert [each.place for each in found] == [1, 1, None, 1]
+    assert [each.is_tied for each in found] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -247,3 +247,8 @@ def test_the_best_options_are_those_of_the_highest_worst_corner_on_the_model(
         writer.writerow(["editor", "model", "worst", "options"])
         writer.writerows([*trial[:3], json.dumps({"lr": trial[3]})] for trial in trials)
     assert best_options(path, model="llama") == {"wise": {"lr": 2}, "rome": {"lr": 5}}
+
+
+def test_every_group_has_an_editor() -> None:
+    names = [*every_name(), "none"]
+    assert {entry.group for name in names for entry in entries_of(name)} == set(GROUPS)

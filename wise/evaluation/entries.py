@@ -14,12 +14,11 @@ from wise.editor import BUILT_IN
 __all__ = ["GROUPS", "Entry", "best_options", "entries_named", "entries_of", "every_name"]
 
 # Editors of one group alone are ranked together; corners calibrate and are not ranked at all.
-GROUPS = ("online", "mass", "needs training", "corner")
+GROUPS = ("online", "mass", "corner")
 
 # Written all at once: beside the online editor, or, for a method that is no other, in its place.
 _ALSO_MASS = ("memit",)
 _ONLY_MASS = ("locft-bf",)
-_TRAINED = ("mend", "serac")
 _UNRANKED = ("none",)
 # Released hyper-parameters, where they are no preset of that name; layers go with the depth.
 _RELEASED: Mapping[str, Mapping[str, Any]] = {"wise": {"preset": "paper-llama-2-7b", "layer": None}}
@@ -81,7 +80,7 @@ def entries_of(
     if name not in every_name():
         return [Entry(name, name)]
     spec = name.removesuffix("-mass")
-    group = "mass" if name != spec else "needs training" if name in _TRAINED else "online"
+    group = "online" if name == spec else "mass"
     found = (best or {}).get(name)
     label = "embedded" if found is None else "searched"
     released = _RELEASED.get(spec, {"preset": "released"})

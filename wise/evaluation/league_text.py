@@ -25,7 +25,6 @@ SCORE_COLUMNS = (
 _GROUP_TITLES = {
     "online": "Online editors, one edit at a time",
     "mass": "Mass edits, all T edits in one turn (MASS)",
-    "needs training": "Editors that are trained before the stream",
     "corner": "Corners for calibration, not ranked",
 }
 _COSTS = ("s/edit", "bytes", "inference")
