@@ -36,6 +36,7 @@ __all__ = [
     "Routed",
     "factory_options",
     "load_editor",
+    "takes",
     "with_cache",
 ]
 
@@ -120,7 +121,8 @@ class Prepares(Protocol):
     def prepare(self, edits: Sequence[Edit]) -> None:
         """Make a first turn of any one of `edits` cheap; such turns differ by rounding at most.
 
-        Neither the state nor any answer changes. On an error nothing is prepared.
+        Neither the state nor any answer changes. Edits that a turn would refuse are left out; any
+        other error is raised, and nothing is prepared.
         """
 
 
@@ -233,6 +235,12 @@ def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
     if "cache" not in inspect.signature(factory).parameters:
         return factory
     return partial(factory, cache=folder)
+
+
+def takes(factory: EditorFactory, option: str) -> bool:
+    """Whether a factory, by its signature, takes an option of this name."""
+    taken = inspect.signature(factory).parameters.values()
+    return any(each.name == option or each.kind is each.VAR_KEYWORD for each in taken)
 
 
 def factory_options(pairs: Sequence[str]) -> dict[str, Any]:

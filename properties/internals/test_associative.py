@@ -28,6 +28,7 @@ from properties.internals.tiny_editors import (
 from properties.internals.tiny_wise import is_same
 from wise.editor import load_editor, with_cache
 from wise.editors.key_value import associative, covariance
+from wise.edits import Edit
 from wise.lm.decoding import Unedited, free_run
 
 pytestmark = pytest.mark.internals
@@ -147,3 +148,10 @@ def test_what_was_prepared_serves_the_unedited_model_alone(kind: str) -> None:
     for layer, change in plain._state.changes.items():
         off = float((editor._state.changes[layer] - change).norm())
         assert off < 1e-4 * float(change.norm())
+
+
+@every_editor
+def test_an_edit_that_a_turn_would_refuse_is_not_prepared(kind: str) -> None:
+    editor = make(kind, batch_size=1)
+    editor.prepare([EDITS[0], Edit("word " * 80, "Oslo")])
+    assert list(editor._prepared) == [EDITS[0]]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fixtures.models import LoadedModel, load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from wise.editor import Editor, EditorFactory
+from wise.editor import BUILT_IN, Editor, EditorFactory, load_editor, takes
 from wise.editors.corners import make_unedited
 from wise.editors.finetune import make_ft_m
 from wise.editors.key_value.facts import Facts
@@ -223,6 +223,37 @@ def test_an_editor_that_cannot_says_so(name: str, needed: str) -> None:
         make_editor(
             make_unedited, PROBLEMS[name], model, tokenizer, BACKGROUND, sigma=1.0, seed=0
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fact-erasure", "fact-forcing"])
+@pytest.mark.parametrize("error", [TypeError("a fault"), ValueError("a fault")])
+def test_a_fault_in_a_factory_that_takes_what_is_needed_is_an_error(
+    name: str, error: Exception
+) -> None:
+    def make(*_: Any, seed: int, objective: str = "raise", corruption: Any = None) -> Editor:
+        if objective == "lower" or corruption is not None:
+            raise error
+        return Unedited(*_[:2])
+
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    with pytest.raises(type(error), match="a fault") as raised:
+        make_editor(make, PROBLEMS[name], model, tokenizer, BACKGROUND, sigma=1.0, seed=0)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("editor", BUILT_IN)
+def test_a_built_in_factory_tells_by_its_signature_what_it_takes(editor: str) -> None:
+    factory = load_editor(editor)
+    for option, value in (("objective", "lower"), ("corruption", SubjectNoise(1.0)), ("x", 1)):
+        assert takes(factory, option) == (not refuses(factory, option, value))
+
+
+def refuses(factory: EditorFactory, option: str, value: object) -> bool:
+    try:
+        factory(tiny_model("llama"), tiny_tokenizer(), BACKGROUND, seed=0, **{option: value})
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def test_options_that_are_wrong_by_themselves_are_not_the_problems_fault() -> None:

@@ -126,12 +126,11 @@ def test_facts_prepared_side_by_side_are_so_again_when_a_study_is_resumed(tmp_pa
         assert content(tmp_path) == {name: whole}
 
 
-def test_an_editor_that_cannot_prepare_edits_one_by_one(tmp_path: Path) -> None:
-    cells = run(study_of(STORED, UNPREPARED), tmp_path).cells
-    stored, unprepared = (cells[cells.editor == entry.name] for entry in (STORED, UNPREPARED))
-    assert len(unprepared) == 6
-    for score in ("rewrite", "neighborhood", "essence"):
-        assert list(unprepared[score]) == pytest.approx(list(stored[score]), abs=1e-3)
+def test_what_goes_wrong_when_an_editor_prepares_is_the_error_of_its_cells(tmp_path: Path) -> None:
+    tables = run(study_of(UNPREPARED), tmp_path)
+    assert tables.cells.empty
+    assert set(tables.excluded.kind) == {"error"}
+    assert tables.excluded.reason.str.fullmatch("RuntimeError: . edits are too many").all()
 
 
 @pytest.mark.parametrize(

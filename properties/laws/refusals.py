@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 from properties.bench import Bench
 from properties.findings import Unasked, require
 from properties.laws.model import difference
-from wise.editor import Editor, Layered
+from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 
@@ -94,8 +93,7 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
     """The factory refuses a layer that the model has not, naming it."""
     n_layers = LanguageModel(bench.loaded.model).n_layers
     editor = bench.editor()
-    taken = inspect.signature(bench.factory).parameters.values()
-    is_taken = any(p.name == "layer" or p.kind is p.VAR_KEYWORD for p in taken)
+    is_taken = takes(bench.factory, "layer")
     if not (isinstance(editor, Layered) and type(editor.layer) is int and is_taken):
         raise Unasked("its factory takes no layer")
     for layer in (n_layers, -1):

@@ -9,7 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
@@ -221,11 +221,12 @@ def factory(
         chosen = configured(config, presets, preset, options)
         return editor(model, tokenizer, background, chosen, seed=seed, **further)
 
-    # A caller who asks what the factory takes is told of `own` too.
+    # A caller who asks what the factory takes is told of every option by its name.
     signature = inspect.signature(make)
-    *named, fields = signature.parameters.values()
-    taken = [inspect.Parameter(name, fields.KEYWORD_ONLY, default=None) for name in own]
-    vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken, fields])
+    *named, options = signature.parameters.values()
+    names = (*own, *(field.name for field in fields(config)))
+    taken = [inspect.Parameter(name, options.KEYWORD_ONLY, default=None) for name in names]
+    vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken])
     return make
 
 

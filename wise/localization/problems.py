@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from wise.editor import Editor, EditorFactory
+from wise.editor import Editor, EditorFactory, takes
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
@@ -196,21 +196,17 @@ def make_editor(
 ) -> Editor:
     """The factory's editor for a problem.
 
-    Raises UnsuitedEditorError where it cannot lower a target, or be taught under noise.
+    Raises UnsuitedEditorError where the factory, by its signature, takes no option to lower a
+    target, or to be taught under noise; whatever it raises itself is an error.
     """
     needed: dict[str, Any] = {}
     if problem.objective != "raise":
         needed["objective"] = problem.objective
     if problem.is_noised:
         needed["corruption"] = SubjectNoise(sigma, seed)
-    try:
-        return factory(model, tokenizer, background, seed=seed, **options, **needed)
-    except (TypeError, ValueError) as error:
-        if not needed:
-            raise
-        factory(model, tokenizer, background, seed=seed, **options)  # or the options are at fault
-        [name] = needed
-        raise UnsuitedEditorError(
-            f"{problem.name} needs an editor that takes {name}={needed[name]!r}; this one says: "
-            f"{error}"
-        ) from error
+    for name, value in needed.items():
+        if not takes(factory, name):
+            raise UnsuitedEditorError(
+                f"{problem.name} needs an editor that takes {name}={value!r}; this one does not"
+            )
+    return factory(model, tokenizer, background, seed=seed, **options, **needed)

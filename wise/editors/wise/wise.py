@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from wise.editors.base import factory
 from wise.editors.wise import checkpoint
-from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.config import PRESETS, WISEConfig
 from wise.editors.wise.gate import Gate, Route
 from wise.editors.wise.memory import WISEState
 from wise.editors.wise.sharding import Sharding
@@ -31,19 +32,6 @@ from wise.lm.tail import value_inputs
 from wise.lm.tokens import Batch
 
 __all__ = ["WISE", "WISEConfig", "make"]
-
-
-def make(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    background: Background,
-    *,
-    seed: int = 0,
-    preset: str = "embedded",
-    **options: Any,
-) -> WISE:
-    """The factory behind the name "wise"; `options` are fields of WISEConfig."""
-    return WISE(model, tokenizer, background, WISEConfig.of(preset, **options), seed=seed)
 
 
 class WISE:
@@ -200,3 +188,6 @@ class WISE:
         value = self.lm.part(self.layer, "value")
         with hooks.replace(value, lambda inputs, output: gate.output(route, inputs, output)):
             yield
+
+
+make = factory(WISE, WISEConfig, PRESETS)
