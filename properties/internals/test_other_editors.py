@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -257,3 +257,26 @@ def test_embeddings_are_corrupted_anew_at_every_step_of_learning(kind: str) -> N
 
     make(kind, edits=EDITS[:1], early_stop=0.0, corruption=corruption)
     assert set(steps) >= set(range(6))
+
+
+def tensors_of(state: object) -> list[Tensor]:
+    """Every tensor that a state holds."""
+    if isinstance(state, Tensor):
+        return [state]
+    if isinstance(state, Mapping):
+        return [tensor for part in state.values() for tensor in tensors_of(part)]
+    if isinstance(state, tuple | list):
+        return [tensor for part in state for tensor in tensors_of(part)]
+    if is_dataclass(state):
+        return tensors_of([getattr(state, field.name) for field in fields(state)])
+    return []
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_n_bytes_counts_every_tensor_that_the_state_holds(kind: str) -> None:
+    editor = make(kind, edits=EDITS[:3])
+    counted = {tensor.data_ptr() for tensor in editor._out(editor._state).values()}
+    held = tensors_of(editor._state)
+    assert held
+    assert all(tensor.data_ptr() in counted for tensor in held)
+    assert editor.n_bytes >= sum(tensor.nbytes for tensor in held)
