@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from wise.editors.routing_inputs import select
+from wise.editors.router import Router
 from wise.editors.wise.config import WISEConfig
 from wise.editors.wise.learning import Objective
 from wise.editors.wise.wise import WISE
@@ -61,10 +61,10 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     edit = FAMILIES[loaded.name].size.world().stream(0, 1, split="tuning").edits[0]
     config = WISEConfig.of("embedded", layer=layer)
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
-    inner, hidden = lm.value_weight(layer).shape
+    router = Router(tokens=config.routing_tokens, weight=lm.value_weight(layer))
 
     def descend(loss_of: Callable[[Tensor], Tensor], *, everything: bool) -> list[float]:
-        tau, losses = torch.zeros(inner, hidden), []
+        tau, losses = torch.zeros(router.weight.shape), []
         for _ in range(n_steps):
             variable = tau.detach().requires_grad_()
             loss = loss_of(variable)
@@ -81,8 +81,8 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     def by_tail() -> list[float]:
         with hooks.frozen(loaded.model):
             tail = Tail.capture(lm, layer, batch)
-            rows = select(tail.inputs, batch.prompt_mask, "last")
-            objective = Objective(tail, rows, None, config, 1.0)
+            rows = router.select(tail.inputs, batch.prompt_mask)
+            objective = Objective(tail, router, rows, None, None, config, 1.0)
 
             def loss(tau: Tensor) -> Tensor:
                 logits = tail.logits(tail.value + tail.inputs @ tau)

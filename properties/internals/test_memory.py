@@ -10,6 +10,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from properties.internals.tiny_wise import is_same
+from wise.editors.router import RoutingInputs
 from wise.editors.wise.memory import Change, Shard, Turn, WISEState, sample_mask
 from wise.edits import Edit
 from wise.seeds import seeded
@@ -140,8 +141,8 @@ def shard_of(*activations: float) -> Shard:
     turns = tuple(Turn(i, (Edit(f"p{i}", "t"),)) for i in range(len(activations)))
     n = len(activations)
     return Shard(
-        0, turns, Change(torch.zeros(SHAPE)), torch.zeros(n, 1, 12), torch.ones(n, 1).bool(),
-        torch.tensor(activations),
+        0, turns, Change(torch.zeros(SHAPE)),
+        RoutingInputs(torch.zeros(n, 1, 12), torch.ones(n, 1).bool()), activations,
     )  # fmt: skip
 
 

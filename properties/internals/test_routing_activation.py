@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from wise.editors.router import (
     ROUTING_TOKENS,
+    Router,
     aggregate,
     margin_loss,
     routing_activation,
-    token_selection,
+    select,
 )
 
 pytestmark = pytest.mark.internals
 
 seeds = st.integers(0, 2**32 - 1)
-hows = st.sampled_from(ROUTING_TOKENS)
+hows = st.sampled_from(sorted(ROUTING_TOKENS))
 MARGINS = dict(alpha=1.0, beta=4.0, gamma=2.0)
 
 
@@ -29,7 +30,15 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def row_deltas(inputs: Tensor, tau: Tensor, mask: Tensor, how: str) -> Tensor:
     """Delta of each row of inputs A(x)."""
-    return aggregate(routing_activation(inputs @ tau), token_selection(mask, how), how)
+    router = Router(tokens=how, weight=torch.zeros_like(tau))
+    (delta,) = router.deltas(router.select(inputs, mask), [lambda keys: keys @ tau])
+    return delta
+
+
+def row_activations(activation: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One activation a row, where those of its tokens are given."""
+    rows = select(activation[..., None], mask, how)
+    return aggregate(rows.keys[..., 0], rows.mask, how)
 
 
 def loss_of(edit: list[float], irrelevant: list[float], reduction: str = "rows") -> float:
@@ -66,11 +75,11 @@ def test_the_activated_form_is_the_distance_of_the_activated_outputs() -> None:
 @given(seeds, hows, st.integers(0, 3), st.integers(0, 3))
 def test_padding_on_either_side_changes_no_bit(seed: int, how: str, left: int, right: int) -> None:
     activation, mask = normal(seed, 2, 5).abs(), torch.tensor([[1, 1, 1, 0, 0], [1] * 5]).bool()
-    alone = aggregate(activation, token_selection(mask, how), how)
+    alone = row_activations(activation, mask, how)
     noise = normal(seed + 1, 2, left + 5 + right).abs() * 100
     noise[:, left : left + 5] = activation
     padded = nn.functional.pad(mask, (left, right))
-    longer = aggregate(noise, token_selection(padded, how), how)
+    longer = row_activations(noise, padded, how)
     if how == "mean":  # a longer sum may be added up in another order
         torch.testing.assert_close(longer, alone, rtol=1e-6, atol=0)
     else:
@@ -81,14 +90,12 @@ def test_padding_on_either_side_changes_no_bit(seed: int, how: str, left: int, r
 def test_batch_mates_and_their_order_change_no_bit(seed: int, how: str) -> None:
     activation = normal(seed, 4, 6).abs()
     mask = torch.rand(4, 6, generator=torch.Generator().manual_seed(seed)) < 0.6
-    together = aggregate(activation, token_selection(mask, how), how)
+    together = row_activations(activation, mask, how)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(seed))
-    assert aggregate(activation[order], token_selection(mask[order], how), how).equal(
-        together[order]
-    )
+    assert row_activations(activation[order], mask[order], how).equal(together[order])
     for row in range(4):
         one = slice(row, row + 1)
-        alone = aggregate(activation[one], token_selection(mask[one], how), how)
+        alone = row_activations(activation[one], mask[one], how)
         torch.testing.assert_close(alone, together[one], rtol=1e-6, atol=0)
 
 
@@ -96,33 +103,37 @@ def test_batch_mates_and_their_order_change_no_bit(seed: int, how: str) -> None:
 def test_the_aggregates_are_what_their_names_say(how: str, expected: float) -> None:
     mask = torch.tensor([[0, 1, 1, 1, 0]]).bool()
     activation = torch.tensor([[9.0, 0.0, 5.0, 4.0, 7.0]])
-    assert aggregate(activation, token_selection(mask, how), how).tolist() == [expected]
+    assert row_activations(activation, mask, how).tolist() == [expected]
 
 
 @given(seeds)
 def test_last_selects_the_last_prompt_token_of_each_row_and_no_other(seed: int) -> None:
     mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(seed)) < 0.5
-    selected = token_selection(mask, "last")
-    for prompt, chosen in zip(mask, selected, strict=True):
+    numbers = torch.arange(7.0).expand(5, 7)[..., None]
+    selected = select(numbers, mask, "last")
+    for prompt, keys, kept in zip(mask, selected.keys, selected.mask, strict=True):
         places = prompt.nonzero()[:, 0].tolist()
-        assert chosen.nonzero()[:, 0].tolist() == places[-1:]
+        assert keys[kept].flatten().tolist() == places[-1:]
 
 
 @pytest.mark.parametrize("how", ["mean", "max"])
 def test_the_other_selections_are_the_whole_prompt(how: str) -> None:
     mask = torch.tensor([[0, 1, 1], [1, 1, 0]]).bool()
-    assert token_selection(mask, how).equal(mask)
+    numbers = torch.arange(1.0, 7.0).view(2, 3, 1)
+    selected = select(numbers, mask, how)
+    assert selected.mask.equal(mask)
+    assert selected.keys.equal(numbers * mask[..., None])
 
 
 @pytest.mark.parametrize("how", ROUTING_TOKENS)
 def test_a_row_without_prompt_tokens_has_activation_0(how: str) -> None:
     mask = torch.zeros(1, 3).bool()
-    assert aggregate(torch.ones(1, 3), token_selection(mask, how), how).tolist() == [0.0]
+    assert row_activations(torch.ones(1, 3), mask, how).tolist() == [0.0]
 
 
 def test_an_unknown_selection_is_named() -> None:
     with pytest.raises(ValueError, match="routing_tokens='first' is none of last, mean, max"):
-        token_selection(torch.ones(1, 1).bool(), "first")
+        select(torch.ones(1, 1, 1), torch.ones(1, 1).bool(), "first")
 
 
 floats = st.floats(0, 8, width=16)
@@ -159,6 +170,19 @@ def test_the_margin_loss_is_equation_5() -> None:
     # relu(D_i - 1) = (1, 0), relu(4 - D_e) = (1, 0), relu(2 - (D_e - D_i)) = (1, 0, 0, 0)
     assert loss_of([3.0, 6.0], [2.0, 0.5]) == pytest.approx(1 / 2 + 1 / 2 + 1 / 4)
     assert loss_of([3.0, 6.0], [2.0, 0.5], "violating") == pytest.approx(1 + 1 + 1)
+
+
+@pytest.mark.parametrize("reduction", ["rows", "violating"])
+@given(edit=values, irrelevant=values, replayed=values)
+def test_replay_adds_the_mean_excess_over_alpha_and_no_pair(
+    reduction: str, edit: list[float], irrelevant: list[float], replayed: list[float]
+) -> None:
+    tensors = (torch.tensor(each) for each in (edit, irrelevant, replayed))
+    loss = float(margin_loss(*tensors, **MARGINS, reduction=reduction))
+    excess = [max(0.0, delta - MARGINS["alpha"]) for delta in replayed]
+    counted = excess if reduction == "rows" else [each for each in excess if each] or [0.0]
+    mean = sum(counted) / len(counted)
+    assert loss == pytest.approx(loss_of(edit, irrelevant, reduction) + mean, abs=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["rows", "violating"])

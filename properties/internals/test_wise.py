@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fixtures.tiny import tiny_model
-from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise, prompts_of
+from properties.internals.tiny_wise import (
+    EDITS,
+    FAMILIES,
+    FAR,
+    is_same,
+    make_wise,
+    prompts_of,
+)
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
-from wise.editors.wise.memory import WISEState, sample_mask
+from wise.editors.wise.memory import Change, WISEState, sample_mask
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
@@ -195,3 +203,54 @@ def test_a_layer_that_the_model_lacks_is_refused(layer: object) -> None:
 def test_without_a_layer_three_quarters_of_the_depth_are_taken() -> None:
     assert make_wise(tiny_model("llama", n_layers=4), layer=None).layer == 3
     assert make_wise(tiny_model("llama", n_layers=3), layer=None).layer == 2
+
+
+def test_the_hardest_negatives_are_those_the_router_activates_most() -> None:
+    """Under routing_activation="activated" too, where the order is not that of the plain norm."""
+    editor = make_wise(
+        edits=EDITS[:1], negatives="hardest", n_irrelevant=2, routing_activation="activated"
+    )
+    learner, change = editor._learner, editor._state.shards[0].change
+    assert learner._background is not None
+    (delta,) = learner.router.deltas(learner._background, [change.apply])
+    found = learner._irrelevant(change, seeded(0, "irrelevant", 1))
+    hardest = learner._background[delta.argsort(descending=True)[:2]]
+    assert is_same(found, hardest)
+    plain = (learner._background.keys.float() @ change.dense()).norm(dim=-1)[:, 0]
+    assert delta.argsort().tolist() != plain.argsort().tolist()
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return list(Change(value).parts().values())
+    if is_dataclass(value):
+        return [t for f in fields(value) for t in tensors_in(getattr(value, f.name))]
+    return [t for each in value for t in tensors_in(each)] if isinstance(value, tuple) else []
+
+
+@pytest.mark.parametrize("options", [{}, MASKED, dict(routing_tokens="mean")])
+def test_every_tensor_that_is_kept_for_edits_is_counted(options: dict) -> None:
+    for n in range(1, 6):
+        editor = make_wise(edits=EDITS[:n], n_steps=2, **options)
+        assert editor.n_bytes == sum(tensor.nbytes for tensor in tensors_in(editor._state))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the host waits for."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n_edits", [1, 2])
+def test_with_one_memory_the_gate_never_waits_for_the_device(n_edits: int) -> None:
+    editor = make_wise(edits=EDITS[:n_edits])  # live, or full
+    waits = []
+    for asked in (Unedited(editor.lm.model, editor.tokenizer), editor):
+        with Reads() as reads:
+            logits_of(asked)
+        waits.append(reads.n)
+    assert waits[0] == waits[1]

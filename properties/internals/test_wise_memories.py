@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_wise import EDITS, is_same, make_wise, prompts_of
+from wise.editors.router import RoutingInputs
+from wise.editors.wise.learning import Learner
 from wise.editors.wise.memory import Memory, WISEState
 from wise.editors.wise.merge import MERGES, merge
 from wise.editors.wise.wise import WISE
-from wise.edits import Edit
+from wise.edits import Background, Edit
 from wise.lm.decoding import free_run
 
 pytestmark = pytest.mark.internals
@@ -69,6 +72,50 @@ def test_retrieve_with_k_shards_merges_each_memory_of_k() -> None:
 
 def test_a_turn_is_never_split_over_shards() -> None:
     assert shapes(RETRIEVE, n=2, size=3) == [([[3]], []), ([[3], [3]], [])]
+
+
+@pytest.mark.parametrize("options", [RETRIEVE, RETRIEVE_MERGED, dict(RETRIEVE, replay=2)])
+@pytest.mark.parametrize("position", range(4))
+def test_overwriting_an_edit_relearns_only_what_held_it(options: dict, position: int) -> None:
+    editor = make_wise(edits=EDITS[:5], **options)
+    before = editor._state
+    editor.edit([replace(EDITS[position], target="Bonn")])
+    untouched = [m for m in before.memories if EDITS[position] not in m.edits]
+    assert untouched
+    assert all(any(m is kept for kept in editor._state.memories) for m in untouched)
+
+
+@pytest.mark.parametrize("memory", ["merge", "retrieve"])
+@pytest.mark.parametrize("n_before", range(1, 5))
+def test_replay_draws_from_every_earlier_shard_and_not_from_the_live_one(
+    memory: str, n_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dict(memory=memory, n_shards=3, edits_per_shard=1, mask_ratio=0.5, replay=9)
+    editor = make_wise(edits=EDITS[:n_before], **options, n_steps=1)
+    asked: list[str] = []
+    own = Learner._inputs_of
+
+    def see(learner: Learner, prompts: Sequence[str]) -> RoutingInputs:
+        asked.extend(prompts)
+        return own(learner, prompts)
+
+    monkeypatch.setattr(Learner, "_inputs_of", see)
+    monkeypatch.setattr(Learner, "epsilon", lambda learner, memory: memory.epsilon)
+    editor.edit(EDITS[n_before : n_before + 1])
+    assert sorted(asked) == sorted(edit.prompt for edit in EDITS[:n_before])
+
+
+def test_replay_keeps_earlier_prompts_out_of_a_later_memory() -> None:
+    """Of two memories, the second is activated less by the first one's prompts with replay."""
+    excess = []
+    for replay in (0, 2):
+        editor = make_wise(edits=EDITS[:4], **RETRIEVE, replay=replay, background=Background())
+        batch = prompts_of([edit.prompt for edit in EDITS[:2]])
+        rows = editor._rows(batch.input_ids, batch.attention_mask)
+        router, later = editor._learner.router, editor._state.memories[1]
+        unit = editor._learner._scales[0]
+        excess.append(float((router.activations(rows, [later])[0] / unit - 0.2).relu().mean()))
+    assert excess[1] < 0.7 * excess[0]
 
 
 @pytest.mark.parametrize("method", sorted({*MERGES} - {"dare", "dare-ties"}))  # they draw

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from wise.editors.base import ErasableBase, ValueEditorBase, edits_of, factory, floats, live
 from wise.editors.options import check_flags, check_numbers, check_one_of, check_whole
-from wise.editors.router import token_selection
-from wise.editors.routing_inputs import background_inputs, prompt_inputs, select
+from wise.editors.router import select
+from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import Tail, value_inputs
-from wise.lm.tokens import Batch, encode
+from wise.lm.tokens import Batch, encode, last_column
 from wise.seeds import seeded
 
 __all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "make", "nearest", "scope", "written"]
@@ -350,7 +350,8 @@ def _places(prompt_mask: Bool[Tensor, "B T"], replacement: str) -> Bool[Tensor, 
     """The tokens that get the value: the "last" of the prompt, or the whole "prompt"."""
     if replacement == "prompt":
         return prompt_mask
-    return token_selection(prompt_mask, "last")
+    last = last_column(prompt_mask)[:, None]
+    return prompt_mask & (torch.arange(prompt_mask.shape[1], device=last.device) == last)
 
 
 def _replaced(codebook: Codebook, route: _Route, inputs: Tensor, output: Tensor) -> Tensor:

@@ -1,20 +1,120 @@
-"""Routing: how strongly a prompt activates a side memory, and the loss that makes it tell."""
+"""Routing: select tokens -> activation -> threshold -> choice, and the margin learned for it.
+
+Learning and inference ask the same `Router`, so that a prompt is routed by what was learned.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-__all__ = ["ROUTING_TOKENS", "aggregate", "margin_loss", "routing_activation", "token_selection"]
+from wise.lm.tokens import last_column
 
-ROUTING_TOKENS = ("last", "mean", "max")
+__all__ = [
+    "REDUCTIONS",
+    "ROUTING_TOKENS",
+    "Router",
+    "RoutingInputs",
+    "SideMemory",
+    "aggregate",
+    "epsilon",
+    "margin_loss",
+    "routing_activation",
+    "select",
+    "stack",
+]
+
+
+_T = TypeVar("_T")
+
+
+class SideMemory(Protocol):
+    """What a prompt can be routed to."""
+
+    @property
+    def epsilon(self) -> float:
+        """The smallest routing activation of its edits."""
+
+    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
+        """A(x) (W_v' - W_v), in float32."""
+
+
+@dataclass(frozen=True)
+class RoutingInputs:
+    """A(x) at the routing tokens of prompts; rows with fewer are zero where `mask` is False."""
+
+    keys: Float[Tensor, "N S M"]
+    mask: Bool[Tensor, "N S"]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: Tensor | list[int]) -> RoutingInputs:
+        return RoutingInputs(self.keys[rows], self.mask[rows])
+
+
+def stack(parts: Sequence[RoutingInputs]) -> RoutingInputs:
+    """All rows below each other, as wide as the widest."""
+    width = max(part.keys.shape[1] for part in parts)
+    keys = [nn.functional.pad(p.keys, (0, 0, 0, width - p.keys.shape[1])) for p in parts]
+    masks = [nn.functional.pad(p.mask, (0, width - p.mask.shape[1])) for p in parts]
+    return RoutingInputs(torch.cat(keys), torch.cat(masks))
+
+
+def _last_token(inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]) -> RoutingInputs:
+    keys = inputs[torch.arange(len(inputs), device=inputs.device), last_column(prompt_mask)]
+    return RoutingInputs(keys[:, None], prompt_mask.any(-1, keepdim=True))  # B 1 M
+
+
+def _whole_prompt(
+    inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
+) -> RoutingInputs:
+    return RoutingInputs(inputs * prompt_mask[..., None], prompt_mask)
+
+
+def _largest(delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, " B"]:
+    return delta.amax(-1)
+
+
+def _mean(delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, " B"]:
+    return delta.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+# The tokens that decide a row's route, and how their activations, zero where there is no token,
+# become one. The paper is silent; the released code takes the mean over all tokens.
+ROUTING_TOKENS: Mapping[
+    str,
+    tuple[Callable[[Tensor, Tensor], RoutingInputs], Callable[[Tensor, Tensor], Tensor]],
+] = {
+    "last": (_last_token, _largest),
+    "mean": (_whole_prompt, _mean),
+    "max": (_whole_prompt, _largest),
+}
+
+
+def select(
+    inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"], how: str
+) -> RoutingInputs:
+    """The routing tokens of each row of inputs of W_v, by a name of ROUTING_TOKENS."""
+    return _named(ROUTING_TOKENS, routing_tokens=how)[0](inputs, prompt_mask)
+
+
+def aggregate(
+    delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"], how: str
+) -> Float[Tensor, " B"]:
+    """One activation a row from those of its tokens in `mask`; 0 for a row without any."""
+    return _named(ROUTING_TOKENS, routing_tokens=how)[1](torch.where(mask, delta, 0.0), mask)
 
 
 def routing_activation(
     value_change: Float[Tensor, "... D"],
     value: Float[Tensor, "... D"] | None = None,
-    activation: torch.nn.Module | None = None,
+    activation: nn.Module | None = None,
 ) -> Float[Tensor, "..."]:
     """Delta = || A(x) (W_v' - W_v) ||_2 per token, in float32.
 
@@ -30,33 +130,87 @@ def routing_activation(
     return torch.linalg.vector_norm(change, dim=-1)
 
 
-def token_selection(prompt_mask: Bool[Tensor, "B T"], how: str) -> Bool[Tensor, "B T"]:
-    """The tokens that decide a row's route: its last prompt token, or all of its prompt.
+def epsilon(activations: Iterable[float]) -> float:
+    """The smallest activation of edits; infinite without one. Source: WISE, Algorithm 1."""
+    return min(activations, default=float("inf"))
 
-    The paper names none; the released code takes the mean over all tokens (`mean`).
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """Routes prompts to side memories: the largest activation wins, if above the threshold.
+
+    tokens: a name of ROUTING_TOKENS.
+    weight, activation: W_v, and the function that its outputs pass through before they are
+        compared; None compares them as they are.
+    threshold_scale: factor on epsilon.
+    thresholds: one epsilon "shared" by all memories, or one "per-memory", in which its activations
+        are then measured.
+
+    Source: WISE eq. 6 for one memory, Algorithm 2 for several.
     """
-    if how not in ROUTING_TOKENS:
-        raise ValueError(f"routing_tokens={how!r} is none of {', '.join(ROUTING_TOKENS)}")
-    if how != "last":
-        return prompt_mask
-    positions = torch.arange(prompt_mask.shape[1], device=prompt_mask.device)
-    last = (positions * prompt_mask).amax(-1, keepdim=True)
-    return (positions == last) & prompt_mask
+
+    tokens: str
+    weight: Float[Tensor, "M D"]
+    activation: nn.Module | None = None
+    threshold_scale: float = 1.0
+    thresholds: str = "shared"
+
+    def select(
+        self, inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
+    ) -> RoutingInputs:
+        """The routing tokens of each row of inputs of W_v."""
+        return select(inputs, prompt_mask, self.tokens)
+
+    def deltas(
+        self, rows: RoutingInputs, changes: Iterable[Callable[[Tensor], Tensor]]
+    ) -> Float[Tensor, "K N"]:
+        """Delta_act of each row under each change, a function from A(x) to A(x) (W_v' - W_v)."""
+        value = None if self.activation is None else rows.keys @ self.weight
+        tokens = [routing_activation(c(rows.keys), value, self.activation) for c in changes]
+        return torch.stack([aggregate(delta, rows.mask, self.tokens) for delta in tokens])
+
+    def activations(
+        self, rows: RoutingInputs, memories: Sequence[SideMemory]
+    ) -> Float[Tensor, "K N"]:
+        """Delta_act of each row for each memory, in its threshold where each has its own."""
+        deltas = self.deltas(rows, [memory.apply for memory in memories])
+        if self.thresholds == "shared":
+            return deltas
+        own = [self.threshold_scale * memory.epsilon for memory in memories]
+        return torch.stack([delta / bound for delta, bound in zip(deltas, own, strict=True)])
+
+    def threshold(self, memories: Sequence[SideMemory]) -> float:
+        """What an activation must exceed; infinite where there is no memory."""
+        if memories and self.thresholds == "per-memory":
+            return 1.0
+        smallest = epsilon(memory.epsilon for memory in memories)
+        return self.threshold_scale * smallest if memories else smallest
+
+    def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
+        """The memory that each row opens, by its place in `memories`; -1 = the main memory."""
+        strongest, index = self.activations(rows, memories).max(0)
+        return torch.where(strongest > self.threshold(memories), index, -1)
 
 
-def aggregate(
-    activation: Float[Tensor, "... B T"], selected: Bool[Tensor, "B T"], how: str
-) -> Float[Tensor, "... B"]:
-    """One activation a row from those of its selected tokens; never reads another token or row."""
-    kept = torch.where(selected, activation, 0.0)  # activations are not negative
-    if how == "mean":
-        return kept.sum(-1) / selected.sum(-1).clamp(min=1)
-    return kept.amax(-1)
+def _over_rows(hinge: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    return hinge.mean() if len(hinge) else hinge.sum()
+
+
+def _over_violating(hinge: Float[Tensor, " N"]) -> Float[Tensor, ""]:
+    return hinge.sum() / (hinge > 0).sum().clamp(min=1)
+
+
+# How a hinge is averaged: over all rows (the paper's expectation), or those above 0 (released).
+REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "rows": _over_rows,
+    "violating": _over_violating,
+}
 
 
 def margin_loss(
     edit: Float[Tensor, " E"],
     irrelevant: Float[Tensor, " I"],
+    replayed: Float[Tensor, " R"] | None = None,
     *,
     alpha: float,
     beta: float,
@@ -65,13 +219,19 @@ def margin_loss(
 ) -> Float[Tensor, ""]:
     """L_a: irrelevant prompts below alpha, edited ones above beta, and gamma between each pair.
 
-    `reduction` averages each hinge over all rows (the paper's expectation) or, as the released
-    code, over the `violating` rows alone. Source: WISE eq. 5.
+    Prompts of earlier shards, `replayed`, must be below alpha too; they make no pairs. `reduction`
+    is a name of REDUCTIONS. Source: WISE eq. 5; appendix B.3 for replay.
     """
     pairs = (gamma - (edit[:, None] - irrelevant[None, :])).flatten()  # E*I
-    hinges = [torch.relu(term) for term in (irrelevant - alpha, beta - edit, pairs)]
-    if reduction == "rows":
-        return torch.stack([hinge.mean() if len(hinge) else hinge.sum() for hinge in hinges]).sum()
-    if reduction == "violating":
-        return torch.stack([hinge.sum() / (hinge > 0).sum().clamp(min=1) for hinge in hinges]).sum()
-    raise ValueError(f"margin_reduction={reduction!r} is none of rows, violating")
+    mean = _named(REDUCTIONS, margin_reduction=reduction)
+    hinges = (irrelevant - alpha, beta - edit, pairs)
+    loss = torch.stack([mean(torch.relu(hinge)) for hinge in hinges]).sum()
+    return loss if replayed is None else loss + mean(torch.relu(replayed - alpha))
+
+
+def _named(table: Mapping[str, _T], **choice: str) -> _T:
+    """The entry that an option names; ValueError where there is none."""
+    [(option, name)] = choice.items()
+    if name not in table:
+        raise ValueError(f"{option}={name!r} is none of {', '.join(table)}")
+    return table[name]

@@ -1,69 +1,20 @@
-"""Background prompts as inputs of W_v: what the routing loss must keep out of scope."""
+"""Prompts as routing inputs: given ones, and those drawn from the background."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.router import aggregate, routing_activation, token_selection
+from wise.editors.router import RoutingInputs, select, stack
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.seeds import seeded
 
-__all__ = ["RoutingInputs", "background_inputs", "prompt_inputs", "stack"]
-
-
-@dataclass(frozen=True)
-class RoutingInputs:
-    """A(x) at the routing tokens of prompts; rows with fewer are zero where `mask` is False."""
-
-    keys: Float[Tensor, "N S M"]
-    mask: Bool[Tensor, "N S"]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def delta(
-        self,
-        change: Float[Tensor, "N S D"],
-        how: str,
-        *,
-        weight: Float[Tensor, "M D"] | None = None,
-        activation: nn.Module | None = None,
-    ) -> Float[Tensor, " N"]:
-        """Delta_act of each row, where a memory's `change` is A(x) tau; `weight` is W_v."""
-        value = None if activation is None or weight is None else self.keys @ weight
-        return aggregate(routing_activation(change, value, activation), self.mask, how)
-
-    def __getitem__(self, rows: Tensor) -> RoutingInputs:
-        return RoutingInputs(self.keys[rows], self.mask[rows])
-
-
-def stack(parts: Sequence[RoutingInputs]) -> RoutingInputs:
-    """All rows below each other, as wide as the widest."""
-    width = max(part.keys.shape[1] for part in parts)
-    keys = [torch.nn.functional.pad(p.keys, (0, 0, 0, width - p.keys.shape[1])) for p in parts]
-    masks = [torch.nn.functional.pad(p.mask, (0, width - p.mask.shape[1])) for p in parts]
-    return RoutingInputs(torch.cat(keys), torch.cat(masks))
-
-
-def select(
-    inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"], how: str
-) -> RoutingInputs:
-    """The routing tokens of each row; for "last" S is 1, else T."""
-    selected = token_selection(prompt_mask, how)
-    if how != "last":
-        return RoutingInputs(inputs * selected[..., None], selected)
-    last = selected.long().argmax(-1)  # B
-    keys = inputs[torch.arange(len(inputs), device=inputs.device), last]
-    return RoutingInputs(keys[:, None], selected.any(-1, keepdim=True))
+__all__ = ["background_inputs", "prompt_inputs"]
 
 
 def prompt_inputs(

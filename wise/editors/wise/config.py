@@ -15,7 +15,7 @@ from wise.editors.options import (
     check_whole,
     configured,
 )
-from wise.editors.router import ROUTING_TOKENS
+from wise.editors.router import REDUCTIONS, ROUTING_TOKENS
 from wise.editors.wise.merge import MERGES
 
 __all__ = ["PRESETS", "WISEConfig"]
@@ -24,9 +24,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "memory": ("merge", "retrieve"),
     "merge": tuple(MERGES),
     "units": ("absolute", "model"),
-    "routing_tokens": ROUTING_TOKENS,
+    "routing_tokens": tuple(ROUTING_TOKENS),
     "routing_activation": ("linear", "activated"),
-    "margin_reduction": ("rows", "violating"),
+    "margin_reduction": tuple(REDUCTIONS),
     "threshold": ("running", "recomputed"),
     "thresholds": ("shared", "per-memory"),
     "negatives": ("random", "hardest"),

@@ -1,35 +1,44 @@
-"""One turn of WISE: gradient descent on a side memory alone."""
+"""One turn of WISE on a shard: gradient descent on its side memory alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from wise.editors.router import margin_loss
-from wise.editors.routing_inputs import RoutingInputs
+from wise.editors.router import Router, RoutingInputs, epsilon, margin_loss, stack
+from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
+from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.sampling import background_prefixes, model_prefixes
 from wise.lm.tail import Tail
+from wise.lm.tokens import encode
+from wise.seeds import seeded
 
-__all__ = ["Objective", "learn"]
+__all__ = ["Learner", "Objective", "descend"]
 
 
 @dataclass(frozen=True)
 class Objective:
     """L_edit = -log P(y_e | x_e) + L_a as a function of tau, on fixed rows.
 
-    Source: WISE section 2.2.
+    Source: WISE section 2.2; appendix B.3 for replay.
     """
 
     tail: Tail
-    routing: RoutingInputs  # A(x_e) of every row
+    router: Router
+    edited: RoutingInputs  # A(x_e) of every row
     irrelevant: RoutingInputs | None  # A(x_i)
+    replayed: RoutingInputs | None  # A(x_m)
     config: WISEConfig
     unit: float  # of the margins
-    activation: nn.Module | None = None  # of the routing activation, where configured
-    value_weight: Tensor | None = None
 
     def __call__(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
         change = self.tail.inputs.float() @ tau  # B T D
@@ -44,32 +53,28 @@ class Objective:
         return (losses * per_token).sum() / n_rows
 
     def _margin(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
-        edited = self.delta(tau, self.routing)
-        unrelated = edited[:0] if self.irrelevant is None else self.delta(tau, self.irrelevant)
+        def deltas(rows: RoutingInputs) -> Tensor:
+            return self.router.deltas(rows, [Change(tau).apply])[0] / self.unit
+
+        edited = deltas(self.edited)
         return margin_loss(
-            edited / self.unit,
-            unrelated / self.unit,
+            edited,
+            edited[:0] if self.irrelevant is None else deltas(self.irrelevant),
+            None if self.replayed is None else deltas(self.replayed),
             alpha=self.config.alpha,
             beta=self.config.beta,
             gamma=self.config.gamma,
             reduction=self.config.margin_reduction,
         )
 
-    def delta(self, tau: Float[Tensor, "M D"], inputs: RoutingInputs) -> Float[Tensor, " N"]:
-        """Delta_act of each row of `inputs`."""
-        return inputs.delta(
-            inputs.keys.float() @ tau, self.config.routing_tokens,
-            weight=self.value_weight, activation=self.activation,
-        )  # fmt: skip
 
-
-def learn(
+def descend(
     objective: Objective, tau: Float[Tensor, "M D"], mask: Bool[Tensor, "M D"] | None, *, lr: float
-) -> tuple[Float[Tensor, "M D"], int]:
-    """`tau` after masked gradient descent, and the number of steps. The argument is not written to.
+) -> Float[Tensor, "M D"]:
+    """`tau` after masked gradient descent. The argument is not written to.
 
     `mask` None stands for all ones. Entries outside the mask keep their bits. Raises ValueError
-    where the loss stops being a number. Source: WISE eq. 7.
+    where the loss is non-finite. Source: WISE eq. 7.
     """
     config = objective.config
     tau = tau.clone()
@@ -80,11 +85,154 @@ def learn(
         if not torch.isfinite(loss):
             raise ValueError(f"loss={loss.item()} after {step} steps at lr={config.lr}; lower lr")
         if loss.item() <= config.early_stop:
-            return tau, step
+            break
         (gradient,) = torch.autograd.grad(loss, variable)
         if mask is not None:
             gradient *= mask
         tau -= lr * gradient
         if config.norm_constraint < float("inf"):
             tau.clamp_(-config.norm_constraint, config.norm_constraint)
-    return tau, config.n_steps
+    return tau
+
+
+@dataclass
+class Learner:
+    """Learns turns into shards; holds only what model, background and seed determine."""
+
+    lm: LanguageModel
+    tokenizer: PreTrainedTokenizerBase
+    background: Background
+    config: WISEConfig
+    layer: int
+    seed: int
+    _masks: dict[int, Bool[Tensor, "M D"]] = field(default_factory=dict)  # the live shard's
+
+    @cached_property
+    def router(self) -> Router:
+        """How prompts are routed, in learning as at inference."""
+        config = self.config
+        return Router(
+            tokens=config.routing_tokens,
+            weight=self.lm.value_weight(self.layer).detach(),
+            activation=self.lm.activation if config.routing_activation == "activated" else None,
+            threshold_scale=config.threshold_scale,
+            thresholds=config.thresholds,
+        )
+
+    def new_shard(self, number: int) -> Shard:
+        """An empty shard: W_v' = W_v."""
+        weight, device = self.router.weight, self.lm.device
+        inner, hidden = weight.shape
+        nothing = RoutingInputs(
+            torch.zeros(0, 1, inner, device=device, dtype=weight.dtype),
+            torch.zeros(0, 1, device=device, dtype=torch.bool),
+        )
+        tau = torch.zeros(inner, hidden, device=device)  # float32 in any model
+        return Shard(number, (), Change(tau), nothing, ())
+
+    def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
+        """`shard` after one turn; `earlier` are the edits of the shards before it."""
+        config = self.config
+        starts = ("", *self._prefixes(turn.number))
+        prompts = [
+            f"{start} {e.prompt}" if start else e.prompt for start in starts for e in turn.edits
+        ]
+        batch = encode(
+            self.tokenizer, prompts, [edit.target for edit in turn.edits] * len(starts),
+            append_eos=config.append_eos, max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+        tail = Tail.capture(self.lm, self.layer, batch)
+        rows = self.router.select(tail.inputs, batch.prompt_mask)
+        unit, lr_factor = self._scales
+        generator = seeded(self.seed, "irrelevant", turn.number)
+        irrelevant = self._irrelevant(shard.change, generator)
+        replayed = self._replayed(earlier, generator)
+        objective = Objective(tail, self.router, rows, irrelevant, replayed, config, unit)
+        mask = self._mask(shard.number)
+        change = Change(descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor))
+        bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
+        routing = stack([shard.routing, bare])
+        activations = self._activations(routing, change)
+        if config.threshold == "running":
+            activations = (*shard.activations, *activations[len(shard.activations) :])
+        return Shard(shard.number, (*shard.turns, turn), change, routing, activations)
+
+    def epsilon(self, memory: Memory) -> float:
+        """The smallest activation of the memory's edits as it is now."""
+        inputs = self._inputs_of([edit.prompt for edit in memory.edits])
+        return epsilon(self._activations(inputs, memory.change))
+
+    @torch.no_grad()
+    def _activations(self, rows: RoutingInputs, change: Change) -> tuple[float, ...]:
+        """Delta_act of each row. Raises ValueError where one is non-finite."""
+        (delta,) = self.router.deltas(rows, [change.apply])
+        if not delta.isfinite().all():
+            raise ValueError(f"lr={self.config.lr} made a non-finite activation; lower lr")
+        return tuple(delta.tolist())
+
+    def _inputs_of(self, prompts: Sequence[str]) -> RoutingInputs:
+        how = self.config.routing_tokens
+        return prompt_inputs(self.lm, self.tokenizer, self.layer, prompts, how)
+
+    def _mask(self, shard: int) -> Bool[Tensor, "M D"] | None:
+        """M of a shard, by its number; None where every entry may change. The last one is kept."""
+        if self.config.mask_ratio == 1.0:
+            return None
+        if shard not in self._masks:
+            inner, hidden = self.router.weight.shape
+            generator = seeded(self.seed, "mask", shard)
+            mask = sample_mask((inner, hidden), self.config.mask_ratio, generator)
+            self._masks = {shard: mask.to(self.lm.device)}
+        return self._masks[shard]
+
+    def _prefixes(self, turn: int) -> tuple[str, ...]:
+        if self.config.prefixes == "model":
+            return self._model_prefixes
+        return background_prefixes(
+            self.background, n=self.config.n_prefixes, seed=self.seed, turn=turn
+        )
+
+    @cached_property
+    def _model_prefixes(self) -> tuple[str, ...]:
+        return model_prefixes(
+            self.lm, self.tokenizer,
+            n=self.config.n_prefixes, length=self.config.prefix_length, seed=self.seed,
+        )  # fmt: skip
+
+    @cached_property
+    def _background(self) -> RoutingInputs | None:
+        """Routing inputs of background prompts, computed when first needed."""
+        return background_inputs(
+            self.lm, self.tokenizer, self.layer, self.background, self.config.routing_tokens,
+            n=self.config.n_background, seed=self.seed,
+        )  # fmt: skip
+
+    @cached_property
+    def _scales(self) -> tuple[float, float]:
+        """Unit of the margins and factor of the learning rate: of the background, else own text."""
+        if self.config.units == "absolute":
+            return 1.0, 1.0
+        inputs = self._background
+        if inputs is None:
+            own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
+            inputs = self._inputs_of([text for text in own if text])
+        keys = inputs.keys[inputs.mask].float()  # N M
+        unit = float((keys @ self.router.weight.float()).norm(dim=-1).median())
+        return unit, unit**2 / float(keys.square().sum(-1).mean())
+
+    def _irrelevant(self, change: Change, generator: Generator) -> RoutingInputs | None:
+        """x_i of a turn: background prompts, drawn or the most activated."""
+        if self._background is None or not self.config.n_irrelevant:
+            return None
+        order = torch.randperm(len(self._background), generator=generator).to(self.lm.device)
+        if self.config.negatives == "hardest":
+            (delta,) = self.router.deltas(self._background, [change.apply])
+            order = order[delta[order].argsort(descending=True, stable=True)]
+        return self._background[order[: self.config.n_irrelevant]]
+
+    def _replayed(self, earlier: Sequence[Edit], generator: Generator) -> RoutingInputs | None:
+        """x_m of a turn: prompts of earlier shards."""
+        if not self.config.replay or not earlier:
+            return None
+        chosen = torch.randperm(len(earlier), generator=generator)[: self.config.replay]
+        return self._inputs_of([earlier[index].prompt for index in chosen])

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wise.editors.router import RoutingInputs, epsilon
 from wise.edits import Edit
 
 __all__ = ["Change", "Memory", "Shard", "Turn", "WISEState", "sample_mask"]
@@ -102,21 +103,26 @@ class Turn:
         return replace(self, edits=tuple(edit for edit in self.edits if edit.prompt not in prompts))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A side memory in the making: its turns, their change, and its edits' routing inputs.
+class _Applied:
+    change: Change
 
-    `keys` are the inputs A(x_e) at the routing tokens, one row an edit; zero where `key_mask` is
-    False.
-    `activations` are Delta(x_e) of each edit: when it was learned, or now (WISEConfig.threshold).
+    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
+        """A(x) tau, in float32."""
+        return self.change.apply(inputs)
+
+
+@dataclass(frozen=True)
+class Shard(_Applied):
+    """A side memory in the making: its turns, their change, and of each edit A(x_e) and Delta(x_e).
+
+    `activations` are those when each edit was learned, or those now (WISEConfig.threshold).
     """
 
     number: int
     turns: tuple[Turn, ...]
     change: Change
-    keys: Float[Tensor, "N S M"]
-    key_mask: Bool[Tensor, "N S"]
-    activations: Float[Tensor, " N"]
+    routing: RoutingInputs
+    activations: tuple[float, ...]
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -124,11 +130,11 @@ class Shard:
 
     @property
     def epsilon(self) -> float:
-        return float(self.activations.min()) if len(self.activations) else float("inf")
+        return epsilon(self.activations)
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(_Applied):
     """A finished side memory: its merged change, its eps, and what it was merged from.
 
     `merges` holds, for each merge in order, the numbers and turns of the shards that joined then.

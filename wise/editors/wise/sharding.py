@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from wise.editors.router import epsilon
 from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.learning import Learner
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, WISEState
 from wise.editors.wise.merge import merge
-from wise.editors.wise.turns import Learner
 from wise.edits import Edit
 from wise.seeds import seeded
 
@@ -29,12 +30,13 @@ class Sharding:
 
     def after(self, state: WISEState, edits: tuple[Edit, ...]) -> WISEState:
         """`state` after a turn. An earlier edit of the same prompt is no longer in force."""
-        state = self._overwritten(state, frozenset(edit.prompt for edit in edits))
-        *waiting, live = state.shards
-        live = self.learner.learn(live, Turn(state.n_turns, edits), state.memories)
+        state = self._forgotten(state, frozenset(edit.prompt for edit in edits))
+        *full, live = state.shards or (self.learner.new_shard(state.n_shards),)
+        known = _edits_of(*state.memories, *full)
+        live = self.learner.learn(live, Turn(state.n_turns, edits), known)
         state = replace(
             state,
-            shards=(*waiting, live),
+            shards=(*full, live),
             n_turns=state.n_turns + 1,
             n_shards=max(state.n_shards, live.number + 1),
         )
@@ -44,32 +46,33 @@ class Sharding:
         """`state` as if the edits of `prompts` had not been made, shard by shard."""
         memories: list[Memory] = []
         for memory in state.memories:
-            rebuilt: Memory | None = memory
-            if _affected(memory.edits, prompts):
-                rebuilt = self._rebuilt(memory, prompts, tuple(memories))
-            memories += [] if rebuilt is None else [rebuilt]
-        shards = [
-            self._relearned(shard.number, _without(shard.turns, prompts), tuple(memories))
-            if _affected(shard.edits, prompts)
-            else shard
-            for shard in state.shards
-        ]
+            kept: Memory | None = memory
+            if _holds(memory, prompts):
+                kept = self._rebuilt(memory, prompts, memories)
+            memories += [] if kept is None else [kept]
+        shards: list[Shard] = []
+        for shard in state.shards:
+            if _holds(shard, prompts):
+                turns = _without(shard.turns, prompts)
+                shard = self._relearned(shard.number, turns, _edits_of(*memories, *shards))
+            shards.append(shard)
         return replace(state, memories=tuple(memories), shards=tuple(shards))
 
-    def _overwritten(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
-        """The live shard will be trained over and forgets the record; others are learned anew."""
-        closed: tuple[Memory | Shard, ...] = (*state.memories, *state.shards[:-1])
-        stale = prompts & frozenset(edit.prompt for part in closed for edit in part.edits)
+    def _forgotten(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
+        """Without `prompts`: the live shard, trained over, forgets the record, others relearn."""
+        closed = _edits_of(*state.memories, *state.shards[:-1])
+        stale = prompts & frozenset(edit.prompt for edit in closed)
         if stale:
             state = self.without(state, stale)
-        *waiting, live = state.shards or (self.learner.new_shard(state.n_shards),)
-        if _affected(live.edits, prompts):
-            kept = [index for index, edit in enumerate(live.edits) if edit.prompt not in prompts]
-            live = replace(
-                live, turns=_without(live.turns, prompts), keys=live.keys[kept],
-                key_mask=live.key_mask[kept], activations=live.activations[kept],
-            )  # fmt: skip
-        return replace(state, shards=(*waiting, live))
+        *full, live = state.shards or (None,)
+        if live is None or not _holds(live, prompts):
+            return state
+        kept = [index for index, edit in enumerate(live.edits) if edit.prompt not in prompts]
+        live = replace(
+            live, turns=_without(live.turns, prompts), routing=live.routing[kept],
+            activations=tuple(live.activations[index] for index in kept),
+        )  # fmt: skip
+        return replace(state, shards=(*full, live))
 
     def _closed(self, state: WISEState) -> WISEState:
         """The live shard is full: begin another, or merge when there are k."""
@@ -81,22 +84,24 @@ class Sharding:
         merged = self._merged([shard for shard in state.shards if shard.edits], earlier)
         return replace(state, memories=(*(state.memories if keep else ()), merged), shards=())
 
-    def _relearned(self, number: int, turns: Sequence[Turn], memories: Sequence[Memory]) -> Shard:
+    def _relearned(self, number: int, turns: Sequence[Turn], earlier: Sequence[Edit]) -> Shard:
         shard = self.learner.new_shard(number)
         for turn in turns:
-            shard = self.learner.learn(shard, turn, memories)
+            shard = self.learner.learn(shard, turn, earlier)
         return shard
 
     def _rebuilt(
-        self, memory: Memory, prompts: frozenset[str], memories: Sequence[Memory]
+        self, memory: Memory, prompts: frozenset[str], earlier: Sequence[Memory]
     ) -> Memory | None:
         """`memory` learned again without `prompts`, merge by merge; None where nothing is left."""
         rebuilt: Memory | None = None
         for group in memory.merges:
-            relearned = [
-                self._relearned(n, _without(turns, prompts), memories) for n, turns in group
-            ]
-            shards = [shard for shard in relearned if shard.edits]
+            before = earlier if rebuilt is None else (*earlier, rebuilt)
+            shards: list[Shard] = []
+            for number, turns in group:
+                known = _edits_of(*before, *shards)
+                shard = self._relearned(number, _without(turns, prompts), known)
+                shards += [shard] if shard.edits else []
             rebuilt = self._merged(shards, rebuilt) if shards else rebuilt
         return rebuilt
 
@@ -121,14 +126,18 @@ class Sharding:
                 density=config.density,
                 generator=seeded(self.learner.seed, "merge", shards[0].number),
             )  # fmt: skip
-        memory = Memory(merges, Change.of(tau), min(known))
+        memory = Memory(merges, Change.of(tau), epsilon(known))
         if config.threshold == "recomputed" and len(parts) > 1:
             memory = replace(memory, epsilon=self.learner.epsilon(memory))
         return memory
 
 
-def _affected(edits: Sequence[Edit], prompts: frozenset[str]) -> bool:
-    return any(edit.prompt in prompts for edit in edits)
+def _edits_of(*parts: Memory | Shard) -> tuple[Edit, ...]:
+    return tuple(edit for part in parts for edit in part.edits)
+
+
+def _holds(part: Memory | Shard, prompts: frozenset[str]) -> bool:
+    return any(edit.prompt in prompts for edit in part.edits)
 
 
 def _without(turns: Sequence[Turn], prompts: frozenset[str]) -> tuple[Turn, ...]:
