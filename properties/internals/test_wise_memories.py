@@ -70,8 +70,28 @@ def test_retrieve_with_k_shards_merges_each_memory_of_k() -> None:
     assert shapes(RETRIEVE_MERGED)[1::2] == [([[2]], []), ([[2], [2]], []), ([[2], [2], [2]], [])]
 
 
-def test_a_turn_is_never_split_over_shards() -> None:
-    assert shapes(RETRIEVE, n=2, size=3) == [([[3]], []), ([[3], [3]], [])]
+def test_a_mass_turn_fills_the_live_shard_and_as_many_more_as_it_needs() -> None:
+    assert shapes(RETRIEVE, n=2, size=3) == [([[2]], [1]), ([[2], [2], [2]], [])]
+    assert shapes(dict(MERGE, edits_per_shard=2), n=1, size=11) == [([[4, 4]], [2, 1])]
+
+
+def test_a_mass_turn_that_fails_half_way_leaves_all_as_it_was() -> None:
+    editor = make_wise(edits=EDITS[:1], **RETRIEVE, background=Background())
+    before = editor._state
+    with pytest.raises(ValueError, match="reads at most 64"):
+        editor.edit([*EDITS[1:4], Edit("very " * 70 + "long", "x")])
+    assert editor._state is before
+
+
+def test_a_mass_turn_is_one_turn_whose_edits_can_be_removed_one_by_one() -> None:
+    editor = make_wise(**RETRIEVE)
+    editor.edit(EDITS[:5])
+    assert (editor.edits, editor._state.n_turns) == (EDITS[:5], 1)
+    whole = editor._state
+    editor.remove(EDITS[:1])
+    assert editor.edits == EDITS[1:5]
+    assert editor._state.memories[1] is whole.memories[1]
+    assert editor._state.shards[0] is whole.shards[0]
 
 
 @pytest.mark.parametrize("options", [RETRIEVE, RETRIEVE_MERGED, dict(RETRIEVE, replay=2)])

@@ -29,18 +29,21 @@ class Sharding:
         return self.learner.config
 
     def after(self, state: WISEState, edits: tuple[Edit, ...]) -> WISEState:
-        """`state` after a turn. An earlier edit of the same prompt is no longer in force."""
+        """`state` after a turn, which fills as many shards as it needs.
+
+        An earlier edit of the same prompt is no longer in force.
+        """
         state = self._forgotten(state, frozenset(edit.prompt for edit in edits))
-        *full, live = state.shards or (self.learner.new_shard(state.n_shards),)
-        known = _edits_of(*state.memories, *full)
-        live = self.learner.learn(live, Turn(state.n_turns, edits), known)
-        state = replace(
-            state,
-            shards=(*full, live),
-            n_turns=state.n_turns + 1,
-            n_shards=max(state.n_shards, live.number + 1),
-        )
-        return self._closed(state) if len(live.edits) >= self.config.edits_per_shard else state
+        while edits:
+            *full, live = state.shards or (self.learner.new_shard(state.n_shards),)
+            room = self.config.edits_per_shard - len(live.edits)
+            turn, edits = Turn(state.n_turns, edits[:room]), edits[room:]
+            live = self.learner.learn(live, turn, _edits_of(*state.memories, *full))
+            n_shards = max(state.n_shards, live.number + 1)
+            state = replace(state, shards=(*full, live), n_shards=n_shards)
+            if len(live.edits) == self.config.edits_per_shard:
+                state = self._closed(state)
+        return replace(state, n_turns=state.n_turns + 1)
 
     def without(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
         """`state` as if the edits of `prompts` had not been made, shard by shard."""
