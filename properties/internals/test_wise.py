@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fixtures.tiny import tiny_model
 from properties.internals.tiny_wise import (
+    BACKGROUND,
     EDITS,
     FAMILIES,
     FAR,
@@ -21,7 +22,7 @@ from properties.internals.tiny_wise import (
 )
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
 from wise.editors.wise.memory import Change, WISEState, sample_mask
-from wise.editors.wise.wise import WISE
+from wise.editors.wise.wise import WISE, WISEConfig
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
 from wise.seeds import seeded
@@ -203,6 +204,12 @@ def test_a_layer_that_the_model_lacks_is_refused(layer: object) -> None:
 def test_without_a_layer_three_quarters_of_the_depth_are_taken() -> None:
     assert make_wise(tiny_model("llama", n_layers=4), layer=None).layer == 3
     assert make_wise(tiny_model("llama", n_layers=3), layer=None).layer == 2
+
+
+def test_a_threshold_of_0_is_refused_where_activations_are_divided_by_it() -> None:
+    with pytest.raises(ValueError, match=r"threshold_scale=0 is not allowed; .*per-memory"):
+        WISEConfig(threshold_scale=0, thresholds="per-memory")
+    assert WISEConfig(threshold_scale=0).threshold_scale == 0
 
 
 def test_the_hardest_negatives_are_those_the_router_activates_most() -> None:

@@ -125,6 +125,8 @@ class WISEConfig:
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             check_field(self, name, is_number and 0 < value <= 1, "in (0.0, 1.0]")
+        holds = self.thresholds == "shared" or self.threshold_scale > 0
+        check_field(self, "threshold_scale", holds, "a number > 0 with thresholds='per-memory'")
         is_whole = type(self.layer) is int
         check_field(self, "layer", self.layer is None or is_whole, "a whole number or none")
 
