@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fixtures.tiny import tiny_model
+from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_wise import (
     BACKGROUND,
     EDITS,
@@ -22,7 +22,7 @@ from properties.internals.tiny_wise import (
 )
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
 from wise.editors.wise.memory import Change, WISEState, sample_mask
-from wise.editors.wise.wise import WISE, WISEConfig
+from wise.editors.wise.wise import WISE, WISEConfig, make
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
 from wise.seeds import seeded
@@ -204,6 +204,12 @@ def test_a_layer_that_the_model_lacks_is_refused(layer: object) -> None:
 def test_without_a_layer_three_quarters_of_the_depth_are_taken() -> None:
     assert make_wise(tiny_model("llama", n_layers=4), layer=None).layer == 3
     assert make_wise(tiny_model("llama", n_layers=3), layer=None).layer == 2
+
+
+def test_the_constructor_and_the_factory_start_from_one_configuration() -> None:
+    model = tiny_model("llama")
+    made = make(model, tiny_tokenizer(), BACKGROUND)
+    assert WISE(model, tiny_tokenizer(), BACKGROUND).config == made.config
 
 
 def test_a_threshold_of_0_is_refused_where_activations_are_divided_by_it() -> None:

@@ -34,7 +34,8 @@ __all__ = ["WISE", "WISEConfig", "make"]
 class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISEState]):
     """Lifelong editor with side memories; it has every capability of `wise.editor`.
 
-    Raises ValueError where the model has no such layer or is of no known type.
+    Without a `config` it has that of the preset "embedded", as from its factory. Raises ValueError
+    where the model has no such layer or is of no known type.
     """
 
     empty = WISEState()
@@ -48,7 +49,7 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         *,
         seed: int = 0,
     ):
-        config = WISEConfig() if config is None else config
+        config = WISEConfig.of() if config is None else config
         super().__init__(model, tokenizer, background, config, seed=seed)
         self._learner = Learner(self.lm, tokenizer, background, self.config, self.layer, seed)
         self._sharding = Sharding(self._learner)
