@@ -75,7 +75,7 @@ class SubjectNoise:
 
     sigma: float
     seed: int = 0
-    of: str = "lessons"  # answers are asked under other noise than editors are taught under
+    of: str = "learning"  # or "answers": these are asked under other noise than is learned under
 
     def __call__(
         self,

@@ -73,7 +73,8 @@ class KeyValueConfig:
     append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
     n_prefixes, prefix_lengths, prefix_starts: token sequences drawn from the model, after which the
         prompt is asked too: how many, of which lengths and beginning with which words, each in turn
-        (released: ten of 5 and ten of 10, context_template_length_params of ROME's hparams).
+        (released: ten of 5 and ten of 10, context_template_length_params of ROME's hparams; drawn
+        among the five likeliest tokens, here among all).
     prefix_share: the weight of all of them in the key, the bare prompt having the rest; None = each
         has that of the bare prompt (released).
     n_texts: background texts of which C is taken (released: 100,000).
