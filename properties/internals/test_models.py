@@ -116,7 +116,7 @@ def test_a_family_that_is_not_trained_is_an_error_that_says_how_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("fixtures.models.PRETRAINED", tmp_path)
-    with pytest.raises(ValueError, match=r"'gptj' is not trained here; python -m fixtures"):
+    with pytest.raises(ValueError, match=r"'gptj' has not been trained; run python -m fixtures"):
         load_model("gptj")
 
 

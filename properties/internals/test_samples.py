@@ -173,7 +173,10 @@ def test_what_is_not_in_force_is_not_drawn() -> None:
     ("options", "message"),
     [
         (dict(kind="distant"), "kind='distant' is none of edit, paraphrase, far"),
-        (dict(kind="far", level=1), "level=1 grades paraphrases; kind='far' has no level"),
+        (
+            dict(kind="far", level=1),
+            "level=1 applies to paraphrases only; kind='far' has no levels",
+        ),
         (dict(kind="edit", n=11), r"n=11 is outside 0\.\.10"),
         (dict(kind="edit", n=-1), r"n=-1 is outside 0\.\.10"),
         (dict(kind="paraphrase", level=9, n=1), r"n=1 is outside 0\.\.0"),

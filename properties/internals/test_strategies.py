@@ -191,7 +191,7 @@ def test_the_largest_paraphrase_set_can_be_drawn() -> None:
         (edits, dict(levels=[1, 6]), "levels holds 6, which is none of"),
         (edits, dict(max_paraphrases=-1), "max_paraphrases=-1 is not a whole number >= 0"),
         (edits, dict(max_chars=50.0), "max_chars=50.0 is not a whole number >= 1"),
-        (edits, dict(max_chars=100), "max_chars=100 is too few.* after a sentence, takes up to"),
+        (edits, dict(max_chars=100), "max_chars=100 is too few.* after a sentence, has up to"),
         (edits, dict(max_chars=9, levels=[1], prompt_variants=["plain"]), "max_chars=9 is too few"),
         (prompts, dict(variants=["hard"]), "variants holds 'hard', which is none of"),
         (prompts, dict(split=""), "split='' is none of"),

@@ -184,11 +184,11 @@ LARGE = partial(edit_streams, min_edits=200, max_edits=200)
         (edit_streams, dict(min_edits=6), "max_edits=5 is not a whole number >= 6"),
         (edit_streams, dict(max_probes=True), "max_probes=True is not a whole number >= 0"),
         (edit_streams, dict(levels=[0]), "levels holds 0, which is none of"),
-        (edit_streams, dict(max_edits=1), "max_edits=1 is too few for variants='same-subject'"),
+        (edit_streams, dict(max_edits=1), "max_edits=1 is too few; variants='same-subject'"),
         (edit_streams, dict(split="train"), "needs 2 such facts; split='train' has at most 1"),
         (LARGE, dict(variants=["same-subject"]), "needs 200 such facts; .* has at most 4"),
         (LARGE, dict(variants=["chained"]), "'evaluation' has too few facts to chain 200"),
-        (LARGE, dict(variants=["plain"]), "200 different edits are wanted; 152 can be asked"),
+        (LARGE, dict(variants=["plain"]), "200 different edits are wanted; there are 152"),
         (
             edit_streams, dict(prompt_variants=["one-token"], variants=["reverted"]),
             r"prompt_variants=\('one-token',\) ask for no fact; variants='reverted' needs",
