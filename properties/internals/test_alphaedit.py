@@ -75,7 +75,9 @@ def test_a_later_turn_moves_earlier_keys_less_than_without_k_p() -> None:
 
 
 def test_a_bad_unit_or_threshold_is_refused() -> None:
-    with pytest.raises(ValueError, match="units='c' is not allowed; it must be one of absolute"):
+    with pytest.raises(
+        ValueError, match="units='c' is not allowed: it should be 'absolute' or 'model'"
+    ):
         AlphaEditConfig(units="c")
     with pytest.raises(ValueError, match="null_threshold=0 is not allowed"):
         AlphaEditConfig(null_threshold=0)

@@ -199,14 +199,14 @@ def test_an_empty_background_is_enough(method: str) -> None:
         (dict(layer=12), r"layer=12 is outside the model's 0\.\.2"),
         (
             dict(loss="x"),
-            "loss='x' is not allowed; it must be one of target, prompt-last",
+            "loss='x' is not allowed: it should be 'target' or 'prompt-last'",
         ),
         (
             dict(objective="x"),
-            "objective='x' is not allowed; it must be one of raise, lower",
+            "objective='x' is not allowed: it should be 'raise' or 'lower'",
         ),
         (dict(n_epochs=0), "n_epochs=0 is not allowed"),
-        (dict(lr=-1.0), "lr=-1.0 is not allowed; it must be a number >= 0"),
+        (dict(lr=-1.0), "lr=-1.0 is not allowed: it should be greater than or equal to 0"),
         (dict(preset="x"), "preset='x' is none of released, embedded"),
         (dict(steps=1), "there is no option 'steps'; there are layer"),
     ],

@@ -172,10 +172,10 @@ def test_all_its_capabilities_are_found() -> None:
     ("option", "message"),
     [
         (dict(layer=12), r"layer=12 is outside the model's 0\.\.2"),
-        (dict(radius=-1), "radius=-1 is not allowed; it must be a number >= 0"),
+        (dict(radius=-1), "radius=-1 is not allowed: it should be greater than or equal to 0"),
         (
             dict(replacement="all"),
-            "replacement='all' is not allowed; it must be one of last, prompt",
+            "replacement='all' is not allowed: it should be 'last' or 'prompt'",
         ),
         (dict(epsilon=1), "there is no option 'epsilon'; there are layer, radius"),
     ],

@@ -186,8 +186,8 @@ def test_only_retrieval_routes_and_both_do_the_rest() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (dict(style="x"), "style='x' is not allowed; it must be one of plain, ike"),
-        (dict(n_edits=0), "n_edits=0 is not allowed; it must be a whole number >= 1"),
+        (dict(style="x"), "style='x' is not allowed: it should be 'plain' or 'ike'"),
+        (dict(n_edits=0), "n_edits=0 is not allowed: it should be greater than 0"),
         (dict(layer=1), "there is no option 'layer'; there are style"),
     ],
 )

@@ -134,12 +134,15 @@ def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (dict(lr=0), "lr=0 is not allowed; it must be a number > 0"),
+        (dict(lr=0), "lr=0 is not allowed: it should be greater than 0"),
         (dict(n_steps=0), "n_steps=0 is not allowed"),
         (dict(kl=-1), "kl=-1 is not allowed"),
-        (dict(objective="forget"), "one of raise, lower"),
-        (dict(fact_token="first"), "one of subject-last, last"),
-        (dict(depth=2), r"it must be in \[0, 1\]"),
+        (dict(objective="forget"), "it should be 'raise' or 'lower'"),
+        (dict(fact_token="first"), "it should be 'subject-last' or 'last'"),
+        (dict(depth=2), "depth=2 is not allowed: it should be less than or equal to 1"),
+        (dict(prefix_lengths=[]), "prefix_lengths="),
+        (dict(prefix_lengths=[5, 0]), "prefix_lengths="),
+        (dict(prefix_starts="The"), "prefix_starts='The' is not allowed"),
     ],
 )
 def test_a_bad_option_is_refused(option: dict[str, Any], message: str) -> None:

@@ -213,7 +213,7 @@ def test_the_constructor_and_the_factory_start_from_one_configuration() -> None:
 
 
 def test_a_threshold_of_0_is_refused_where_activations_are_divided_by_it() -> None:
-    with pytest.raises(ValueError, match=r"threshold_scale=0 is not allowed; .*per-memory"):
+    with pytest.raises(ValueError, match=r"threshold_scale=0 is not allowed: .*per-memory"):
         WISEConfig(threshold_scale=0, thresholds="per-memory")
     assert WISEConfig(threshold_scale=0).threshold_scale == 0
 

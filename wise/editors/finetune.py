@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +29,7 @@ from wise.editors.base import (
     row_mean,
 )
 from wise.editors.key_value.facts import Corrupts
-from wise.editors.options import check_flags, check_numbers, check_one_of, check_whole
+from wise.editors.options import Checked, Objective, Units
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -47,7 +48,7 @@ _USUAL_RMS = 0.02  # of a weight's entries in the models that learning rates wer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineTuneConfig:
+class FineTuneConfig(Checked):
     """How W_v is fine-tuned. Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block whose W_v is tuned; None = at three quarters of the depth.
@@ -70,31 +71,20 @@ class FineTuneConfig:
     """
 
     layer: int | None = None
-    n_layers: int = 1
-    loss: str = "target"
-    objective: str = "raise"
-    lr: float = 5e-4
-    n_epochs: int = 25
-    batch_size: int = 0
-    early_stop: float = 0.01
-    norm_constraint: float = math.inf
-    ewc: float = 0.0
-    n_fisher: int = 64
-    replay: int = 0
-    units: str = "model"
-    n_draws: int = 10
+    n_layers: PositiveInt = 1
+    loss: Literal["target", "prompt-last"] = "target"
+    objective: Objective = "raise"
+    lr: NonNegativeFloat = 5e-4
+    n_epochs: PositiveInt = 25
+    batch_size: NonNegativeInt = 0
+    early_stop: NonNegativeFloat = 0.01
+    norm_constraint: NonNegativeFloat = math.inf
+    ewc: NonNegativeFloat = 0.0
+    n_fisher: PositiveInt = 64
+    replay: NonNegativeInt = 0
+    units: Units = "model"
+    n_draws: PositiveInt = 10
     append_eos: bool = True
-
-    def __post_init__(self) -> None:
-        check_one_of(
-            self,
-            loss=("target", "prompt-last"),
-            objective=("raise", "lower"),
-            units=("absolute", "model"),
-        )
-        check_flags(self, "append_eos")
-        check_whole(self, n_layers=1, n_epochs=1, batch_size=0, n_fisher=1, n_draws=1, replay=0)
-        check_numbers(self, "lr", "early_stop", "norm_constraint", "ewc")
 
 
 # FT-L: that of ROME (5e-5 bound; WISE appendix A.3: Adam, 5e-4, 50 steps). FT-M: 25 steps.

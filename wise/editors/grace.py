@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from wise.editors.base import ErasableBase, ValueEditorBase, edits_of, factory, floats, live
-from wise.editors.options import check_flags, check_numbers, check_one_of, check_whole
+from wise.editors.options import Checked, Units
 from wise.editors.router import select
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.edits import Edit
@@ -37,7 +38,7 @@ _Learn = Callable[[Edit, Float[Tensor, " D"] | None], Float[Tensor, " D"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GRACEConfig:
+class GRACEConfig(Checked):
     """How GRACE edits. Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block of W_v; None = at three quarters of the depth.
@@ -53,25 +54,14 @@ class GRACEConfig:
     """
 
     layer: int | None = None
-    radius: float = 1.0
-    value_init: str = "cold"
-    lr: float = 1.0
-    n_steps: int = 50
-    early_stop: float = 0.01
-    replacement: str = "last"
-    units: str = "absolute"
+    radius: NonNegativeFloat = 1.0
+    value_init: Literal["cold", "warm"] = "cold"
+    lr: NonNegativeFloat = 1.0
+    n_steps: PositiveInt = 50
+    early_stop: NonNegativeFloat = 0.01
+    replacement: Literal["last", "prompt"] = "last"
+    units: Units = "absolute"
     append_eos: bool = True
-
-    def __post_init__(self) -> None:
-        check_one_of(
-            self,
-            value_init=("cold", "warm"),
-            replacement=("last", "prompt"),
-            units=("absolute", "model"),
-        )
-        check_flags(self, "append_eos")
-        check_numbers(self, "radius", "lr", "early_stop")
-        check_whole(self, n_steps=1)
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -10,14 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from wise.editors.base import ErasableBase, edits_of, factory, live
-from wise.editors.options import check_numbers, check_one_of, check_whole
+from wise.editors.options import Checked
 from wise.edits import Background, Edit
 from wise.lm.tokens import encode, pad
 from wise.seeds import seeded
@@ -29,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InContextConfig:
+class InContextConfig(Checked):
     """What stands before a prompt. Raises ValueError naming field, value and what is allowed.
 
     style: how a fact is told: "plain" = "prompt target.", or "ike" = as a new fact and, in a
@@ -42,16 +43,11 @@ class InContextConfig:
         context goes from the front: demonstrations before edits.
     """
 
-    style: str = "plain"
-    n_demonstrations: int = 0
-    n_edits: int = 8
-    min_score: float = 0.0
-    reserve: int = 16
-
-    def __post_init__(self) -> None:
-        check_one_of(self, style=("plain", "ike"))
-        check_whole(self, n_demonstrations=0, n_edits=1, reserve=0)
-        check_numbers(self, "min_score")
+    style: Literal["plain", "ike"] = "plain"
+    n_demonstrations: NonNegativeInt = 0
+    n_edits: PositiveInt = 8
+    min_score: NonNegativeFloat = 0.0
+    reserve: NonNegativeInt = 16
 
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {

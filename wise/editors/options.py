@@ -1,22 +1,24 @@
-"""What the editors' configurations ask of their fields, and presets with some fields changed."""
+"""What the editors' configurations hold, field by field, and presets with some fields changed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = [
-    "check_field",
-    "check_flags",
-    "check_numbers",
-    "check_one_of",
-    "check_whole",
-    "configured",
-]
+__all__ = ["Checked", "Fraction", "Lengths", "Objective", "Share", "Units", "configured"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Lengths = Annotated[Sequence[PositiveInt], Field(min_length=1)]
+Objective = Literal["raise", "lower"]
+Units = Literal["absolute", "model"]
 
 C = TypeVar("C", bound="DataclassInstance")
 
@@ -34,39 +36,23 @@ def configured(
     return cls(**{**presets[preset], **options})
 
 
-def check_field(config: object, name: str, holds: bool, allowed: str) -> None:
-    """Raise ValueError where a field of `config` does not hold what is allowed."""
-    if not holds:
-        raise ValueError(f"{name}={getattr(config, name)!r} is not allowed; it must be {allowed}")
+class Checked:
+    """A dataclass held to its annotations: ValueError names field, value and what is allowed."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        cls: type = type(self)
+        for name, adapter in _adapters(cls).items():
+            value = getattr(self, name)
+            try:
+                adapter.validate_python(value, strict=True)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].replace("Input", "it")
+                raise ValueError(f"{name}={value!r} is not allowed: {reason}") from None
 
 
-def check_one_of(config: object, **allowed: Collection[str]) -> None:
-    """Each named field is one of these words."""
-    for name, words in allowed.items():
-        check_field(config, name, getattr(config, name) in words, f"one of {', '.join(words)}")
-
-
-def check_flags(config: object, *names: str) -> None:
-    """Each of these fields is true or false."""
-    for name in names:
-        check_field(config, name, isinstance(getattr(config, name), bool), "true or false")
-
-
-def check_whole(config: object, **least: int) -> None:
-    """Each named field is a whole number from its least on."""
-    for name, bound in least.items():
-        value = getattr(config, name)
-        holds = _is_number(value, int) and value >= bound
-        check_field(config, name, holds, f"a whole number >= {bound}")
-
-
-def check_numbers(config: object, *names: str, positive: bool = False) -> None:
-    """Each of these fields is a number, and not negative or, with `positive`, above zero."""
-    for name in names:
-        value = getattr(config, name)
-        holds = _is_number(value, int, float) and (value > 0 if positive else value >= 0)
-        check_field(config, name, holds, "a number > 0" if positive else "a number >= 0")
-
-
-def _is_number(value: object, *types: type) -> bool:
-    return isinstance(value, types) and not isinstance(value, bool)
+@cache
+def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items()}

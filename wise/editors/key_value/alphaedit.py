@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from wise.editors.base import added, factory, live
 from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
 from wise.editors.key_value.keyvalue import read
-from wise.editors.options import check_numbers, check_one_of
+from wise.editors.options import Units
 from wise.edits import Edit
 
 __all__ = ["PRESETS", "AlphaEdit", "AlphaEditConfig", "make", "null_basis", "preserving"]
@@ -33,16 +34,11 @@ class AlphaEditConfig(SpreadConfig):
         of C, l2 in mean squared norms of a key. One preset then serves models of any scale.
     """
 
-    n_steps: int = 25
-    lr: float = 0.1
-    null_threshold: float = 0.02
-    l2: float = 10.0
-    units: str = "absolute"
-
-    def __post_init__(self) -> None:
-        super(AlphaEditConfig, self).__post_init__()
-        check_numbers(self, "null_threshold", "l2", positive=True)
-        check_one_of(self, units=("absolute", "model"))
+    n_steps: PositiveInt = 25
+    lr: PositiveFloat = 0.1
+    null_threshold: PositiveFloat = 0.02
+    l2: PositiveFloat = 10.0
+    units: Units = "absolute"
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +24,7 @@ from wise.editors.base import EditorBase, added, edits_of, floats
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
-from wise.editors.options import check_whole
+from wise.editors.options import Fraction, Lengths
 from wise.edits import Background, Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -179,19 +180,14 @@ class SpreadConfig(KeyValueConfig):
         model's ends (Hase et al.); None = five of 32, at least one.
     """
 
-    depth: float = 0.19
-    clamp: float = 0.75
-    n_steps: int = 25
-    n_prefixes: int = 5
-    prefix_lengths: Sequence[int] = (10,)
+    depth: Fraction = 0.19
+    clamp: PositiveFloat = 0.75
+    n_steps: PositiveInt = 25
+    n_prefixes: NonNegativeInt = 5
+    prefix_lengths: Lengths = (10,)
     prefix_starts: Sequence[str] = ("The", "Therefore", "Because", "I", "You")
-    prefix_share: float | None = 0.5
-    n_layers: int | None = None
-
-    def __post_init__(self) -> None:
-        super(SpreadConfig, self).__post_init__()
-        if self.n_layers is not None:
-            check_whole(self, n_layers=1)
+    prefix_share: Fraction | None = 0.5
+    n_layers: PositiveInt | None = None
 
 
 Spread = TypeVar("Spread", bound=SpreadConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,9 +17,9 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import Batch, encode, last_column, subject_mask, widened
 
-__all__ = ["FACT_TOKENS", "Corrupts", "Facts", "Rows"]
+__all__ = ["Corrupts", "FactToken", "Facts", "Rows"]
 
-FACT_TOKENS = ("subject-last", "last")
+FactToken = Literal["subject-last", "last"]
 
 
 class Corrupts(Protocol):

@@ -12,16 +12,11 @@ from itertools import chain, count
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.key_value.facts import FACT_TOKENS, Facts, Rows
-from wise.editors.options import (
-    check_field,
-    check_flags,
-    check_numbers,
-    check_one_of,
-    check_whole,
-)
+from wise.editors.key_value.facts import Facts, FactToken, Rows
+from wise.editors.options import Checked, Fraction, Lengths, Objective
 from wise.edits import Edit
 from wise.lm.tail import Tail, block_states
 from wise.lm.tokens import IGNORED
@@ -55,7 +50,7 @@ SITES: Mapping[str, _Site] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyValueConfig:
+class KeyValueConfig(Checked):
     """What every key-value editor can be told; defaults are ROME's released ones for GPT-J.
 
     Raises ValueError naming the field, its value and what is allowed.
@@ -84,43 +79,23 @@ class KeyValueConfig:
     """
 
     layer: int | None = None
-    depth: float = 0.17
-    n_steps: int = 20
-    lr: float = 0.5
-    clamp: float = 4.0
-    kl: float = 0.0625
-    weight_decay: float = 0.5
-    early_stop: float = 0.05
-    objective: str = "raise"
-    fact_token: str = "subject-last"
+    depth: Fraction = 0.17
+    n_steps: PositiveInt = 20
+    lr: PositiveFloat = 0.5
+    clamp: PositiveFloat = 4.0
+    kl: NonNegativeFloat = 0.0625
+    weight_decay: NonNegativeFloat = 0.5
+    early_stop: NonNegativeFloat = 0.05
+    objective: Objective = "raise"
+    fact_token: FactToken = "subject-last"
     append_eos: bool = True
-    n_prefixes: int = 20
-    prefix_lengths: Sequence[int] = (5, 10)
+    n_prefixes: NonNegativeInt = 20
+    prefix_lengths: Lengths = (5, 10)
     prefix_starts: Sequence[str] = ()
-    prefix_share: float | None = None
-    n_texts: int = 100_000
-    ridge: float = 1e-6
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        check_whole(self, n_steps=1, n_prefixes=0, n_texts=1, batch_size=1)
-        check_numbers(self, "lr", "clamp", positive=True)
-        check_numbers(self, "depth", "kl", "weight_decay", "early_stop", "ridge")
-        check_field(self, "depth", self.depth <= 1, "in [0, 1]")
-        lengths, starts, share = self.prefix_lengths, self.prefix_starts, self.prefix_share
-        holds = _is_list(lengths, int) and len(lengths) > 0 and min(lengths) > 0
-        check_field(self, "prefix_lengths", holds, "whole numbers >= 1")
-        check_field(self, "prefix_starts", _is_list(starts, str), "texts")
-        holds = share is None or (isinstance(share, int | float) and 0 <= share <= 1)
-        check_field(self, "prefix_share", holds, "in [0, 1] or none")
-        check_one_of(self, objective=OBJECTIVES, fact_token=FACT_TOKENS)
-        check_flags(self, "append_eos")
-        holds = self.layer is None or type(self.layer) is int
-        check_field(self, "layer", holds, "a whole number or none")
-
-
-def _is_list(value: object, of: type) -> bool:
-    return isinstance(value, list | tuple) and all(type(part) is of for part in value)
+    prefix_share: Fraction | None = None
+    n_texts: PositiveInt = 100_000
+    ridge: NonNegativeFloat = 1e-6
+    batch_size: PositiveInt = 64
 
 
 @dataclass(frozen=True, slots=True)

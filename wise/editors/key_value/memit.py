@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from wise.editors.base import factory, live
 from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
-from wise.editors.options import check_numbers
 from wise.edits import Edit
 
 __all__ = ["MEMIT", "PRESETS", "MEMITConfig", "balanced", "make"]
@@ -30,11 +30,7 @@ class MEMITConfig(SpreadConfig):
         k^T C^-1 k over the background is M in any model (released: 15,000 where M is 16,384).
     """
 
-    covariance_weight: float = 0.92
-
-    def __post_init__(self) -> None:
-        super(MEMITConfig, self).__post_init__()
-        check_numbers(self, "covariance_weight", positive=True)
+    covariance_weight: PositiveFloat = 0.92
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

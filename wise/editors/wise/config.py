@@ -5,49 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from wise.editors.options import (
-    check_field,
-    check_flags,
-    check_numbers,
-    check_one_of,
-    check_whole,
-    configured,
-)
-from wise.editors.router import REDUCTIONS, ROUTING_TOKENS
-from wise.editors.wise.merge import MERGES
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from wise.editors.options import Checked, Share, Units, configured
+from wise.editors.wise.merge import Merge
 
 __all__ = ["PRESETS", "WISEConfig"]
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "memory": ("merge", "retrieve"),
-    "merge": tuple(MERGES),
-    "units": ("absolute", "model"),
-    "routing_tokens": tuple(ROUTING_TOKENS),
-    "routing_activation": ("linear", "activated"),
-    "margin_reduction": tuple(REDUCTIONS),
-    "threshold": ("running", "recomputed"),
-    "thresholds": ("shared", "per-memory"),
-    "negatives": ("random", "hardest"),
-    "prefixes": ("model", "background"),
-}
-_SHARES = ("mask_ratio", "density", "earlier_weight")
-_AT_LEAST: Mapping[str, int] = {
-    "n_shards": 1,
-    "edits_per_shard": 1,
-    "n_steps": 1,
-    "n_irrelevant": 0,
-    "n_background": 0,
-    "n_prefixes": 0,
-    "prefix_length": 1,
-    "replay": 0,
-}
-_NOT_NEGATIVE = ("alpha", "beta", "gamma", "lr", "threshold_scale", "norm_constraint", "early_stop")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WISEConfig:
+class WISEConfig(Checked):
     """Everything that WISE can be told, the paper's values as defaults.
 
     Where the paper (arXiv 2405.14768) and its released code differ, or the paper is silent, the
@@ -86,49 +55,43 @@ class WISEConfig:
     """
 
     layer: int | None = None
-    mask_ratio: float = 0.2
-    n_shards: int = 2
-    edits_per_shard: int = 500
-    merge: str = "ties"
-    density: float = 0.53
-    memory: str = "merge"
-    earlier_weight: float = 0.6
-    alpha: float = 5.0
-    beta: float = 20.0
-    gamma: float = 10.0
-    margin_reduction: str = "rows"
-    routing_tokens: str = "last"
-    routing_activation: str = "linear"
-    threshold: str = "running"
-    threshold_scale: float = 1.0
-    thresholds: str = "shared"
-    lr: float = 1.0
-    n_steps: int = 70
-    early_stop: float = 0.02
-    norm_constraint: float = math.inf
-    n_irrelevant: int = 1
-    n_background: int = 512
-    negatives: str = "random"
-    n_prefixes: int = 10
-    prefix_length: int = 10
-    prefixes: str = "model"
+    mask_ratio: Share = 0.2
+    n_shards: PositiveInt = 2
+    edits_per_shard: PositiveInt = 500
+    merge: Merge = "ties"
+    density: Share = 0.53
+    memory: Literal["merge", "retrieve"] = "merge"
+    earlier_weight: Share = 0.6
+    alpha: NonNegativeFloat = 5.0
+    beta: NonNegativeFloat = 20.0
+    gamma: NonNegativeFloat = 10.0
+    margin_reduction: Literal["rows", "violating"] = "rows"
+    routing_tokens: Literal["last", "mean", "max"] = "last"
+    routing_activation: Literal["linear", "activated"] = "linear"
+    threshold: Literal["running", "recomputed"] = "running"
+    threshold_scale: NonNegativeFloat = 1.0
+    thresholds: Literal["shared", "per-memory"] = "shared"
+    lr: NonNegativeFloat = 1.0
+    n_steps: PositiveInt = 70
+    early_stop: NonNegativeFloat = 0.02
+    norm_constraint: NonNegativeFloat = math.inf
+    n_irrelevant: NonNegativeInt = 1
+    n_background: NonNegativeInt = 512
+    negatives: Literal["random", "hardest"] = "random"
+    n_prefixes: NonNegativeInt = 10
+    prefix_length: PositiveInt = 10
+    prefixes: Literal["model", "background"] = "model"
     append_eos: bool = True
-    replay: int = 0
-    units: str = "absolute"
+    replay: NonNegativeInt = 0
+    units: Units = "absolute"
 
     def __post_init__(self) -> None:
-        check_one_of(self, **_CHOICES)
-        check_whole(self, **_AT_LEAST)
-        check_numbers(self, *_NOT_NEGATIVE)
-        check_flags(self, "append_eos")
-        for name in _SHARES:
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            check_field(self, name, is_number and 0 < value <= 1, "in (0.0, 1.0]")
-        holds = self.thresholds == "shared" or self.threshold_scale > 0
-        check_field(self, "threshold_scale", holds, "a number > 0 with thresholds='per-memory'")
-        is_whole = type(self.layer) is int
-        check_field(self, "layer", self.layer is None or is_whole, "a whole number or none")
+        super(WISEConfig, self).__post_init__()
+        if self.thresholds == "per-memory" and not self.threshold_scale:
+            raise ValueError(
+                f"threshold_scale={self.threshold_scale!r} is not allowed: "
+                "with thresholds='per-memory' it should be greater than 0"
+            )
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:

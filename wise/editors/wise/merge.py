@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-__all__ = ["MERGES", "drop_and_rescale", "merge", "trim"]
+__all__ = ["MERGES", "Merge", "drop_and_rescale", "merge", "trim"]
 
 TaskVector = Float[Tensor, "*shape"]
 TaskVectors = Float[Tensor, "k *shape"]
@@ -150,7 +151,8 @@ def _slerp_pair(start: Tensor, end: Tensor, fraction: float) -> Tensor:
     return merged.add_(end, alpha=math.sin(fraction * omega) / math.sin(omega))
 
 
-MERGES: Mapping[str, Callable[[Tensor, Weights, float, Draws], Tensor]] = {
+Merge = Literal["ties", "linear", "slerp", "dare", "dare-ties", "sign", "magnitude"]
+MERGES: Mapping[Merge, Callable[[Tensor, Weights, float, Draws], Tensor]] = {
     "ties": _ties,
     "linear": _linear,
     "slerp": _slerp,
@@ -189,7 +191,7 @@ def _task_vectors(base: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def merge(
-    method: str,
+    method: Merge,
     base: Float[Tensor, "..."],
     tensors: Sequence[Float[Tensor, "..."]],
     *,
