@@ -1,4 +1,4 @@
-"""A lifelong editor under any sequence of operations; its model is the dictionary of live edits."""
+"""An editor under any sequence of operations; its reference is the dictionary of live edits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _N_STEPS = 8
 
 
 class Operations:
-    """An editor, the edits that must be live in it, and every operation so far."""
+    """An editor, the edits that must be in force, and every operation so far."""
 
     def __init__(self, bench: Bench):
         self.bench = bench
@@ -52,7 +52,7 @@ class Operations:
             raise Broken(f"{name} raised {type(error).__name__}: {error}") from error
 
     def edit(self, *edits: Edit) -> None:
-        """One turn; one with edits out of the ordinary may be refused, and then changes nothing."""
+        """One turn. A turn with hard edits may be refused, and then changes nothing."""
         try:
             self.editor.edit(edits)
         except ValueError:
@@ -79,7 +79,7 @@ class Operations:
         require(torch.equal(found, expected), "after reset, it is not bitwise the unedited model")
 
     def save_and_load(self) -> None:
-        """Go on with another editor, which has loaded what this one saved."""
+        """Go on with another editor that has loaded what this one saved."""
         assert isinstance(self.editor, Persistent)
         before = self.bench.logits(self.editor, self._prompts())
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ class Operations:
             text = normalized(answer.text)
             require(
                 text not in self.gone.get(prompt, set()) - {normalized(base.text)},
-                f"{prompt!r} says {answer.text!r}, of an edit that was removed",
+                f"{prompt!r} is answered {answer.text!r}, by an edit that was removed",
             )
             if prompt in self.live and prompt in self.plain:
                 n_plain += 1
@@ -116,7 +116,7 @@ class Operations:
 
 
 def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBasedStateMachine]:
-    """The rules over edits of the bench's stream, and of its world's hard ones.
+    """The rules, over edits of the bench's stream and hard edits of its world.
 
     `keep` is shown each new sequence.
     """
@@ -180,10 +180,11 @@ def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBased
 
 
 def check_any_sequence_of_operations(bench: Bench) -> None:
-    """After any edits, overwrites, reverts, removals, resets, saves and loads, what is live holds.
+    """After any edits, overwrites, reverts, removals, resets, saves and loads, live edits hold.
 
-    No removed edit is answered, every state is exact, and live edits are answered but for as many
-    as an editor just at the reliability threshold misses with a chance of 1e-4 in all sequences.
+    No removed edit is answered and every state is exact. Live edits are answered, except for as
+    many as an editor just at the reliability threshold misses, over all sequences, with probability
+    1e-4.
     """
     kept: list[Operations] = []
     machine = _machine(bench, lambda operations: kept.__setitem__(slice(None), [operations]))
@@ -192,7 +193,7 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
             machine, settings=bench.tries(stateful_step_count=_N_STEPS, print_blob=False)
         )
     except Flaky as error:
-        raise Broken("the same operations, run again, ended otherwise") from error
+        raise Broken("the same operations, run again, ended differently") from error
     except Broken as error:
         log = kept[0].log
         steps = "; ".join(_words(operation) for operation in log)

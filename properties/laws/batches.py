@@ -1,4 +1,4 @@
-"""How a prompt is asked does not matter: padding, batch mates, cache, and the target behind it."""
+"""How a prompt is asked does not matter: padding, batch mates, cache, and a target after it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = [
 
 
 def _check_query(bench: Bench, editor: Editor, query: Queries, alone: dict[str, Tensor]) -> None:
-    """Require that each prompt of `query`, asked so, is followed by what follows it alone."""
+    """Require that each prompt of `query` has the same next-token logits as when it is alone."""
     tokenizer, side, extra = bench.loaded.tokenizer, query.padding_side, query.extra_padding
     batch = encode(tokenizer, query.prompts, padding_side=side).to(bench.loaded.model.device)
     room = (extra, 0) if side == "left" else (0, extra)
     mask = nn.functional.pad(batch.attention_mask, room)  # B T
     ids = nn.functional.pad(batch.input_ids, room)  # B T
     ordinary = int(batch.input_ids[0][batch.attention_mask[0].bool()][0])
-    ids = ids.masked_fill(mask == 0, ordinary)  # only the mask tells what is padding
+    ids = ids.masked_fill(mask == 0, ordinary)  # only the mask shows what is padding
     logits = editor.logits(ids, mask)
     last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
     for row, prompt in enumerate(query.prompts):
@@ -60,12 +60,12 @@ def _check(bench: Bench, side: str, **sizes: int) -> None:
 
 
 def check_padding_does_not_matter(bench: Bench) -> None:
-    """A prompt alone, padded on the left to any length, is answered as without padding."""
+    """A single prompt, padded on the left to any length, is answered as without padding."""
     _check(bench, "left", max_prompts=1)
 
 
 def check_padding_side_does_not_matter(bench: Bench) -> None:
-    """A prompt alone, padded on the right, is answered as without padding."""
+    """A single prompt, padded on the right, is answered as without padding."""
     _check(bench, "right", max_prompts=1)
 
 
@@ -87,7 +87,7 @@ def check_cached_generation_says_the_same(bench: Bench) -> None:
     require(
         found.shape[1] <= n_new and len(found) == len(bench.prompts),
         f"generate gives {tuple(found.shape)} tokens for {len(bench.prompts)} prompts and "
-        f"max_new_tokens={n_new}; it gives the new tokens alone",
+        f"max_new_tokens={n_new}; it must give only the new tokens",
     )
     rows = zip(bench.prompts, found.tolist(), by_logits.tolist(), strict=True)
     for prompt, *both in rows:
@@ -100,7 +100,7 @@ def check_cached_generation_says_the_same(bench: Bench) -> None:
 
 
 def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
-    """Whether two answers part where the two best tokens are as good as equal."""
+    """Whether two answers diverge where the two best tokens are nearly tied."""
     same = list(
         takewhile(
             lambda pair: pair[0] == pair[1], zip(one.token_ids, other.token_ids, strict=False)
@@ -121,7 +121,7 @@ def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: 
 
 
 def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
-    """What stands behind `prompt_mask` changes no route, in scope or out of it."""
+    """Tokens outside `prompt_mask` change no route, in scope or out of scope."""
     edits = bench.edits(least=1)
     editor = bench.editor(edits)
     assert isinstance(editor, Routed)
@@ -132,12 +132,12 @@ def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
             n = int(batch.prompt_mask.sum())
             forced = bench.routed(editor, batch)[0, n - 1 :]
             expected = bench.logits(editor, [prompt])
-            if not opens:  # then the bare model answers, all along the target
+            if not opens:  # then the unedited model answers at every token of the target
                 expected = bench.routed(bench.base, batch)[0, n - 1 :]
             found = forced[: len(expected)]
             require(
                 close(found, expected),
                 f"{prompt!r} alone is routed to {'an edit' if opens else 'no edit'}; with "
-                f"{follows!r} teacher-forced behind it, logits differ by {_gap(found, expected)}; "
-                "a route is decided on the prompt",
+                f"{follows!r} teacher-forced after it, logits differ by {_gap(found, expected)}; "
+                "the route must be decided on the prompt",
             )

@@ -1,4 +1,4 @@
-"""The caller's model and the unedited editor: nothing is changed but by an edit, all is undone."""
+"""The caller's model and the unedited editor: only edits change anything, and reset undoes all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def difference(one: nn.Module, other: nn.Module) -> str:
-    """The first thing in which a model differs from its original; empty where nothing does."""
+    """The first difference of a model from its original; empty where there is none."""
     parts, originals = dict(one.named_modules()), dict(other.named_modules())
     for name in [*(originals.keys() - parts.keys()), *(parts.keys() - originals.keys())]:
         return f"module {name} was {'removed' if name in originals else 'added'}"
@@ -46,7 +46,7 @@ def difference(one: nn.Module, other: nn.Module) -> str:
 
 
 def _marks(module: nn.Module, original: nn.Module) -> str:
-    """What was left on one module."""
+    """What was left behind on one module."""
     if type(module) is not type(original) or "forward" in vars(module):
         return "was replaced, or its forward was"
     if module.training != original.training:
@@ -58,7 +58,7 @@ def _marks(module: nn.Module, original: nn.Module) -> str:
 
 
 def check_making_an_editor_changes_nothing(bench: Bench) -> None:
-    """The factory writes nothing to the model that it is given, and leaves no hook on it."""
+    """The factory changes nothing in the model that it is given, and leaves no hook on it."""
     model = bench.copy_model()
     bench.editor(model=model)
     found = difference(model, bench.loaded.model)
@@ -84,7 +84,7 @@ def check_reset_restores_the_base_model(bench: Bench) -> None:
 
 
 def check_reset_forgets_everything(bench: Bench) -> None:
-    """Edits after a reset give bitwise what they give to a fresh editor."""
+    """After a reset, edits give bitwise the logits that they give in a fresh editor."""
     first, *others = bench.edits(least=2)
     editor = bench.editor(others)
     editor.reset()
@@ -94,7 +94,7 @@ def check_reset_forgets_everything(bench: Bench) -> None:
 
 
 def check_questions_change_nothing(bench: Bench) -> None:
-    """Questions change no later answer, no weight, and nothing that is learned after them."""
+    """Questions change no later answer, no weight, and nothing that is learned later."""
     *edits, last = bench.edits(least=2)
     model = bench.copy_model()
     editor, unasked = bench.editor(edits, model=model), bench.editor(edits)
@@ -129,14 +129,14 @@ def check_same_seed_gives_the_same_editor(bench: Bench) -> None:
 
 
 def check_global_random_state_does_not_matter(bench: Bench) -> None:
-    """The global random generators are neither read nor moved: randomness comes by the seed."""
+    """The global random generators are neither read nor advanced; randomness is seeded."""
     _from_global_seeds(bench, (1, 2), "made with one seed under two global random states")
     before = _global_state()
     bench.ask(bench.editor(bench.edits(2, least=1)), bench.prompts[:2])
     names = [name for name, state in _global_state().items() if state != before[name]]
     require(
         not names,
-        f"editing or asking moved the global generator of {', '.join(names)}; draw from a "
+        f"editing or asking advanced the global generator of {', '.join(names)}; draw from a "
         "generator of the editor's own, seeded by `seed`",
     )
 
@@ -152,7 +152,7 @@ def _from_global_seeds(bench: Bench, seeds: tuple[int, int], when: str) -> None:
 
 
 def _with_global_seed(seed: int, run: Callable[[], Any]) -> None:
-    """Run with the global generators at `seed`, and set them back."""
+    """Run with the global generators at `seed`, and restore them."""
     python, legacy = random.getstate(), numpy.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""What cannot be learned is refused by a clear error, and nothing of it stays."""
+"""What cannot be learned is refused with a clear error and leaves no trace."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Interrupted(Exception):  # noqa: N818 - raised on purpose
 
 
 def _unchecked(edit: Edit, **fields: Any) -> Edit:
-    """An edit as a careless loader would make it: its fields are not validated."""
+    """An edit whose fields are not validated, as a careless loader would make it."""
     record = object.__new__(Edit)
     for name in Edit.__slots__:
         object.__setattr__(record, name, fields.get(name, getattr(edit, name)))
@@ -43,17 +43,17 @@ def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> N
     try:
         editor.edit(turn)
     except ValueError as error:
-        require(bool(str(error).strip()), f"{what} is refused by a ValueError that says nothing")
+        require(bool(str(error).strip()), f"{what} is refused with an empty ValueError")
     except Exception as error:  # noqa: BLE001 - whatever a stranger's editor raises
         require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
     else:
         require(False, f"{what} is accepted; needed: a ValueError that names what is wrong")
     changed = not torch.equal(bench.logits(editor, bench.prompts), before)
-    require(not changed, f"{what} is refused, but it has changed what the editor answers")
+    require(not changed, f"{what} is refused, but has changed the editor's answers")
 
 
 def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
-    """A turn with one prompt longer than the model reads is refused, its other edits with it."""
+    """A turn with one prompt longer than the model's context is refused as a whole."""
     length = LanguageModel(bench.loaded.model).context_length
     if length is None or length > 100_000:
         raise Unasked(f"the model's context of {length} tokens is too long to exceed")
@@ -64,7 +64,7 @@ def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
 
 
 def check_refuses_a_target_without_tokens(bench: Bench) -> None:
-    """A turn with one blank target, or one blank prompt, is refused, its other edits with it."""
+    """A turn with one blank target, or one blank prompt, is refused as a whole."""
     good, other, last, *_ = bench.edits(least=3)
     for field in ("target", "prompt"):
         turn = [good, _unchecked(other, subject="", **{field: ""})]
@@ -72,7 +72,7 @@ def check_refuses_a_target_without_tokens(bench: Bench) -> None:
 
 
 def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
-    """On a model with NaN among its weights, making the editor or editing is refused."""
+    """On a model with NaN weights, making the editor or editing is refused."""
     model = bench.copy_model()
     lm = LanguageModel(model)
     with torch.no_grad():
@@ -82,7 +82,7 @@ def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
     try:
         bench.editor(bench.edits(1), model=model)
     except (ValueError, ArithmeticError) as error:
-        require(bool(str(error).strip()), f"{what} is refused by an error that says nothing")
+        require(bool(str(error).strip()), f"{what} is refused with an empty error")
     except Exception as error:  # noqa: BLE001
         require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
     else:
@@ -90,7 +90,7 @@ def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
 
 
 def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
-    """The factory refuses a layer that the model has not, naming it."""
+    """The factory refuses a layer outside the model, naming it."""
     n_layers = LanguageModel(bench.loaded.model).n_layers
     editor = bench.editor()
     is_taken = takes(bench.factory, "layer")
@@ -129,7 +129,7 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
 
 
 def _interrupt(model: nn.Module, editor: Editor, edit: Edit, n_forwards: int) -> bool:
-    """Edit, and raise at the end of the n-th forward of the last block; whether it came to that."""
+    """Edit, raising at the end of the n-th forward of the last block; whether it got that far."""
     left = [n_forwards]
 
     def hook(*_: Any) -> None:

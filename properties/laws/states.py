@@ -1,4 +1,4 @@
-"""What an editor holds: saved, loaded, removed, and prepared for edits to come."""
+"""The state of an editor: saving, loading, removing, and preparing edits."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def check_a_saved_editor_goes_on_as_if_never_stopped(bench: Bench) -> None:
 
 
 def check_a_saved_state_holds_no_pickle(bench: Bench) -> None:
-    """No saved file is a pickle, or an archive that may hold one: loading must not run code."""
+    """No saved file is a pickle, or an archive that may contain one: loading must not run code."""
     editor = bench.editor(bench.edits(least=1))
     assert isinstance(editor, Persistent)
     with tempfile.TemporaryDirectory() as folder:
         editor.save(Path(folder) / "state")
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
-        require(bool(files), "nothing was written below the folder that it was saved to")
+        require(bool(files), "nothing was written to the folder that it was saved to")
         for path in files:
             what = "a zip archive" if is_zipfile(path) else "a pickle" if _is_pickle(path) else ""
             require(
@@ -80,7 +80,7 @@ def _is_pickle(path: Path) -> bool:
 
 
 def check_saved_states_are_kept_apart(bench: Bench) -> None:
-    """Two states saved to two folders are loaded each from its own."""
+    """Of two states saved to two folders, each is loaded from its own."""
     edits = bench.edits(least=2)
     editors = bench.editor(edits[:1]), bench.editor(edits[1:])
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
 
 
 def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
-    """Nothing is written by preparing edits, and each then made alone says what it says anyway."""
+    """Preparing edits writes nothing, and changes no answer once one of them is made."""
     edits = bench.edits(least=2)
     editor = bench.editor()
     assert isinstance(editor, Prepares)
@@ -144,5 +144,5 @@ def _written(bench: Bench, editor: Editor, edits: list[Edit]) -> list[Edit]:
     """The edits that are answered by their targets."""
     found = [edit for edit, right in zip(edits, bench.says(editor, edits), strict=True) if right]
     if not found:
-        raise Undecided(f"none of {len(edits)} edits was written; nothing is left to be kept")
+        raise Undecided(f"none of {len(edits)} edits was written, so none can be kept")
     return found

@@ -1,4 +1,4 @@
-"""What must not depend on the stream: the order of independent edits, and how many there were."""
+"""What must not depend on the stream: the order of independent edits, and their number."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
 ]
 
 _N_ORDERED = 20
-_N_FAR = 8  # prompts that no edit answers, so that the bare model always runs
-_AGREEMENT = 0.75  # of the answers after one order with those after the other: at least
-_GROWTH = 0.001  # of a forward for each edit: what is allowed to an editor that declares nothing
+_N_FAR = 8  # prompts out of every scope, so that the unedited model always runs
+_AGREEMENT = 0.75  # at least, between the answers after one order and the other
+_GROWTH = 0.001  # of a forward, for each edit: allowed to an editor that declares nothing
 
 
 def check_the_order_of_edits_does_not_matter(bench: Bench) -> str:
-    """The same edits, made in the opposite order, are the same that are answered, or nearly so."""
+    """With the edits made in the opposite order, nearly the same ones are answered."""
     edits = bench.edits(_N_ORDERED)
     orders = (bench.says(bench.editor(order), edits) for order in (edits, edits[::-1]))
     agree = [float(one == other) for one, other in zip(*orders, strict=True) if one or other]
@@ -55,7 +55,7 @@ def _flops(bench: Bench, editor: Editor) -> dict[str, float]:
 
 
 def check_inference_does_not_grow(bench: Bench) -> None:
-    """Neither a forward nor a generated token gets dearer than the editor declares."""
+    """A forward and a generated token cost no more than the editor declares."""
     edits = bench.edits(len(bench.stream.live()), least=2)
     editor = bench.editor(edits[:1])
     first, bare = _flops(bench, editor), _flops(bench, bench.base)
@@ -66,14 +66,14 @@ def check_inference_does_not_grow(bench: Bench) -> None:
         growth = (count - first[what]) / bare[what] / (len(edits) - 1)
         require(
             growth <= declared + _GROWTH,
-            f"each edit makes {what} dearer by {growth:.2%} of the bare model's arithmetic (mean "
+            f"each edit adds to {what} {growth:.2%} of the unedited model's arithmetic (mean "
             f"of {len(edits)} edits); the editor declares {declared:.2%} (growth_per_edit), and "
             f"{_GROWTH:.1%} is allowed",
         )
 
 
 def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
-    """No edit, paraphrase or probe of the stream stands in what the editor sees before it."""
+    """The background contains no edit, paraphrase or probe of the stream."""
     try:
         bench.background.check_disjoint(bench.stream)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What is written last holds, in one turn or in several, once or again.
+"""The last write holds, in one turn or in several, once or repeated.
 
 No editor writes every edit: each law allows as many misses as an editor just at the reliability
-threshold has with a chance of 1e-4.
+threshold has with probability 1e-4.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _N_TURNS, _SIZE = 6, 3
 
 
 def check_the_last_write_wins(bench: Bench) -> None:
-    """A prompt that is edited to a second target says that one."""
+    """A prompt that is edited to a second target is answered with it."""
     edits = bench.edits(_N, least=2)
     targets = [other.target for other in (*edits[1:], edits[0])]
     _overwrite(bench, edits, targets)
 
 
 def check_an_edit_can_be_taken_back_to_the_truth(bench: Bench) -> None:
-    """A prompt that is edited, and then edited to what was right before, says that."""
+    """A prompt that is edited, and then edited back to the truth, is answered with the truth."""
     edits = [edit for edit in bench.edits(_N, least=1) if edit.ground_truth]
     _overwrite(bench, edits, [edit.ground_truth for edit in edits])
 
@@ -49,16 +49,16 @@ def _overwrite(bench: Bench, edits: Sequence[Edit], targets: Sequence[str]) -> N
         [answer] = bench.ask(editor, [edits[first].prompt])
         require(
             False,
-            f"{len(lost)} of {len(edits)} prompts do not say what they were edited to last; first "
+            f"{len(lost)} of {len(edits)} prompts are not answered with their last target; first "
             f"{edits[first].prompt!r}, edited to {edits[first].target!r} and then to "
-            f"{targets[first]!r}, says {answer.text!r}",
+            f"{targets[first]!r}, is answered {answer.text!r}",
         )
 
 
 def check_a_repeated_edit_changes_no_answer(bench: Bench) -> None:
-    """Edits that are made again cost no answer that other edits in their place would not.
+    """Repeating edits loses no answer that other edits in their place would not lose.
 
-    As many may be lost by chance as the threshold of reliability allows: each is written anew.
+    As each edit is written anew, as many may be lost as the reliability threshold allows.
     """
     edits = bench.edits(2 * _N, least=10)
     kept, others = edits[: len(edits) // 2], edits[len(edits) // 2 :]
@@ -68,12 +68,12 @@ def check_a_repeated_edit_changes_no_answer(bench: Bench) -> None:
     require(
         len(lost) <= bench.allowed_misses(len(kept)),
         f"once {len(kept)} edits are repeated, {len(lost)} of them are lost that other edits in "
-        f"their place leave, first {lost[0].prompt if lost else ''!r}",
+        f"their place would not lose, first {lost[0].prompt if lost else ''!r}",
     )
 
 
 def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
-    """Whatever its place in a turn, an edit is written."""
+    """An edit is written whatever its place in the turn."""
     edits = bench.edits(_N_TURNS * _SIZE)
     editor = bench.editor()
     for begin in range(0, len(edits), _SIZE):
