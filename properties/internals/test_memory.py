@@ -79,7 +79,7 @@ def test_applying_a_change_is_the_dense_product(
 ) -> None:
     tau = sparse_tau(seed, ratio)
     inputs = torch.randn(*lead, SHAPE[0], generator=torch.Generator().manual_seed(seed))
-    applied = Change.of(tau).apply(inputs)
+    applied = Change.of(tau)(inputs)
     assert applied.shape == (*lead, SHAPE[1])
     torch.testing.assert_close(applied, inputs @ tau, rtol=0, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_applying_a_change_is_the_dense_product(
 @pytest.mark.parametrize("ratio", [0.2, 1.0])
 def test_a_change_is_applied_in_float32_to_half_precision_inputs(ratio: float) -> None:
     tau, inputs = sparse_tau(0, ratio), torch.randn(4, SHAPE[0]).bfloat16()
-    applied = Change.of(tau).apply(inputs)
+    applied = Change.of(tau)(inputs)
     assert applied.dtype == torch.float32
     torch.testing.assert_close(applied, inputs.float() @ tau, rtol=0, atol=1e-5)
 

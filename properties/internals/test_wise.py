@@ -225,7 +225,7 @@ def test_the_hardest_negatives_are_those_the_router_activates_most() -> None:
     )
     learner, change = editor._learner, editor._state.shards[0].change
     assert learner._background is not None
-    (delta,) = learner.router.deltas(learner._background, [change.apply])
+    (delta,) = learner.router.deltas(learner._background, [change])
     found = learner._irrelevant(change, seeded(0, "irrelevant", 1))
     hardest = learner._background[delta.argsort(descending=True)[:2]]
     assert is_same(found, hardest)

@@ -21,6 +21,7 @@ __all__ = [
     "Router",
     "RoutingInputs",
     "SideMemory",
+    "ValueChange",
     "aggregate",
     "epsilon",
     "margin_loss",
@@ -31,17 +32,19 @@ __all__ = [
 
 
 _T = TypeVar("_T")
+ValueChange = Callable[[Tensor], Tensor]  # A(x) [..., M] -> A(x) (W_v' - W_v) [..., D], in float32
 
 
 class SideMemory(Protocol):
     """What a prompt can be routed to."""
 
     @property
+    def change(self) -> ValueChange:
+        """What it adds to the outputs of W_v."""
+
+    @property
     def epsilon(self) -> float:
         """The smallest routing activation of its edits."""
-
-    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
-        """A(x) (W_v' - W_v), in float32."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,8 @@ class Router:
         """The routing tokens of each row of inputs of W_v."""
         return select(inputs, prompt_mask, self.tokens)
 
-    def deltas(
-        self, rows: RoutingInputs, changes: Iterable[Callable[[Tensor], Tensor]]
-    ) -> Float[Tensor, "K N"]:
-        """Delta_act of each row under each change, a function from A(x) to A(x) (W_v' - W_v)."""
+    def deltas(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Float[Tensor, "K N"]:
+        """Delta_act of each row under each change."""
         value = None if self.activation is None else rows.keys @ self.weight
         tokens = [routing_activation(c(rows.keys), value, self.activation) for c in changes]
         return torch.stack([aggregate(delta, rows.mask, self.tokens) for delta in tokens])
@@ -173,7 +174,7 @@ class Router:
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
         """Delta_act of each row for each memory, in its threshold where each has its own."""
-        deltas = self.deltas(rows, [memory.apply for memory in memories])
+        deltas = self.deltas(rows, [memory.change for memory in memories])
         if self.thresholds == "shared":
             return deltas
         own = [self.threshold_scale * memory.epsilon for memory in memories]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +44,9 @@ def record_of(state: WISEState) -> dict[str, Any]:
 def tensors_of(state: WISEState) -> dict[str, Tensor]:
     """The tensors of a state by name."""
     tensors: dict[str, Tensor] = {}
-    for kind, parts in (("memory", state.memories), ("shard", state.shards)):
+    kinds: Mapping[str, Sequence[Memory | Shard]]
+    kinds = {"memory": state.memories, "shard": state.shards}
+    for kind, parts in kinds.items():
         for i, part in enumerate(parts):
             found = part.change.parts()
             if isinstance(part, Shard):

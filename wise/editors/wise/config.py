@@ -24,7 +24,7 @@ class WISEConfig(Checked):
 
     layer: the block whose W_v is copied; None = at three quarters of the depth.
     mask_ratio (rho), n_shards (k), edits_per_shard: knowledge sharding; n edits in k subspaces
-        (eq. 7, Table 10). Every k full shards are merged into one side memory.
+        (eq. 7, Table 10). A mass turn fills several; every k full shards become one side memory.
     merge, density: how shards are merged (eq. 8) and the share that TIES keeps (released: .53).
     memory: "merge" keeps one side memory and merges later ones into it; "retrieve" keeps them all
         and takes the one with the largest activation (Algorithm 2).
@@ -48,7 +48,7 @@ class WISEConfig(Checked):
     n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
         written by the "model" (paper) or taken from the "background".
     append_eos: the target ends with the end of sequence, so that free-run answers stop.
-    replay: prompts of earlier memories per turn that must stay below alpha (appendix B.3).
+    replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
         the median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset
         then serves models of any scale.

@@ -36,10 +36,10 @@ class Gate:
             return self(*shaped).view_as(value)
         choice = self._route(inputs) if self.choice is None else self.choice
         if len(self.memories) == 1:
-            change = self.memories[0].apply(inputs).to(value.dtype)
+            change = self.memories[0].change(inputs).to(value.dtype)
             return where((choice >= 0)[:, None, None], value + change, value)
         for number, rows in self.rows.items():
-            change = self.memories[number].apply(inputs[rows]).to(value.dtype)
+            change = self.memories[number].change(inputs[rows]).to(value.dtype)
             value = value.index_copy(0, rows, value[rows] + change)
         return value
 

@@ -54,7 +54,7 @@ class Objective:
 
     def _margin(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
         def deltas(rows: RoutingInputs) -> Tensor:
-            return self.router.deltas(rows, [Change(tau).apply])[0] / self.unit
+            return self.router.deltas(rows, [Change(tau)])[0] / self.unit
 
         edited = deltas(self.edited)
         return margin_loss(
@@ -165,7 +165,7 @@ class Learner:
     @torch.no_grad()
     def _activations(self, rows: RoutingInputs, change: Change) -> tuple[float, ...]:
         """Delta_act of each row. Raises ValueError where one is non-finite."""
-        (delta,) = self.router.deltas(rows, [change.apply])
+        (delta,) = self.router.deltas(rows, [change])
         if not delta.isfinite().all():
             raise ValueError(f"lr={self.config.lr} made a non-finite activation; lower lr")
         return tuple(delta.tolist())
@@ -226,7 +226,7 @@ class Learner:
             return None
         order = torch.randperm(len(self._background), generator=generator).to(self.lm.device)
         if self.config.negatives == "hardest":
-            (delta,) = self.router.deltas(self._background, [change.apply])
+            (delta,) = self.router.deltas(self._background, [change])
             order = order[delta[order].argsort(descending=True, stable=True)]
         return self._background[order[: self.config.n_irrelevant]]
 

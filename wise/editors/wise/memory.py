@@ -51,7 +51,7 @@ class Change:
                 )
             )
 
-    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
+    def __call__(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
         """A(x) tau, in float32."""
         if self.tensor.layout == torch.strided:
             return inputs.float() @ self.tensor
@@ -103,16 +103,8 @@ class Turn:
         return replace(self, edits=tuple(edit for edit in self.edits if edit.prompt not in prompts))
 
 
-class _Applied:
-    change: Change
-
-    def apply(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
-        """A(x) tau, in float32."""
-        return self.change.apply(inputs)
-
-
 @dataclass(frozen=True)
-class Shard(_Applied):
+class Shard:
     """A side memory in the making: its turns, their change, and of each edit A(x_e) and Delta(x_e).
 
     `activations` are those when each edit was learned, or those now (WISEConfig.threshold).
@@ -134,7 +126,7 @@ class Shard(_Applied):
 
 
 @dataclass(frozen=True)
-class Memory(_Applied):
+class Memory:
     """A finished side memory: its merged change, its eps, and what it was merged from.
 
     `merges` holds, for each merge in order, the numbers and turns of the shards that joined then.
