@@ -217,7 +217,7 @@ def test_the_state_of_another_editor_is_refused_by_what_differs(kind: str, tmp_p
 @pytest.mark.parametrize("kind", LEARNING)
 def test_tensors_that_fit_no_state_of_the_model_are_refused(kind: str, tmp_path: Path) -> None:
     editor = make(kind, edits=EDITS[:2])
-    state, tensors = editor._state, editor._out(editor._state)
+    state, tensors = editor._state, editor._tensors(editor._state)
     editor.save(tmp_path)
     record = editor._record(state)
     for name, part in tensors.items():
@@ -275,7 +275,7 @@ def tensors_of(state: object) -> list[Tensor]:
 @pytest.mark.parametrize("kind", LEARNING)
 def test_n_bytes_counts_every_tensor_that_the_state_holds(kind: str) -> None:
     editor = make(kind, edits=EDITS[:3])
-    counted = {tensor.data_ptr() for tensor in editor._out(editor._state).values()}
+    counted = {tensor.data_ptr() for tensor in editor._tensors(editor._state).values()}
     held = tensors_of(editor._state)
     assert held
     assert all(tensor.data_ptr() in counted for tensor in held)

@@ -98,11 +98,11 @@ class EditorBase(ABC, Generic[C, S]):
         return {"edits": [asdict(edit) for edit in state.edits]}
 
     @abstractmethod
-    def _out(self, state: S) -> dict[str, Tensor]:
+    def _tensors(self, state: S) -> dict[str, Tensor]:
         """The tensors of a state."""
 
     @abstractmethod
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
         """The state of a record and tensors; ValueError or KeyError where they are not one."""
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
@@ -147,16 +147,16 @@ class EditorBase(ABC, Generic[C, S]):
     @property
     def n_bytes(self) -> int:
         """Bytes held beside the model."""
-        return sum(tensor.nbytes for tensor in self._out(self._state).values())
+        return sum(tensor.nbytes for tensor in self._tensors(self._state).values())
 
     def save(self, path: str | Path) -> None:
         """Write the state into the folder `path`: safetensors and a JSON manifest."""
-        record, tensors = self._record(self._state), self._out(self._state)
+        record, tensors = self._record(self._state), self._tensors(self._state)
         saved.write(Path(path), self._identity(), record, tensors)
 
     def load(self, path: str | Path) -> None:
         """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
-        self._state = saved.read(Path(path), self._identity(), self._in, self.lm.device)
+        self._state = saved.read(Path(path), self._identity(), self._restored, self.lm.device)
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""

@@ -221,10 +221,10 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
 
         return hooks.replace(self.lm.embedding, change)
 
-    def _out(self, state: FineTuned) -> dict[str, Tensor]:
+    def _tensors(self, state: FineTuned) -> dict[str, Tensor]:
         return {} if state.tau is None else {"tau": state.tau}
 
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FineTuned:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FineTuned:
         edits = edits_of(record)
         if not edits:
             return FineTuned()

@@ -269,7 +269,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         norm = float(keys.norm(dim=-1).median()) if self.config.units == "model" else 1.0
         return norm, float(outputs.square().mean().sqrt())
 
-    def _out(self, state: _State) -> dict[str, Tensor]:
+    def _tensors(self, state: _State) -> dict[str, Tensor]:
         codebook = state.codebook
         if codebook is None:
             return {}
@@ -278,7 +278,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         return {"keys": codebook.keys, "radii": codebook.radii, "values": codebook.values,
                 "owner": owner}  # fmt: skip
 
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
         edits = edits_of(record)
         if not edits:
             return self.empty

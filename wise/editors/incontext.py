@@ -193,10 +193,10 @@ class InContext(ErasableBase[InContextConfig, _Store]):
     def _without(self, state: _Store, prompts: frozenset[str]) -> _Store:
         return _Store(tuple(edit for edit in state.edits if edit.prompt not in prompts))
 
-    def _out(self, state: _Store) -> dict[str, Tensor]:
+    def _tensors(self, state: _Store) -> dict[str, Tensor]:
         return {}
 
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Store:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Store:
         return _Store(edits_of(record))
 
 

@@ -149,11 +149,11 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         asked = {edit.prompt for edit in edits}
         return [i for i, edit in enumerate(state.edits) if edit.prompt not in asked]
 
-    def _out(self, state: KeyValueState) -> dict[str, Tensor]:
+    def _tensors(self, state: KeyValueState) -> dict[str, Tensor]:
         groups = (("change", state.changes), ("key", state.keys))
         return {f"{name}.{layer}": part for name, group in groups for layer, part in group.items()}
 
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KeyValueState:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KeyValueState:
         edits = edits_of(record)
         if not edits:
             return KeyValueState()

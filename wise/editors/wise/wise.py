@@ -114,10 +114,10 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
     def _record(self, state: WISEState) -> dict[str, Any]:
         return checkpoint.record_of(state)
 
-    def _out(self, state: WISEState) -> dict[str, Tensor]:
+    def _tensors(self, state: WISEState) -> dict[str, Tensor]:
         return checkpoint.tensors_of(state)
 
-    def _in(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WISEState:
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WISEState:
         inner, hidden = self._learner.router.weight.shape
         return checkpoint.state_of(record, tensors, (inner, hidden))
 
