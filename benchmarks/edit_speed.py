@@ -1,8 +1,8 @@
 """Speed and memory of WISE against plain references in the same run.
 
-`python -m benchmarks.edit_speed` prints, for an edit step on an embedded model, the tail against a
-forward of the whole model every step; and for inference, the routed model against the bare one on a
-random Llama of about 300 million parameters, where arithmetic dominates.
+`python -m benchmarks.edit_speed` compares, for edit steps on embedded models, the tail with a
+forward of the whole model at every step; and for inference, the routed model with the unedited one,
+on a random Llama of about 300 million parameters, where arithmetic dominates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from wise.lm.tokens import IGNORED, encode
 
 
 def seconds(work: Callable[[], object], *, repeats: int) -> float:
-    """Median time of one call, after one to warm up."""
+    """Median time of one call, after a warm-up."""
     work()
     times = []
     for _ in range(repeats):
@@ -42,7 +42,7 @@ def seconds(work: Callable[[], object], *, repeats: int) -> float:
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], *, repeats: int) -> float:
-    """Median of time(other) / time(one), call by call: a busy machine disturbs both alike."""
+    """Median of time(other) / time(one), call by call, so that other load affects both alike."""
     one(), other()
     found = []
     for _ in range(repeats):
@@ -129,7 +129,7 @@ def held_bytes(loaded: LoadedModel) -> None:
 
 
 def inference(tokenizer: PreTrainedTokenizerBase, *, repeats: int, n_memories: int) -> None:
-    """Routed against bare, prefill and cached decoding, rows in scope and out of it."""
+    """Routed against unedited: a forward, and cached decoding."""
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=1024, intermediate_size=2816, num_hidden_layers=24,
         num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=True,
@@ -152,7 +152,9 @@ def inference(tokenizer: PreTrainedTokenizerBase, *, repeats: int, n_memories: i
         batch = encode(tokenizer, [edits[index % n_memories].prompt for index in range(n_rows)])
         inputs = batch.input_ids, batch.attention_mask
         in_scope = (editor.routing_activation(*inputs) > editor.threshold).float().mean()
-        print(f"  batch {n_rows}, {in_scope:.0%} of the rows in scope; times the bare model:")
+        print(
+            f"  batch {n_rows}, {in_scope:.0%} of the rows in scope; time / that of the bare model:"
+        )
         for name, work, n in (("forward", _forward, repeats), ("16 cached tokens", _decode, 3)):
             found = ratio(partial(work, bare, inputs), partial(work, editor, inputs), repeats=n)
             print(f"    {name}: {found:.3f}")

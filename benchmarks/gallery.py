@@ -2,8 +2,8 @@
 
 Editors side by side on one stream with their costs; WISE by mask ratio and shards, and by merge
 method; all checks against some editors; where tracing finds the facts; and the suite's own kill
-matrix. What is done already is not done again. Rows are the same whatever runs beside; times are
-not, and stand in costs.csv alone.
+matrix. Finished parts are not run again. Rows do not depend on what else runs on the machine; times
+do, and are only in costs.csv.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ N_EDITS = 100
 EDITORS = ("wise", "grace", "rome", "memit", "alphaedit", "ft-l", "ft-m", "ike")
 CHECKED = {"wise": N_EDITS, "none": 20, "grace": 20, "ft-l": 20, "rome": 20}  # by their T
 
-# WISE-Merge, a shard of ten edits: by mask ratio and shards, and by how they are merged.
+# WISE-Merge, ten edits per shard: by mask ratio and number of shards, and by merge method.
 N_SWEPT = 40
 SWEPT = {"memory": "merge", "edits_per_shard": 10}
 MASK_RATIOS, N_SHARDS = (0.1, 0.2, 0.5, 1.0), (1, 2, 4)
@@ -61,7 +61,7 @@ MOST_BYTES = 100_000
 
 
 def editors() -> tuple[Entry, ...]:
-    """The league: every editor with its own defaults, and those between which all must lie."""
+    """The league: every editor with its own defaults, and the corners of calibration."""
     corners = [Entry(name, spec, group="corner") for name, spec in CALIBRATION.items()]
     return (*(Entry(name, name) for name in EDITORS), *corners)
 
@@ -76,7 +76,7 @@ def swept() -> tuple[Entry, ...]:
 def run_entries(
     entries: tuple[Entry, ...], folder: Path, *, n_edits: int, protocols: Sequence[str], jobs: int
 ) -> list[Path]:
-    """Run every entry that is not done; the rows of those that came to their end."""
+    """Run every unfinished entry; returns the rows of those that finished."""
     league = League({MODEL: entries}, (0,), n_edits, world_scene, tuple(protocols))
     outcomes = run_league(league, folder, executor=partial(run_apart, n_processes=jobs))
     write_costs(outcomes, folder / "costs.csv")
@@ -87,7 +87,7 @@ def run_entries(
 
 
 def run_checks(folder: Path, *, jobs: int) -> list[Path]:
-    """Every check against each editor of CHECKED, an editor a process; the files of outcomes."""
+    """Run every check against each editor of CHECKED, in a process each; returns the outcomes."""
 
     def check(editor: str) -> Path:
         own = folder / editor
@@ -135,7 +135,7 @@ def _rounded(rows: Iterator[dict[str, object]]) -> Iterator[Mapping[str, Any]]:
 
 
 def take_pictures(page: Path, folder: Path) -> list[Path]:
-    """Parts of the page as PNG; none, with a word why, where playwright or a Chromium is not."""
+    """Parts of the page as PNG; without playwright or a Chromium none, and a message says why."""
     from PIL import Image
 
     try:

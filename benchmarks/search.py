@@ -1,8 +1,8 @@
-"""Search hyper-parameters, by one budget for all: `python -m benchmarks.search --editor rome`.
+"""Search hyper-parameters, with one budget for all: `python -m benchmarks.search --editor rome`.
 
 Optuna's TPE maximises the worst corner of the triangle on a stream of the tuning split, which
 shares no fact with the evaluation split. The first trial is the preset "embedded", around which the
-space lies. All trials go to one CSV file that the search goes on from and that the league reads.
+space lies. All trials go to one CSV file, which a later search continues and the league reads.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ RESULTS = Path(__file__).parent / "results" / "search.csv"
 COLUMNS = ("editor", "model", "edits", "stream_seed", "trial", "worst", *CORNERS, "seconds",
            "options", "error")  # fmt: skip
 _STREAM_SEED = 1000  # of the tuning split; the league counts its seeds from 0
-_N_RANDOM = 4  # trials before TPE has something to go by
+_N_RANDOM = 4  # random trials before TPE models the results
 
 
 @dataclass(frozen=True)
 class Range:
-    """What an option may be, and what it is in the preset "embedded"."""
+    """The values that an option may take, and its value in the preset "embedded"."""
 
     start: Any
     within: BaseDistribution
@@ -120,10 +120,10 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
 def search(
     name: str, loaded: LoadedModel, stream: EditStream, *, n_trials: int, path: Path, seed: int
 ) -> None:
-    """Bring the trials of editor `name` at this stream in `path` up to `n_trials`.
+    """Run trials of editor `name` on this stream until `path` holds `n_trials` of them.
 
-    A trial with an error counts as one, with a worst corner of 0. Raises ValueError for an editor
-    without a space, and for a file with trials on another stream.
+    A failed trial counts, with a worst corner of 0. Raises ValueError for an editor without a
+    space, and for a file with trials on another stream.
     """
     if name not in SPACES:
         raise ValueError(f"editor={name!r} has no search space; {', '.join(SPACES)} have")
@@ -170,7 +170,7 @@ def _tried(
             run, editor, loaded.model, loaded.tokenizer, path,
             progress=False,
         )  # fmt: skip
-    except (ArithmeticError, RuntimeError, ValueError) as error:  # as a loss that is no number
+    except (ArithmeticError, RuntimeError, ValueError) as error:  # such as a non-finite loss
         return {"worst": 0.0, "error": f"{type(error).__name__}: {error}"}
     found = measures_of(counted(rows, T))
     corners = {corner: found[corner].mean for corner in CORNERS if corner in found}
@@ -188,7 +188,7 @@ def _trials(path: Path, scene: Mapping[str, Any]) -> list[dict[str, str]]:
         for key in ("edits", "stream_seed"):
             if record[key] != str(scene[key]):
                 raise ValueError(f"{path} holds trials with {key}={record[key]}, not {scene[key]}; "
-                                 "a budget is one for all: name another file")  # fmt: skip
+                                 "all editors share one budget: name another file")  # fmt: skip
     return [record for record in of_model if record["editor"] == scene["editor"]]
 
 
@@ -208,7 +208,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
     parser.add_argument("--model", default="llama", choices=FAMILIES)
     parser.add_argument(
-        "--trials", type=arguments.whole, default=12, help="for each editor, those done too"
+        "--trials", type=arguments.whole, default=12, help="for each editor, with those in the file"
     )
     parser.add_argument("--edits", type=arguments.whole, default=20)
     parser.add_argument("--stream-seed", type=arguments.seed, default=_STREAM_SEED)

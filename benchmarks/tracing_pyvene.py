@@ -1,7 +1,7 @@
-"""Causal tracing by pyvene, an independent tool that is told by its configs what to restore.
+"""Causal tracing by pyvene, an independent tool that restores what a configuration names.
 
-An `IntervenableModel` for each window, a clean and a noised run for each token: a window's layers
-are one group, where in its tutorial each of them costs a clean run. It knows no GPT-J.
+An `IntervenableModel` for each window, a clean and a noised run for each token. A window's layers
+are one group; in pyvene's tutorial each of them costs a clean run. It does not support GPT-J.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from wise.localization.records import TraceSettings
 __all__ = ["trace"]
 
 _COMPONENTS = {"hidden": "block_output", "mlp": "mlp_output", "attention": "attention_output"}
-logging.getLogger().setLevel(logging.ERROR)  # pyvene warns of its defaults by the root logger
+logging.getLogger().setLevel(
+    logging.ERROR
+)  # pyvene logs warnings about its defaults to the root logger
 
 
 class _Noise(pyvene.ConstantSourceIntervention, pyvene.LocalistRepresentationIntervention):

@@ -1,9 +1,9 @@
 """Causal tracing against the loop of the papers' code, at equal numbers in one run.
 
 `python -m benchmarks.tracing_speed` traces facts of an embedded model by the sweep, by attribution
-and by one forward of the whole model per restored state: the least of them that gives the same
-numbers, and as the published code has it, for all tokens and with a clean row in every batch.
-`--pyvene` has that tool do it too.
+and by one forward of the whole model per restored state: the least that gives the same numbers, and
+as in the published code, for all tokens and with a clean row in every batch. `--pyvene` adds
+pyvene.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and its seconds of processor time: other work on the machine is not in it."""
+    """The result of `work` and its seconds of processor time, free of other load."""
     start = time.process_time()
     found = work()
     return found, time.process_time() - start
@@ -44,7 +44,7 @@ def loop(
 ) -> torch.Tensor:
     """Mean effects on the probability [L, K], one forward for each layer and token.
 
-    Tokens from the subject on. As `published`, all tokens, and a clean row in every batch.
+    Tokens from the subject on. With `published`, all tokens, and a clean row in every batch.
     """
     lm, question = LanguageModel(loaded.model), TracedQuestion.of(loaded.tokenizer, fact)
     begin, end = question.span
@@ -129,7 +129,11 @@ def main() -> None:
     parser.add_argument("--noise", type=int, default=10)
     parser.add_argument("--window", type=int, default=5)
     parser.add_argument("--site", choices=("hidden", "mlp", "attention"), default="mlp")
-    parser.add_argument("--pyvene", action="store_true", help="too; needs the extra `comparison`")
+    parser.add_argument(
+        "--pyvene",
+        action="store_true",
+        help="compare with pyvene too; needs the extra `comparison`",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     for family in options.model or ("llama", "gpt2"):

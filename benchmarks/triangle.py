@@ -37,7 +37,7 @@ def triangle(
     editor: str = "wise",
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Mean score of every metric on the final model, free-run, and seconds an edit."""
+    """Mean score of every metric on the final model, free-run, and seconds per edit."""
     run = LifelongRun(editor, loaded.name, seed, stream, (len(stream.edits),), ("free",))
     final = run.plan(is_routed=False)[-1]
     reader = reader_of(loaded.model, loaded.tokenizer, stream)
@@ -97,7 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """Raise ValueError for a file of other columns."""
+    """Raise ValueError for a file with other columns."""
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
             header = next(csv.reader(file), [])
@@ -108,7 +108,7 @@ def _check_header(path: Path) -> None:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line; a metric that was not asked for stays empty."""
+    """Append a line; a metric that was not measured stays empty."""
     _check_header(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()

@@ -1,4 +1,4 @@
-"""One sentence under each figure, of what is seen in it, made from the same table."""
+"""One sentence under each figure that says what it shows, made from the same table."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def _measure(row: pd.Series) -> str:
 def excluded(table: pd.DataFrame) -> str:
     """How many items the table's numbers leave out; empty where none."""
     n = int(table.n_excluded.sum())
-    return f" Left out, as it could not be scored: {counted(n, 'item')}." if n else ""
+    return f" Excluded from scoring: {counted(n, 'item')}." if n else ""
 
 
 def _worst(corners: pd.DataFrame) -> tuple[str, pd.Series]:
-    """The lowest corner by name, or all that are equally low, and the one of most items."""
+    """The names of all lowest corners, and the row of the one with the most items."""
     lowest = corners[corners["mean"] == corners["mean"].min()]
     return listed([str(each) for each in lowest.corner]), lowest.loc[lowest["n"].idxmax()]
 
 
 def triangle(table: pd.DataFrame, corners: pd.DataFrame) -> str:
-    """Each editor's worst corner at its last T; of the editors of `table`."""
+    """The worst corner of each editor of `table` at its last T."""
     told = []
     for editor in dict.fromkeys(table.editor):
         own = corners[(corners.editor == editor) & corners["mean"].notna()]
@@ -59,7 +59,7 @@ def triangle(table: pd.DataFrame, corners: pd.DataFrame) -> str:
 
 
 def curves(table: pd.DataFrame) -> str:
-    """How far one measure moves between the first T and the last."""
+    """The change of one measure from the first T to the last."""
     own, told = table[table["mean"].notna()], []
     for editor, rows in own.groupby("editor", sort=False):
         first, last = rows.loc[rows.t.idxmin()], rows.loc[rows.t.idxmax()]
@@ -97,10 +97,10 @@ def protocols(table: pd.DataFrame) -> str:
 
 
 def league(table: pd.DataFrame, corners: pd.DataFrame) -> str:
-    """Who leads, by what, and who else by the same; corners of calibration do not."""
+    """The leaders and their worst corner; calibration editors are not ranked."""
     ranked = table[table.place.notna()]
     if ranked.empty:
-        return f"Here are corners of calibration alone: nobody is ranked.{excluded(table)}"
+        return f"Only corners of calibration: no editor is ranked.{excluded(table)}"
     leaders = list(dict.fromkeys(ranked.editor[ranked.place == 1]))
     first = ranked.iloc[0]
     own = corners[(corners.editor == first.editor) & (corners.t == first.t)]
@@ -116,7 +116,7 @@ def league(table: pd.DataFrame, corners: pd.DataFrame) -> str:
 
 
 def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:
-    """Which kind of prompt each router tells apart worst at its last T."""
+    """The kind of prompt that each router separates worst at its last T."""
     told = []
     for editor, own in separations.groupby("editor", sort=False):
         last = own[own.t == own.t.max()]
@@ -124,12 +124,12 @@ def router(openings: pd.DataFrame, separations: pd.DataFrame) -> str:
         auroc = bounded(worst.auroc, worst.low, worst.high)
         told.append(f"{worst.kind} for {label(str(editor))}, AUROC {auroc} after T={worst.t:,}")
     if not told:
-        return f"{counted(int(openings.n.sum()), 'activation')}; no two kinds to tell apart."
-    return f"Hardest to tell from prompts in scope is {listed(told, 3)}."
+        return f"{counted(int(openings.n.sum()), 'activation')}; no two kinds to separate."
+    return f"Hardest to separate from prompts in scope: {listed(told, 3)}."
 
 
 def differences(table: pd.DataFrame, unpaired: str = "", *, confidence: float = 0.95) -> str:
-    """Which measures changed, by their p-values, which are corrected for all of them together."""
+    """The measures that changed, by p-values corrected for all of them together."""
     sure = table[table.p_value <= 1 - confidence]
     told = [
         f"{_measure(row)} by {row.difference:+.2f} ({format_p(row.p_value)})"
@@ -142,7 +142,7 @@ def differences(table: pd.DataFrame, unpaired: str = "", *, confidence: float = 
 
 
 def footnote() -> str:
-    """What the grey marks are."""
+    """The source of the grey marks."""
     papers = {each.name: each for each in TRIANGLES}
     told = [f"{name} on {each.model} ({each.source})" for name, each in papers.items()]
     return (

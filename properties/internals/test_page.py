@@ -134,7 +134,7 @@ def test_every_outcome_of_a_check_is_shown_worst_first(page: PageReader) -> None
 def test_excluded_items_and_their_reason_are_shown(page: PageReader) -> None:
     assert "What was excluded" in page.text
     assert "too long" in page.text
-    assert "Left out, as it could not be scored: 3 items" in page.text
+    assert "Excluded from scoring: 3 items" in page.text
 
 
 def test_wrong_answers_are_shown(page: PageReader) -> None:

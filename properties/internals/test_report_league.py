@@ -50,7 +50,9 @@ def test_equal_editors_share_a_place_and_corners_of_calibration_have_none(items_
     assert "a has the best worst corner, near at .55 [" in captions.league(
         alone, tables.corners(items)
     )
-    assert "nobody is ranked" in captions.league(ranked[ranked.place.isna()], tables.corners(items))
+    assert "no editor is ranked" in captions.league(
+        ranked[ranked.place.isna()], tables.corners(items)
+    )
 
 
 def test_equally_low_corners_are_all_named(items_of) -> None:

@@ -1,4 +1,4 @@
-"""Grids of numbers: the league, the kill matrix, a study of two options, tracing effects."""
+"""Heat maps: the league, the kill matrix, two options, tracing effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wise.measures.statistics import format_share
 
 __all__ = ["HEAT", "draw_effects", "draw_kills", "draw_league", "draw_options", "league_size"]
 
-# From bad to good without red and green; its dark end carries white text, its light end black.
+# From bad to good without red and green; text is white on its dark ends, black on its light middle.
 HEAT = LinearSegmentedColormap.from_list(
     "reports", ["#7f3b08", "#e08214", "#fee0b6", "#d1e5f0", "#4393c3", "#053061"]
 )
@@ -24,7 +24,7 @@ _EFFECT = LinearSegmentedColormap.from_list("effect", ["#f7fbff", "#6baed6", "#0
 
 
 def league_size(table: pd.DataFrame) -> tuple[float, float]:
-    """Width and height in inches that a league needs."""
+    """Width and height in inches of a league."""
     n_measures = len(table[["metric", "kind"]].drop_duplicates())
     width = 0.6 + 0.08 * min(48, table.editor.map(len).max())
     return width + 0.72 * (n_measures + 1), 0.9 + 0.44 * table.editor.nunique()
@@ -33,7 +33,7 @@ def league_size(table: pd.DataFrame) -> tuple[float, float]:
 def _grid(
     ax: Axes, numbers: np.ndarray, texts: np.ndarray, *, colors, low: float, high: float
 ) -> None:
-    """A heat map whose texts are black on light and white on dark, on any page."""
+    """A heat map with black text on light cells and white text on dark ones, on any page."""
     sns.heatmap(
         numbers, ax=ax, mask=np.isnan(numbers), vmin=low, vmax=high, cmap=colors, cbar=False,
         annot=texts, fmt="", annot_kws={"fontsize": 7, "linespacing": 1.25}, linewidths=0,
@@ -46,8 +46,7 @@ def _grid(
 
 
 def draw_league(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A line for each editor in the order of the table, its worst corner first; means over their
-    intervals."""
+    """A line for each editor, in the order of the table: worst corner, then means and intervals."""
     editors = list(dict.fromkeys(table.editor))
     pairs = list(dict.fromkeys(zip(table.metric, table.kind, strict=True)))
     found = {(row.editor, row.metric, row.kind): row for row in table.itertuples()}
@@ -80,7 +79,7 @@ def _wrapped(measure: Measure) -> list[str]:
 
 
 def draw_kills(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A line for each planted fault, a column for each check; a square where the check trips."""
+    """A line for each planted fault, a column for each check; a square where the check fails."""
     matrix = table.pivot_table(index="fault", columns="check", values="trips", sort=False)
     y, x = np.nonzero(matrix.to_numpy())
     ax.plot(x, y, "s", color=PALETTE[0], markersize=6)

@@ -1,4 +1,4 @@
-"""The router: where its activations lie, what it lets through, and how both drift along T."""
+"""The router: its activations, the share it lets through, and how both drift with T."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = ("edit", "paraphrase", *OUTSIDE)
 
 
 def draw_activations(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
-    """One editor at one T: the middle half and 90 % of each kind; right, the share let through."""
+    """One editor at one T: middle 50 % and 90 % of each kind; right, the share let through."""
     kinds = list(table.kind)
     outside = table.kind.isin(OUTSIDE).to_numpy()
     for is_outside, index, name in ((False, 0, "in scope"), (True, 1, "outside")):
@@ -41,7 +41,7 @@ def draw_activations(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
 
 
 def _positive_axis(ax: Axes, axis: str, low: float, high: float) -> None:
-    """Logarithmic, where 0 occurs only above a tenth."""
+    """A logarithmic axis; where 0 occurs, logarithmic only above .1."""
     how = {"value": "log"} if low > 0 else {"value": "symlog", "linthresh": 0.1}
     getattr(ax, f"set_{axis}scale")(**how)
     getattr(ax, f"set_{axis}lim")(low / 1.5, high)
@@ -50,7 +50,7 @@ def _positive_axis(ax: Axes, axis: str, low: float, high: float) -> None:
 
 
 def draw_drift(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
-    """One editor along T: each kind's median with its middle half, and the threshold."""
+    """One editor along T: the median and middle 50 % of each kind, and the threshold."""
     checkpoints = sorted(table.t.unique())
     for what in ("threshold", *_KINDS):
         own = table[table.what == what]

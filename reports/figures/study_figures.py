@@ -1,4 +1,4 @@
-"""Layers, regressions, strongest layers, costs, merges."""
+"""Figures of layers, regressions, strongest layers, costs and merges."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNITS = {"seconds_per_edit": "{x:g}", "bytes": EngFormatter("B"), "inference_ra
 
 
 def draw_costs(ax: Axes, table: pd.DataFrame, *, what: str, cost: str) -> Axes:
-    """One cost along T, a line for each editor; the bars reach from the least to the most seed."""
+    """One cost along T, a line for each editor; bars from the lowest to the highest seed."""
     checkpoints = sorted(table.t.unique())
     for index, (editor, own) in enumerate(table.groupby("editor", sort=False)):
         how = {
@@ -97,7 +97,7 @@ def draw_scatter(
 
 
 def draw_r2(ax: Axes, table: pd.DataFrame, *, what: str) -> Axes:
-    """R2 of edit success on the layer, and with the tracing effect; one group for each problem."""
+    """R2 of edit success on the layer, without and with the tracing effect, for each problem."""
     table = table.reset_index(drop=True)
     for index, (column, name) in enumerate(
         (("r2_layer", "layer"), ("r2_both", "layer and tracing"))

@@ -1,4 +1,4 @@
-"""How every figure looks: colours for light and dark pages, marks, fonts, axes of a share."""
+"""The look of every figure: colours for light and dark pages, marks, fonts, axes of a share."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _RC = {
 
 
 class Mark(NamedTuple):
-    """How one series is drawn: a colour and, for who sees none, a marker."""
+    """How one series is drawn: a colour, and a marker for readers who cannot tell colours apart."""
 
     color: str
     marker: str
@@ -119,26 +119,26 @@ class Mark(NamedTuple):
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Figures made and written inside have the style of the page."""
+    """Gives figures made and written inside the style of the page."""
     with mpl.rc_context(_RC):
         yield
 
 
 def new_axes(width: float = PANEL_WIDTH, height: float = 2.6) -> Axes:
-    """Axes alone on a figure of `width` and `height` in inches."""
+    """The only axes of a new figure of `width` x `height` inches."""
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
 def mark(index: int) -> Mark:
-    """The mark of the series number `index`; from the ninth on colours come again."""
+    """The mark of series number `index`; from the ninth on, colours repeat."""
     return Mark(PALETTE[index % len(PALETTE)], _MARKERS[(index + index // 8) % len(_MARKERS)])
 
 
 def label(text: str, most: int = _MOST_LABEL) -> str:
-    """A name from anywhere as a label: visible, and cut where it is long.
+    """Any name as a label: with invisible characters shown, and shortened where it is long.
 
-    Of `package.module:factory` the last module stays, of `folder/file.py:factory` the file; of any
-    other the middle goes.
+    `package.module:factory` keeps the last module, `folder/file.py:factory` the file; any other
+    name loses its middle.
     """
     text = visible(text)
     if len(text) > most:
@@ -153,7 +153,7 @@ def tick_labels(names: Iterable[object]) -> list[str]:
 
 
 def intervals(ax: Axes, x, y, low, high, *, axis: str = "y", **how) -> None:
-    """Marks with their intervals; what has no number is not drawn."""
+    """Marks with their intervals; missing numbers are not drawn."""
     along = y if axis == "y" else x
     errors = {f"{axis}err": [[m - l for m, l in zip(along, low, strict=True)],
                              [h - m for m, h in zip(along, high, strict=True)]]}  # fmt: skip
@@ -173,7 +173,7 @@ def share_axis(ax: Axes, axis: str, text: str) -> None:
 
 
 def legend_below(ax: Axes) -> None:
-    """A legend under the axis label, for which the figure grows; none where nothing has a label."""
+    """A legend below the axis label; the figure grows by its height. None without labels."""
     handles, labels = ax.get_legend_handles_labels()
     if not labels:
         return

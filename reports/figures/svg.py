@@ -1,4 +1,4 @@
-"""A figure as SVG: the same bytes for the same figure, and a text for who does not see it."""
+"""A figure as SVG: the same bytes for the same figure, with a text alternative."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
     """The figure with `title` and `description` as its text alternative; ids start with `name`."""
     stream = io.StringIO()
     with styled(), warnings.catch_warnings():
-        # The viewer's fonts draw the text; that this machine's lack a letter is no loss.
+        # The viewer's fonts draw the text: a letter missing from this machine's does not matter.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(stream.getvalue())
@@ -45,7 +45,7 @@ def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
 
 
 def _rename(element: ElementTree.Element, name: str) -> None:
-    """Ids of its own for this figure, as a page holds several."""
+    """Make ids unique to this figure, as a page holds several."""
     for key, value in list(element.attrib.items()):
         if key == "id":
             element.set(key, f"{name}-{value}")
@@ -56,7 +56,7 @@ def _rename(element: ElementTree.Element, name: str) -> None:
 
 
 def inline(svg: str) -> str:
-    """The SVG for a page: its colours follow the page's theme, by the variables --c-HEX."""
+    """The SVG for a page: its colours follow the page's theme through the variables --c-HEX."""
     root = ElementTree.fromstring(svg)
     for element in root.iter():
         for key in ("style", "fill", "stroke"):

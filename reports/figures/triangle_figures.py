@@ -26,7 +26,7 @@ _SHARE = "mean score, {confidence:g} % interval"
 
 
 def _rows(table: pd.DataFrame) -> tuple[dict[tuple[str, str], int], list[tuple[str, bool]]]:
-    """Where each measure stands from the top, and all labels, each with whether it heads others."""
+    """The line of each measure, and all labels, each with whether it is a heading."""
     places: dict[tuple[str, str], int] = {}
     labels: list[tuple[str, bool]] = []
     for metric, group in table.groupby("metric", sort=False):
@@ -132,7 +132,7 @@ def _published_line(ax: Axes, corner: str, checkpoints: Sequence[int]) -> None:
 
 
 def draw_retention(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: float) -> Axes:
-    """Reliability of one editor by age of the edit: final, and of the same edits at-edit."""
+    """Reliability of one editor by age of the edit, final and at-edit."""
     for when, color, index in (("at-edit", MUTED, 1), ("final", mark(0).color, 0)):
         own = table[table.when == when]
         middle = (own.age_low + own.age_high) / 2 + (0 if when == "final" else 0.25)
@@ -148,7 +148,7 @@ def draw_retention(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: fl
 
 
 def draw_protocols(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: float) -> Axes:
-    """Final cells of one editor at one T: free-run and teacher-forced, in marks of their own."""
+    """Final cells of one editor at one T, with separate marks for free-run and teacher-forced."""
     places, labels = _rows(table)
     for index, (protocol, name) in enumerate((("free", "free-run"), ("forced", "teacher-forced"))):
         own = table[(table.protocol == protocol) & table["mean"].notna()]
