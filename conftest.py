@@ -19,9 +19,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from properties.bench import Bench
 from properties.profiles import register_profiles
 from properties.pytest_options import add_options
-from properties.report import check_records, editor_lines, header_lines, in_order
+from properties.report import check_records, editor_lines, header_lines, in_order, rulings_of
 from properties.session import Session
-from properties.settings import Settings
+from properties.settings import Settings, verdicts_beside
+from wise.measures.verdicts import write_rulings
 
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
@@ -131,10 +132,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     if is_whole and settings.baseline is not None and session.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")
     for spec in settings.editors:
-        for title, lines in editor_lines(settings, session.rows_path(spec), spec, reports):
+        path = session.rows_path(spec)
+        for title, lines in editor_lines(settings, path, spec, reports):
             terminalreporter.section(title)
             for line in lines:
                 terminalreporter.write_line(line)
+        if path.exists():
+            write_rulings(verdicts_beside(path), rulings_of(settings, path, spec, reports))
     if settings.report is not None:
         page = _write_page(session, reports, config.invocation_params.args)
         terminalreporter.write_line(f"\n{page}")
@@ -151,13 +155,14 @@ def _write_page(session: Session, reports: list[object], arguments: Sequence[obj
     records = in_order(check_records(reports), names)
     n_looks = max(map(session.n_looks, settings.editors))
     note = (
-        f"These rates are of the first stream alone; a check of a rate judged up to {n_looks} "
-        "streams, until it was decided."
+        "Verdicts at the last T are those of the checks: a check of a rate judged up to "
+        f"{n_looks} streams, until it was decided. All else is of the first stream alone."
     ) if n_looks > 1 else ""  # fmt: skip
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     try:
         return build_page(
             rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
+            max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], settings=shown, note=note,
         )  # fmt: skip
     except ValueError as error:

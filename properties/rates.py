@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, require
@@ -39,8 +40,8 @@ def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
 
 def require_pass(bench: Bench, verdict: Verdict, text: str) -> str:
     """`text` where the verdict is a pass; Broken or Undecided with it where it is not."""
-    for name in ("mean", "low", "high", "n", "threshold"):
-        bench.record(name, getattr(verdict, name))
+    for name, value in asdict(verdict).items():
+        bench.record(name, value)
     require(verdict.outcome != "fail", f"{text} {where(bench)}")
     if verdict.outcome == "inconclusive":
         raise Undecided(text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
 from wise.measures.summary import table_text
+from wise.measures.verdicts import Ruling, Verdict
 
-__all__ = ["check_records", "editor_lines", "header_lines", "in_order"]
+__all__ = ["check_records", "editor_lines", "header_lines", "in_order", "rulings_of"]
 
 _LEAST_AGED = 8  # edits, below which quarters would say nothing
 _PASSES = "[XPASS(strict)] "  # pytest's word for what was expected to fail, strictly
@@ -59,6 +62,20 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield from _retention_lines(rows, settings.protocols[0])
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def rulings_of(
+    settings: Settings, path: Path, spec: str, reports: Iterable[object]
+) -> Iterator[Ruling]:
+    """The verdicts that the checks of one editor gave, on the run whose rows are in `path`."""
+    rows = read_rows(path, truncated="drop") if path.is_file() else []
+    last = max((row.t for row in rows if row.when == "final"), default=0)
+    called = (each for each in reports if isinstance(each, pytest.TestReport))
+    told = [dict(report.user_properties) for report in called if report.when == "call"]
+    for found in sorted((each for each in told if "threshold" in each), key=itemgetter("check")):
+        if rows and found["editor"] == settings.editor_name(spec):
+            verdict = Verdict(**{field.name: found[field.name] for field in fields(Verdict)})
+            yield Ruling(rows[0].run, settings.protocols[0], last, found["check"], verdict)
 
 
 def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:

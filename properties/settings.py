@@ -19,7 +19,7 @@ from wise.evaluation.datasets import FORMATS
 from wise.evaluation.lifelong import PROTOCOLS
 from wise.measures.verdicts import THRESHOLDS
 
-__all__ = ["DEFAULT_EDITS", "Settings", "of_look"]
+__all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_EDITS = 100
@@ -143,6 +143,11 @@ class Settings:
         """Those asked for, or the powers of ten, and T itself."""
         wanted = self.checkpoints or checkpoints_of(n_edits)
         return tuple(sorted({*wanted, n_edits}))
+
+
+def verdicts_beside(rows: Path) -> Path:
+    """The file of verdicts on the rows in `rows`."""
+    return rows.with_name(f"{rows.stem}.verdicts.jsonl")
 
 
 def of_look(rows: Path, look: int) -> Path:

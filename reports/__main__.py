@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reports.calibration import CALIBRATION
+from wise.measures.verdicts import MAX_LOOKS
 
 if TYPE_CHECKING:
     from wise.evaluation.entries import Entry
@@ -60,6 +61,9 @@ def main() -> None:
 @click.option(
     "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 1, max_open=True)
 )
+@click.option("--looks", "max_looks", default=MAX_LOOKS, show_default=True,
+              type=click.IntRange(1), help="looks that share the error")  # fmt: skip
+@click.option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
 @click.option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
 @click.option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show by option alone")
 @click.option("--costs", type=_FILE, help="a league's costs, as CSV")

@@ -15,7 +15,7 @@ from reports.sections.router_section import of_router
 from reports.sections.scores_section import of_scores
 from reports.sections.section import Section
 from reports.sections.study_section import of_effects, of_r2, of_study
-from wise.measures.verdicts import THRESHOLDS
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, read_rulings
 
 __all__ = ["build_page"]
 
@@ -29,6 +29,8 @@ def build_page(
     compare: tuple[Path, Path] | None = None,
     thresholds: Sequence[str] | Mapping[str, float] = (),
     confidence: float = 0.95,
+    max_looks: int = MAX_LOOKS,
+    verdicts: Sequence[Path] = (),
     checks: Sequence[Path | CheckRecord] = (),
     sweeps: Sequence[Path] = (),
     settings: Mapping[str, str] | None = None,
@@ -41,6 +43,8 @@ def build_page(
 ) -> Path:
     """Write the page of `rows` and of the files beside them into `out`; its path.
 
+    `verdicts` are those of the suite, shown as they are; what they leave out is judged with the
+    error of one look of `max_looks`.
     `thresholds` as a mapping are all there are; as texts METRIC=VALUE they change the usual ones.
     `sweeps` are rows of one editor by its options, which are shown by option and judged by none;
     `note` stands with the verdicts.
@@ -71,7 +75,8 @@ def build_page(
             if path:
                 yield from section_of(path)
 
-    how = {"thresholds": thresholds, "confidence": confidence}
+    how = {"thresholds": thresholds, "confidence": confidence, "max_looks": max_looks}
+    how |= {"rulings": [ruling for path in verdicts for ruling in read_rulings(path)]}
     every = [check for of_file in told for check in of_file]
     more = [swept] if sweeps else []
     how |= {"more": more, "checks": every, "settings": settings, "note": note}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from reports.reading import Items
 from reports.tables import SERIES, groups, in_series, scores_of
 from wise.measures.estimates import CONDITION, Measure, estimates
-from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, judge_mean
+from wise.measures.rows import Run
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, Verdict, judge_mean
 
 __all__ = [
     "counting",
@@ -31,26 +32,43 @@ def verdicts(
     thresholds: Mapping[str, float] = THRESHOLDS,
     confidence: float = 0.95,
     max_looks: int = MAX_LOOKS,
+    rulings: Iterable[Ruling] = (),
 ) -> pd.DataFrame:
     """The verdict on the final model, for each series, protocol, T and measure with a threshold.
 
-    Each has the error of one look of `max_looks`, as the checks of the suite have.
+    Where `rulings` have one it is shown; where not, the mean is judged with the error of one look
+    of `max_looks`, as the checks of the suite do.
     """
+    told = _by_line(items, rulings)
     table = scores_of(items)
     table = table[(table.when == "final") & table.score.notna()]
     by, lines = [*SERIES, *CONDITION], []
     for line in estimates(table, by, confidence=confidence).to_dict("records"):
-        threshold = thresholds.get(Measure(line["metric"], line["kind"]).name)
-        if threshold is None:
+        name = Measure(line["metric"], line["kind"]).name
+        found = told.get((*(line[each] for each in [*SERIES, "protocol", "t"]), name))
+        if found is None and name in thresholds:
+            found = judge_mean(
+                line["mean"], line["effective_n"], thresholds[name], n=line["n"],
+                confidence=confidence, max_looks=max_looks,
+            )  # fmt: skip
+        if found is None:
             continue
-        found = judge_mean(
-            line["mean"], line["effective_n"], threshold, n=line["n"],
-            confidence=confidence, max_looks=max_looks,
-        )  # fmt: skip
         words = found.describe().partition(": ")[2]
         lines.append({name: line[name] for name in by}
                      | {name: getattr(found, name, words) for name in _VERDICT})  # fmt: skip
     return pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})
+
+
+def _by_line(items: Items, rulings: Iterable[Ruling]) -> dict[tuple[object, ...], Verdict]:
+    """Each ruling's verdict, by the series, protocol, T and name of its measure."""
+    first = items.runs[items.runs.version == 1]
+    series = in_series(items, pd.DataFrame({"run": first.index}))[SERIES]
+    of_runs = zip(first[list(Run._fields)].to_numpy().tolist(), series.to_numpy(), strict=True)
+    names = {tuple(run): tuple(line) for run, line in of_runs}
+    return {
+        (*names[ruling.run], ruling.protocol, ruling.t, ruling.check): ruling.verdict
+        for ruling in rulings if ruling.run in names
+    }  # fmt: skip
 
 
 def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from reports.sections.section import Section
 from reports.tables import SERIES
 from wise.measures.estimates import Measure
 from wise.measures.text import visible
-from wise.measures.verdicts import THRESHOLDS
+from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling
 
 __all__ = ["write_page"]
 
@@ -121,6 +121,8 @@ def write_page(
     more: Sequence[Items] = (),
     thresholds: Mapping[str, float] = THRESHOLDS,
     confidence: float = 0.95,
+    max_looks: int = MAX_LOOKS,
+    rulings: Sequence[Ruling] = (),
     checks: Sequence[CheckRecord] = (),
     settings: Mapping[str, str] | None = None,
     note: str = "",
@@ -132,7 +134,9 @@ def write_page(
     """
     out, sections, parts = Path(out), list(sections), [items, *more]
     out.mkdir(parents=True, exist_ok=True)
-    judged = verdicts(items, thresholds=thresholds, confidence=confidence)
+    judged = verdicts(
+        items, thresholds=thresholds, confidence=confidence, max_looks=max_looks, rulings=rulings
+    )
     wrong, left_out = failures(items), exclusions(items)
     tables = {"verdicts": judged, "failures": wrong, "excluded": left_out}
     for section in sections:

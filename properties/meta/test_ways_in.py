@@ -21,6 +21,7 @@ from properties.meta.called import ROOT, run_pytest
 from properties.report import in_order
 from wise.editors.corners import make_unedited
 from wise.edits import Background
+from wise.measures.verdicts import read_rulings
 
 pytestmark = pytest.mark.meta
 
@@ -169,7 +170,10 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path: Path) -> None:
         ran = run_pytest("-m", "triangle", *PERFECT, f"--rows={tmp_path / name}", *more)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert "the triangle after T edits" in ran.stdout
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    for file in ("{}", "{}.verdicts.jsonl"):
+        one, two = (tmp_path / file.format(name) for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert {ruling.check for ruling in read_rulings(two)} >= {"reliability", "far"}
 
 
 def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:

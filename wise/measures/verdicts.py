@@ -6,25 +6,32 @@ each look has its share of the error.
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count, islice
+from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
+from wise.jobs.ledger import read_records
+from wise.measures.rows import Run
 from wise.measures.statistics import format_share, interval_at, lower_bound, upper_bound, worth
 
 __all__ = [
     "MAX_LOOKS",
     "THRESHOLDS",
     "Draw",
+    "Ruling",
     "SharedDraws",
     "Verdict",
     "judge",
     "judge_in_looks",
     "judge_mean",
     "n_to_decide",
+    "read_rulings",
+    "write_rulings",
 ]
 
 _T = TypeVar("_T")
@@ -94,6 +101,39 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.describe()
+
+
+class Ruling(NamedTuple):
+    """The verdict of one check on a run after `t` edits; later looks are at runs of other seeds."""
+
+    run: Run
+    protocol: str
+    t: int
+    check: str
+    verdict: Verdict
+
+
+def write_rulings(path: Path, rulings: Iterable[Ruling]) -> None:
+    """Write rulings as JSON lines, as `read_rulings` reads them."""
+    lines = (
+        json.dumps(run._asdict() | {"protocol": protocol, "t": t, "check": check} | asdict(verdict))
+        for run, protocol, t, check, verdict in rulings
+    )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def read_rulings(path: Path | str) -> list[Ruling]:
+    """The rulings of a file. Raises ValueError with the line."""
+    found = []
+    for record in read_records(path):
+        values = record.values
+        try:
+            run = Run(*(values.pop(name) for name in Run._fields))
+            protocol, t, check = (values.pop(name) for name in ("protocol", "t", "check"))
+            found.append(Ruling(run, protocol, t, check, Verdict(**values)))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{record.place} is no verdict: {error}") from error
+    return found
 
 
 def judge(
