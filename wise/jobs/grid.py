@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -117,9 +118,8 @@ def run_apart(
 ) -> Iterator[tuple[_Task, bool]]:
     """Each task as it ends, and whether its process lived to its end; one process is this one.
 
-    A process that dies takes its whole pool along, so the tasks that were running then are done
-    again, each in a pool of its own: one that dies there has not lived. Processes are spawned, and
-    end with this one however it ends. What `work` raises is raised here. Raises ValueError.
+    A process that dies loses the task that it was at, and no other. Processes are spawned, and end
+    with this one however it ends. What `work` raises is raised here. Raises ValueError.
     """
     if n_processes < 1:
         raise ValueError(f"n_processes={n_processes} must be >= 1")
@@ -128,47 +128,41 @@ def run_apart(
             work(task)
             yield task, True
         return
-    left = list(tasks)
-    while left:
-        left = yield from _pooled(work, left, n_processes)
-        running, left = left[:n_processes], left[n_processes:]  # tasks are handed out in order
-        for task in running:
-            if (yield from _pooled(work, [task], 1)):
-                yield task, False
+    left, running = iter(tasks), dict[Future[None], tuple[_Task, ProcessPoolExecutor]]()
+    with ExitStack() as pools:  # of one process each, so that it is known who died
 
+        def start(pool: ProcessPoolExecutor | None = None) -> None:
+            for task in islice(left, 1):
+                pool = pool or pools.enter_context(
+                    ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent)
+                )
+                running[pool.submit(work, task)] = task, pool
 
-def _pooled(
-    work: Callable[[_Task], None], tasks: Sequence[_Task], n_processes: int
-) -> Generator[tuple[_Task, bool], None, list[_Task]]:
-    """Each task that ended; returns those that the end of a process has left."""
-    pool = ProcessPoolExecutor(
-        min(n_processes, max(1, len(tasks))), get_context("spawn"), _end_with_parent
-    )
-    left = []
-    try:
-        futures = {pool.submit(work, task): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                future.result()
-            except BrokenProcessPool:
-                left.append(futures[future])
-            else:
-                yield futures[future], True
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return [task for task in tasks if task in left]
+        for _ in range(n_processes):
+            start()
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, pool = running.pop(future)
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    yield task, False
+                    start()
+                else:
+                    yield task, True
+                    start(pool)
 
 
 def _end_with_parent() -> None:
     """Leave no process behind that still writes when its parent was killed."""
 
-    def wait() -> None:
+    def wait_for_it() -> None:
         parent = parent_process()
         if parent is not None:
             parent.join()
             os._exit(1)
 
-    Thread(target=wait, daemon=True).start()
+    Thread(target=wait_for_it, daemon=True).start()
 
 
 def run_submitted(
