@@ -127,7 +127,7 @@ def league(
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)
         asked = League(entries, tuple(range(seeds)), edits, world_scene)
-        outcomes = run_league(asked, out, executor=_processes(jobs))
+        outcomes = run_league(asked, out, executor=_executor(jobs))
     except (ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     results = results_of(outcomes, out)
@@ -202,7 +202,7 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
     from wise.localization.study_text import ModelStudy
 
     model = made.model
-    executor = _executor_of(asked, out)
+    executor = _executor(asked["jobs"], asked["cluster"], asked["cluster_option"], out)
     found = run_study(made, out, executor=executor)
     curve = sweep_layers(
         _entry("wise", model, asked), model, made.layers, made.scene_of, out / "sweep",
@@ -275,20 +275,16 @@ def _entry(name: str, model: str, asked: Mapping[str, Any]) -> Entry:
     return study_entry(name, preset=asked["preset"], is_embedded=model in FAMILIES)
 
 
-def _processes(n: int | None) -> Executor:
-    from wise.jobs.grid import run_apart
-
-    return partial(run_apart, n_processes=n or os.cpu_count() or 1)
-
-
-def _executor_of(asked: Mapping[str, Any], out: Path) -> Executor:
+def _executor(
+    jobs: int | None, cluster: str | None = None, options: Sequence[str] = (), out: Path = Path()
+) -> Executor:
     from wise.editor import factory_options
-    from wise.jobs.grid import run_submitted
+    from wise.jobs.grid import run_apart, run_submitted
 
-    if not asked["cluster"]:
-        return _processes(asked["jobs"])
-    given = factory_options(asked["cluster_option"])
-    return partial(run_submitted, folder=out / "jobs", cluster=asked["cluster"], **given)
+    if not cluster:
+        return partial(run_apart, n_processes=jobs or os.cpu_count() or 1)
+    given = factory_options(options)
+    return partial(run_submitted, folder=out / "jobs", cluster=cluster, **given)
 
 
 def _settings(made: Study) -> dict[str, object]:

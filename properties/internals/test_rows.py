@@ -197,10 +197,10 @@ def test_a_block_that_does_not_fit_leaves_the_file_as_it_was(
     path = tmp_path / "rows.jsonl"
     with RowWriter(path, RUN) as writer:
         writer.write_block(BLOCKS["edit 1"])
-        file = writer._ledger._file
+        file = writer._file
         full = SimpleNamespace(fileno=file.fileno, truncate=file.truncate)
         full.write = lambda content: file.write(content[:40])
-        monkeypatch.setattr(writer._ledger, "_file", full)
+        monkeypatch.setattr(writer, "_file", full)
         with pytest.raises(OSError, match=r"took 40 of \d+ bytes, and was restored"):
             writer.write_block(BLOCKS["edit 2"])
         monkeypatch.undo()

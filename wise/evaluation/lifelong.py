@@ -206,11 +206,10 @@ def _restore(editor: Editor, states: Path, blocks: Sequence[Block], done: Set[st
         return 0
     first_missing = next((block.end for block in blocks if block.name not in done), blocks[-1].end)
     usable = {block.end for block in blocks if done and block.end <= first_missing}
-    saved = sorted(int(folder.name) for folder in states.iterdir() if folder.name.isdigit())
-    for t in saved:
-        if t not in usable:
-            _discard(states / str(t))
-    kept = max(usable.intersection(saved), default=0)
+    saved = {int(folder.name) for folder in states.iterdir() if folder.name.isdigit()}
+    for t in saved - usable:
+        _discard(states / str(t))
+    kept = max(saved & usable, default=0)
     if kept:
         editor.load(states / str(kept))
     return kept

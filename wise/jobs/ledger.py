@@ -51,13 +51,13 @@ class Ledger:
         what: str = "job",
         keep: Callable[[list[Record]], int] = len,
     ) -> None:
-        self._path = Path(path)
-        self._file: BinaryIO = self._path.open("a+b", buffering=0)
+        self.path = Path(path)
+        self._file: BinaryIO = self.path.open("a+b", buffering=0)
         try:
-            _lock(self._file, self._path)
+            _lock(self._file, self.path)
             self._file.seek(0)
-            found, rest = _parsed(self._file.read(), self._path)
-            _check_start(found, rest, claim or {}, what, self._path)
+            found, rest = _parsed(self._file.read(), self.path)
+            _check_start(found, rest, claim or {}, what, self.path)
             self.records = found[: keep(found)]
             self._size = self.records[-1].end if self.records else 0
             self._file.truncate(self._size)
@@ -71,7 +71,7 @@ class Ledger:
         n_written = self._file.write(lines)
         if n_written != len(lines):
             self._file.truncate(self._size)
-            raise OSError(f"{self._path} took {n_written} of {len(lines)} bytes, and was restored")
+            raise OSError(f"{self.path} took {n_written} of {len(lines)} bytes, and was restored")
         os.fsync(self._file.fileno())
         self._size += len(lines)
 

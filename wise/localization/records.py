@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from wise.jobs.ledger import Ledger, Record, read_records
 
@@ -159,31 +159,25 @@ class Trace:
                         )  # fmt: skip
 
 
-class TraceFile:
-    """A file of traces, appended fact by fact; a context manager.
+class TraceFile(Ledger):
+    """A ledger of traces, which takes fact by fact; a context manager.
 
     What it holds already, a last line cut off aside, is in `done` by the fact's digest. Raises
     ValueError for a file of other settings, naming the first that differs, or of other content.
     """
 
     def __init__(self, path: Path | str, settings: TraceSettings):
-        self._ledger = Ledger(path, claim=asdict(settings), what="trace")
-        self.done = {fact.sha256: fact for fact in _facts(self._ledger.records[1:])}
-        if not self._ledger.records:
-            self._ledger.append(asdict(settings))
+        super().__init__(path, claim=asdict(settings), what="trace")
+        self.done = {fact.sha256: fact for fact in _facts(self.records[1:])}
+        if not self.records:
+            self.append(asdict(settings))
 
     def write(self, fact: FactTrace) -> None:
         """Append one fact, on the disk on return. Raises ValueError for one that is there."""
         if fact.sha256 in self.done:
-            raise ValueError(f"fact {fact.fact!r} is in the file of traces already")
-        self._ledger.append(asdict(fact))
+            raise ValueError(f"fact {fact.fact!r} is in {self.path} already")
+        self.append(asdict(fact))
         self.done[fact.sha256] = fact
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ledger.close()
 
 
 def read_trace(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> Trace:

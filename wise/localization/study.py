@@ -21,12 +21,7 @@ from wise.localization.known_facts import fact_of, known
 from wise.localization.problems import PROBLEMS
 from wise.localization.records import FactTrace, Trace, read_trace
 from wise.localization.scoring import SCORES
-from wise.localization.study_part import (
-    STREAM,
-    Part,
-    Setting,
-    run_part,
-)
+from wise.localization.study_part import STREAM, Part, Setting, run_part
 from wise.localization.tracing import causal_trace
 
 __all__ = ["Study", "StudyTables", "run_study", "tables_of"]
@@ -98,11 +93,7 @@ class Study:
 
 
 def run_study(
-    study: Study,
-    folder: Path,
-    *,
-    executor: Executor | None = None,
-    progress: bool = True,
+    study: Study, folder: Path, *, executor: Executor | None = None, progress: bool = True
 ) -> StudyTables:
     """Run every cell that has no score yet below `folder`, in this process or by `executor`.
 

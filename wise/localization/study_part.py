@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wise.editor import Editor, Prepares, load_editor, with_cache
-from wise.edits import EditStream
-from wise.evaluation.cell import Scene, SceneMaker, one_thread
+from wise.evaluation.cell import SceneMaker, one_thread
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
 from wise.jobs.grid import file_name
@@ -118,7 +117,7 @@ def run_part(part: Part, setting: Setting) -> None:
     with one_thread(), part.ledger(setting.folder) as ledger:
         done = _by_place(ledger.records)
         if cells := [cell for cell in part.cells() if cell not in done]:
-            bench = _Bench.of(part, setting)
+            bench = _Bench(part, setting)
             for cell in cells:
                 ledger.append(_record(cell, **bench.record(*cell)))
 
@@ -126,30 +125,20 @@ def run_part(part: Part, setting: Setting) -> None:
 class _Bench:
     """The model, the facts and the editor of the layer at hand."""
 
-    def __init__(self, part: Part, setting: Setting, scene: Scene, stream: EditStream):
-        self._part, self._scene, self._stream = part, scene, stream
-        self._setting, self._problem = setting, PROBLEMS[part.problem]
-        self._edits = {edit.id: edit for edit in stream.edits}
+    def __init__(self, part: Part, setting: Setting):
+        self._part, self._setting, self._problem = part, setting, PROBLEMS[part.problem]
+        self._stream = load_stream(f"jsonl:{setting.folder / STREAM}")
+        self._edits = {edit.id: edit for edit in self._stream.edits}
+        scene = setting.scene_of(setting.model, part.seed, 1)
+        self._scene = replace(scene, background=scene.background.apart_from(self._stream))
         self._asker = Asker(
-            scene.model,
-            scene.tokenizer,
-            self._problem,
-            setting.sigma,
-            setting.n_noise,
-            part.seed,
+            scene.model, scene.tokenizer, self._problem, setting.sigma, setting.n_noise, part.seed,
             setting.min_probability,
-        )
+        )  # fmt: skip
         self.ask = cache(self._ask)
         self._layer = -1
         self._editor: Editor | None = None
         self._own: PreTrainedModel | None = None
-
-    @classmethod
-    def of(cls, part: Part, setting: Setting) -> _Bench:
-        stream = load_stream(f"jsonl:{setting.folder / STREAM}")
-        scene = setting.scene_of(setting.model, part.seed, 1)
-        apart = scene.background.apart_from(stream)
-        return cls(part, setting, replace(scene, background=apart), stream)
 
     def record(self, fact: str, layer: int) -> Mapping[str, Any]:
         """The cell's scores, or why it has none: `excluded` by what is asked, or an `error`."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn, Self
+from typing import Literal, NamedTuple, NoReturn
 
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 
@@ -140,8 +140,8 @@ class Row:
 _TEXTS = tuple(field.name for field in fields(Row) if field.type == "str")
 
 
-class RowWriter:
-    """Appends whole blocks of `run` to its file; a context manager.
+class RowWriter(Ledger):
+    """The ledger of one run, which takes whole blocks; a context manager.
 
     To `resume` a file is to drop its last block, which may lack rows without anything telling so;
     `blocks` names those before it, in order. Raises, the file left as it is, FileExistsError for
@@ -150,10 +150,10 @@ class RowWriter:
     """
 
     def __init__(self, path: Path | str, run: Run, *, resume: bool = False) -> None:
-        self._path, self._run, self.blocks = Path(path), run, list[str]()
-        if not resume and self._path.exists() and self._path.stat().st_size:
+        if not resume and Path(path).exists() and Path(path).stat().st_size:
             raise FileExistsError(f"{path} holds rows already; resume it or name another file")
-        self._ledger = Ledger(path, claim=run._asdict(), what="run", keep=self._whole_blocks)
+        self._run, self.blocks = run, list[str]()
+        super().__init__(path, claim=run._asdict(), what="run", keep=self._whole_blocks)
 
     def _whole_blocks(self, records: list[Record]) -> int:
         """How many records stand before the last block."""
@@ -180,19 +180,13 @@ class RowWriter:
             raise ValueError("rows=[] is no block; what could not be measured is a row too")
         block = rows[0].block
         if block in self.blocks:
-            raise ValueError(f"block={block!r} is in {self._path} already; a block is written once")
+            raise ValueError(f"block={block!r} is in {self.path} already; a block is written once")
         for row in rows:
-            check_claim(row.run._asdict(), self._run._asdict(), what="run", place=self._path)
+            check_claim(row.run._asdict(), self._run._asdict(), what="run", place=self.path)
             if row.block != block:
                 raise ValueError(f"Row.block={row.block!r} is written with block {block!r}")
-        self._ledger.append(*map(asdict, rows))
+        self.append(*map(asdict, rows))
         self.blocks.append(block)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ledger.close()
 
 
 def read_rows(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> list[Row]:
