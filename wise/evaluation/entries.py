@@ -107,13 +107,12 @@ def entries_named(
     if "all" in names:
         others = [name for name in names if name not in ("all", *corners)]
         names = [*every_name(), *others, *corners]
-    found: dict[Entry, None] = {}
-    for name in dict.fromkeys(names):
-        if name in corners:
-            found[Entry(name, corners[name], group="corner")] = None
-        else:
-            found |= dict.fromkeys(entries_of(name, best=best, options=options))
-    return tuple(found)
+    found: list[Entry] = []
+    for name in names:
+        found += [Entry(name, corners[name], group="corner")] if name in corners else entries_of(
+            name, best=best, options=options
+        )  # fmt: skip
+    return tuple(dict.fromkeys(found))
 
 
 def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from wise.edits import EditStream
@@ -37,9 +38,14 @@ def plan(
     edits_per_turn: int = 1,
     is_routed: bool = False,
 ) -> tuple[Block, ...]:
-    """All blocks of a run, in the order of the work: each turn's edits, then its checkpoint."""
+    """All blocks of a run, in the order of the work: each turn's edits, then its checkpoint.
+
+    A turn also ends at each checkpoint.
+    """
+    stops = pairwise(sorted({0, *checkpoints, len(stream.edits)}))
+    ends = [end for a, b in stops for end in (*range(a + edits_per_turn, b, edits_per_turn), b)]
     blocks = []
-    for begin, end in _turns(len(stream.edits), checkpoints, edits_per_turn):
+    for begin, end in pairwise([0, *ends]):
         own = tuple(at_edit_questions(stream.edits[begin:end]))
         blocks.append(Block(f"edit {end}", begin, end, "at-edit", "free", own))
         if end not in checkpoints:
@@ -50,15 +56,3 @@ def plan(
             routed = tuple(routed_questions(asked))
             blocks.append(Block(f"{name} routing", begin, end, "routing", "free", routed))
     return tuple(blocks)
-
-
-def _turns(
-    n_edits: int, checkpoints: Sequence[int], edits_per_turn: int
-) -> Iterator[tuple[int, int]]:
-    """[begin, end) of each turn; a turn also ends at each checkpoint."""
-    begin = 0
-    for stop in sorted({*checkpoints, n_edits}):
-        while begin < stop:
-            end = min(begin + edits_per_turn, stop)
-            yield begin, end
-            begin = end

@@ -11,9 +11,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Literal, NamedTuple, Self
 
 if sys.platform != "win32":
     import fcntl
@@ -24,8 +23,7 @@ __all__ = ["Ledger", "Record", "check_claim", "forget", "read_records", "write_w
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One line of a ledger; `place` names its file and line, `end` is the byte after it."""
 
     values: dict[str, Any]

@@ -21,7 +21,7 @@ from wise.localization.known_facts import fact_of, known
 from wise.localization.problems import PROBLEMS
 from wise.localization.records import FactTrace, Trace, read_trace
 from wise.localization.scoring import SCORES
-from wise.localization.study_part import STREAM, Part, Setting, run_part
+from wise.localization.study_part import STREAM, Part, run_part
 from wise.localization.tracing import causal_trace
 
 __all__ = ["Study", "StudyTables", "run_study", "tables_of"]
@@ -107,14 +107,9 @@ def run_study(
         parts = list(study.parts([edit.id for edit in stream.edits]))
         for part in parts:
             part.forget_errors(folder)
-        setting = Setting(
-            study.model, study.scene_of, folder, trace.settings.sigma, study.n_noise,
-            study.min_probability,
-        )  # fmt: skip
-        run_grid(
-            parts, partial(run_part, setting=setting), folder,
-            executor=executor, name="study", unit="part", progress=progress,
-        )  # fmt: skip
+        work = partial(run_part, study=study, folder=folder, sigma=trace.settings.sigma)
+        run_grid(parts, work, folder, executor=executor, name="study", unit="part",
+                 progress=progress)  # fmt: skip
     return tables_of(study, folder)
 
 

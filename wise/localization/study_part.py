@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from wise.editor import Editor, Prepares, load_editor, with_cache
-from wise.evaluation.cell import SceneMaker, one_thread
+from wise.evaluation.cell import one_thread
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
 from wise.jobs.grid import file_name
@@ -27,23 +27,14 @@ from wise.jobs.ledger import Ledger, Record, forget, read_records
 from wise.localization.problems import PROBLEMS, UnsuitedEditorError, make_editor
 from wise.localization.scoring import Asked, Asker
 
-__all__ = ["STREAM", "Part", "Setting", "run_part"]
+if TYPE_CHECKING:
+    from wise.localization.study import Study
+
+__all__ = ["STREAM", "Part", "run_part"]
 
 STREAM = "stream.jsonl"  # of a study's folder: its facts
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 Place = tuple[str, int]  # fact, layer: what tells the cells of a part apart
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all parts of a study share."""
-
-    model: str
-    scene_of: SceneMaker
-    folder: Path
-    sigma: float
-    n_noise: int = 10
-    min_probability: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -108,16 +99,16 @@ def _record(cell: Place, **found: Any) -> dict[str, Any]:
     return {"fact": cell[0], "layer": cell[1], **found}
 
 
-def run_part(part: Part, setting: Setting) -> None:
-    """Run the cells of `part` that have no record yet.
+def run_part(part: Part, study: Study, folder: Path, sigma: float) -> None:
+    """Run the cells of `part` that have no record below `folder`; `sigma` is the noise of tracing.
 
     What goes wrong with a cell is its record, as is the reason why it has no score. On one thread,
     so that scores do not depend on what runs beside it.
     """
-    with one_thread(), part.ledger(setting.folder) as ledger:
+    with one_thread(), part.ledger(folder) as ledger:
         done = _by_place(ledger.records)
         if cells := [cell for cell in part.cells() if cell not in done]:
-            bench = _Bench(part, setting)
+            bench = _Bench(part, study, folder, sigma)
             for cell in cells:
                 ledger.append(_record(cell, **bench.record(*cell)))
 
@@ -125,15 +116,16 @@ def run_part(part: Part, setting: Setting) -> None:
 class _Bench:
     """The model, the facts and the editor of the layer at hand."""
 
-    def __init__(self, part: Part, setting: Setting):
-        self._part, self._setting, self._problem = part, setting, PROBLEMS[part.problem]
-        self._stream = load_stream(f"jsonl:{setting.folder / STREAM}")
+    def __init__(self, part: Part, study: Study, folder: Path, sigma: float):
+        self._part, self._folder, self._sigma = part, folder, sigma
+        self._problem = PROBLEMS[part.problem]
+        self._stream = load_stream(f"jsonl:{folder / STREAM}")
         self._edits = {edit.id: edit for edit in self._stream.edits}
-        scene = setting.scene_of(setting.model, part.seed, 1)
+        scene = study.scene_of(study.model, part.seed, 1)
         self._scene = replace(scene, background=scene.background.apart_from(self._stream))
         self._asker = Asker(
-            scene.model, scene.tokenizer, self._problem, setting.sigma, setting.n_noise, part.seed,
-            setting.min_probability,
+            scene.model, scene.tokenizer, self._problem, sigma, study.n_noise, part.seed,
+            study.min_probability,
         )  # fmt: skip
         self.ask = cache(self._ask)
         self._layer = -1
@@ -170,9 +162,9 @@ class _Bench:
         if self._editor is None or layer != self._layer:
             entry = self._part.entry
             self._editor = make_editor(
-                with_cache(load_editor(entry.spec), self._setting.folder / "cache"),
+                with_cache(load_editor(entry.spec), self._folder / "cache"),
                 self._problem, model, self._scene.tokenizer, self._scene.background,
-                sigma=self._setting.sigma, seed=self._part.seed,
+                sigma=self._sigma, seed=self._part.seed,
                 **{**dict(entry.options), "layer": layer},
             )  # fmt: skip
             self._layer = layer
