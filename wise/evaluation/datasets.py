@@ -35,11 +35,11 @@ from dataclasses import asdict, fields
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from uuid import uuid4
 
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.fields import Field, read_array, read_lines
 from wise.evaluation.formats import ID_KEYS, SCHEMAS, Case, parse
+from wise.jobs.ledger import write_whole
 
 __all__ = ["FORMATS", "load_stream", "write_jsonl"]
 
@@ -157,15 +157,8 @@ def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
     Atomic: after an error the file is as it was. The stream's name is not kept. Raises
     UnicodeEncodeError (a ValueError) where a text holds a lone surrogate.
     """
-    path = Path(path)
-    part = path.with_name(f".{uuid4().hex}.part")
-    try:
-        with part.open("x", encoding="utf-8", newline="\n") as file:
-            for line in _objects(stream):
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in _objects(stream))
+    write_whole(Path(path), "".join(lines).encode())
 
 
 # Format name -> parser of a whole file.

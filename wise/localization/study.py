@@ -118,9 +118,7 @@ def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, T
     n = study.n_facts if study.n_candidates is None else study.n_candidates
     scene, path = study.scene_of(study.model, study.seeds[0], n), folder / STREAM
     if not path.exists():
-        part = path.with_suffix(".part")
-        write_jsonl(_known(scene, study.n_facts), part)
-        part.replace(path)
+        write_jsonl(_known(scene, study.n_facts), path)
     stream = load_stream(f"jsonl:{path}")
     trace = causal_trace(
         scene.model, scene.tokenizer, [fact_of(edit) for edit in stream.edits],
