@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from fixtures.models import LoadedModel
 from properties.findings import Broken, Unasked
+from properties.surroundings import Surroundings
 from wise.editor import Editor, EditorFactory, Persistent, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
@@ -65,6 +66,10 @@ class Bench:
     def copy_model(self) -> PreTrainedModel:
         """The unedited model, for an editor to hold."""
         return copy.deepcopy(self.loaded.model)
+
+    def change_of(self, model: PreTrainedModel) -> str:
+        """The first thing in which a model differs from the unedited one; empty where none does."""
+        return Surroundings.of(self.loaded.model).change_to(Surroundings.of(model))
 
     def editor(
         self,

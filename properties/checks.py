@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fixtures.models import load_model
-from properties import machine, rates, routes
+from properties import machine, patterns, rates, routes
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, Undecided
-from properties.laws import batches, model, refusals, states, streams, writes
+from properties.laws import batches, model, refusals, states, streams, traces, writes
 from properties.runs import LEVELS, world_bench
+from properties.surroundings import undisturbed
 from wise.editor import (
     Editor,
     EditorFactory,
@@ -51,6 +52,11 @@ class Check:
     def lacks(self, editor: Editor) -> str:
         """The first capability that `editor` does not have; empty where the check applies."""
         return next((each.__name__ for each in self.needs if not isinstance(editor, each)), "")
+
+    def run(self, bench: Bench) -> object:
+        """What the law finds; whatever the editor does to the process ends with it."""
+        with undisturbed(bench.loaded.tokenizer):
+            return self.law(bench)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ CONTRACT: Sequence[Check] = (
     *_named([states.check_removing_an_edit_leaves_the_others], Erasable),
     *_named([states.check_preparing_edits_changes_no_answer], Prepares),
     *_named([streams.check_the_background_is_apart_from_the_stream]),
+    *_named(getattr(traces, name) for name in traces.__all__),
 )  # fmt: skip
 
 TRIANGLE: Sequence[Check] = tuple(
@@ -114,6 +121,7 @@ LIFELONG: Sequence[Check] = tuple(_named([
     streams.check_inference_does_not_grow,
     rates.check_retention,
     rates.check_at_edit_is_not_below_final,
+    patterns.check_misses_look_like_chance,
 ]))  # fmt: skip
 
 ROUTER: Sequence[Check] = (
@@ -141,7 +149,7 @@ def run_check(check: Check, bench: Bench) -> Result:
         lacks = check.lacks(bench.example)
         if lacks:
             return Result(check.name, "not asked", f"the editor is not {lacks}")
-        found = check.law(bench)
+        found = check.run(bench)
     except Broken as error:
         return Result(check.name, "fail", str(error))
     except Unasked as error:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 import numpy
 import torch
-from torch import nn
 
 from properties.bench import Bench
 from properties.findings import require
+from properties.surroundings import random_states
 
 __all__ = [
     "check_global_random_state_does_not_matter",
@@ -22,46 +20,14 @@ __all__ = [
     "check_same_seed_gives_the_same_editor",
     "check_two_editors_do_not_influence_each_other",
     "check_without_edits_it_is_the_base_model",
-    "difference",
 ]
-
-
-def difference(one: nn.Module, other: nn.Module) -> str:
-    """The first difference of a model from its original; empty where there is none."""
-    parts, originals = dict(one.named_modules()), dict(other.named_modules())
-    for name in [*(originals.keys() - parts.keys()), *(parts.keys() - originals.keys())]:
-        return f"module {name} was {'removed' if name in originals else 'added'}"
-    weights = dict(one.named_parameters())
-    for name, weight in other.named_parameters():
-        own = weights.get(name)
-        if own is None or own.dtype != weight.dtype or not torch.equal(own, weight):
-            return f"weight {name} has changed"
-        if own.requires_grad != weight.requires_grad:
-            return f"weight {name} has requires_grad={own.requires_grad}"
-    for name, module in originals.items():
-        found = _marks(parts[name], module)
-        if found:
-            return f"module {name or 'model'} {found}"
-    return ""
-
-
-def _marks(module: nn.Module, original: nn.Module) -> str:
-    """What was left behind on one module."""
-    if type(module) is not type(original) or "forward" in vars(module):
-        return "was replaced, or its forward was"
-    if module.training != original.training:
-        return f"is in {'training' if module.training else 'evaluation'} mode"
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(len(vars(module)[name]) != len(vars(original)[name]) for name in hooks):
-        return "keeps a hook"
-    return ""
 
 
 def check_making_an_editor_changes_nothing(bench: Bench) -> None:
     """The factory changes nothing in the model that it is given, and leaves no hook on it."""
     model = bench.copy_model()
     bench.editor(model=model)
-    found = difference(model, bench.loaded.model)
+    found = bench.change_of(model)
     require(not found, f"making the editor changed the caller's model: {found}")
 
 
@@ -79,7 +45,7 @@ def check_reset_restores_the_base_model(bench: Bench) -> None:
     editor.reset()
     expected = bench.logits(bench.base, bench.prompts)
     bench.same(bench.logits(editor, bench.prompts), expected, "after reset")
-    found = difference(model, bench.loaded.model)
+    found = bench.change_of(model)
     require(not found, f"after reset, the caller's model is not as it was: {found}")
 
 
@@ -131,9 +97,9 @@ def check_same_seed_gives_the_same_editor(bench: Bench) -> None:
 def check_global_random_state_does_not_matter(bench: Bench) -> None:
     """The global random generators are neither read nor advanced; randomness is seeded."""
     _from_global_seeds(bench, (1, 2), "made with one seed under two global random states")
-    before = _global_state()
+    before = random_states()
     bench.ask(bench.editor(bench.edits(2, least=1)), bench.prompts[:2])
-    names = [name for name, state in _global_state().items() if state != before[name]]
+    names = [name for name, state in random_states().items() if state != before[name]]
     require(
         not names,
         f"editing or asking advanced the global generator of {', '.join(names)}; draw from a "
@@ -144,31 +110,8 @@ def check_global_random_state_does_not_matter(bench: Bench) -> None:
 def _from_global_seeds(bench: Bench, seeds: tuple[int, int], when: str) -> None:
     found = []
     for seed in seeds:
-        _with_global_seed(
-            seed,
-            lambda: found.append(bench.logits(bench.editor(bench.edits(least=1)), bench.prompts)),
-        )
+        random.seed(seed)
+        numpy.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        found.append(bench.logits(bench.editor(bench.edits(least=1)), bench.prompts))
     bench.same(found[1], found[0], when)
-
-
-def _with_global_seed(seed: int, run: Callable[[], Any]) -> None:
-    """Run with the global generators at `seed`, and restore them."""
-    python, legacy = random.getstate(), numpy.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            random.seed(seed)
-            numpy.random.seed(seed)  # noqa: NPY002
-            torch.manual_seed(seed)
-            run()
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(legacy)  # noqa: NPY002
-
-
-def _global_state() -> dict[str, Any]:
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "CUDA": [state.tolist() for state in torch.cuda.get_rng_state_all()],
-        "random": random.getstate(),
-        "numpy": str(numpy.random.get_state()),  # noqa: NPY002
-    }

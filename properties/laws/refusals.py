@@ -11,7 +11,6 @@ from torch import nn
 
 from properties.bench import Bench
 from properties.findings import Unasked, require
-from properties.laws.model import difference
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -123,7 +122,7 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
     editor.reset()
     expected = bench.logits(bench.base, bench.prompts)
     bench.same(bench.logits(editor, bench.prompts), expected, "interrupted, then reset")
-    found = difference(model, bench.loaded.model)
+    found = bench.change_of(model)
     require(not found, f"an edit was interrupted, and after reset the caller's model is not as it "
             f"was: {found}")  # fmt: skip
 

@@ -1,0 +1,145 @@
+"""An editor leaves no trace but its edits: in its caller's things, the process or the memory."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from properties.bench import Bench
+from properties.findings import require
+from properties.surroundings import Surroundings
+from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed
+
+__all__ = [
+    "check_answers_are_the_callers_own",
+    "check_every_call_leaves_the_world_as_it_was",
+    "check_questions_keep_nothing",
+]
+
+_N_QUESTIONS = 4  # after the first two
+_EDITING = ("edit", "remove", "load", "reset")
+
+_Call = tuple[str, Callable[[], object]]
+
+
+def _calls(bench: Bench, editor: Editor, folder: Path) -> Iterator[_Call]:
+    """Every call of the protocol in turn, each by its name."""
+    first, second, *_ = bench.edits(least=2)
+    batch = bench.batch(bench.prompts)
+    ids, mask = batch.input_ids, batch.attention_mask
+    yield "logits", lambda: editor.logits(ids, mask)
+    yield "edit", lambda: editor.edit([first, second])
+    yield "logits", lambda: editor.logits(ids, mask)
+    if isinstance(editor, Generates):
+        yield "generate", lambda: editor.generate(ids, mask, bench.reader.max_new_tokens)
+    if isinstance(editor, Routed):
+        yield "routing_activation", lambda: editor.routing_activation(ids, mask)
+    if isinstance(editor, Retrieves):
+        yield "retrieved", lambda: editor.retrieved(ids, mask)
+    beyond = torch.full_like(ids, bench.loaded.model.config.vocab_size)
+    yield "logits, of tokens that there are not,", lambda: editor.logits(beyond, mask)
+    yield "edit, of a turn that it refuses,", lambda: editor.edit([])
+    if isinstance(editor, Persistent):
+        yield "save", lambda: editor.save(folder / "state")
+        yield "load", lambda: editor.load(folder / "state")
+    if isinstance(editor, Erasable):
+        yield "remove", lambda: editor.remove([first])
+    yield "reset", editor.reset
+    yield "reset", editor.reset
+
+
+def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
+    """No call changes the caller's model, its tokenizer or the process, but an edit the weights.
+
+    That is, between making and the last reset: values, dtypes, training mode, requires_grad and
+    hooks of the model, both configurations, the tokenizer, the modes, threads and random states of
+    torch, the environment, and files in the working folder. A call that raises is no exception.
+    """
+    model, tokenizer = bench.copy_model(), bench.loaded.tokenizer
+    original = Surroundings.of(model, tokenizer)
+    editor = bench.editor(model=model)
+    found = original.change_to(Surroundings.of(model, tokenizer))
+    require(not found, f"making the editor changed {found}")
+    with tempfile.TemporaryDirectory() as folder:
+        inside = Path(folder) / "work"
+        inside.mkdir()
+        with chdir(inside):
+            before = first = Surroundings.of(model, tokenizer)
+            for name, call in _calls(bench, editor, Path(folder)):
+                with suppress(Exception):
+                    call()
+                after = Surroundings.of(model, tokenizer)
+                is_edit = name.partition(",")[0] in _EDITING
+                found = before.change_to(after, by_an_edit=is_edit)
+                require(not found, f"{name} changed {found}")
+                before = after
+            found = first.change_to(before)
+            require(not found, f"after the last reset there is still changed {found}")
+
+
+def check_answers_are_the_callers_own(bench: Bench) -> None:
+    """Questions leave their tensors as they were, and answers neither change nor hold a graph."""
+    editor = bench.editor(bench.edits(least=1))
+    half = max(1, len(bench.prompts) // 2)
+    batch = bench.batch(bench.prompts)
+    rows = slice(0, half), slice(-half, None)
+    asked: dict[str, Callable[[Tensor, Tensor], object]] = {"logits": editor.logits}
+    if isinstance(editor, Generates):
+        n_new = bench.reader.max_new_tokens
+        asked["generate"] = lambda ids, mask: editor.generate(ids, mask, n_new)
+    if isinstance(editor, Routed):
+        asked["routing_activation"] = editor.routing_activation
+    for name, ask in asked.items():
+        ids, mask = batch.input_ids.clone(), batch.attention_mask.clone()
+        answer = ask(ids[rows[0]], mask[rows[0]])
+        is_same = torch.equal(ids, batch.input_ids) and torch.equal(mask, batch.attention_mask)
+        require(is_same, f"{name} changed the tensors that it was asked with")
+        if not isinstance(answer, Tensor):
+            require(False, f"{name} gives a {type(answer).__name__}; needed: a tensor")
+            return
+        require(not answer.requires_grad, f"{name} gives an answer that holds a graph of gradients")
+        first = answer.clone()
+        ask(ids[rows[1]], mask[rows[1]])
+        require(torch.equal(answer, first), f"an answer of {name} changed with the next question")
+
+
+def _held() -> int:
+    """Bytes of all tensors that are alive, each storage once."""
+    gc.collect()
+    tensors = (each for each in gc.get_objects() if issubclass(type(each), Tensor))
+    storages = {}
+    for each in tensors:
+        if each.layout == torch.strided and each.device.type != "meta":
+            storage = each.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def check_questions_keep_nothing(bench: Bench) -> None:
+    """However many questions are asked, no more tensors are held than after two."""
+    editor = bench.editor(bench.edits(least=1))
+
+    def ask(number: int) -> None:
+        batch = bench.batch([f"{number} {prompt}" for prompt in bench.prompts])
+        editor.logits(batch.input_ids, batch.attention_mask)
+        if isinstance(editor, Generates):
+            editor.generate(batch.input_ids, batch.attention_mask, 2)
+        if isinstance(editor, Routed):
+            editor.routing_activation(batch.input_ids, batch.attention_mask)
+
+    held = []
+    for numbers in (range(2), range(2, 2 + _N_QUESTIONS)):
+        for number in numbers:
+            ask(number)
+        held.append(_held())
+    require(
+        held[1] <= held[0],
+        f"after {_N_QUESTIONS} more questions the tensors alive take {held[1] - held[0]:,} bytes "
+        "more; needed: a question leaves nothing in memory",
+    )

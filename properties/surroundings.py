@@ -1,0 +1,158 @@
+"""What an editor shares with its caller: one snapshot of it, and the first thing that differs."""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Surroundings", "random_states", "undisturbed"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map",
+                 "chat_template", "vocab_size")  # fmt: skip
+
+
+def random_states() -> dict[str, object]:
+    """The state of each global generator of random numbers."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "CUDA": [state.tolist() for state in torch.cuda.get_rng_state_all()],
+        "random": random.getstate(),
+        "numpy": str(numpy.random.get_state()),  # noqa: NPY002
+    }
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((f"weight {name}", weight) for name, weight in model.named_parameters())
+    yield from ((f"buffer {name}", buffer) for name, buffer in model.named_buffers())
+
+
+def _edited(model: nn.Module) -> Iterator[tuple[str, object]]:
+    """What an edit may change: which modules there are, and what acts in them."""
+    for name, module in model.named_modules():
+        yield f"type of module {name or 'model'}", type(module)
+        yield (
+            f"number of hooks on module {name or 'model'}",
+            tuple(len(vars(module)[each]) for each in _HOOKS),
+        )
+        yield f"forward of module {name or 'model'}", vars(module).get("forward")
+
+
+def _kept(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> Iterator[tuple[str, object]]:
+    """What no call may change."""
+    for name, weight in _weights(model):
+        yield f"dtype of {name}", weight.dtype
+        yield f"device of {name}", weight.device
+        yield f"requires_grad of {name}", weight.requires_grad
+    for name, module in model.named_modules():
+        yield f"training mode of module {name or 'model'}", module.training
+    yield "model's config", model.config.to_json_string(use_diff=False)
+    if model.generation_config is not None:
+        yield "model's generation config", model.generation_config.to_json_string(use_diff=False)
+    if tokenizer is not None:
+        yield "tokenizer's number of tokens", len(tokenizer)
+        for name in _OF_TOKENIZER:
+            yield f"tokenizer's {name}", getattr(tokenizer, name)
+    yield "gradient mode", torch.is_grad_enabled()
+    yield "inference mode", torch.is_inference_mode_enabled()
+    yield "default dtype", torch.get_default_dtype()
+    yield "number of threads", torch.get_num_threads()
+    yield "use of deterministic algorithms", torch.are_deterministic_algorithms_enabled()
+    yield "precision of float32 products", torch.get_float32_matmul_precision()
+    yield "list of warning filters", tuple(map(str, warnings.filters))
+    yield "environment", dict(os.environ)
+    yield "working folder", os.getcwd()
+    yield "content of the working folder", sorted(path.name for path in Path.cwd().iterdir())
+    for name, state in random_states().items():
+        yield f"global random state of {name}", state
+
+
+@contextmanager
+def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Whatever an editor does inside, the process and the tokenizer go on as they were before."""
+    sides = tokenizer.padding_side, tokenizer.truncation_side
+    dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    python, legacy, environment = random.getstate(), numpy.random.get_state(), dict(os.environ)  # noqa: NPY002
+    try:
+        with (
+            torch.random.fork_rng(), torch.set_grad_enabled(torch.is_grad_enabled()),
+            warnings.catch_warnings(), chdir(Path.cwd()),
+        ):  # fmt: skip
+            yield
+    finally:
+        tokenizer.padding_side, tokenizer.truncation_side = sides
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(n_threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(is_deterministic)
+        random.setstate(python)
+        numpy.random.set_state(legacy)  # noqa: NPY002
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The caller's model and tokenizer, and the process, at one moment.
+
+    `weights` holds a copy of each; what an edit may not touch is in `kept`.
+    """
+
+    weights: dict[str, Tensor] = field(repr=False)
+    edited: dict[str, object] = field(repr=False)
+    kept: dict[str, object] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> Surroundings:
+        weights = {name: weight.detach().clone() for name, weight in _weights(model)}
+        return cls(weights, dict(_edited(model)), dict(_kept(model, tokenizer)))
+
+    def change_to(self, later: Surroundings, *, by_an_edit: bool = False) -> str:
+        """The first thing that is not as it was, in words; empty where all is.
+
+        Where an edit was made between, it may have written to weights and put modules and hooks
+        into the model.
+        """
+        if not by_an_edit:
+            for name, value in self.weights.items():
+                own = later.weights.get(name)
+                if own is None or own.dtype != value.dtype or not torch.equal(own, value):
+                    return f"{name}: its values are not those of before"
+        pairs = [(self.kept, later.kept)] + [(self.edited, later.edited)] * (not by_an_edit)
+        for before, after in pairs:
+            for name in before if by_an_edit else dict.fromkeys([*before, *after]):
+                if by_an_edit and name not in after:
+                    continue
+                was, is_now = before.get(name), after.get(name)
+                if was != is_now:
+                    return f"the {name}{_in_words(was, is_now)}"
+        return ""
+
+
+def _in_words(was: Any, is_now: Any) -> str:
+    """From what to what, where that can be read."""
+    texts = [str(was), str(is_now)]
+    if isinstance(was, list) and isinstance(is_now, list):
+        new, gone = (
+            [each for each in is_now if each not in was],
+            [e for e in was if e not in is_now],
+        )
+        texts = [str(gone), str(new)]
+    return f", from {texts[0]} to {texts[1]}" if max(map(len, texts)) < 80 else ""
