@@ -1,4 +1,4 @@
-"""The records everything else speaks of: edits, probes, edit streams and background text.
+"""The records that everything else uses: edits, probes, edit streams and background text.
 
 Plain frozen data, without torch: a stream is fixed, digested and printed before a model is loaded.
 """
@@ -25,7 +25,7 @@ def _check_text(record: object, field: str, *, required: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One fact to write into a model: asked `prompt` (x_e), it shall answer `target` (y_e).
+    """One fact to write into a model: the answer to `prompt` (x_e) becomes `target` (y_e).
 
     `paraphrases` ask for the same fact in other words; `levels`, where given, grades each of them
     (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming field and value.
@@ -61,7 +61,7 @@ class Edit:
             )
 
     def as_taught(self) -> Edit:
-        """What an editor is given: without the paraphrases, which are asked afterwards."""
+        """The edit as an editor gets it: without the paraphrases, which are asked afterwards."""
         return replace(self, paraphrases=(), levels=())
 
     def graded_paraphrases(self) -> tuple[tuple[int, str], ...]:
@@ -74,7 +74,7 @@ def turn_of(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """`edits` as one turn; ValueError where it is empty or edits a prompt twice."""
     edits = tuple(edits)
     if not edits:
-        raise ValueError("edits=() holds nothing to edit")
+        raise ValueError("edits=() is empty; a turn needs at least one edit")
     if len({edit.prompt for edit in edits}) < len(edits):
         raise ValueError("a turn edits the same prompt twice; give each its own turn")
     return edits
@@ -167,7 +167,7 @@ class Background:
         return Background(self.texts + other.texts, self.edits + other.edits)
 
     def apart_from(self, stream: EditStream) -> Background:
-        """What of it shares nothing with `stream`, in the sense of `check_disjoint`."""
+        """The part that shares nothing with `stream`, in the sense of `check_disjoint`."""
         asked = [prompt for _, prompt in _asked(stream)]
         known = set(asked)
         edits = [e for e in self.edits if known.isdisjoint((e.prompt, *e.paraphrases))]
@@ -177,8 +177,8 @@ class Background:
     def check_disjoint(self, stream: EditStream) -> None:
         """Raise ValueError naming the first record that the stream and the background share.
 
-        Shared means: a prompt, paraphrase or probe of the stream stands in a background text, or
-        is a prompt or paraphrase of a background edit.
+        Shared means: a prompt, paraphrase or probe of the stream is contained in a background text,
+        or is a prompt or paraphrase of a background edit.
         """
         prompts = {text for edit in self.edits for text in (edit.prompt, *edit.paraphrases)}
         corpus = "\n".join(self.texts)
@@ -188,7 +188,7 @@ class Background:
 
 
 def _asked(stream: EditStream) -> list[tuple[str, str]]:
-    """Every text that the stream asks, after what it is."""
+    """(what it is, text) of every prompt, paraphrase and probe of the stream."""
     asked = [("edit", edit.prompt) for edit in stream.edits]
     asked += [("paraphrase", text) for edit in stream.edits for text in edit.paraphrases]
     return asked + [(f"{probe.kind} probe", probe.prompt) for probe in stream.probes]

@@ -233,7 +233,7 @@ def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
     [
         (dict(problems=("x",)), "problem='x' is none of error-injection"),
         (dict(problems=()), r"problems=\(\) must name at least one"),
-        (dict(seeds=(1, 1)), "none twice"),
+        (dict(seeds=(1, 1)), "each once"),
         (dict(n_facts=0), "n_facts=0 must be >= 1"),
     ],
 )

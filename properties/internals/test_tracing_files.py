@@ -23,7 +23,7 @@ pytestmark = pytest.mark.internals
         (dict(direction="up"), "direction='up' is none of denoising, noising"),
         (dict(corruption="zero"), "corruption='zero' is none of gaussian, replacement"),
         (dict(layers=[3]), "layer=3 is outside the model's 0..2"),
-        (dict(layers=[]), "must name a layer"),
+        (dict(layers=[]), "must name at least one layer"),
         (dict(window=0), "window=0 is below 1"),
         (dict(n_noise=0), "n_noise=0 is below 1"),
         (dict(sigma=-1.0), "sigma=-1.0 is below 0"),

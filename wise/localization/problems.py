@@ -132,7 +132,7 @@ def pose(
                 "the noised model still answers the truth: there is nothing to reverse"
             )
         if tokenizer.decode(asked.target_ids) != answer:
-            raise ValueError(f"the noised model answers {answer!r}, which is no word of its own")
+            raise ValueError(f"the noised model answers {answer!r}, which is not a whole word")
         return replace(edit, target=answer.strip())
     if problem.objective == "lower":
         question = TracedQuestion.of(tokenizer, fact)

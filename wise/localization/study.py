@@ -60,7 +60,7 @@ class Study:
         for name in ("entries", "layers", "problems", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}={values} must name at least one, and none twice")
+                raise ValueError(f"{name}={values} must name at least one, each once")
         names = [entry.name for entry in self.entries]
         if len(set(names)) < len(names):
             raise ValueError(f"entries of one name cannot be told apart: {', '.join(names)}")

@@ -105,7 +105,7 @@ def _check(settings: TraceSettings, lm: LanguageModel) -> None:
     for layer in settings.layers:
         lm.check_layer(layer)
     if not settings.layers or len(set(settings.layers)) < len(settings.layers):
-        raise ValueError(f"layers={settings.layers} must name a layer, and none twice")
+        raise ValueError(f"layers={settings.layers} must name at least one layer, each once")
     if settings.method == "attribution" and settings.site == "hidden" and settings.window > 1:
         raise ValueError(
             f"window={settings.window} must be 1 for attribution at site='hidden': a state that is "

@@ -17,8 +17,8 @@ __all__ = ["Gate"]
 class Gate:
     """Routes one batch of sequences at its first forward, and keeps the routes for those after it.
 
-    Rows of the main memory keep their bits. With several memories the host waits once, to sort out
-    their rows.
+    Rows of the main memory keep their bits. With several memories there is one
+    synchronisation with the host, to group the rows by memory.
     """
 
     router: Router
