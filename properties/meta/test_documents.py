@@ -70,3 +70,11 @@ def test_a_documents_links_lead_to_files_and_headings(document: Path) -> None:
         headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.M) if heading else []
         anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
         assert not heading or heading in anchors, link
+
+
+@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/checks.md"])
+def test_the_files_that_a_document_names_exist(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8").replace("emmet.", "*.")
+    named = re.findall(r"`((?:wise|fixtures|properties|reports|benchmarks)/[\w/*.]*)`", text)
+    assert named
+    assert [name for name in named if not list(ROOT.glob(name))] == []
