@@ -111,7 +111,7 @@ def test_bad_known_failures_are_named(tmp_path: Path, text: str, message: str) -
 def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "known.toml"
     file.write_text('[checks]\nthe-last-write-wins = "keeps notes"\nfar-away = "gone"\n')
-    options = ("-k", "last-write", f"--known-failures={file}")
+    options = ("-m", "contract", "-k", "last-write", f"--known-failures={file}")
     expected = run_pytest(*faulty("memory_faults:FirstWriteWins", *options))
     assert "1 xfailed" in expected.stdout, expected.stdout
     assert expected.returncode == 0
@@ -132,7 +132,7 @@ def test_an_exception_is_not_the_known_failure(tmp_path: Path) -> None:
     )
     ran = run_pytest(
         str(ROOT), f"--editor={tmp_path / 'crashing.py'}:make", "--model=gptj", "--edits=5",
-        "-k", "last-write", f"--known-failures={tmp_path / 'known.toml'}",
+        "-m", "contract", "-k", "last-write", f"--known-failures={tmp_path / 'known.toml'}",
     )  # fmt: skip
     assert "1 failed" in ran.stdout, ran.stdout
     assert "the-last-write-wins: OSError: the disk is full" in ran.stdout
