@@ -6,36 +6,28 @@ decided says what it would take.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from fixtures.models import load_model
-from properties import machine, patterns, rates, routes
+from properties import laws, machine, patterns, rates, retention, routes, streams
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, Undecided
-from properties.laws import batches, model, refusals, states, streams, traces, writes
-from properties.runs import LEVELS, world_bench
+from properties.runs import world_bench
 from properties.surroundings import undisturbed
-from wise.editor import (
-    Editor,
-    EditorFactory,
-    Erasable,
-    Generates,
-    Layered,
-    Persistent,
-    Prepares,
-    Retrieves,
-    Routed,
-)
+from wise.editor import Editor, EditorFactory
 
 __all__ = [
     "CHECKS", "CONTRACT", "LIFELONG", "ROUTER", "TRIANGLE", "Check", "EditorFailedError", "Result",
-    "check_editor", "checks_for", "run_check", "table_of",
+    "check_editor", "checks_for", "laws_of", "run_check", "table_of",
 ]  # fmt: skip
 
 Law = Callable[[Bench], object]
@@ -72,66 +64,29 @@ class EditorFailedError(AssertionError):
     """Raised by `check_editor`; the message holds every check that failed."""
 
 
-def _named(laws: Iterable[Law], *needs: type) -> Iterator[Check]:
-    """Checks named by their functions: check_reset_works is "reset-works"."""
-    for law in laws:
-        name = law.__name__.removeprefix("check_").replace("_", "-")
-        yield Check(name, law, needs)
+def laws_of(*modules: ModuleType) -> Iterator[Check]:
+    """A check for each law that stands in `modules`, in the order in which they are written.
+
+    A law is a function whose name begins with check_: check_reset_works is "reset-works", or, where
+    it is of several metrics, one check for each by its name. What it needs is marked on it.
+    """
+    for module in modules:
+        for name, law in vars(module).items():
+            if name.startswith("check_") and law.__module__ == module.__name__:
+                marks = vars(law)
+                needed, metrics = marks.get("needs", ()), marks.get("metrics", ())
+                if not metrics:
+                    yield Check(name.removeprefix("check_").replace("_", "-"), law, needed)
+                for metric in metrics:
+                    yield Check(metric, partial(law, metric=metric), needed)
 
 
-CONTRACT: Sequence[Check] = (
-    *_named(getattr(model, name) for name in model.__all__ if name.startswith("check_")),
-    *_named([
-        batches.check_padding_does_not_matter,
-        batches.check_padding_side_does_not_matter,
-        batches.check_batch_mates_do_not_matter,
-    ]),
-    *_named([batches.check_cached_generation_says_the_same], Generates),
-    *_named([batches.check_a_target_does_not_open_the_gate], Routed),
-    *_named([
-        refusals.check_refuses_a_prompt_beyond_the_context,
-        refusals.check_refuses_a_target_without_tokens,
-        refusals.check_refuses_weights_that_are_not_numbers,
-        refusals.check_an_interrupted_edit_leaves_the_editor_as_it_was,
-    ]),
-    *_named([refusals.check_refuses_a_layer_outside_the_model], Layered),
-    *_named(getattr(writes, name) for name in writes.__all__),
-    *_named([
-        states.check_a_saved_editor_goes_on_as_if_never_stopped,
-        states.check_a_saved_state_holds_no_pickle,
-        states.check_saved_states_are_kept_apart,
-    ], Persistent),
-    *_named([states.check_removing_an_edit_leaves_the_others], Erasable),
-    *_named([states.check_preparing_edits_changes_no_answer], Prepares),
-    *_named([streams.check_the_background_is_apart_from_the_stream]),
-    *_named(getattr(traces, name) for name in traces.__all__),
-)  # fmt: skip
-
-TRIANGLE: Sequence[Check] = tuple(
-    Check(metric, partial(rates.check_rate, metric=metric))
-    for metric in (
-        "reliability", "generalization", *(f"generalization-{level}" for level in LEVELS),
-        "far", "near-subject", "near-relation", "portability",
-    )
-)  # fmt: skip
-
-LIFELONG: Sequence[Check] = tuple(_named([
-    machine.check_any_sequence_of_operations,
-    streams.check_the_order_of_edits_does_not_matter,
-    streams.check_inference_does_not_grow,
-    rates.check_retention,
-    rates.check_at_edit_is_not_below_final,
-    patterns.check_misses_look_like_chance,
-]))  # fmt: skip
-
-ROUTER: Sequence[Check] = (
-    *(Check(name, partial(routes.check_separation, metric=name), (Routed,))
-      for name in ("separation-far", "separation-near")),
-    *(Check(name, partial(routes.check_gate, metric=name), (Routed,))
-      for name in (*routes.IN_SCOPE, *routes.OUT_OF_SCOPE)),
-    *_named([routes.check_router_does_not_drift, routes.check_router_needs_no_shortcut], Routed),
-    *_named([routes.check_retrieval], Retrieves),
-)  # fmt: skip
+_LAWS = [importlib.import_module(f"{laws.__name__}.{each.name}")
+         for each in pkgutil.iter_modules(laws.__path__)]  # fmt: skip
+CONTRACT: Sequence[Check] = tuple(laws_of(*_LAWS))
+TRIANGLE: Sequence[Check] = tuple(laws_of(rates))
+LIFELONG: Sequence[Check] = tuple(laws_of(machine, streams, retention, patterns))
+ROUTER: Sequence[Check] = tuple(laws_of(routes))
 
 CHECKS: Mapping[str, Check] = {
     check.name: check for check in (*CONTRACT, *TRIANGLE, *LIFELONG, *ROUTER)

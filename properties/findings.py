@@ -1,11 +1,18 @@
-"""What a law can find besides that it holds, and when two logits count as equal."""
+"""What a law needs and can find besides that it holds, and when two logits count as equal."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Broken", "Unasked", "Undecided", "close", "require", "tolerance"]
+__all__ = [
+    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "require", "tolerance",
+]  # fmt: skip
+
+_Law = TypeVar("_Law", bound=Callable[..., Any])
 
 # Times the dtype's machine epsilon and the largest logit.
 _TOLERANCES = {
@@ -26,6 +33,24 @@ class Undecided(Exception):  # noqa: N818 - no error: what was seen does not tel
 
 class Unasked(Undecided):
     """A law that nobody asked for: the stream holds nothing for it, or no threshold is set."""
+
+
+def needs(*capabilities: type) -> Callable[[_Law], _Law]:
+    """A law that applies to editors with all of these capabilities."""
+    return _marked(needs=capabilities)
+
+
+def for_metrics(*metrics: str) -> Callable[[_Law], _Law]:
+    """A law of several metrics: a check of its own for each, called by the metric's name."""
+    return _marked(metrics=metrics)
+
+
+def _marked(**marks: object) -> Callable[[_Law], _Law]:
+    def mark(law: _Law) -> _Law:
+        vars(law).update(marks)
+        return law
+
+    return mark
 
 
 def require(holds: bool, message: str) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from fixtures.world import LEVELS
 from properties.bench import Bench
-from properties.findings import Unasked, Undecided, require
+from properties.findings import Unasked, Undecided, for_metrics, require
 from wise.measures.estimates import Measure
-from wise.measures.paired import Trend, mcnemar, retention_trend
+from wise.measures.paired import mcnemar
 from wise.measures.rows import Row
 from wise.measures.verdicts import Verdict, judge_in_looks
 
 __all__ = [
     "ALLOWED_DROP",
-    "check_at_edit_is_not_below_final",
     "check_rate",
-    "check_retention",
     "final_rows",
     "first_run",
     "require_pass",
-    "retention_of",
     "where",
 ]
 
@@ -64,6 +62,10 @@ def first_run(bench: Bench) -> Sequence[Row]:
     return rows
 
 
+@for_metrics(
+    "reliability", "generalization", *(f"generalization-{level}" for level in LEVELS), "far",
+    "near-subject", "near-relation", "portability",
+)  # fmt: skip
 def check_rate(bench: Bench, metric: str) -> str:
     """The final model reaches the metric's threshold, or is not worse than the baseline."""
     first = first_run(bench)
@@ -112,47 +114,4 @@ def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:
     )
     text = f"{found.describe(metric)}, against the baseline"
     require(found.p_value >= 1 - bench.confidence, f"{text} {where(bench)}")
-    return text
-
-
-def retention_of(rows: Sequence[Row], protocol: str, *, confidence: float = 0.95) -> Trend:
-    """Reliability of the final model by the age of the edit, in quarters of the stream."""
-    aged = [
-        (row.age, row.score)
-        for row in final_rows(rows, "reliability", protocol)
-        if row.score is not None
-    ]
-    return retention_trend(aged, allowed_drop=ALLOWED_DROP, confidence=confidence)
-
-
-def check_retention(bench: Bench) -> str:
-    """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
-    found = retention_of(first_run(bench), bench.protocol, confidence=bench.confidence)
-    text = found.describe("retention")
-    require(found.outcome != "fail", f"{text} {where(bench)}")
-    if found.outcome == "inconclusive":
-        raise Undecided(text)
-    return text
-
-
-def check_at_edit_is_not_below_final(bench: Bench) -> str:
-    """An edit is answered right after its own turn, and not only after later ones."""
-    rows = first_run(bench)
-    final = {row.edit_id: row for row in final_rows(rows, "reliability", "free")}
-    at_edit = [
-        row
-        for row in rows
-        if row.when == "at-edit" and row.score is not None and row.edit_id in final
-    ]
-    if not at_edit:
-        raise Undecided("no edit was measured free-run both at-edit and finally")
-    found = mcnemar(
-        [row.score or 0.0 for row in at_edit],
-        [final[row.edit_id].score or 0.0 for row in at_edit],
-        [row.cluster for row in at_edit],
-        alternative="rise",
-    )
-    text = found.describe("reliability from at-edit to final")
-    rises = found.p_value < 1 - bench.confidence and found.mean_difference > ALLOWED_DROP
-    require(not rises, f"edits take effect only after later ones: {text} {where(bench)}")
     return text

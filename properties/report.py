@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from properties.known_failures import stale
-from properties.rates import retention_of
+from properties.retention import retention_of
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from statsmodels.stats.multitest import multipletests
 
 from properties.bench import Bench
-from properties.findings import Unasked, Undecided, require
+from properties.findings import Unasked, Undecided, for_metrics, needs, require
 from properties.rates import ALLOWED_DROP, first_run, require_pass, where
 from wise.editor import Retrieves, Routed
 from wise.edits import Edit
@@ -52,6 +52,8 @@ def _of(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.kind.startswith(tuple(kinds))]
 
 
+@for_metrics(*_KINDS)
+@needs(Routed)
 def check_separation(bench: Bench, metric: str) -> str:
     """Edits and paraphrases have larger activations than what is out of scope (AUROC)."""
     rows, threshold = _routing(first_run(bench))
@@ -83,6 +85,8 @@ def _separated(
     )  # fmt: skip
 
 
+@for_metrics(*IN_SCOPE, *OUT_OF_SCOPE)
+@needs(Routed)
 def check_gate(bench: Bench, metric: str) -> str:
     """At the editor's own threshold, prompts in scope open the gate and others do not."""
     opens = metric in IN_SCOPE
@@ -103,6 +107,7 @@ def check_gate(bench: Bench, metric: str) -> str:
     return require_pass(bench, found, f"{found.describe(metric)} at the editor's own threshold")
 
 
+@needs(Routed)
 def check_router_does_not_drift(bench: Bench) -> str:
     """Prompts that were routed right at the first checkpoint still are at the last one."""
     run = first_run(bench)
@@ -131,6 +136,7 @@ def check_router_does_not_drift(bench: Bench) -> str:
     return text
 
 
+@needs(Retrieves)
 def check_retrieval(bench: Bench) -> str:
     """Of the prompts in scope that open a memory, it is the one that holds their edit."""
     edits = bench.edits(len(bench.stream.live()), least=2)
@@ -172,6 +178,7 @@ def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
     return best
 
 
+@needs(Routed)
 def check_router_needs_no_shortcut(bench: Bench) -> str:
     """Far probes stay apart without the words that they share with the background."""
     far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"]

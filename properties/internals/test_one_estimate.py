@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from properties.bench import Bench
 from properties.findings import Broken, Undecided
 from properties.internals.measured import RATES, RUN, rows_of, write_rows
-from properties.rates import check_rate, retention_of
+from properties.rates import check_rate
 from properties.report import _retention_lines
+from properties.retention import retention_of
 from reports import judged, tables
 from reports.reading import Items, read_items
 from wise.evaluation.league_table import Contestant, counted, measures_of, standings

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
 from properties.bench import Bench
-from properties.findings import close, require, tolerance
+from properties.findings import close, needs, require, tolerance
 from wise.editor import Editor, Generates, Routed
 from wise.lm.decoding import Answer, answer_of, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch, encode
@@ -74,6 +74,7 @@ def check_batch_mates_do_not_matter(bench: Bench) -> None:
     _check(bench, "left", max_prompts=8, max_padding=0)
 
 
+@needs(Generates)
 def check_cached_generation_says_the_same(bench: Bench) -> None:
     """`generate` gives the greedy continuation by `logits`, token by token."""
     editor = bench.editor(bench.edits(least=1))
@@ -120,6 +121,7 @@ def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: 
     return float(best - second) <= tolerance(logits)
 
 
+@needs(Routed)
 def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
     """Tokens outside `prompt_mask` change no route, in scope or out of scope."""
     edits = bench.edits(least=1)

@@ -18,6 +18,7 @@ __all__ = [
     "check_reset_forgets_everything",
     "check_reset_restores_the_base_model",
     "check_same_seed_gives_the_same_editor",
+    "check_the_background_is_apart_from_the_stream",
     "check_two_editors_do_not_influence_each_other",
     "check_without_edits_it_is_the_base_model",
 ]
@@ -115,3 +116,11 @@ def _from_global_seeds(bench: Bench, seeds: tuple[int, int], when: str) -> None:
         torch.manual_seed(seed)
         found.append(bench.logits(bench.editor(bench.edits(least=1)), bench.prompts))
     bench.same(found[1], found[0], when)
+
+
+def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
+    """The background contains no edit, paraphrase or probe of the stream."""
+    try:
+        bench.background.check_disjoint(bench.stream)
+    except ValueError as error:
+        require(False, str(error))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from properties.bench import Bench
-from properties.findings import Unasked, require
+from properties.findings import Unasked, needs, require
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -88,6 +88,7 @@ def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
         require(False, f"{what} is edited; needed: a ValueError that names what is wrong")
 
 
+@needs(Layered)
 def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
     """The factory refuses a layer outside the model, naming it."""
     n_layers = LanguageModel(bench.loaded.model).n_layers

@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 import torch
 
 from properties.bench import Bench
-from properties.findings import Undecided, require
+from properties.findings import Undecided, needs, require
 from wise.editor import Editor, Erasable, Persistent, Prepares, Routed
 from wise.edits import Edit
 
@@ -39,6 +39,7 @@ def _same(bench: Bench, one: Editor, other: Editor, when: str) -> None:
         require(torch.equal(*activations), f"{when}, routing activations are not the same")
 
 
+@needs(Persistent)
 def check_a_saved_editor_goes_on_as_if_never_stopped(bench: Bench) -> None:
     """Saved, loaded into a fresh editor and edited on, it is bitwise the one that never stopped."""
     *edits, last = bench.edits(least=2)
@@ -52,6 +53,7 @@ def check_a_saved_editor_goes_on_as_if_never_stopped(bench: Bench) -> None:
     _same(bench, other, editor, "saved, loaded and edited again")
 
 
+@needs(Persistent)
 def check_a_saved_state_holds_no_pickle(bench: Bench) -> None:
     """No saved file is a pickle, or an archive that may contain one: loading must not run code."""
     editor = bench.editor(bench.edits(least=1))
@@ -79,6 +81,7 @@ def _is_pickle(path: Path) -> bool:
     return last.name == "STOP" and place == len(content) - 1
 
 
+@needs(Persistent)
 def check_saved_states_are_kept_apart(bench: Bench) -> None:
     """Of two states saved to two folders, each is loaded from its own."""
     edits = bench.edits(least=2)
@@ -95,6 +98,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             _same(bench, loaded, editor, "saved beside another editor and loaded")
 
 
+@needs(Erasable)
 def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
     """A removed edit is answered as before it was made; the others stay; removing twice fails."""
     first, *others = bench.edits(least=2)
@@ -120,6 +124,7 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
     require(False, f"{first.prompt!r} was removed twice without an error")
 
 
+@needs(Prepares)
 def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
     """Preparing edits writes nothing, and changes no answer once one of them is made."""
     edits = bench.edits(least=2)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ def measure(fault: str, *, seed: int = 0) -> dict[str, Result]:
     loaded, background = _loaded(planted.model)
     assert loaded.world is not None
     stream = planted.stream(loaded.world.stream(seed, 40))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
         bench = world_bench(
             planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
             thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, of_stream=planted.stream,

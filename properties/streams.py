@@ -14,7 +14,6 @@ from wise.measures.verdicts import judge
 
 __all__ = [
     "check_inference_does_not_grow",
-    "check_the_background_is_apart_from_the_stream",
     "check_the_order_of_edits_does_not_matter",
 ]
 
@@ -70,11 +69,3 @@ def check_inference_does_not_grow(bench: Bench) -> None:
             f"of {len(edits)} edits); the editor declares {declared:.2%} (growth_per_edit), and "
             f"{_GROWTH:.1%} is allowed",
         )
-
-
-def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
-    """The background contains no edit, paraphrase or probe of the stream."""
-    try:
-        bench.background.check_disjoint(bench.stream)
-    except ValueError as error:
-        require(False, str(error))

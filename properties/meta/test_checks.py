@@ -1,0 +1,76 @@
+"""No law is forgotten: each function of a bench that is called check_... is a check."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from properties.checks import CHECKS, laws_of
+from properties.findings import for_metrics, needs
+from properties.meta.called import ROOT
+from wise.editor import Persistent, Routed
+
+pytestmark = pytest.mark.meta
+
+
+def laws_written(root: Path) -> Iterator[str]:
+    """`module.function` of each law under `root`; the suite's own tests have none."""
+    for path in sorted((root / "properties").rglob("*.py")):
+        place = path.relative_to(root)
+        if {"internals", "meta"} & set(place.parts):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            is_law = isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
+            if is_law and [each.arg for each in node.args.args][:1] == ["bench"]:
+                yield f"{'.'.join(place.with_suffix('').parts)}.{node.name}"
+
+
+def laws_run() -> set[str]:
+    laws = [check.law for check in CHECKS.values()]
+    functions = [law.func if isinstance(law, partial) else law for law in laws]
+    return {f"{function.__module__}.{function.__qualname__}" for function in functions}
+
+
+def test_every_law_that_is_written_is_a_check_and_no_other() -> None:
+    assert set(laws_written(ROOT)) == laws_run()
+
+
+def test_a_law_that_is_no_check_is_named(tmp_path: Path) -> None:
+    laws = tmp_path / "properties" / "laws"
+    laws.mkdir(parents=True)
+    (laws / "manners.py").write_text("def check_it_is_polite(bench): ...\ndef check_list(n): ...\n")
+    (laws.parent / "rates.py").write_text("def check_speed(bench, metric): ...\n")
+    planted = {"properties.laws.manners.check_it_is_polite", "properties.rates.check_speed"}
+    assert set(laws_written(tmp_path)) - laws_run() == planted
+
+
+def test_a_law_says_its_name_its_needs_and_its_metrics() -> None:
+    module = ModuleType("manners")
+    sys.modules.pop("manners", None)
+
+    @needs(Persistent, Routed)
+    def check_it_is_polite(bench: object) -> None: ...
+
+    @for_metrics("far", "near")
+    def check_speed(bench: object, metric: str) -> None: ...
+
+    def check_of_elsewhere(bench: object) -> None: ...
+
+    for law in (check_it_is_polite, check_speed):
+        law.__module__ = "manners"
+    for law in (check_it_is_polite, check_speed, check_of_elsewhere):
+        setattr(module, law.__name__, law)
+    found = list(laws_of(module))
+    assert [check.name for check in found] == ["it-is-polite", "far", "near"]
+    assert [check.needs for check in found] == [(Persistent, Routed), (), ()]
+
+
+def test_no_two_checks_share_a_name() -> None:
+    assert len(CHECKS) == len(list(CHECKS.values()))
+    assert all(check.name == name for name, check in CHECKS.items())
