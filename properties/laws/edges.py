@@ -17,7 +17,7 @@ _N_ASKED = 16  # prompts of a kind
 _N_ORDERS = 2  # of an edit's words
 _THRESHOLD = 0.75  # as of near probes
 # Scrambled words ask for nothing clearly: what is wrong is to see no difference at all.
-_ORDER, _OF_ORDER = "with its words in another order", 0.25
+_ORDER, _OF_ORDER = "with an edit's words in another order", 0.25
 
 
 def edges_of(
@@ -40,17 +40,17 @@ def edges_of(
         for other in rng.sample(strangers, min(2, len(strangers))):
             if edit.subject:
                 prompt = edit.prompt.replace(edit.subject, other.subject)
-                yield "with its words, about another subject", prompt
+                yield "with an edit's words, about another subject", prompt
             text = f"{edit.prompt} {edit.target}. {other.prompt}"
-            yield "that quotes it, and asks about another subject", text
+            yield "that quote an edit, and ask about another subject", text
         for other in strangers:
             if edit.subject and set(edit.subject.split()) & set(other.subject.split()):
                 prompt = edit.prompt.replace(edit.subject, other.subject)
-                yield "about a subject that shares a name with its own", prompt
+                yield "about a subject that shares a name with an edit's", prompt
             if edit.ground_truth and other.ground_truth == edit.ground_truth:
-                yield "with the answer that it had before", other.prompt
+                yield "with the answer that an edit replaced", other.prompt
         if edit.target in asked:
-            yield "about its new answer", asked[edit.target]
+            yield "about an edit's new answer", asked[edit.target]
 
 
 def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
@@ -70,7 +70,7 @@ def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
         prompts.setdefault(kind, []).append(prompt)
     made = {edit.id for edit in edits}
     near = [p.prompt for p in bench.stream.probes if p.edit_id in made and p.kind == "near-subject"]
-    prompts["about its subject, for another fact"] = near
+    prompts["about an edit's subject, for another fact"] = near
     if not any(prompts.values()):
         raise Unasked("the stream has no prompts that are close to an edit")
     editor = bench.editor(edits)
