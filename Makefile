@@ -10,11 +10,12 @@ STAMP := $(VENV)/.installed
 NEEDS_PYTHON := -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version)'
 
 .DEFAULT_GOAL := help
-.PHONY: help install lifelong test gallery lint format clean
+.PHONY: help install lifelong test unit gallery lint format clean
 
 help:
 	@echo 'make lifelong   edit 100 facts one by one and see what held; ARGS="--edits 1000" goes on to pytest'
 	@echo 'make test       lint, then every test that is neither slow nor for a GPU, on a short stream'
+	@echo 'make unit       the tests that need no model, in half a minute'
 	@echo 'make gallery    a small version of everything on one page, runs/gallery/page/index.html'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     rewrite the code as ruff wants it'
@@ -39,6 +40,9 @@ lifelong: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --edits 20 $(ARGS)
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -n auto -m unit $(ARGS)
 
 gallery: $(STAMP)
 	$(BIN)/python -m benchmarks.gallery --out runs/gallery $(ARGS)

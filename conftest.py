@@ -1,4 +1,7 @@
-"""pytest's entry: options, header, parametrisation by editor, terminal summary."""
+"""pytest's entry: options, header, parametrisation by editor, terminal summary.
+
+Torch is imported with the first session, so that what needs no model starts at once.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,23 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from properties.bench import Bench
+from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
 from properties.pytest_options import add_options
 from properties.report import check_records, editor_lines, header_lines, in_order, rulings_of
-from properties.session import Session
 from properties.settings import Settings, verdicts_beside
 from wise.measures.verdicts import write_rulings
+
+if TYPE_CHECKING:
+    from properties.bench import Bench
+    from properties.session import Session
 
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
@@ -66,9 +72,20 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The suite's own tests are not even read where one kind of check of an editor is asked for."""
-    asks_of_an_editor = config.getoption("markexpr") in KINDS
-    return True if asks_of_an_editor and collection_path.name in ("internals", "meta") else None
+    """What cannot be meant is not even read: the suite's own tests where one kind of check of an
+    editor is asked for, and files that need torch where only units are."""
+    asked = config.getoption("markexpr")
+    if asked in KINDS and collection_path.name in ("internals", "meta"):
+        return True
+    if asked == "unit" and collection_path.suffix == ".py" and loads_torch(collection_path):
+        return True
+    return None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A unit test is one whose file loads without torch: it needs no model."""
+    if "unit" in item.config.getoption("markexpr") and not loads_torch(item.path):
+        item.add_marker(pytest.mark.unit)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -107,6 +124,8 @@ def _expect_known_failure(settings: Settings, item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def session(request: pytest.FixtureRequest) -> Session:
+    from properties.session import Session
+
     config = request.config
     repro = config.invocation_params.dir / "repro"
     return Session(config.stash[SETTINGS], config.stash[FOLDER], repro)
@@ -126,8 +145,12 @@ def bench(session: Session, editor_spec: str) -> Bench:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     config = terminalreporter.config
     settings = config.stash[SETTINGS]
-    session = Session(settings, config.stash[FOLDER])
     reports = [r for group in terminalreporter.stats.values() for r in group]
+    if settings.report is None and not any(check_records(reports)):
+        return  # no editor was checked
+    from properties.session import Session
+
+    session = Session(settings, config.stash[FOLDER])
     is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if is_whole and settings.baseline is not None and session.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fixtures.models import FAMILIES
-from properties.checks import CHECKS
 from wise.editor import BUILT_IN
 
 __all__ = ["FOLDER", "known_failures", "read_known_failures", "stale"]
@@ -69,4 +68,6 @@ def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
 
 def stale(known: Mapping[str, str]) -> list[str]:
     """The names that are no check any more."""
+    from properties.checks import CHECKS  # which needs torch
+
     return [name for name in known if name not in CHECKS]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from properties.known_failures import stale
-from properties.retention import retention_of
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
@@ -136,6 +135,8 @@ def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
 
 def _retention_lines(rows: Sequence[Row], protocol: str) -> Iterator[str]:
     """Reliability of the final model by the age of the edit, in the quarters of the check."""
+    from properties.retention import retention_of  # which needs torch
+
     trend = retention_of(rows, protocol)
     if trend.n < _LEAST_AGED:
         return

@@ -19,12 +19,10 @@ from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
-from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, SharedDraws
+from wise.measures.verdicts import MAX_LOOKS, METRICS, THRESHOLDS, SharedDraws
 
-__all__ = ["LEVELS", "METRICS", "checkpoints_of", "make_runs", "world_bench"]
+__all__ = ["LEVELS", "checkpoints_of", "make_runs", "world_bench"]
 
-METRICS = (*THRESHOLDS, "generalization-3", "generalization-4", "generalization-5",
-           "portability")  # fmt: skip
 _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 
 

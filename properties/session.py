@@ -62,7 +62,7 @@ class Session:
     @cached_property
     def model_name(self) -> str:
         """What rows call the model: a local folder's with a digest, another dtype's with that."""
-        name, dtype = self.loaded.name, str(self.settings.dtype).removeprefix("torch.")
+        name, dtype = self.loaded.name, self.settings.dtype
         if self.settings.model not in FAMILIES:
             name += f" {model_digest(LanguageModel(self.loaded.model))[:8]}"
         return name if dtype == "float32" else f"{name} {dtype}"

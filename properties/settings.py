@@ -1,27 +1,29 @@
-"""The suite's options, validated and with their defaults; conftest.py registers and fills them."""
+"""The suite's options, validated and with their defaults; conftest.py registers and fills them.
+
+Torch is imported only for what cannot be checked without it, so that pytest starts at once.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fixtures.models import model_folder
 from properties.known_failures import known_failures
-from properties.runs import METRICS, checkpoints_of
-from wise.editor import factory_options, load_editor
+from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
-from wise.evaluation.lifelong import PROTOCOLS
-from wise.measures.verdicts import THRESHOLDS
+from wise.measures.estimates import PROTOCOL_WORDS
+from wise.measures.verdicts import METRICS, THRESHOLDS
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = ("float32", "bfloat16", "float16")
+_PROTOCOLS = {"both": tuple(PROTOCOL_WORDS), **{name: (name,) for name in PROTOCOL_WORDS}}
 DEFAULT_EDITS = 100
 
 
@@ -33,7 +35,7 @@ class Settings:
     editor_options: dict[str, Any]
     model: str
     device: str
-    dtype: torch.dtype
+    dtype: str
     dataset: str
     n_edits: int | None
     checkpoints: tuple[int, ...]
@@ -64,7 +66,8 @@ class Settings:
                 options["layer"] = _whole("layer", text("layer"))
             model_folder(text("model"))
             for spec in texts("editor"):
-                load_editor(spec)
+                if spec not in BUILT_IN:
+                    load_editor(spec)
             settings = cls(
                 editors=tuple(dict.fromkeys(texts("editor"))),
                 editor_options=options,
@@ -76,8 +79,7 @@ class Settings:
                 checkpoints=tuple(_whole("checkpoints", part, least=1)
                                   for part in text("checkpoints").split(",") if part),
                 seed=_whole("stream-seed", text("stream_seed")),
-                protocols=_choice("protocol", text("protocol"),
-                                  {"both": PROTOCOLS, **{name: (name,) for name in PROTOCOLS}}),
+                protocols=_PROTOCOLS[_choice("protocol", text("protocol"), _PROTOCOLS)],
                 thresholds=_thresholds(texts("threshold")),
                 confidence=_share("confidence", text("confidence"), least=0.5),
                 max_looks=_whole("looks", text("looks"), least=1),
@@ -133,7 +135,7 @@ class Settings:
                    if THRESHOLDS.get(metric) != value]  # fmt: skip
         single = {
             "model": self.model, "device": self.device, "layer": self.editor_options.get("layer"),
-            "dtype": str(self.dtype).removeprefix("torch."), "dataset": self.dataset or None,
+            "dtype": self.dtype, "dataset": self.dataset or None,
             "edits": self.n_edits, "stream-seed": self.seed,
         }  # fmt: skip
         chosen += [(name, value) for name, value in single.items() if value is not None]
@@ -141,6 +143,8 @@ class Settings:
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
         """Those asked for, or the powers of ten, and T itself."""
+        from wise.evaluation.league import checkpoints_of
+
         wanted = self.checkpoints or checkpoints_of(n_edits)
         return tuple(sorted({*wanted, n_edits}))
 
@@ -172,10 +176,10 @@ def _share(name: str, text: str, least: float = 0.0) -> float:
     return value
 
 
-def _choice(name: str, text: str, choices: Mapping[str, Any]) -> Any:
+def _choice(name: str, text: str, choices: Iterable[str]) -> str:
     if text not in choices:
         raise ValueError(f"--{name}={text} is none of {', '.join(choices)}")
-    return choices[text]
+    return text
 
 
 def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
@@ -189,6 +193,10 @@ def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
 
 
 def _device(text: str) -> str:
+    if text == "cpu":
+        return text
+    import torch
+
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch is built without it

@@ -9,10 +9,12 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-__all__ = ["ROOMS", "RULES", "Import", "Rule", "violations"]
+__all__ = ["ROOMS", "RULES", "Import", "Rule", "loads_torch", "violations"]
 
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("wise", "fixtures", "properties", "reports", "benchmarks")
 PROJECT = (*ROOMS, "conftest")
 
@@ -180,3 +182,36 @@ def violations(root: Path, rule: Rule) -> list[str]:
             broken = [each for each in _imports(source, module) if rule.forbids(each)]
             found += [f"{place}:{each.line}: {module} imports {each.name}" for each in broken]
     return found
+
+
+def loads_torch(path: Path, root: Path = ROOT) -> bool:
+    """Whether torch is imported as the file, or any of the project's that it loads, is loaded."""
+    seen, waiting = set(), [path]
+    while waiting:
+        seen.add(file := waiting.pop())
+        names = _loaded(file, root)
+        if any(_is_under(name, IMPORTS_TORCH) for name in names):
+            return True
+        waiting += {found for name in names for found in _files(name, root)} - seen
+    return False
+
+
+@cache
+def _loaded(path: Path, root: Path) -> frozenset[str]:
+    """What a file imports as it loads."""
+    module = ".".join(path.relative_to(root).with_suffix("").parts)
+    imports = _imports(path.read_text(encoding="utf-8"), module)
+    return frozenset(each.name for each in imports if each.when == "load")
+
+
+@cache
+def _files(name: str, root: Path) -> frozenset[Path]:
+    """The project's files that run when the module or attribute `name` is imported."""
+    parts = name.split(".")
+    if parts[0] not in PROJECT:
+        return frozenset()
+    folders = [root.joinpath(*parts[:n]) for n in range(1, len(parts) + 1)]
+    files = [
+        file for folder in folders for file in (folder / "__init__.py", folder.with_suffix(".py"))
+    ]
+    return frozenset(file for file in files if file.is_file())

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from properties.meta.import_rules import ROOMS, RULES, Rule, violations
+from properties.meta.import_rules import ROOMS, ROOT, RULES, Rule, loads_torch, violations
 
 pytestmark = pytest.mark.meta
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.claim)
@@ -179,6 +177,38 @@ def test_a_violation_is_named_by_file_line_and_import(tmp_path: Path) -> None:
     assert violations(tmp_path, rule) == [
         "wise/measures/rows.py:4: wise.measures.rows imports pandas"
     ]
+
+
+# What a test's file holds, where fixtures.heavy imports torch, and whether its tests are units.
+TEST_FILES = {
+    "import torch.nn as nn": False,
+    "from transformers import AutoConfig": False,
+    "from fixtures import heavy": False,
+    "from fixtures.heavy import tensor": False,
+    "import fixtures.light": False,
+    "import numpy\nfrom wise import edits": True,
+    "def test_law():\n    import torch": True,
+    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor": True,
+}
+
+
+@pytest.mark.parametrize(("source", "is_unit"), TEST_FILES.items())
+def test_a_unit_is_a_test_whose_file_loads_without_torch(
+    source: str, is_unit: bool, tmp_path: Path
+) -> None:
+    _plant(tmp_path, "fixtures/heavy.py", "from torch import tensor")
+    _plant(tmp_path, "fixtures/light.py", "import fixtures.light, fixtures.heavy")
+    _plant(tmp_path, "properties/test_one.py", source)
+    assert loads_torch(tmp_path / "properties" / "test_one.py", tmp_path) is not is_unit
+
+
+def test_units_are_found_without_loading_torch() -> None:
+    call = "pytest.main(['-m', 'unit', '--collect-only', '-q', '-p', 'no:cacheprovider'])"
+    script = f"import pytest, sys; sys.exit({call} or 'torch' in sys.modules)"
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "test_statistics.py" in ran.stdout
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room != "benchmarks"])

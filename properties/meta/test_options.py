@@ -86,7 +86,7 @@ def test_help_shows_every_option_and_its_default_in_one_group() -> None:
 def test_without_options_the_defaults_hold() -> None:
     found = settings_of()
     assert (found.editors, found.editor_options, found.model) == (("wise",), {}, "llama")
-    assert (found.device, str(found.dtype), found.dataset) == ("cpu", "torch.float32", "")
+    assert (found.device, found.dtype, found.dataset) == ("cpu", "float32", "")
     assert (found.n_edits, found.checkpoints, found.seed) == (None, (), 0)
     assert (found.protocols, found.thresholds) == (("free", "forced"), dict(THRESHOLDS))
     assert (found.confidence, found.rows, found.resume) == (0.95, None, False)

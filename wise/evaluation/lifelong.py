@@ -20,10 +20,11 @@ from wise.evaluation.metrics import BaseAnswers, Measured, Reader, measure
 from wise.evaluation.plan import Block, plan
 from wise.evaluation.routing import measure_routing
 from wise.measures import rows
+from wise.measures.estimates import PROTOCOL_WORDS
 
 __all__ = ["PROTOCOLS", "LifelongRun", "now", "reader_of", "run_lifelong"]
 
-PROTOCOLS = ("free", "forced")
+PROTOCOLS = tuple(PROTOCOL_WORDS)
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
 _EXTRA_TOKENS = 2  # an answer may be this much longer than the longest known one
 _LEAST_TOKENS = 8

@@ -21,6 +21,7 @@ from wise.measures.statistics import format_share, interval_at, lower_bound, upp
 
 __all__ = [
     "MAX_LOOKS",
+    "METRICS",
     "THRESHOLDS",
     "Draw",
     "Ruling",
@@ -56,6 +57,9 @@ THRESHOLDS: Mapping[str, float] = {
     "retrieval": 0.75,
 }
 MAX_LOOKS = 3
+# All that a threshold can be set for.
+METRICS = (*THRESHOLDS, "generalization-3", "generalization-4", "generalization-5",
+           "portability")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
