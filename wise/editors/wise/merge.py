@@ -24,11 +24,12 @@ TaskVectors = Float[Tensor, "k *shape"]
 Weights = Sequence[float]
 Draws = Generator | None
 _Keep = Callable[[Tensor], Tensor]
+_Unite = Callable[[Tensor, Weights, _Keep], Tensor]
 
 _COLINEAR = 0.9995  # beyond, the sine is too small to divide by; from the released configuration
 
 
-def trim(tau: TaskVector, density: float) -> TaskVector:
+def trim(tau: TaskVector, density: float, _: Draws = None) -> TaskVector:
     """`tau` with its round(density * n) largest entries by magnitude, the others 0.
 
     Python's `round`: a half goes to the even count. Of equal magnitudes at the threshold those
@@ -48,6 +49,11 @@ def trim(tau: TaskVector, density: float) -> TaskVector:
     return torch.where(kept.view(tau.shape), tau, 0)
 
 
+def _all(tau: TaskVector, _density: float, _: Draws) -> TaskVector:
+    """`tau` whole."""
+    return tau
+
+
 def drop_and_rescale(tau: TaskVector, density: float, generator: Draws) -> TaskVector:
     """`tau` with each entry kept with probability `density` and divided by it: unbiased.
 
@@ -60,14 +66,14 @@ def drop_and_rescale(tau: TaskVector, density: float, generator: Draws) -> TaskV
     return torch.where(kept.to(tau.device), tau / density, 0)
 
 
-def _mean(tau: Tensor, weights: Weights, keep: _Keep = lambda tau_i: tau_i) -> Tensor:
+def _mean(tau: Tensor, weights: Weights, keep: _Keep) -> Tensor:
     total = torch.zeros_like(tau[0])
     for weight, tau_i in zip(weights, tau, strict=True):
         total.add_(keep(tau_i), alpha=weight)
     return total.div_(sum(weights))
 
 
-def _disjoint_mean(tau: Tensor, weights: Weights, keep: _Keep = lambda tau_i: tau_i) -> Tensor:
+def _disjoint_mean(tau: Tensor, weights: Weights, keep: _Keep) -> Tensor:
     """Per entry: elect the sign of greater total magnitude, average the shards that have it.
 
     A zero never votes, an even election goes to +, an entry without votes is 0.
@@ -86,47 +92,7 @@ def _disjoint_mean(tau: Tensor, weights: Weights, keep: _Keep = lambda tau_i: ta
     return elected.div_(n_votes.masked_fill_(n_votes == 0, 1))
 
 
-def _ties(tau: TaskVectors, weights: Weights, density: float, _: Draws) -> TaskVector:
-    """Trim each shard, elect a sign per entry, average the shards that agree with it.
-
-    Source: TIES, arXiv 2306.01708, algorithm 1; WISE, arXiv 2405.14768, equation 8.
-    """
-    return _disjoint_mean(tau, weights, lambda tau_i: trim(tau_i, density))
-
-
-def _sign(tau: TaskVectors, weights: Weights, _density: float, _: Draws) -> TaskVector:
-    """TIES without the trim. Source: WISE, arXiv 2405.14768, Table 11 ("Sign")."""
-    return _disjoint_mean(tau, weights)
-
-
-def _magnitude(tau: TaskVectors, weights: Weights, density: float, _: Draws) -> TaskVector:
-    """TIES without the election. Source: released configuration ("magnitude_norm")."""
-    return _mean(tau, weights, lambda tau_i: trim(tau_i, density))
-
-
-def _linear(tau: TaskVectors, weights: Weights, _density: float, _: Draws) -> TaskVector:
-    """The weighted mean of the shards. Source: WISE, arXiv 2405.14768, Table 11 ("Linear")."""
-    return _mean(tau, weights)
-
-
-def _dare(tau: TaskVectors, weights: Weights, density: float, generator: Draws) -> TaskVector:
-    """Drop and rescale each shard, average them: in expectation the weighted mean.
-
-    The shards draw in turn, so their order counts. Source: DARE, arXiv 2311.03099.
-    """
-    return _mean(tau, weights, lambda tau_i: drop_and_rescale(tau_i, density, generator))
-
-
-def _dare_ties(tau: TaskVectors, weights: Weights, density: float, generator: Draws) -> TaskVector:
-    """TIES with drop-and-rescale in place of the trim; the shards draw in turn.
-
-    The released configuration leaves out the division by the votes, TIES does not.
-    Source: DARE, arXiv 2311.03099; TIES, arXiv 2306.01708, algorithm 1.
-    """
-    return _disjoint_mean(tau, weights, lambda tau_i: drop_and_rescale(tau_i, density, generator))
-
-
-def _slerp(tau: TaskVectors, weights: Weights, _density: float, _: Draws) -> TaskVector:
+def _slerp(tau: TaskVectors, weights: Weights, keep: _Keep) -> TaskVector:
     """Turn from shard to shard by the angle between whole task vectors; no length is normalised.
 
     More than two shards are folded in order: shard i joins what is merged so far at the fraction
@@ -134,10 +100,10 @@ def _slerp(tau: TaskVectors, weights: Weights, _density: float, _: Draws) -> Tas
     is zero or the pair is parallel or opposite (|cosine| > 0.9995): the weighted mean there.
     Source: Shoemake, SIGGRAPH 1985; form and 0.9995: released configuration, there on whole W_v'.
     """
-    merged, total = tau[0], weights[0]
+    merged, total = keep(tau[0]), weights[0]
     for weight, tau_i in zip(weights[1:], tau[1:], strict=True):
         total += weight
-        merged = _slerp_pair(merged, tau_i, weight / total if total else 0.0)
+        merged = _slerp_pair(merged, keep(tau_i), weight / total if total else 0.0)
     return merged
 
 
@@ -152,14 +118,18 @@ def _slerp_pair(start: Tensor, end: Tensor, fraction: float) -> Tensor:
 
 
 Merge = Literal["ties", "linear", "slerp", "dare", "dare-ties", "sign", "magnitude"]
-MERGES: Mapping[Merge, Callable[[Tensor, Weights, float, Draws], Tensor]] = {
-    "ties": _ties,
-    "linear": _linear,
-    "slerp": _slerp,
-    "dare": _dare,
-    "dare-ties": _dare_ties,
-    "sign": _sign,
-    "magnitude": _magnitude,
+# What a method keeps of each shard, and how it unites them. Sources: TIES, arXiv 2306.01708,
+# algorithm 1; DARE, arXiv 2311.03099; WISE, arXiv 2405.14768, equation 8 (TIES) and Table 11.
+MERGES: Mapping[Merge, tuple[Callable[[Tensor, float, Draws], Tensor], _Unite]] = {
+    "ties": (trim, _disjoint_mean),
+    "linear": (_all, _mean),
+    "slerp": (_all, _slerp),
+    # In expectation the weighted mean; the shards draw in turn, so that their order counts.
+    "dare": (drop_and_rescale, _mean),
+    # The released configuration leaves out the division by the votes, TIES does not.
+    "dare-ties": (drop_and_rescale, _disjoint_mean),
+    "sign": (_all, _disjoint_mean),  # TIES without the trim
+    "magnitude": (trim, _mean),  # without the election; released as "magnitude_norm"
 }
 
 
@@ -215,7 +185,9 @@ def merge(
     if not base.is_floating_point():
         raise TypeError(f"base has dtype {base.dtype}; allowed are the floating point dtypes")
     tau = _task_vectors(base, tensors)
-    merged = MERGES[method](tau, _check_weights(weights, len(tensors)), density, generator)
+    keep, unite = MERGES[method]
+    shares = _check_weights(weights, len(tensors))
+    merged = unite(tau, shares, lambda tau_i: keep(tau_i, density, generator))
     result = base + merged
     for tau_i, tensor in zip(tau, tensors, strict=True):
         result = torch.where(merged == tau_i, tensor.to(base.device), result)
