@@ -48,15 +48,15 @@ def replace(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> It
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients; both are restored on exit."""
-    modes = [(module, module.training) for module in model.modules() if module.training]
-    flags = [(weight, True) for weight in model.parameters() if weight.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
     try:
         model.eval()
-        for weight, _ in flags:
+        for weight in learned:
             weight.requires_grad_(False)
         yield
     finally:
-        for weight, flag in flags:
-            weight.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
+        for weight in learned:
+            weight.requires_grad_(True)
+        for module in training:
+            module.training = True

@@ -33,13 +33,11 @@ class Batch:
     def above(self, other: Batch) -> Batch:
         """The rows of both, the narrower ones with more padding on their left."""
         width = max(batch.input_ids.shape[1] for batch in (self, other))
-        values = {"input_ids": 0, "attention_mask": 0, "prompt_mask": False, "labels": IGNORED}
-        return Batch(
-            *(
-                torch.cat([widened(getattr(batch, name), width, value) for batch in (self, other)])
-                for name, value in values.items()
-            )
-        )
+        columns = zip(fields(self), (0, 0, False, IGNORED), strict=True)
+        return Batch(*(
+            torch.cat([widened(getattr(batch, c.name), width, value) for batch in (self, other)])
+            for c, value in columns
+        ))  # fmt: skip
 
     def __getitem__(self, rows: Int[Tensor, " N"]) -> Batch:
         """Some rows, without the columns that are padding in all of them."""
@@ -85,7 +83,8 @@ def encode(
             raise ValueError("append_eos=True needs a tokenizer with an end-of-sequence token")
         pairs = zip(prompts, prompt_ids, targets, strict=True)
         ends = [_target_ids(tokenizer, *pair) + eos for pair in pairs]
-    for prompt, begin, end in zip(prompts, prompt_ids, ends, strict=True):
+    parts = list(zip(prompt_ids, ends, strict=True))
+    for prompt, (begin, end) in zip(prompts, parts, strict=True):
         if not begin:
             raise ValueError(f"prompt {prompt!r} encodes to no token")
         if max_length is not None and len(begin) + len(end) > max_length:
@@ -93,26 +92,15 @@ def encode(
                 f"prompt {_shorten(prompt)!r} with its target has {len(begin) + len(end)} tokens; "
                 f"the model reads at most {max_length}"
             )
-    # The last token is predicted, never read.
-    rows = [
-        (begin + end)[: len(begin) + max(len(end) - 1, 0)]
-        for begin, end in zip(prompt_ids, ends, strict=True)
-    ]
-    labels = [
-        ([IGNORED] * (len(begin) - 1) + end) if end else [IGNORED] * len(begin)
-        for begin, end in zip(prompt_ids, ends, strict=True)
-    ]
+    rows = [begin + end[:-1] for begin, end in parts]  # the last token is predicted, never read
+    labels = [[IGNORED] * (len(begin) - 1) + (end or [IGNORED]) for begin, end in parts]
+    in_prompt = [[1] * len(begin) + [0] * (len(end) - 1) for begin, end in parts]
     input_ids, attention_mask = pad(rows, _padding_id(tokenizer), padding_side=padding_side)
-    in_prompt, _ = pad(
-        [
-            [1] * len(begin) + [0] * (len(row) - len(begin))
-            for begin, row in zip(prompt_ids, rows, strict=True)
-        ],
-        0,
-        padding_side=padding_side,
+    prompt_mask, label_rows = (
+        pad(each, value, padding_side=padding_side)[0]
+        for each, value in ((in_prompt, 0), (labels, IGNORED))
     )
-    label_rows, _ = pad(labels, IGNORED, padding_side=padding_side)
-    return Batch(input_ids, attention_mask, in_prompt.bool(), label_rows)
+    return Batch(input_ids, attention_mask, prompt_mask.bool(), label_rows)
 
 
 def pad(
