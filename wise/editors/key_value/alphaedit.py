@@ -111,11 +111,7 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
         return KeyValueState(live(state.edits, edits), changes, preserved)
 
     def _change(
-        self,
-        layer: int,
-        keys: Float[Tensor, "N M"],
-        residual: Float[Tensor, "N D"],
-        earlier: Float[Tensor, "n M"] | None,
+        self, layer: int, keys: Tensor, residual: Tensor, earlier: Tensor | None
     ) -> Float[Tensor, "M D"]:
         basis, unit = self._basis(layer)
         earlier = keys[:0] if earlier is None else earlier

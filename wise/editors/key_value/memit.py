@@ -68,11 +68,7 @@ class MEMIT(SpreadingEditor[MEMITConfig]):
         return KeyValueState(live(state.edits, edits), self._spread(state, edits))
 
     def _change(
-        self,
-        layer: int,
-        keys: Float[Tensor, "N M"],
-        residual: Float[Tensor, "N D"],
-        earlier: Float[Tensor, "n M"] | None,
+        self, layer: int, keys: Tensor, residual: Tensor, earlier: Tensor | None
     ) -> Float[Tensor, "M D"]:
         weight = self.config.covariance_weight * keys.shape[1]
         solved = self.covariance.solve(layer, keys.T)
