@@ -21,8 +21,7 @@ from properties.surroundings import Surroundings
 from wise.editor import Editor, EditorFactory, Persistent, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
-from wise.evaluation.metrics import Reader
-from wise.lm.decoding import Answer, Unedited, normalized
+from wise.lm.decoding import Answer, Reader, Unedited, normalized
 from wise.lm.tokens import Batch, encode
 from wise.measures.rows import Row
 

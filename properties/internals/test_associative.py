@@ -29,7 +29,7 @@ from properties.internals.tiny_wise import is_same
 from wise.editor import load_editor, with_cache
 from wise.editors.key_value import associative, covariance
 from wise.edits import Edit
-from wise.lm.decoding import Unedited, free_run
+from wise.lm.decoding import Reader, Unedited
 
 pytestmark = pytest.mark.internals
 
@@ -53,7 +53,7 @@ def test_a_trained_model_gives_the_new_answer_in_free_run_and_stops(kind: str) -
     background = loaded.world.background()
     editor = load_editor(kind)(loaded.model, loaded.tokenizer, background, seed=0, n_texts=200)
     editor.edit([edit])
-    (answer,) = free_run(editor, loaded.tokenizer, [edit.prompt])
+    (answer,) = Reader(loaded.tokenizer).free(editor, [edit.prompt])
     assert answer.is_exactly(edit.target)
 
 

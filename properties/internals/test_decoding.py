@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from fixtures.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
 from wise.lm.architectures import ARCHITECTURES
-from wise.lm.decoding import Answer, ForcedAnswer, Unedited, free_run, greedy, teacher_forced
+from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
 from wise.lm.tokens import encode
 
 pytestmark = pytest.mark.internals
@@ -71,8 +71,8 @@ def unedited(model: PreTrainedModel) -> Unedited:
 @every_architecture
 def test_generate_and_logits_give_the_same_answers(model_type: str) -> None:
     editor = unedited(stopping(model_type))
-    by_generate = free_run(editor, tiny_tokenizer(), PROMPTS, max_new_tokens=6)
-    by_logits = free_run(ByLogits(editor), tiny_tokenizer(), PROMPTS, max_new_tokens=6)
+    by_generate = Reader(tiny_tokenizer(), max_new_tokens=6).free(editor, PROMPTS)
+    by_logits = Reader(tiny_tokenizer(), max_new_tokens=6).free(ByLogits(editor), PROMPTS)
     assert by_logits == by_generate
     assert by_generate[0].stopped
     assert not all(answer.stopped for answer in by_generate)
@@ -85,11 +85,11 @@ def test_an_answer_alone_is_its_answer_in_any_batch_and_order(
 ) -> None:
     editor = unedited(stopping(model_type))
     ask = dict(max_new_tokens=5, batch_size=batch_size)
-    forwards = free_run(editor, tiny_tokenizer(), PROMPTS, **ask)
-    backwards = free_run(editor, tiny_tokenizer(), PROMPTS[::-1], **ask)
+    forwards = Reader(tiny_tokenizer(), **ask).free(editor, PROMPTS)
+    backwards = Reader(tiny_tokenizer(), **ask).free(editor, PROMPTS[::-1])
     assert backwards[::-1] == forwards
     for prompt, answer in zip(PROMPTS, forwards, strict=True):
-        assert free_run(editor, tiny_tokenizer(), [prompt], max_new_tokens=5) == [answer]
+        assert Reader(tiny_tokenizer(), max_new_tokens=5).free(editor, [prompt]) == [answer]
 
 
 @every_architecture
@@ -97,13 +97,13 @@ def test_a_generation_configuration_that_came_with_the_model_does_not_count(
     model_type: str,
 ) -> None:
     model = tiny_model(model_type)
-    plain = free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=5)
+    plain = Reader(tiny_tokenizer(), max_new_tokens=5).free(unedited(model), PROMPTS)
     own = GenerationConfig(
         repetition_penalty=9.0, num_beams=3, do_sample=True, temperature=5.0, min_new_tokens=4,
         suppress_tokens=[answer.token_ids[0] for answer in plain], max_length=7, use_cache=False,
     )  # fmt: skip
     model.generation_config = own
-    assert free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=5) == plain
+    assert Reader(tiny_tokenizer(), max_new_tokens=5).free(unedited(model), PROMPTS) == plain
     assert model.generation_config is own
 
 
@@ -111,7 +111,7 @@ def test_a_natural_stop_is_told_from_an_answer_cut_off() -> None:
     tokenizer = tiny_tokenizer()
     a, b, c = (tokenizer(f"7{letter}").input_ids[-1] for letter in "abc")
     editor = Scripted({a: 2, b: 4, c: 0})
-    answers = free_run(editor, tokenizer, ["7a", "7b", "7c"], max_new_tokens=4)
+    answers = Reader(tokenizer, max_new_tokens=4).free(editor, ["7a", "7b", "7c"])
     assert answers == [
         Answer("aa", (a, a), stopped=True),
         Answer("bbbb", (b, b, b, b), stopped=False),
@@ -123,7 +123,7 @@ def test_a_row_that_has_stopped_waits_for_the_others_without_a_word() -> None:
     tokenizer = tiny_tokenizer()
     a, b = (tokenizer(f"7{letter}").input_ids[-1] for letter in "ab")
     editor = Scripted({a: 1, b: 3})
-    together = free_run(editor, tokenizer, ["7a", "7b"], max_new_tokens=6)
+    together = Reader(tokenizer, max_new_tokens=6).free(editor, ["7a", "7b"])
     assert [answer.text for answer in together] == ["a", "bbb"]
 
 
@@ -147,7 +147,7 @@ def test_exact_is_to_the_letter_and_stopped(answer: Answer, target: str, expecte
 def test_teacher_forced_is_what_a_plain_forward_of_prompt_and_target_says(model_type: str) -> None:
     model, tokenizer = tiny_model(model_type), tiny_tokenizer()
     targets = ["Oslo", "because of it", "sea", "French", "g"]
-    found = teacher_forced(unedited(model), tokenizer, PROMPTS, targets, batch_size=2)
+    found = Reader(tokenizer, batch_size=2).forced(unedited(model), PROMPTS, targets)
     for prompt, target, answer in zip(PROMPTS, targets, found, strict=True):
         begin = tokenizer(prompt).input_ids
         space = "" if prompt.endswith(" ") else " "
@@ -171,30 +171,30 @@ def test_shares_count_places() -> None:
 def test_rows_padded_on_the_right_are_not_generated_from() -> None:
     batch = encode(tiny_tokenizer(), ["a", "a b c"], padding_side="right")
     with pytest.raises(ValueError, match="generation needs padding_side='left'"):
-        greedy(tiny_model("llama"), tiny_tokenizer(), batch.input_ids, batch.attention_mask, 2)
+        unedited(tiny_model("llama")).generate(batch.input_ids, batch.attention_mask, 2)
 
 
 def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused() -> None:
     editor, tokenizer = unedited(tiny_model("llama")), tiny_tokenizer()
     prompt = "a" + " a" * 9
     n_tokens = len(tokenizer(prompt).input_ids)
-    free_run(editor, tokenizer, [prompt], max_new_tokens=4, max_length=n_tokens + 4)
+    Reader(tokenizer, max_new_tokens=4, max_length=n_tokens + 4).free(editor, [prompt])
     with pytest.raises(ValueError, match=f"reads at most {n_tokens - 1}"):
-        free_run(editor, tokenizer, [prompt], max_new_tokens=4, max_length=n_tokens + 3)
+        Reader(tokenizer, max_new_tokens=4, max_length=n_tokens + 3).free(editor, [prompt])
 
 
 @pytest.mark.parametrize("decode", ["free", "forced"])
 def test_no_prompts_have_no_answers(decode: str) -> None:
     editor, tokenizer = unedited(tiny_model("llama")), tiny_tokenizer()
     if decode == "free":
-        assert free_run(editor, tokenizer, []) == []
+        assert Reader(tokenizer).free(editor, []) == []
     else:
-        assert teacher_forced(editor, tokenizer, [], []) == []
+        assert Reader(tokenizer).forced(editor, [], []) == []
 
 
 def test_decoding_leaves_the_models_modes_and_flags_as_they_are() -> None:
     model = tiny_model("gpt2").train()
     before = [m.training for m in model.modules()]
-    free_run(unedited(model), tiny_tokenizer(), PROMPTS, max_new_tokens=2)
+    Reader(tiny_tokenizer(), max_new_tokens=2).free(unedited(model), PROMPTS)
     assert [m.training for m in model.modules()] == before
     assert all(weight.requires_grad for weight in model.parameters())

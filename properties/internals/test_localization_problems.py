@@ -22,7 +22,7 @@ from wise.editors.key_value.facts import Facts
 from wise.editors.key_value.rome import make as make_rome
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import Unedited, teacher_forced
+from wise.lm.decoding import Reader, Unedited
 from wise.localization.editing_scores import essence, neighborhood, overall, rewrite
 from wise.localization.forced import Forced
 from wise.localization.known_facts import fact_of
@@ -162,7 +162,7 @@ def test_probabilities_are_teacher_forced_and_noise_moves_those_about_the_subjec
     lm, editor = LanguageModel(model), Unedited(model, tokenizer)
     prompts = [EDIT.prompt, "Where is Bo Ra", "Al is up to"]
     plain = probabilities(editor, lm, tokenizer, prompts, EDIT)
-    forced = teacher_forced(editor, tokenizer, prompts, [EDIT.target] * 3)
+    forced = Reader(tokenizer).forced(editor, prompts, [EDIT.target] * 3)
     assert plain == pytest.approx([math.exp(a.log_probability) for a in forced], rel=1e-4, abs=0)
     noised = probabilities(editor, lm, tokenizer, prompts, EDIT, noise=SubjectNoise(3.0))
     assert noised[0] != pytest.approx(plain[0], rel=1e-2, abs=0)

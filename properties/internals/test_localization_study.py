@@ -29,7 +29,7 @@ from properties.internals.small_study import (
 from wise.edits import Background, EditStream
 from wise.evaluation.cell import Scene
 from wise.jobs.grid import run_apart, run_submitted
-from wise.lm.decoding import Unedited, teacher_forced
+from wise.lm.decoding import Reader, Unedited
 from wise.localization.known_facts import fact_of
 from wise.localization.study import Study, StudyTables, run_study
 from wise.localization.tracing import causal_trace
@@ -64,7 +64,7 @@ def test_a_cells_scores_are_those_of_the_edit_made_by_hand(tmp_path: Path) -> No
     asked = [edit.prompt, *edit.paraphrases, neighbour]
     before, after = (
         [math.exp(a.log_probability) for a in
-         teacher_forced(each, tokenizer, asked, [edit.target] * len(asked))]
+         Reader(tokenizer).forced(each, asked, [edit.target] * len(asked))]
         for each in (Unedited(model, tokenizer), editor)
     )  # fmt: skip
     gained = [max(0.0, (q - p) / (1 - p)) for p, q in zip(before, after, strict=True)][:-1]

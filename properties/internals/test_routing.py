@@ -13,8 +13,9 @@ from properties.internals.tiny_wise import make_wise, prompts_of, routes
 from properties.internals.watched import RUN, STREAM, T
 from wise.editors.wise.wise import WISE
 from wise.evaluation.lifelong import run_lifelong
-from wise.evaluation.metrics import Reader, final_questions
+from wise.evaluation.metrics import final_questions
 from wise.evaluation.routing import measure_routing, routed_questions
+from wise.lm.decoding import Reader
 
 pytestmark = pytest.mark.internals
 
@@ -36,21 +37,21 @@ def test_every_question_but_consequences_is_routed_under_its_own_kind() -> None:
 
 def test_a_batch_is_routed_as_each_prompt_alone_and_the_threshold_comes_last(editor: WISE) -> None:
     reader = Reader(tiny_tokenizer(), max_new_tokens=4, batch_size=5)
-    *found, (last, threshold) = measure_routing(editor, reader, [*QUESTIONS, THRESHOLD])
-    assert (last.kind, threshold) == ("threshold", editor.threshold)
-    for question, value in found:
-        batch = prompts_of([question.prompt])
+    *found, last = measure_routing(editor, reader, [*QUESTIONS, THRESHOLD])
+    assert (last.question.kind, last.value) == ("threshold", editor.threshold)
+    for each in found:
+        batch = prompts_of([each.question.prompt])
         [alone] = editor.routing_activation(batch.input_ids, batch.attention_mask).tolist()
-        assert value == pytest.approx(alone, rel=1e-4)
+        assert each.value == pytest.approx(alone, rel=1e-4)
 
 
 def test_what_is_excluded_or_not_finite_has_no_value_and_says_why() -> None:
     unedited = make_wise()  # its threshold is infinite
     reader = Reader(tiny_tokenizer(), max_new_tokens=4)
     excluded = replace(QUESTIONS[0], excluded="overwritten")
-    (first, value), (last, threshold) = measure_routing(unedited, reader, [excluded, THRESHOLD])
-    assert (first.excluded, value) == ("overwritten", None)
-    assert (last.excluded, threshold) == ("the value inf is non-finite", None)
+    first, last = measure_routing(unedited, reader, [excluded, THRESHOLD])
+    assert (first.question.excluded, first.value) == ("overwritten", None)
+    assert (last.question.excluded, last.value) == ("the value inf is non-finite", None)
 
 
 def test_a_routed_run_writes_one_block_of_routing_at_each_checkpoint(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_traces import FACTS, traced
 from properties.internals.tracing_reference import Reading, naive_trace
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
-from wise.lm.decoding import Unedited, teacher_forced
+from wise.lm.decoding import Reader, Unedited
 from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import embedding_deviation, gaussian, replacement
 from wise.localization.effects import window_about
@@ -107,7 +107,7 @@ def test_effects_before_the_subject_are_zero_and_the_rest_is_not() -> None:
 def test_the_clean_log_probability_is_that_of_the_whole_target_teacher_forced() -> None:
     model, tokenizer = tiny_model("gpt2"), tiny_tokenizer()
     prompts, targets = [f.prompt for f in FACTS], [f.target for f in FACTS]
-    answers = teacher_forced(Unedited(model, tokenizer), tokenizer, prompts, targets)
+    answers = Reader(tokenizer).forced(Unedited(model, tokenizer), prompts, targets)
     for fact, answer in zip(traced("gpt2").facts, answers, strict=True):
         assert len(answer.target_ids) > 1
         assert fact.clean is not None

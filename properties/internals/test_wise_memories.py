@@ -16,7 +16,7 @@ from wise.editors.wise.memory import Memory, WISEState
 from wise.editors.wise.merge import MERGES, merge
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
-from wise.lm.decoding import free_run
+from wise.lm.decoding import Reader
 
 pytestmark = pytest.mark.internals
 
@@ -168,7 +168,7 @@ def test_the_epsilon_of_a_merge_is_the_smallest_then_or_now(threshold: str) -> N
 
 
 def answers(editor: WISE, edits: list[Edit]) -> list[str]:
-    found = free_run(editor, tiny_tokenizer(), [edit.prompt for edit in edits], max_new_tokens=8)
+    found = Reader(tiny_tokenizer(), max_new_tokens=8).free(editor, [edit.prompt for edit in edits])
     return [answer.text for answer in found]
 
 

@@ -18,7 +18,7 @@ from wise.editor import Editor, load_editor
 from wise.editors.key_value.facts import Facts
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import teacher_forced
+from wise.lm.decoding import Reader
 from wise.lm.hooks import observe
 from wise.lm.tokens import Batch, encode
 
@@ -127,7 +127,7 @@ def logits_of(editor: Editor, batch: Batch | None = None) -> Tensor:
 def log_p(editor: Editor, edits: Sequence[Edit]) -> list[float]:
     """log p(target) of each edit."""
     prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
-    found = teacher_forced(editor, tiny_tokenizer(), prompts, targets)
+    found = Reader(tiny_tokenizer()).forced(editor, prompts, targets)
     return [answer.log_probability for answer in found]
 
 

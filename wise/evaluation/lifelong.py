@@ -16,9 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import EditStream
-from wise.evaluation.metrics import BaseAnswers, Measured, Reader, measure
+from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.evaluation.plan import Block, plan
 from wise.evaluation.routing import measure_routing
+from wise.lm.decoding import Reader
 from wise.measures import rows
 from wise.measures.estimates import PROTOCOL_WORDS
 
@@ -69,7 +70,7 @@ class LifelongRun:
             edits_per_turn=self.edits_per_turn, is_routed=is_routed,
         )  # fmt: skip
 
-    def row(self, block: Block, measured: Measured, value: float | None = None) -> rows.Row:
+    def row(self, block: Block, measured: Measured) -> rows.Row:
         question = measured.question
         return rows.Row(
             **self.identity._asdict(), protocol=block.protocol,
@@ -77,7 +78,7 @@ class LifelongRun:
             metric=question.metric, kind=question.kind, edit_id=question.edit_id,
             cluster=question.subject, age=question.age, prompt=question.prompt,
             expected=measured.expected, answer=measured.answer, score=measured.score,
-            block=block.name, excluded=question.excluded, value=value,
+            block=block.name, excluded=question.excluded, value=measured.value,
         )  # fmt: skip
 
 
@@ -142,11 +143,10 @@ def _measured(
     run: LifelongRun, block: Block, editor: Editor, reader: Reader, base: BaseAnswers
 ) -> Iterator[rows.Row]:
     if block.kind == "routing":
-        for question, value in measure_routing(cast(Routed, editor), reader, block.questions):
-            yield run.row(block, Measured(question, "", "", None), value)
+        found = measure_routing(cast(Routed, editor), reader, block.questions)
     else:
-        for measured in measure(editor, reader, block.questions, block.protocol, base):
-            yield run.row(block, measured)
+        found = iter(measure(editor, reader, block.questions, block.protocol, base))
+    return (run.row(block, measured) for measured in found)
 
 
 def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:

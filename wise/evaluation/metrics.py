@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
-from wise.lm.decoding import Answer, ForcedAnswer, Unedited, free_run, teacher_forced
+from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
 
 __all__ = [
     "BaseAnswers",
     "Measured",
     "Question",
-    "Reader",
     "at_edit_questions",
     "final_questions",
     "measure",
@@ -43,40 +41,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A question with its answer and its score in [0, 1]; no score where it was excluded."""
+    """A question with its answer and its score in [0, 1], or with a routing activation, `value`.
+
+    There is neither where it was excluded.
+    """
 
     question: Question
     expected: str
     answer: str
     score: float | None
-
-
-@dataclass(frozen=True)
-class Reader:
-    """How answers are read: the same for every editor."""
-
-    tokenizer: PreTrainedTokenizerBase
-    max_new_tokens: int
-    device: torch.device | str = "cpu"
-    max_length: int | None = None
-    batch_size: int = 128
-
-    def text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids))).strip()
-
-    def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
-        return free_run(
-            editor, self.tokenizer, prompts, max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size, device=self.device, max_length=self.max_length,
-        )  # fmt: skip
-
-    def forced(
-        self, editor: Editor, prompts: Sequence[str], targets: Sequence[str]
-    ) -> list[ForcedAnswer]:
-        return teacher_forced(
-            editor, self.tokenizer, prompts, targets,
-            batch_size=self.batch_size, device=self.device, max_length=self.max_length,
-        )  # fmt: skip
+    value: float | None = None
 
 
 @dataclass(frozen=True)

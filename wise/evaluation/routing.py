@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from wise.editor import Routed
-from wise.evaluation.metrics import Question, Reader
-from wise.lm.tokens import encode
+from wise.evaluation.metrics import Measured, Question
+from wise.lm.decoding import Reader
 
 __all__ = ["measure_routing", "routed_questions"]
 
@@ -39,34 +39,22 @@ def _kind(question: Question) -> str:
 
 def measure_routing(
     editor: Routed, reader: Reader, questions: Sequence[Question]
-) -> Iterator[tuple[Question, float | None]]:
+) -> Iterator[Measured]:
     """Each question with its routing activation; that of the threshold is the threshold itself.
 
-    None where the question is excluded, as it is when the activation is non-finite.
+    No value where the question is excluded, as it is when the activation is non-finite.
     """
     asked = [q.prompt for q in questions if not q.excluded and q.kind != "threshold"]
-    values = iter(_activations(editor, reader, asked))
+
+    def ask(rows: list[int]) -> list[float]:
+        batch = reader.encode([asked[row] for row in rows])
+        return editor.routing_activation(batch.input_ids, batch.attention_mask).tolist()
+
+    values = iter(reader.in_batches(asked, ask))
     for question in questions:
-        if question.excluded:
-            yield question, None
-        elif question.kind == "threshold":
-            yield _finite(question, float(editor.threshold))
-        else:
-            yield _finite(question, next(values))
-
-
-def _finite(question: Question, value: float) -> tuple[Question, float | None]:
-    if math.isfinite(value):
-        return question, value
-    return replace(question, excluded=f"the value {value} is non-finite"), None
-
-
-def _activations(editor: Routed, reader: Reader, prompts: Sequence[str]) -> list[float]:
-    found: dict[int, float] = {}
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    for begin in range(0, len(order), reader.batch_size):
-        chosen = order[begin : begin + reader.batch_size]
-        batch = encode(reader.tokenizer, [prompts[index] for index in chosen])
-        ids, mask = (x.to(reader.device) for x in (batch.input_ids, batch.attention_mask))
-        found |= dict(zip(chosen, editor.routing_activation(ids, mask).tolist(), strict=True))
-    return [found[index] for index in range(len(prompts))]
+        value = None
+        if not question.excluded:
+            value = float(editor.threshold) if question.kind == "threshold" else next(values)
+            if not math.isfinite(value):
+                question = replace(question, excluded=f"the value {value} is non-finite")
+        yield Measured(question, "", "", None, None if question.excluded else value)

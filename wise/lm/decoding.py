@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Int
@@ -14,19 +14,19 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from wise.editor import Editor, Generates, Routed
 from wise.lm.hooks import frozen
-from wise.lm.tokens import IGNORED, encode, position_ids
+from wise.lm.tokens import IGNORED, Batch, encode, position_ids
 
 __all__ = [
     "Answer",
     "ForcedAnswer",
+    "Reader",
     "Unedited",
     "answer_of",
-    "free_run",
-    "greedy",
     "greedy_by_logits",
     "normalized",
-    "teacher_forced",
 ]
+
+_T = TypeVar("_T")
 
 
 def normalized(text: str) -> str:
@@ -95,6 +95,7 @@ class Unedited:
                 use_cache=False,
             ).logits
 
+    @torch.no_grad()
     def generate(
         self,
         input_ids: Int[Tensor, "B T"],
@@ -102,40 +103,26 @@ class Unedited:
         max_new_tokens: int,
         **options: object,
     ) -> Int[Tensor, "B S"]:
-        return greedy(
-            self.model, self.tokenizer, input_ids, attention_mask, max_new_tokens, **options
-        )
+        """New tokens by transformers' own cached generation, without sampling.
 
-
-@torch.no_grad()
-def greedy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    input_ids: Int[Tensor, "B T"],
-    attention_mask: Int[Tensor, "B T"],
-    max_new_tokens: int,
-    **options: object,
-) -> Int[Tensor, "B S"]:
-    """New tokens by transformers' own cached generation, without sampling.
-
-    `options`, such as those of beam search, are passed on. The model's own generation configuration
-    is ignored, so that every editor is decoded alike. Raises ValueError for a row that ends in
-    padding.
-    """
-    if not bool(attention_mask[:, -1].all()):
-        raise ValueError("generation needs padding_side='left'; a row ends in padding")
-    eos = tokenizer.eos_token_id
-    with frozen(model), _plain_generation(model):
-        output = cast(Any, model).generate(  # mypy takes this method for a submodule
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos,
-            **options,
-        )
-    return output[:, input_ids.shape[1] :]
+        `options`, such as those of beam search, are passed on. The model's own generation
+        configuration is ignored, so that every editor is decoded alike. Raises ValueError for a row
+        that ends in padding.
+        """
+        if not bool(attention_mask[:, -1].all()):
+            raise ValueError("generation needs padding_side='left'; a row ends in padding")
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        with frozen(self.model), _plain_generation(self.model):
+            output = cast(Any, self.model).generate(  # mypy takes this method for a submodule
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=eos,
+                pad_token_id=pad if pad is not None else eos,
+                **options,
+            )
+        return output[:, input_ids.shape[1] :]
 
 
 @contextmanager
@@ -149,66 +136,71 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def free_run(
-    editor: Editor,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int = 16,
-    batch_size: int = 128,
-    device: torch.device | str = "cpu",
-    max_length: int | None = None,
-) -> list[Answer]:
-    """Greedy answers to `prompts`, in their order, by `generate` where the editor has it."""
-    answers: dict[int, Answer] = {}
-    limit = None if max_length is None else max_length - max_new_tokens
-    for chosen in _batches_by_length(prompts, batch_size):
-        rows = [prompts[index] for index in chosen]
-        batch = encode(tokenizer, rows, max_length=limit).to(torch.device(device))
-        if isinstance(editor, Generates):
-            tokens = editor.generate(batch.input_ids, batch.attention_mask, max_new_tokens)
-        else:
-            tokens = greedy_by_logits(
-                editor, tokenizer, batch.input_ids, batch.attention_mask, max_new_tokens
-            )
-        for index, ids in zip(chosen, tokens.tolist(), strict=True):
-            answers[index] = answer_of(tokenizer, ids)
-    return [answers[index] for index in range(len(prompts))]
+@dataclass(frozen=True)
+class Reader:
+    """How answers are read: the same for every editor, each in the order of the prompts."""
 
+    tokenizer: PreTrainedTokenizerBase
+    max_new_tokens: int = 16
+    device: torch.device | str = "cpu"
+    max_length: int | None = None
+    batch_size: int = 128
 
-@torch.no_grad()
-def teacher_forced(
-    editor: Editor,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    targets: Sequence[str],
-    *,
-    batch_size: int = 128,
-    device: torch.device | str = "cpu",
-    max_length: int | None = None,
-) -> list[ForcedAnswer]:
-    """Predictions for `targets` after `prompts`; a routed editor routes on the prompts alone."""
-    answers: dict[int, ForcedAnswer] = {}
-    for chosen in _batches_by_length(prompts, batch_size):
-        rows = [prompts[index] for index in chosen], [targets[index] for index in chosen]
-        batch = encode(tokenizer, *rows, append_eos=False, max_length=max_length)
-        batch = batch.to(torch.device(device))
-        more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
-        logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
-        labelled = batch.labels != IGNORED
-        log_p = logits[labelled].float().log_softmax(-1)  # N V
-        labels, counts = batch.labels[labelled], labelled.sum(-1).tolist()
-        log_target = log_p.gather(-1, labels[:, None])[:, 0]
-        parts = zip(
-            labels.split(counts),
-            log_p.argmax(-1).split(counts),
-            log_target.split(counts),
-            strict=True,
-        )
-        for index, (target, predicted, log_row) in zip(chosen, parts, strict=True):
-            ids = tuple(target.tolist()), tuple(predicted.tolist())
-            answers[index] = ForcedAnswer(*ids, float(log_row.sum()))
-    return [answers[index] for index in range(len(prompts))]
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids))).strip()
+
+    def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
+        """Greedy answers, by `generate` where the editor has it."""
+        limit = None if self.max_length is None else self.max_length - self.max_new_tokens
+
+        def ask(rows: list[int]) -> list[Answer]:
+            batch = self.encode([prompts[row] for row in rows], max_length=limit)
+            asked = batch.input_ids, batch.attention_mask, self.max_new_tokens
+            if isinstance(editor, Generates):
+                tokens = editor.generate(*asked)
+            else:
+                tokens = greedy_by_logits(editor, self.tokenizer, *asked)
+            return [answer_of(self.tokenizer, ids) for ids in tokens.tolist()]
+
+        return self.in_batches(prompts, ask)
+
+    @torch.no_grad()
+    def forced(
+        self, editor: Editor, prompts: Sequence[str], targets: Sequence[str]
+    ) -> list[ForcedAnswer]:
+        """Predictions for `targets`; a routed editor routes on the prompts alone."""
+
+        def ask(rows: list[int]) -> list[ForcedAnswer]:
+            texts = [prompts[row] for row in rows], [targets[row] for row in rows]
+            batch = self.encode(*texts, append_eos=False, max_length=self.max_length)
+            more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
+            logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
+            labelled = batch.labels != IGNORED
+            log_p = logits[labelled].float().log_softmax(-1)  # N V
+            labels, counts = batch.labels[labelled], labelled.sum(-1).tolist()
+            log_target = log_p.gather(-1, labels[:, None])[:, 0]
+            found = (x.split(counts) for x in (labels, log_p.argmax(-1), log_target))
+            return [
+                ForcedAnswer(tuple(target.tolist()), tuple(predicted.tolist()), float(row.sum()))
+                for target, predicted, row in zip(*found, strict=True)
+            ]
+
+        return self.in_batches(prompts, ask)
+
+    def encode(self, *texts: Sequence[str], **options: Any) -> Batch:
+        return encode(self.tokenizer, *texts, **options).to(torch.device(self.device))
+
+    def in_batches(
+        self, prompts: Sequence[str], ask: Callable[[list[int]], Iterable[_T]]
+    ) -> list[_T]:
+        """What `ask` gives for the prompts of some numbers: each batch is of like length, so that
+        little is spent on padding."""
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        found: dict[int, _T] = {}
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            found |= zip(rows, ask(rows), strict=True)
+        return [found[index] for index in range(len(prompts))]
 
 
 def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
@@ -216,13 +208,6 @@ def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     stopped = tokenizer.eos_token_id in ids
     ids = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
     return Answer(str(tokenizer.decode(ids)).strip(), tuple(ids), stopped)
-
-
-def _batches_by_length(prompts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, so that little is spent on padding."""
-    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.edits import Edit
 from wise.evaluation.fields import read_array
-from wise.lm.decoding import Unedited, free_run, normalized
+from wise.lm.decoding import Reader, Unedited, normalized
 from wise.lm.tokens import IGNORED, encode, subject_span
 
 __all__ = ["KnownFact", "TracedQuestion", "alternative", "fact_of", "known", "read_known_facts"]
@@ -143,10 +143,8 @@ def known(
     Source: Hase et al. 2023, appendix A.
     """
     prompts = [fact.prompt for fact in facts]
-    answers = free_run(
-        Unedited(model, tokenizer), tokenizer, prompts,
-        max_new_tokens=max_new_tokens, device=model.device,
-    ) if prompts else []  # fmt: skip
+    reader = Reader(tokenizer, max_new_tokens, model.device)
+    answers = reader.free(Unedited(model, tokenizer), prompts)
     return [
         fact
         for fact, answer in zip(facts, answers, strict=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import Unedited, free_run
+from wise.lm.decoding import Reader, Unedited
 from wise.lm.tokens import IGNORED
 from wise.localization import editing_scores
 from wise.localization.forced import Forced
@@ -54,9 +54,8 @@ class Asker:
         )  # fmt: skip
         bare = Unedited(self.model, self.tokenizer)
         about = f"{edit.subject} is a"
-        [said] = free_run(
-            bare, self.tokenizer, [about], max_new_tokens=_ESSENCE_TOKENS, device=self.model.device
-        )
+        reader = Reader(self.tokenizer, _ESSENCE_TOKENS, self.model.device)
+        [said] = reader.free(bare, [about])
         asked = self._asked(posed, neighbours, (about, said.text) if said.text.strip() else None)
         before, fluent = asked.answers(bare, self.model)
         return replace(asked, before=before, fluent=fluent)
