@@ -68,7 +68,7 @@ def labels(ax: Axes) -> list[str]:
 def test_the_triangle_shows_each_mean_with_its_interval(cells_of) -> None:
     cells = cells_of(run_rows())
     own = cells[(cells.when == "final") & (cells.protocol == "free")]
-    ax = triangle.draw_triangle(new_axes(), own, editor="wise", **HOW)
+    ax = triangle.draw_triangle(new_axes(), own, **HOW)
     found = plotted(ax, "T=10")
     scores = [[0.0] * (10 - round(10 * rate)) + [1.0] * round(10 * rate) for rate in RATES.values()]
     expected = [(sum(each) / 10, *interval(each)) for each in scores]
@@ -83,7 +83,7 @@ def test_the_triangle_shows_each_mean_with_its_interval(cells_of) -> None:
 
 def test_papers_are_grey_marks_of_their_own(cells_of) -> None:
     cells = cells_of(run_rows(protocols=("free",)))
-    ax = triangle.draw_triangle(new_axes(), cells[cells.when == "final"], editor="wise", **HOW)
+    ax = triangle.draw_triangle(new_axes(), cells[cells.when == "final"], **HOW)
     papers = {line.get_label(): line for line in ax.lines if "paper" in str(line.get_label())}
     assert list(papers["WISE paper*"].get_xdata()) == [0.77, 0.72, 1.00]
     assert list(papers["MEMOIR paper*"].get_xdata()) == [0.94, 0.85, 1.00]
@@ -97,9 +97,7 @@ def test_curves_go_through_the_means_of_each_editor(cells_of) -> None:
         rows += rows_of("reliability", "", [1.0] * t, t=t)
         rows += rows_of("reliability", "", [0.0, 1.0] * (t // 2), run=other, t=t)
     cells = cells_of(rows)
-    ax = triangle.draw_curves(
-        new_axes(), cells, measure="reliability", published="reliability", **HOW
-    )
+    ax = triangle.draw_curves(new_axes(), cells, published="reliability", **HOW)
     assert [y for _, y, _, _ in plotted(ax, "wise")] == [1.0, 1.0]
     found = plotted(ax, "other")
     assert [x for x, *_ in found] == pytest.approx([2, 20], rel=0.1)  # beside the other editor
@@ -111,7 +109,7 @@ def test_curves_go_through_the_means_of_each_editor(cells_of) -> None:
 
 def test_one_t_alone_is_drawn_on_a_plain_axis(cells_of) -> None:
     cells = cells_of(rows_of("reliability", "", [1.0] * 7, t=7))
-    ax = triangle.draw_curves(new_axes(), cells, measure="reliability", **HOW)
+    ax = triangle.draw_curves(new_axes(), cells, **HOW)
     assert ax.get_xscale() == "linear"
     assert plotted(ax, "wise")[0][:2] == (7, 1.0)
 
@@ -120,7 +118,7 @@ def test_retention_shows_final_and_at_edit_by_age(tmp_path: Path) -> None:
     rows = rows_of("reliability", "", [1.0] * 10, when="at-edit")
     rows += rows_of("reliability", "", [0.0] * 5 + [1.0] * 5)
     ages = tables.retention(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
-    ax = triangle.draw_retention(new_axes(), ages, editor="wise", **HOW)
+    ax = triangle.draw_retention(new_axes(), ages, **HOW)
     assert [(x, y) for x, y, _, _ in plotted(ax, "final")] == [(2, 1.0), (7, 0.0)]
     assert [y for _, y, _, _ in plotted(ax, "at-edit")] == [1.0, 1.0]
     assert "edits made after it" in ax.get_xlabel()
@@ -130,7 +128,7 @@ def test_protocols_are_two_marks_and_never_one(cells_of) -> None:
     rows = rows_of("reliability", "", [0.0, 1.0]) + rows_of(
         "reliability", "", [1.0, 1.0], protocol="forced"
     )
-    ax = triangle.draw_protocols(new_axes(), cells_of(rows), editor="wise", **HOW)
+    ax = triangle.draw_protocols(new_axes(), cells_of(rows), **HOW)
     assert [x for x, *_ in plotted(ax, "free-run")] == [0.5]
     assert [x for x, *_ in plotted(ax, "teacher-forced")] == [1.0]
 

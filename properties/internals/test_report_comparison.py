@@ -93,7 +93,7 @@ def test_the_figure_shows_each_difference_with_its_interval(items_of) -> None:
     before = rows_of("reliability", "", [0.0] * 20) + rows_of("locality", "far", [1.0] * 20)
     after = rows_of("reliability", "", [1.0] * 20) + rows_of("locality", "far", [1.0] * 20)
     table = differences(pairs(items_of(before, "a"), items_of(after, "b"))[0])
-    ax = draw_differences(new_axes(), table, where="T=10", confidence=0.95)
+    ax = draw_differences(new_axes(), table, confidence=0.95)
     (container,) = ax.containers
     found = plotted(ax, container.get_label())
     assert [(x, low, high) for x, _, low, high in found] == [

@@ -72,7 +72,7 @@ def test_an_editor_without_a_router_has_no_lines(tmp_path: Path) -> None:
 
 def test_the_figure_marks_medians_and_writes_the_shares(tmp_path: Path) -> None:
     opened = routing.openings(items_of(tmp_path, {(RUN, 10): VALUES}))
-    ax = router.draw_activations(new_axes(), opened, editor="wise")
+    ax = router.draw_activations(new_axes(), opened)
     marks = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert marks["in scope"] == [[14 / 4, 0], [10 / 4, 1]]
     assert marks["outside"] == [[1 / 4, 2], [4.5 / 4, 3]]
@@ -85,7 +85,7 @@ def test_the_figure_marks_medians_and_writes_the_shares(tmp_path: Path) -> None:
 def test_drift_follows_medians_and_the_threshold_along_t(tmp_path: Path) -> None:
     later = {kind: [value + 2 for value in values] for kind, values in VALUES.items()}
     drifted = routing.drift(items_of(tmp_path, {(RUN, 1): VALUES, (RUN, 10): later}))
-    ax = router.draw_drift(new_axes(), drifted, editor="wise")
+    ax = router.draw_drift(new_axes(), drifted)
     assert [(x, y) for x, y, _, _ in plotted(ax, "threshold")] == [(1, 4), (10, 6)]
     assert [(x, y) for x, y, _, _ in plotted(ax, "edit")] == [(1, 14), (10, 16)]
     assert plotted(ax, "edit")[0][2:] == (11, 17)  # the middle half

@@ -19,6 +19,7 @@ from reports.published import MERGES
 from reports.reading import read_items
 from reports.sections.league_section import of_options
 from wise.editors.wise import merge as wise_merge
+from wise.measures.estimates import TRIANGLE
 
 pytestmark = pytest.mark.internals
 
@@ -51,7 +52,7 @@ def effect_table() -> pd.DataFrame:
 
 def test_means_by_layer_are_drawn_over_layers() -> None:
     means = study.by_layer(study_table(), "rewrite")
-    ax = figures.draw_layers(new_axes(), {"rewrite": means}, what="rome", unit="score")
+    ax = figures.draw_layers(new_axes(), {"rewrite": means}, unit="score")
     found = plotted(ax, "rewrite")
     assert [x for x, *_ in found] == [0, 1, 2]
     assert [y for _, y, *_ in found] == pytest.approx([0.9, 0.9, 0.7])
@@ -62,7 +63,7 @@ def test_the_scatter_has_every_point_and_the_line_of_each_layer() -> None:
     table = study_table()
     lines = study.regressions(table, "rewrite")
     assert lines.slope.tolist() == pytest.approx([0, 0.5, 0], abs=1e-12)
-    ax = figures.draw_scatter(new_axes(), table, lines, what="rome", score="rewrite")
+    ax = figures.draw_scatter(new_axes(), table, lines, score="rewrite")
     assert len(ax.collections[0].get_offsets()) == len(table)
     assert ax.lines[1].get_xydata() == pytest.approx(np.array([[0, 0.8], [0.4, 1.0]]))
 
@@ -76,7 +77,7 @@ def test_r2_bars_are_as_long_as_the_table_says() -> None:
         {"problem": ["a", "b"], "r2_layer": [0.9, 0.4], "r2_both": [0.92, 0.5],
          "r2_layer_low": [0.8, 0.3], "r2_layer_high": [0.95, 0.5]}
     )  # fmt: skip
-    ax = figures.draw_r2(new_axes(), table, what="rome")
+    ax = figures.draw_r2(new_axes(), table)
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.4, 0.92, 0.5]
     (bars,) = (c for c in ax.collections if len(c.get_segments()) == 2)
     assert [[p[0] for p in segment] for segment in bars.get_segments()] == [
@@ -87,7 +88,7 @@ def test_r2_bars_are_as_long_as_the_table_says() -> None:
 def test_strongest_layers_are_counted_over_all_layers() -> None:
     strongest = study.strongest_layers(effect_table())
     assert strongest.n_facts.tolist() == [0, 3, 0, 1, 0]
-    ax = figures.draw_strongest(new_axes(), strongest, what="mlp")
+    ax = figures.draw_strongest(new_axes(), strongest)
     assert [bar.get_height() for bar in ax.patches] == [0, 3, 0, 1, 0]
 
 
@@ -101,7 +102,7 @@ def test_roles_of_causal_tracing_stand_in_the_order_of_a_prompt() -> None:
 def test_effects_are_averaged_by_role_and_drawn_in_their_order() -> None:
     roles = study.role_means(effect_table())
     with styled():
-        ax = grids.draw_effects(new_axes(), roles, what="mlp", row="role")
+        ax = grids.draw_effects(new_axes(), roles, row="role")
     assert labels(ax) == ["further", "last subject", "last"]
     numbers = ax.collections[0].get_array()
     assert np.allclose(numbers[1], [0.1, 0.7, 0.1, 0.3, 0.1])
@@ -116,7 +117,7 @@ def test_costs_are_means_between_the_least_and_the_most(tmp_path: Path) -> None:
     )
     table = study.costs(path)
     own = table[table.cost == "seconds_per_edit"]
-    ax = figures.draw_costs(new_axes(), own, what="Time", cost="seconds_per_edit")
+    ax = figures.draw_costs(new_axes(), own)
     assert plotted(ax, "wise") == [(1, 2, 1, 3), (10, 4, 4, 4)]
     assert len(table[table.cost == "bytes"]) == 1
 
@@ -200,7 +201,7 @@ def test_options_become_a_grid_of_the_mean_of_corners(tmp_path: Path) -> None:
     means = study.option_means(cells, ["mask_ratio", "n_shards"])
     means = means.groupby(["mask_ratio", "n_shards"])["mean"].mean().reset_index()
     grid = means.astype({"mask_ratio": float, "n_shards": float}).assign(text="")
-    ax = grids.draw_options(new_axes(), grid, what="wise", x="mask_ratio", y="n_shards")
+    ax = grids.draw_options(new_axes(), grid, x="mask_ratio", y="n_shards")
     assert np.allclose(ax.collections[0].get_array(), [[0.2, 0.4], [0.4, 0.8]])
     assert labels(ax) == ["2", "4"]
 
@@ -238,8 +239,8 @@ def test_merges_stand_beside_the_papers(tmp_path: Path) -> None:
         rows += run_rows(run, ts=(10,), rates=dict.fromkeys(RATES, rate), protocols=("free",))
     cells = tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
     table = study.option_means(cells, ["merge"])
-    ax = figures.draw_merges(new_axes(), table, what="wise", confidence=0.95)
-    for corner in tables.TRIANGLE:
+    ax = figures.draw_merges(new_axes(), table, confidence=0.95)
+    for corner in TRIANGLE:
         assert [x for x, *_ in plotted(ax, corner)] == pytest.approx([0.8, 0.5])
     papers = [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "|"]
     assert papers == list(MERGES["ties"])

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from reports.figures.style import AXIS, PALETTE, PAPER, label, tick_labels, titled
+from reports.figures.style import AXIS, PALETTE, PAPER, label, tick_labels
 from wise.measures.estimates import Measure
 from wise.measures.statistics import format_share
 
@@ -92,7 +92,7 @@ def draw_kills(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
-def draw_options(ax: Axes, table: pd.DataFrame, *, what: str, x: str, y: str) -> Axes:
+def draw_options(ax: Axes, table: pd.DataFrame, *, x: str, y: str) -> Axes:
     """The mean of the three corners at each value of two options; columns x, y, mean, text."""
     numbers = table.pivot_table(index=y, columns=x, values="mean").sort_index()
     texts = table.pivot_table(index=y, columns=x, values="text", aggfunc="first").sort_index()
@@ -102,11 +102,10 @@ def draw_options(ax: Axes, table: pd.DataFrame, *, what: str, x: str, y: str) ->
     ax.set_yticks(np.arange(numbers.shape[0]) + 0.5, [f"{each:g}" for each in numbers.index])
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-    titled(ax, what)
     return ax
 
 
-def draw_effects(ax: Axes, table: pd.DataFrame, *, what: str, row: str) -> Axes:
+def draw_effects(ax: Axes, table: pd.DataFrame, *, row: str) -> Axes:
     """Tracing effects by layer and by `row` ("place" or "role"), in the order of the table."""
     order = list(dict.fromkeys(table[row]))
     numbers = table.pivot_table(index=row, columns="layer", values="effect").loc[order]
@@ -114,7 +113,7 @@ def draw_effects(ax: Axes, table: pd.DataFrame, *, what: str, row: str) -> Axes:
     how = {"cmap": _EFFECT, "vmin": 0, "vmax": reach, "edgecolors": "face", "linewidth": 0.4}
     mesh = ax.pcolormesh(numbers.to_numpy(), **how)
     layers = list(numbers.columns)
-    every = max(1, math.ceil(len(layers) / 12))
+    every = math.ceil(len(layers) / 12)
     ax.set_xticks(np.arange(len(layers))[::every] + 0.5, layers[::every])
     ax.set_yticks(np.arange(len(order)) + 0.5, tick_labels(order))
     ax.set(ylim=(len(order), 0), xlabel="layer restored")
@@ -124,5 +123,4 @@ def draw_effects(ax: Axes, table: pd.DataFrame, *, what: str, row: str) -> Axes:
     bar.outline.set_visible(False)
     bar.solids.set_rasterized(False)
     bar.set_label("indirect effect (probability)", color=AXIS)
-    titled(ax, what)
     return ax

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from reports.figures.style import INK, intervals, legend_below, mark, titled
+from reports.figures.style import INK, intervals, mark, t_axis
 from reports.routing_tables import OUTSIDE
 from wise.measures.statistics import format_share
 
 __all__ = ["draw_activations", "draw_drift"]
 
 _KINDS = ("edit", "paraphrase", *OUTSIDE)
+_THRESHOLD = {"color": INK, "marker": "_", "linestyle": "--"}
 
 
-def draw_activations(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
+def draw_activations(ax: Axes, table: pd.DataFrame) -> Axes:
     """One editor at one T: middle 50 % and 90 % of each kind; right, the share let through."""
     kinds = list(table.kind)
     outside = table.kind.isin(OUTSIDE).to_numpy()
@@ -35,8 +36,6 @@ def draw_activations(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
     ax.text(1.02, -0.75, "let through", transform=ax.get_yaxis_transform(), fontsize=7)
     ax.tick_params(axis="y", length=0)
-    titled(ax, editor)
-    legend_below(ax)
     return ax
 
 
@@ -49,23 +48,15 @@ def _positive_axis(ax: Axes, axis: str, low: float, high: float) -> None:
     ax.minorticks_off()
 
 
-def draw_drift(ax: Axes, table: pd.DataFrame, *, editor: str) -> Axes:
+def draw_drift(ax: Axes, table: pd.DataFrame) -> Axes:
     """One editor along T: the median and middle 50 % of each kind, and the threshold."""
-    checkpoints = sorted(table.t.unique())
     for what in ("threshold", *_KINDS):
         own = table[table.what == what]
         if own.empty:
             continue
-        if what == "threshold":
-            how = {"color": INK, "marker": "_", "linestyle": "--"}
-        else:
-            found = mark(_KINDS.index(what))
-            how = {"color": found.color, "marker": found.marker}
+        how = _THRESHOLD if what == "threshold" else mark(_KINDS.index(what))._asdict()
         intervals(ax, own.t, own["median"], own.low, own.high, label=what, **how)
-    ax.set_xscale("log" if len(checkpoints) > 1 else "linear")
-    ax.set_xticks(checkpoints, [f"{t:,}" for t in checkpoints])
+    t_axis(ax, sorted(table.t.unique()))
     _positive_axis(ax, "y", table.low.min(), table.high.max() * 1.5)
-    ax.set(xlabel="edits made, T", ylabel="routing activation")
-    titled(ax, f"{editor}, drift")
-    legend_below(ax)
+    ax.set_ylabel("routing activation")
     return ax

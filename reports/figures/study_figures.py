@@ -15,11 +15,10 @@ from reports.figures.style import (
     PALETTE,
     intervals,
     label,
-    legend_below,
     mark,
     share_axis,
+    t_axis,
     tick_labels,
-    titled,
 )  # fmt: skip
 from reports.published import MERGES
 from wise.measures.estimates import TRIANGLE
@@ -35,48 +34,36 @@ _SHADES = LinearSegmentedColormap.from_list("layers", ["#2b7bba", "#8a6fbf", "#d
 _UNITS = {"seconds_per_edit": "{x:g}", "bytes": EngFormatter("B"), "inference_ratio": "{x:g}"}
 
 
-def draw_costs(ax: Axes, table: pd.DataFrame, *, what: str, cost: str) -> Axes:
+def draw_costs(ax: Axes, table: pd.DataFrame) -> Axes:
     """One cost along T, a line for each editor; bars from the lowest to the highest seed."""
-    checkpoints = sorted(table.t.unique())
     for index, (editor, own) in enumerate(table.groupby("editor", sort=False)):
-        how = {
-            "color": mark(index).color,
-            "marker": mark(index).marker,
-            "label": label(str(editor)),
-        }
+        how = {"label": label(str(editor)), **mark(index)._asdict()}
         intervals(ax, own.t, own["mean"], own.low, own.high, **how)
-    ax.set_xscale("log" if len(checkpoints) > 1 else "linear")
-    ax.set_xticks(checkpoints, [f"{t:,}" for t in checkpoints])
+    t_axis(ax, sorted(table.t.unique()))
     if table.high.max() > 20 * max(table.low.min(), 1e-12) and table.low.min() > 0:
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=0)
+    cost = table.cost.iloc[0]
     ax.yaxis.set_major_formatter(_UNITS[cost])
     ax.minorticks_off()
-    ax.set(xlabel="edits made, T", ylabel=_COSTS[cost])
-    titled(ax, what)
-    legend_below(ax)
+    ax.set_ylabel(_COSTS[cost])
     return ax
 
 
-def draw_layers(ax: Axes, tables: dict[str, pd.DataFrame], *, what: str, unit: str) -> Axes:
+def draw_layers(ax: Axes, tables: dict[str, pd.DataFrame], *, unit: str) -> Axes:
     """Means by layer with their intervals, a line for each name in `tables`."""
     for index, (name, table) in enumerate(tables.items()):
-        how = {"color": mark(index).color, "marker": mark(index).marker, "label": name}
+        how = {"label": name, **mark(index)._asdict()}
         intervals(ax, table.layer, table["mean"], table.low, table.high, **how)
     layers = sorted({layer for table in tables.values() for layer in table.layer})
-    every = max(1, math.ceil(len(layers) / 12))
-    ax.set_xticks(layers[::every])
+    ax.set_xticks(layers[:: math.ceil(len(layers) / 12)])
     ax.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     ax.set(xlabel="layer", ylabel=unit)
-    titled(ax, what)
-    legend_below(ax)
     return ax
 
 
-def draw_scatter(
-    ax: Axes, study: pd.DataFrame, lines: pd.DataFrame, *, what: str, score: str
-) -> Axes:
+def draw_scatter(ax: Axes, study: pd.DataFrame, lines: pd.DataFrame, *, score: str) -> Axes:
     """A point for each fact and layer; a line for each layer, from blue to orange."""
     layers = sorted(study.layer.unique())
     colors = {layer: _SHADES(i / max(len(layers) - 1, 1)) for i, layer in enumerate(layers)}
@@ -91,12 +78,10 @@ def draw_scatter(
         name = f"layer {line.layer}" if is_end else None
         ax.plot(ends, heights, color=colors[line.layer], label=name)
     ax.set(xlabel="tracing effect at the layer", ylabel=f"{score} score")
-    titled(ax, what)
-    legend_below(ax)
     return ax
 
 
-def draw_r2(ax: Axes, table: pd.DataFrame, *, what: str) -> Axes:
+def draw_r2(ax: Axes, table: pd.DataFrame) -> Axes:
     """R2 of edit success on the layer, without and with the tracing effect, for each problem."""
     table = table.reset_index(drop=True)
     for index, (column, name) in enumerate(
@@ -111,30 +96,29 @@ def draw_r2(ax: Axes, table: pd.DataFrame, *, what: str) -> Axes:
     ax.set_yticks(table.index, tick_labels(table.problem))
     ax.set_ylim(len(table) - 0.5, -0.5)
     share_axis(ax, "x", "share of variance explained, R²")
-    titled(ax, what)
-    legend_below(ax)
     return ax
 
 
-def draw_strongest(ax: Axes, table: pd.DataFrame, *, what: str) -> Axes:
+def draw_strongest(ax: Axes, table: pd.DataFrame) -> Axes:
     """How many facts have their strongest effect at each layer."""
-    weights = {"x": table.layer, "weights": table.n_facts, "discrete": True}
-    sns.histplot(**weights, ax=ax, color=PALETTE[0], alpha=1, edgecolor="none", shrink=0.8)
+    sns.histplot(
+        x=table.layer, weights=table.n_facts, discrete=True, ax=ax,
+        color=PALETTE[0], alpha=1, edgecolor="none", shrink=0.8,
+    )  # fmt: skip
     ax.set(xlabel="layer of the strongest effect", ylabel="facts")
     ax.set_xticks(table.layer[:: math.ceil(len(table) / 12)])
     ax.yaxis.get_major_locator().set_params(integer=True)
-    titled(ax, what)
     return ax
 
 
-def draw_merges(ax: Axes, table: pd.DataFrame, *, what: str, confidence: float) -> Axes:
+def draw_merges(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
     """The three corners of each merge method, and the paper's for those that it has in grey."""
     methods = list(dict.fromkeys(table["merge"]))
     for index, corner in enumerate(TRIANGLE):
         own = table[table.metric == corner]
         shift = (index - 1) * 0.24
         y = [methods.index(method) + shift for method in own["merge"]]
-        how = {"fmt": mark(index).marker, "color": mark(index).color, "label": corner}
+        how = {"label": corner, **mark(index)._asdict()}
         intervals(ax, own["mean"], y, own.low, own.high, axis="x", **how)
         named = [method for method in methods if method in MERGES]
         ax.plot(
@@ -147,6 +131,4 @@ def draw_merges(ax: Axes, table: pd.DataFrame, *, what: str, confidence: float) 
     ax.set_yticks(range(len(methods)), tick_labels(methods))
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
-    titled(ax, what)
-    legend_below(ax)
     return ax

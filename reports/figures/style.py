@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ __all__ = [
     "new_axes",
     "share_axis",
     "styled",
+    "t_axis",
     "tick_labels",
     "titled",
 ]
@@ -50,6 +51,9 @@ PAPER, INK, AXIS, GRID, MUTED = "#fffffe", "#1f2328", "#6e7781", "#d8dee4", "#6e
 PALETTE = (
     "#0072b2", "#c25a00", "#00795c", "#a8528c", "#8a6d00", "#3a7ca5", "#7a4fbf", "#5c5c5c",
 )  # fmt: skip
+_LIGHT = (
+    "#56b4e9", "#f0963c", "#2fbf94", "#dd94c5", "#d9c03f", "#8cc4e0", "#b79cf0", "#b0b0b0",
+)  # fmt: skip
 # What a dark page shows in place of each colour above.
 THEME = {
     PAPER: "#0d1117",
@@ -57,22 +61,7 @@ THEME = {
     AXIS: "#8b949e",
     GRID: "#373e47",
     MUTED: "#9aa3ad",
-    **dict(
-        zip(
-            PALETTE,
-            (
-                "#56b4e9",
-                "#f0963c",
-                "#2fbf94",
-                "#dd94c5",
-                "#d9c03f",
-                "#8cc4e0",
-                "#b79cf0",
-                "#b0b0b0",
-            ),
-            strict=True,
-        )
-    ),
+    **dict(zip(PALETTE, _LIGHT, strict=True)),
 }
 _MARKERS = "osD^vPX*"
 
@@ -155,9 +144,8 @@ def tick_labels(names: Iterable[object]) -> list[str]:
 def intervals(ax: Axes, x, y, low, high, *, axis: str = "y", **how) -> None:
     """Marks with their intervals; missing numbers are not drawn."""
     along = y if axis == "y" else x
-    errors = {f"{axis}err": [[m - l for m, l in zip(along, low, strict=True)],
-                             [h - m for m, h in zip(along, high, strict=True)]]}  # fmt: skip
-    ax.errorbar(x, y, **errors, **{"capsize": 0, "elinewidth": 1.1, **how})
+    how = {"linestyle": "-" if axis == "y" else "none", "elinewidth": 1.1, **how}
+    ax.errorbar(x, y, **{f"{axis}err": [along - low, high - along]}, capsize=0, **how)
 
 
 def titled(ax: Axes, text: str) -> None:
@@ -170,6 +158,14 @@ def share_axis(ax: Axes, axis: str, text: str) -> None:
     """An axis of a share in [0, 1], with room for marks at its ends."""
     ax.set(**{f"{axis}lim": (-0.04, 1.04), f"{axis}ticks": [0, 0.25, 0.5, 0.75, 1]})
     ax.set(**{f"{axis}ticklabels": ["0", ".25", ".50", ".75", "1"], f"{axis}label": text})
+
+
+def t_axis(ax: Axes, checkpoints: Sequence[int]) -> None:
+    """The number of edits, with a tick at each checkpoint."""
+    ax.set_xscale("log" if len(checkpoints) > 1 else "linear")
+    ax.set_xticks(checkpoints, [f"{t:,}" for t in checkpoints])
+    ax.minorticks_off()
+    ax.set_xlabel("edits made, T")
 
 
 def legend_below(ax: Axes) -> None:

@@ -7,18 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from reports.figures.style import (
-    INK,
-    MUTED,
-    intervals,
-    label,
-    legend_below,
-    mark,
-    share_axis,
-    titled,
-)
+from reports.figures.style import INK, MUTED, intervals, label, mark, share_axis, t_axis
 from reports.published import TRIANGLES, Triangle
-from wise.measures.estimates import Measure
+from wise.measures.estimates import TRIANGLE, Measure
 
 __all__ = ["draw_curves", "draw_differences", "draw_protocols", "draw_retention", "draw_triangle"]
 
@@ -54,7 +45,7 @@ def _offsets(n: int, width: float = 0.5) -> list[float]:
     return [width * (index - (n - 1) / 2) / max(n - 1, 1) for index in range(n)]
 
 
-def draw_triangle(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: float) -> Axes:
+def draw_triangle(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
     """The final cells of one editor: a row for each measure, a mark for each T, the last filled."""
     places, labels = _rows(table)
     checkpoints = sorted(table.t.unique())
@@ -63,14 +54,12 @@ def draw_triangle(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: flo
         at_t = table[(table.t == t) & table["mean"].notna()]
         y = [places[pair] + shift for pair in zip(at_t.metric, at_t.kind, strict=True)]
         fill = color if t == checkpoints[-1] else "none"
-        how = {"fmt": mark(index).marker, "color": color, "markerfacecolor": fill}
+        how = {"marker": mark(index).marker, "color": color, "markerfacecolor": fill}
         how["alpha"] = 1 if t == checkpoints[-1] else 0.65
         intervals(ax, at_t["mean"], y, at_t.low, at_t.high, axis="x", label=f"T={t:,}", **how)
     _published_rows(ax, labels)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)
-    titled(ax, editor)
-    legend_below(ax)
     return ax
 
 
@@ -78,9 +67,7 @@ def _published_rows(ax: Axes, labels: Sequence[tuple[str, bool]]) -> None:
     """Grey marks in the first row of each corner."""
     tops = {text: place for place, (text, is_head) in enumerate(labels) if is_head}
     for index, paper in enumerate(each for each in TRIANGLES if each.t == 1000):
-        corners = [
-            corner for corner in ("reliability", "generalization", "locality") if corner in tops
-        ]
+        corners = [corner for corner in TRIANGLE if corner in tops]
         ax.plot(
             [getattr(paper, corner) for corner in corners],
             [tops[corner] + (index - 0.5) * 0.34 for corner in corners],
@@ -90,18 +77,13 @@ def _published_rows(ax: Axes, labels: Sequence[tuple[str, bool]]) -> None:
 
 
 def _along_t(ax: Axes, checkpoints: Sequence[int]) -> None:
-    ax.set_xscale("log" if len(checkpoints) > 1 else "linear")
-    ax.set_xticks(list(checkpoints), [f"{t:,}" for t in checkpoints])
-    ax.minorticks_off()
+    t_axis(ax, checkpoints)
     low, high = min(checkpoints), max(checkpoints)
     room = (high / low) ** 0.06 if high > low else 2
     ax.set_xlim(low / room, high * room)
-    ax.set_xlabel("edits made, T")
 
 
-def draw_curves(
-    ax: Axes, table: pd.DataFrame, *, measure: str, confidence: float, published: str = ""
-) -> Axes:
+def draw_curves(ax: Axes, table: pd.DataFrame, *, confidence: float, published: str = "") -> Axes:
     """The final cells of one measure along T, a line for each editor.
 
     `published` names the corner of the paper's triangle that is drawn in grey beside them.
@@ -113,12 +95,10 @@ def draw_curves(
         _published_line(ax, published, checkpoints)
     for index, (editor, shift) in enumerate(zip(editors, _offsets(len(editors), 1), strict=True)):
         own = table[(table.editor == editor) & table["mean"].notna()]
-        how = {"color": mark(index).color, "marker": mark(index).marker, "label": label(editor)}
+        how = {"label": label(editor), **mark(index)._asdict()}
         intervals(ax, own.t * spread**shift, own["mean"], own.low, own.high, **how)
     share_axis(ax, "y", f"mean score,\n{100 * confidence:g} % interval")
     _along_t(ax, checkpoints)
-    titled(ax, measure)
-    legend_below(ax)
     return ax
 
 
@@ -131,7 +111,7 @@ def _published_line(ax: Axes, corner: str, checkpoints: Sequence[int]) -> None:
     ax.plot(ts, heights, ":d", color=MUTED, markersize=3.5, label="WISE paper*")
 
 
-def draw_retention(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: float) -> Axes:
+def draw_retention(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
     """Reliability of one editor by age of the edit, final and at-edit."""
     for when, color, index in (("at-edit", MUTED, 1), ("final", mark(0).color, 0)):
         own = table[table.when == when]
@@ -142,37 +122,31 @@ def draw_retention(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: fl
         intervals(ax, middle, own["mean"], own.low, own.high, **how)
     share_axis(ax, "y", f"reliability, {100 * confidence:g} % interval")
     ax.set_xlabel("age of the edit: edits made after it")
-    titled(ax, editor)
-    legend_below(ax)
     return ax
 
 
-def draw_protocols(ax: Axes, table: pd.DataFrame, *, editor: str, confidence: float) -> Axes:
+def draw_protocols(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
     """Final cells of one editor at one T, with separate marks for free-run and teacher-forced."""
     places, labels = _rows(table)
     for index, (protocol, name) in enumerate((("free", "free-run"), ("forced", "teacher-forced"))):
         own = table[(table.protocol == protocol) & table["mean"].notna()]
         y = [places[pair] + (index - 0.5) * 0.36 for pair in zip(own.metric, own.kind, strict=True)]
-        how = {"fmt": mark(index).marker, "color": mark(index).color, "label": name}
-        how["markerfacecolor"] = mark(index).color if index == 0 else "none"
+        how = {"label": name, **mark(index)._asdict()}
+        how["markerfacecolor"] = how["color"] if index == 0 else "none"
         intervals(ax, own["mean"], y, own.low, own.high, axis="x", **how)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)
-    titled(ax, editor)
-    legend_below(ax)
     return ax
 
 
-def draw_differences(ax: Axes, table: pd.DataFrame, *, where: str, confidence: float) -> Axes:
+def draw_differences(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
     """Paired differences of two runs by measure; right of the line the second is better."""
     places, labels = _rows(table)
     y = [places[pair] for pair in zip(table.metric, table.kind, strict=True)]
     ax.axvline(0, color=INK, linewidth=0.9)
-    how = {"fmt": mark(0).marker, "color": mark(0).color}
-    intervals(ax, table.difference, y, table.low, table.high, axis="x", **how)
+    intervals(ax, table.difference, y, table.low, table.high, axis="x", **mark(0)._asdict())
     reach = max(0.05, *table.high.abs(), *table.low.abs()) * 1.08
     ax.set_xlim(-reach, reach)
     ax.set_xlabel(f"difference of mean scores, {100 * confidence:g} % interval")
     _measure_axis(ax, labels)
-    titled(ax, where)
     return ax

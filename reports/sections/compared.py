@@ -5,7 +5,7 @@ from __future__ import annotations
 from reports import captions, comparison
 from reports.figures import triangle_figures as triangle
 from reports.reading import Items
-from reports.sections.section import Section, panel, rows_height
+from reports.sections.section import Section, panels_of, rows_height
 from wise.measures.estimates import PROTOCOL_WORDS
 
 __all__ = ["of_pair"]
@@ -21,23 +21,14 @@ def of_pair(
     if table.empty:
         text = "The files share no scored item of one stream, protocol and T: nothing is compared."
         return Section("compared", title, text, table, ())
-    panels = []
     by = ["model", "stream", "protocol", "t"]
-    for key, own in table.groupby(by, sort=False, observed=True):
-        where = f"T={key[3]:,}, {PROTOCOL_WORDS[key[2]]}"
-        n_rows = len(own) + 2
-        panels.append(
-            panel(
-                triangle.draw_differences,
-                own,
-                name=f"compared-{len(panels) + 1}",
-                title=where,
-                caption=captions.differences(own, confidence=confidence),
-                height=rows_height(n_rows),
-                where=where,
-                confidence=confidence,
-            )
-        )
+    panels = panels_of(
+        triangle.draw_differences,
+        ((f"T={t:,}, {PROTOCOL_WORDS[protocol]}", own)
+         for (_, _, protocol, t), own in table.groupby(by, sort=False, observed=True)),
+        name="compared", caption=lambda _, own: captions.differences(own, confidence=confidence),
+        height=lambda own: rows_height(len(own) + 2), confidence=confidence,
+    )  # fmt: skip
     note = f"First: {names[0]}. Second: {names[1]}. Right of 0 the second is better."
     caption = captions.differences(table, unpaired, confidence=confidence)
-    return Section("compared", title, caption, table, tuple(panels), note)
+    return Section("compared", title, caption, table, panels, note)

@@ -15,7 +15,7 @@ from reports.figures import study_figures as figures
 from reports.figures.style import label
 from reports.published import MASK_RATIO_BY_SHARDS, MASK_RATIOS
 from reports.reading import Items
-from reports.sections.section import Section, panel
+from reports.sections.section import Section, panel, panels_of
 from wise.measures.estimates import PROTOCOL_WORDS
 from wise.measures.statistics import format_share
 
@@ -32,20 +32,12 @@ _SCENE = ["model", "stream", "protocol", "others"]
 def of_costs(path: Path) -> Iterator[Section]:
     """Time, memory and overhead along T."""
     table = study.costs(path)
-    panels = []
-    for (model, cost), own in table.groupby(["model", "cost"], sort=False):
-        title = f"{_COSTS[cost]}, {label(str(model))}"
-        panels.append(
-            panel(
-                figures.draw_costs,
-                own,
-                name=f"costs-{len(panels) + 1}",
-                title=title,
-                caption=f"{title}, along T.",
-                what=title,
-                cost=cost,
-            )
-        )
+    panels = panels_of(
+        figures.draw_costs,
+        ((f"{_COSTS[cost]}, {label(str(model))}", own)
+         for (model, cost), own in table.groupby(["model", "cost"], sort=False)),
+        name="costs", caption=lambda title, _: f"{title}, along T.",
+    )  # fmt: skip
     time = table[table.cost == "seconds_per_edit"]
     caption = "No time was measured."
     if len(time):
@@ -53,7 +45,7 @@ def of_costs(path: Path) -> Iterator[Section]:
         time = f"{slowest['mean']:.3g} s per edit at T={slowest.t:,}"
         caption = f"Slowest is {label(slowest.editor)}, {time}."
     note = "Bars reach from the least to the most of the seeds."
-    yield Section("costs", "What it costs", caption, table, tuple(panels), note)
+    yield Section("costs", "What it costs", caption, table, panels, note)
 
 
 def of_kills(path: Path) -> Iterator[Section]:
@@ -65,8 +57,10 @@ def of_kills(path: Path) -> Iterator[Section]:
     ]
     caption = f"{counted(n_faults, 'planted fault')} against {counted(n_checks, 'check')}: "
     caption += f"nothing catches {listed(missed)}." if missed else "each is caught."
-    size = {"width": 2.6 + 0.2 * n_checks, "height": 1.8 + 0.19 * n_faults}
-    grid = panel(grids.draw_kills, table, name="kills-1", title=title, caption=caption, **size)
+    grid = panel(
+        grids.draw_kills, table, name="kills-1", title=title, caption=caption, heading="",
+        width=2.6 + 0.2 * n_checks, height=1.8 + 0.19 * n_faults,
+    )  # fmt: skip
     yield Section("kills", title, caption, table, (grid,))
 
 
@@ -116,47 +110,31 @@ def _ratios(table: pd.DataFrame) -> Section:
     named = [f"mask ratio {ratio:g} with {counted(int(k), 'shard')}"
              for ratio, k in zip(best.mask_ratio, best.n_shards, strict=True)]  # fmt: skip
     caption = _best(named, means["mean"].max())
-    panels = []
-    for name, own in [*grids_of, ("WISE paper, LLaMA-2-7B*", pd.DataFrame(paper))]:
-        width, height = 1.0 + 0.62 * own.mask_ratio.nunique(), 1.1 + 0.4 * own.n_shards.nunique()
-        panels.append(
-            panel(
-                grids.draw_options,
-                own,
-                name=f"ratios-{len(panels) + 1}",
-                title=name,
-                caption=caption,
-                width=max(width, 3),
-                height=height,
-                what=name,
-                x="mask_ratio",
-                y="n_shards",
-            )
+    grids_of.append(("WISE paper, LLaMA-2-7B*", pd.DataFrame(paper)))
+    panels = tuple(
+        panel(
+            grids.draw_options, own, name=f"ratios-{index}", title=name, caption=caption,
+            width=max(1.0 + 0.62 * own.mask_ratio.nunique(), 3),
+            height=1.1 + 0.4 * own.n_shards.nunique(), x="mask_ratio", y="n_shards",
         )
+        for index, (name, own) in enumerate(grids_of, start=1)
+    )  # fmt: skip
     note = "* Wang et al. 2024, Figure 5: ZsRE by another protocol, for orientation."
     note += _beside(table)
     title = "Mask ratio and shards"
-    return Section("ratios", title, caption, means.drop(columns="text"), tuple(panels), note)
+    return Section("ratios", title, caption, means.drop(columns="text"), panels, note)
 
 
 def _merges(table: pd.DataFrame, confidence: float) -> Section:
-    panels = []
-    for (model, _, protocol, _), own in table.groupby(_SCENE, sort=False):
-        name = f"{label(model)}, {PROTOCOL_WORDS[protocol]}, T={own.t.max():,}"
-        panels.append(
-            panel(
-                figures.draw_merges,
-                own,
-                name=f"merges-{len(panels) + 1}",
-                title=name,
-                caption=f"The triangle by merge method, {name}.",
-                height=1.4 + 0.42 * own["merge"].nunique(),
-                what=name,
-                confidence=confidence,
-            )
-        )
+    panels = panels_of(
+        figures.draw_merges,
+        ((f"{label(model)}, {PROTOCOL_WORDS[protocol]}, T={own.t.max():,}", own)
+         for (model, _, protocol, _), own in table.groupby(_SCENE, sort=False)),
+        name="merges", caption=lambda name, _: f"The triangle by merge method, {name}.",
+        height=lambda own: 1.4 + 0.42 * own["merge"].nunique(), confidence=confidence,
+    )  # fmt: skip
     mean = table.groupby("merge", sort=False)["mean"].mean()
     caption = _best(list(mean.index[mean == mean.max()]), mean.max())
     note = "* Grey: WISE on LLaMA-2-7B, T=100, Wang et al. 2024, Table 11; another protocol."
     note += _beside(table)
-    return Section("merges", "Merge methods", caption, table, tuple(panels), note)
+    return Section("merges", "Merge methods", caption, table, panels, note)

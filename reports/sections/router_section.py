@@ -28,12 +28,16 @@ def of_router(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
             mine = own[own.editor == editor]
             last = mine[mine.t == mine.t.max()]
             caption = captions.router(last, auroc[auroc.editor == editor])
-            how = {"title": editor, "caption": caption, "editor": editor}
-            name, height = f"router-{number}-{index}", 1.4 + 0.2 * len(last)
-            panels.append(panel(router.draw_activations, last, name=name, height=height, **how))
-            path, name = moved[moved.editor == editor], f"drift-{number}-{index}"
+            panels.append(panel(
+                router.draw_activations, last, name=f"router-{number}-{index}", title=editor,
+                caption=caption, height=1.4 + 0.2 * len(last),
+            ))  # fmt: skip
+            path = moved[moved.editor == editor]
             if path.t.nunique() > 1:
-                panels.append(panel(router.draw_drift, path, name=name, height=2.9, **how))
+                panels.append(panel(
+                    router.draw_drift, path, name=f"drift-{number}-{index}", title=editor,
+                    heading=f"{editor}, drift", caption=caption, height=2.9,
+                ))  # fmt: skip
         table = own.merge(auroc.drop(columns=["low", "high"]), how="left")
         place = f"{model}, {stream}" if len(scenes) > 1 else ""
         caption = captions.router(own, auroc)

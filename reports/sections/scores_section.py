@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from reports import captions, tables
 from reports.csv_text import listed
@@ -14,7 +15,7 @@ from reports.figures import triangle_figures as triangle
 from reports.figures.style import label
 from reports.published import TRIANGLES
 from reports.reading import Items
-from reports.sections.section import Section, panel, rows_height, shown
+from reports.sections.section import Panel, Section, panel, panels_of, rows_height, shown
 from wise.measures.estimates import PROTOCOL_WORDS, TRIANGLE, Measure
 
 __all__ = ["of_scores"]
@@ -49,15 +50,19 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
             where = {"model": model, "stream": stream, "protocol": protocol}
             parts = [_where(each, where) for each in (final, corners, ranked, ages)]
             editors = list(dict.fromkeys([*parts[2].editor, *parts[0].editor]))
-            ordered = [_by_editor(each, editors) for each in parts]
+            ordered = [_in_order(each, editors) for each in parts]
             name = " · ".join(filter(None, [place, PROTOCOL_WORDS[protocol]]))
             key = number * 10 + list(PROTOCOL_WORDS).index(protocol)
             yield from _of_scene(_Scene(key, name, *ordered, confidence))
         last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
         if last.protocol.nunique() > 1:
             best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))
-            last = _by_editor(last, best_first)
-            yield _protocols(_Scene(number * 10, place, last, corners, ranked, ages, confidence))
+            last = _in_order(last, best_first)
+            yield _by_editor(
+                _Scene(number * 10, place, last, corners, ranked, ages, confidence), last,
+                "protocols", "Free-run against teacher-forced", triangle.draw_protocols,
+                captions.protocols, _rows_height,
+            )  # fmt: skip
 
 
 def _main_protocols(table: pd.DataFrame) -> list[str]:
@@ -72,32 +77,62 @@ def _where(table: pd.DataFrame, values: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def _by_editor(table: pd.DataFrame, editors: list[str]) -> pd.DataFrame:
+def _in_order(table: pd.DataFrame, editors: list[str]) -> pd.DataFrame:
     place = {editor: index for index, editor in enumerate(editors)}
     return table.sort_values("editor", key=lambda names: names.map(place), kind="stable")
 
 
 def _of_scene(scene: _Scene) -> Iterator[Section]:
     if scene.ranked.editor.nunique() > 1:
-        caption, title = (
-            captions.league(scene.ranked, scene.corners),
-            "The league, best worst corner first",
-        )
-        name, (width, height) = f"league-{scene.number}", grids.league_size(scene.ranked)
-        how = {"name": name, "title": title, "caption": caption, "width": width, "height": height}
-        grid = panel(grids.draw_league, scene.ranked, **how)
+        name, title = f"league-{scene.number}", "The league, best worst corner first"
+        caption = captions.league(scene.ranked, scene.corners)
+        width, height = grids.league_size(scene.ranked)
+        grid = panel(
+            grids.draw_league, scene.ranked, name=name, title=title, caption=caption, heading="",
+            width=width, height=height,
+        )  # fmt: skip
         absent = [e for e in dict.fromkeys(scene.cells.editor) if e not in set(scene.ranked.editor)]
         note = f"Not measured at this T: {listed([label(e) for e in absent])}." if absent else ""
         yield Section(name, title, caption, scene.ranked, (grid,), note, scene.place)
-    yield _triangle(scene)
+    yield _by_editor(
+        scene, scene.cells, "triangle", "The triangle after T edits", triangle.draw_triangle,
+        lambda table: captions.triangle(table, scene.corners), _rows_height, of=_some_ts,
+        note=captions.footnote(),
+    )  # fmt: skip
     if scene.cells.t.nunique() > 1:
         yield _curves(scene)
     if len(scene.ages):
-        yield _retention(scene)
+        yield _by_editor(
+            scene, scene.ages, "retention", "Retention by age of the edit",
+            triangle.draw_retention, captions.retention,
+        )  # fmt: skip
 
 
-def _n_rows(table: pd.DataFrame) -> int:
-    return len(table[["metric", "kind"]].drop_duplicates()) + 2
+def _by_editor(
+    scene: _Scene,
+    table: pd.DataFrame,
+    name: str,
+    title: str,
+    plot: Callable[..., Axes],
+    caption: Callable[[pd.DataFrame], str],
+    height: Callable[[pd.DataFrame], float] = lambda _: 2.7,
+    *,
+    of: Callable[[pd.DataFrame], pd.DataFrame] = lambda own: own,
+    note: str = "",
+) -> Section:
+    """A section with a panel for each of the first editors, drawn `of` its part of the table."""
+    editors, word = shown(table)
+    name = f"{name}-{scene.number}"
+    panels = panels_of(
+        plot, ((editor, of(table[table.editor == editor])) for editor in editors), name=name,
+        caption=lambda _, own: caption(own), height=height, confidence=scene.confidence,
+    )  # fmt: skip
+    note = " ".join(filter(None, [note, word]))
+    return Section(name, title, caption(table), table, panels, note, scene.place)
+
+
+def _rows_height(table: pd.DataFrame) -> float:
+    return rows_height(len(table[["metric", "kind"]].drop_duplicates()) + 2) - 0.4
 
 
 def _some_ts(table: pd.DataFrame) -> pd.DataFrame:
@@ -107,78 +142,20 @@ def _some_ts(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.t.isin([ts[round(i * (len(ts) - 1) / max(steps[-1], 1))] for i in steps])]
 
 
-def _triangle(scene: _Scene) -> Section:
-    cells, name, title = scene.cells, f"triangle-{scene.number}", "The triangle after T edits"
-    editors, word = shown(cells)
-    panels = tuple(
-        panel(
-            triangle.draw_triangle, own, name=f"{name}-{index}", title=editor,
-            caption=captions.triangle(own, scene.corners), height=rows_height(_n_rows(own)) - 0.4,
-            editor=editor, confidence=scene.confidence,
-        )
-        for index, editor in enumerate(editors, start=1)
-        for own in [_some_ts(cells[cells.editor == editor])]
-    )  # fmt: skip
-    note = " ".join(filter(None, [captions.footnote(), word]))
-    return Section(
-        name, title, captions.triangle(cells, scene.corners), cells, panels, note, scene.place
-    )
-
-
 def _curves(scene: _Scene) -> Section:
     cells, name = scene.cells, f"curves-{scene.number}"
     editors, word = shown(cells)
-    drawn, corners = cells[cells.editor.isin(editors)], list(TRIANGLE)
-    panels = []
+    drawn = cells[cells.editor.isin(editors)]
+    corners, panels = list(TRIANGLE), list[Panel]()
     for (metric, kind), own in drawn.groupby(["metric", "kind"], sort=False):
-        measure = str(Measure(metric, kind))
         published = metric if metric in corners else ""
         corners = [corner for corner in corners if corner != metric]
-        panels.append(
-            panel(
-                triangle.draw_curves,
-                own,
-                name=f"{name}-{len(panels) + 1}",
-                title=measure,
-                caption=captions.curves(own),
-                height=2.1,
-                measure=measure,
-                published=published,
-                confidence=scene.confidence,
-            )
-        )
+        panels.append(panel(
+            triangle.draw_curves, own, name=f"{name}-{len(panels) + 1}",
+            title=str(Measure(metric, kind)), caption=captions.curves(own), height=2.1,
+            published=published, confidence=scene.confidence,
+        ))  # fmt: skip
     has_papers = any(cells.t.min() <= paper.t <= cells.t.max() for paper in TRIANGLES)
     note = " ".join(filter(None, [captions.footnote() if has_papers else "", word]))
     caption = captions.curves(cells[cells.metric == "reliability"])
     return Section(name, "Along T", caption, cells, tuple(panels), note, scene.place)
-
-
-def _retention(scene: _Scene) -> Section:
-    ages, name = scene.ages, f"retention-{scene.number}"
-    editors, word = shown(ages)
-    panels = tuple(
-        panel(
-            triangle.draw_retention, own, name=f"{name}-{index}", title=editor,
-            caption=captions.retention(own), editor=editor, confidence=scene.confidence,
-        )
-        for index, editor in enumerate(editors, start=1)
-        for own in [ages[ages.editor == editor]]
-    )  # fmt: skip
-    title, caption = "Retention by age of the edit", captions.retention(ages)
-    return Section(name, title, caption, ages, panels, word, scene.place)
-
-
-def _protocols(scene: _Scene) -> Section:
-    cells, name = scene.cells, f"protocols-{scene.number}"
-    editors, word = shown(cells)
-    panels = tuple(
-        panel(
-            triangle.draw_protocols, own, name=f"{name}-{index}", title=editor,
-            caption=captions.protocols(own), height=rows_height(_n_rows(own)) - 0.4,
-            editor=editor, confidence=scene.confidence,
-        )
-        for index, editor in enumerate(editors, start=1)
-        for own in [cells[cells.editor == editor]]
-    )  # fmt: skip
-    title, caption = "Free-run against teacher-forced", captions.protocols(cells)
-    return Section(name, title, caption, cells, panels, word, scene.place)

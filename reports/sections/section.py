@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from reports.csv_text import counted
-from reports.figures.style import PANEL_WIDTH, new_axes, styled
+from reports.figures.style import PANEL_WIDTH, legend_below, new_axes, styled, titled
 from reports.figures.svg import to_svg
 
-__all__ = ["Panel", "Section", "panel", "rows_height", "shown"]
+__all__ = ["Panel", "Section", "panel", "panels_of", "rows_height", "shown"]
 
 _MOST_EDITORS = 6  # that have panels of their own; the league and the tables have all
 
@@ -51,13 +51,37 @@ def panel(
     caption: str,
     height: float = 2.7,
     width: float = PANEL_WIDTH,
+    heading: str | None = None,
     **how: object,
 ) -> Panel:
-    """What `plot` draws of `of` on new axes, in inches; `caption` is its text alternative."""
+    """What `plot` draws of `of` on new axes, in inches; `caption` is its text alternative.
+
+    `heading` stands above it, its title where None is given.
+    """
     with styled():
         ax = plot(new_axes(width, height), *of, **how)
+        if heading := title if heading is None else heading:
+            titled(ax, heading)
+        legend_below(ax)
         svg = to_svg(ax.figure, name=name, title=title, description=caption)
     return Panel(name, title, svg, is_wide=width > PANEL_WIDTH)
+
+
+def panels_of(
+    plot: Callable[..., Axes],
+    groups: Iterable[tuple[str, pd.DataFrame]],
+    *,
+    name: str,
+    caption: Callable[[str, pd.DataFrame], str],
+    height: Callable[[pd.DataFrame], float] = lambda _: 2.7,
+    **how: object,
+) -> tuple[Panel, ...]:
+    """A numbered panel for each group of a table under its title."""
+    return tuple(
+        panel(plot, own, name=f"{name}-{index}", title=title, caption=caption(title, own),
+              height=height(own), **how)
+        for index, (title, own) in enumerate(groups, start=1)
+    )  # fmt: skip
 
 
 def rows_height(n_rows: int) -> float:

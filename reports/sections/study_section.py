@@ -12,7 +12,7 @@ from reports.csv_text import listed
 from reports.figures import grids
 from reports.figures import study_figures as figures
 from reports.figures.style import label
-from reports.sections.section import Panel, Section, panel, rows_height
+from reports.sections.section import Panel, Section, panel, panels_of, rows_height
 from wise.measures.statistics import format_share
 
 __all__ = ["of_effects", "of_r2", "of_study"]
@@ -23,7 +23,7 @@ _EFFECTS = ["fact", "token_index", "token", "role", "layer", "site", "effect"]
 def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
     """Edit success by layer above the tracing effect by layer, and one against the other."""
     table = study.read_columns(path, study.STUDY)
-    title, panels, told = "Layers: edit success and tracing", [], []
+    panels, told = list[Panel](), []
     for (model, editor, problem), own in table.groupby(["model", "editor", "problem"], sort=False):
         name = f"{label(str(editor))}, {label(str(problem))}"
         means = {
@@ -39,7 +39,7 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
         )
         told.append(f"for {name}, {text}")
         traced = {"tracing effect": means.pop("tracing")}
-        how = {"title": name, "caption": f"On {model}: {text}.", "what": name}
+        how = {"title": name, "caption": f"On {model}: {text}."}
         unit = f"{100 * confidence:g} % interval"
         lines = study.regressions(own, "rewrite")
         for plot, of, more in (
@@ -54,18 +54,18 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
     ]
     caption = listed(told, 3)
     caption = f"{caption[:1].upper()}{caption[1:]}."
-    yield Section("layers", title, caption, pd.concat(scores), tuple(panels))
+    yield Section(
+        "layers", "Layers: edit success and tracing", caption, pd.concat(scores), tuple(panels)
+    )
 
 
 def of_r2(path: Path) -> Iterator[Section]:
     """What the layer explains, and what tracing adds."""
     table = study.read_columns(path, ["editor", "problem", "r2_layer", "r2_both", "partial_r2"])
-    panels = tuple(
-        panel(
-            figures.draw_r2, own, name=f"r2-{index}", title=str(editor),
-            caption=f"R² by problem for {editor}.", height=1.3 + 0.42 * len(own), what=str(editor),
-        )
-        for index, (editor, own) in enumerate(table.groupby("editor", sort=False), start=1)
+    panels = panels_of(
+        figures.draw_r2, table.groupby("editor", sort=False), name="r2",
+        caption=lambda editor, _: f"R² by problem for {editor}.",
+        height=lambda own: 1.3 + 0.42 * len(own),
     )  # fmt: skip
     most = max(0.0, (table.r2_both - table.r2_layer).max())
     caption = f"By the estimates, tracing adds at most {format_share(most)} of R² beside the layer."
@@ -76,8 +76,7 @@ def of_effects(path: Path) -> Iterator[Section]:
     """Tracing effects: one fact, the mean by token role, the strongest layer of each fact."""
     table = study.read_columns(path, _EFFECTS)
     strongest, roles = study.strongest_layers(table), study.role_means(table)
-    panels: list[Panel] = []
-    told = []
+    panels, told = list[Panel](), []
     for site, own in table.groupby("site", sort=False):
         count, mean = strongest[strongest.site == site], roles[roles.site == site]
         top = count.loc[count.n_facts.idxmax()]
@@ -93,13 +92,10 @@ def of_effects(path: Path) -> Iterator[Section]:
             (figures.draw_strongest, count, f"{site}: strongest layer", {}),
         ):
             n_rows = of[more["row"]].nunique() if more else 7
-            how = {
-                "title": name,
-                "caption": f"{told[-1]}.",
-                "what": name,
-                "height": rows_height(n_rows + 2),
-            }
-            panels.append(panel(plot, of, name=f"effects-{len(panels) + 1}", **how, **more))
+            panels.append(panel(
+                plot, of, name=f"effects-{len(panels) + 1}", title=name, caption=f"{told[-1]}.",
+                height=rows_height(n_rows + 2), **more,
+            ))  # fmt: skip
     caption = listed(told)
     caption = f"{caption[:1].upper()}{caption[1:]}."
     yield Section("effects", "Where tracing finds the facts", caption, roles, tuple(panels))
