@@ -1,4 +1,4 @@
-"""The caller's model and the unedited editor: only edits change anything, and reset undoes all."""
+"""The caller's model and the unedited editor: only edits change anything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ __all__ = [
     "check_global_random_state_does_not_matter",
     "check_making_an_editor_changes_nothing",
     "check_questions_change_nothing",
-    "check_reset_forgets_everything",
-    "check_reset_restores_the_base_model",
     "check_same_seed_gives_the_same_editor",
     "check_the_background_is_apart_from_the_stream",
     "check_two_editors_do_not_influence_each_other",
@@ -36,28 +34,6 @@ def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
     """Before the first edit, logits are bitwise those of the unedited model."""
     found = bench.logits(bench.editor(), bench.prompts)
     bench.same(found, bench.logits(bench.base, bench.prompts), "before any edit")
-
-
-def check_reset_restores_the_base_model(bench: Bench) -> None:
-    """After edits and a reset, logits and the caller's model are bitwise as before."""
-    model = bench.copy_model()
-    editor = bench.editor(bench.edits(least=1), model=model)
-    bench.ask(editor, bench.prompts)
-    editor.reset()
-    expected = bench.logits(bench.base, bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), expected, "after reset")
-    found = bench.change_of(model)
-    require(not found, f"after reset, the caller's model is not as it was: {found}")
-
-
-def check_reset_forgets_everything(bench: Bench) -> None:
-    """After a reset, edits give bitwise the logits that they give in a fresh editor."""
-    first, *others = bench.edits(least=2)
-    editor = bench.editor(others)
-    editor.reset()
-    editor.edit([first])
-    fresh = bench.logits(bench.editor([first]), bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), fresh, "edited after a reset")
 
 
 def check_questions_change_nothing(bench: Bench) -> None:

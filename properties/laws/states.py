@@ -1,56 +1,108 @@
-"""The state of an editor: saving, loading, removing, and preparing edits."""
+"""The state of an editor: saved and loaded, bitwise, and its own."""
 
 from __future__ import annotations
 
 import pickletools
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
 
 from properties.bench import Bench
-from properties.findings import Undecided, needs, require
-from wise.editor import Editor, Erasable, Persistent, Prepares, Routed
-from wise.edits import Edit
+from properties.findings import Broken, needs, require
+from properties.snapshots import Snapshot, require_same, snapshot
+from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
+from wise.edits import Background
+from wise.lm.architectures import LanguageModel
 
 __all__ = [
+    "check_a_damaged_state_is_refused",
     "check_a_saved_editor_goes_on_as_if_never_stopped",
     "check_a_saved_state_holds_no_pickle",
+    "check_a_state_is_loaded_only_where_it_belongs",
+    "check_loading_replaces_all_that_was_in_force",
     "check_preparing_edits_changes_no_answer",
-    "check_removing_an_edit_leaves_the_others",
     "check_saved_states_are_kept_apart",
+    "check_saving_over_a_state_replaces_it",
+    "check_the_list_of_a_turn_stays_the_callers",
 ]
 
+_UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
+_MANY = 30  # edits: more than an editor is likely to keep in one place
+_N_FILES, _N_PLACES = 4, 16  # of a state, that are damaged; of a file
 
-def _same(bench: Bench, one: Editor, other: Editor, when: str) -> None:
-    """Require bitwise equal logits and, of routed editors, equal thresholds and activations."""
-    bench.same(*(bench.logits(editor, bench.prompts) for editor in (one, other)), when)
-    if isinstance(one, Routed) and isinstance(other, Routed):
-        require(
-            one.threshold == other.threshold,
-            f"{when}, the threshold is {one.threshold}, not {other.threshold}",
-        )
-        batch = bench.batch(bench.prompts)
-        activations = (
-            editor.routing_activation(batch.input_ids, batch.attention_mask)
-            for editor in (one, other)
-        )
-        require(torch.equal(*activations), f"{when}, routing activations are not the same")
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _save(editor: Editor, path: Path | str) -> None:
+    assert isinstance(editor, Persistent)
+    editor.save(path)
+
+
+def _load(editor: Editor, path: Path | str, what: str) -> None:
+    """Load a state that must be accepted; Broken says of `what` otherwise."""
+    assert isinstance(editor, Persistent)
+    try:
+        editor.load(path)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise Broken(f"{what} cannot be loaded by an editor made alike: {reason}") from error
+
+
+def _live_through(bench: Bench, editor: Editor) -> None:
+    """Everything that may happen before a state is saved: mass turns, overwrites, a removal."""
+    one, two, three, _ = bench.edits()
+    editor.edit([one])
+    editor.edit([two, three])
+    editor.edit([replace(one, target=two.target)])
+    with suppress(ValueError):  # an editor may refuse what its tokenizer cannot say
+        editor.edit([replace(two, target=_UNUSUAL)])
+    if isinstance(editor, Erasable):
+        editor.remove([three])
 
 
 @needs(Persistent)
 def check_a_saved_editor_goes_on_as_if_never_stopped(bench: Bench) -> None:
-    """Saved, loaded into a fresh editor and edited on, it is bitwise the one that never stopped."""
-    *edits, last = bench.edits(least=2)
-    editor = bench.editor(edits)
-    assert isinstance(editor, Persistent)
-    with tempfile.TemporaryDirectory() as folder:
-        other = bench.saved_copy(editor, Path(folder) / "state")
-    _same(bench, other, editor, "saved and loaded")
-    editor.edit([last])
-    other.edit([last])
-    _same(bench, other, editor, "saved, loaded and edited again")
+    """Neither the editor that saves nor one that loads differs bitwise from one that does neither.
+
+    Not at once, not after further edits and a removal, and not after a reset and an edit.
+    """
+    saver, loader = bench.editor(), bench.editor()
+    _live_through(bench, saver)
+    expected = list(_futures(bench, saver))
+    saver.reset()
+    _live_through(bench, saver)
+    when = "after a reset, the same edits are not learned as before: now"
+    require_same(snapshot(bench, saver), expected[0][1], when)
+    with _folder() as folder:
+        _save(saver, folder / "state")
+        _load(loader, folder / "state", "the state of an editor with a few edits")
+    for what, editor in (("has saved its state", saver), ("has loaded a saved state", loader)):
+        for (then, found), (_, should) in zip(_futures(bench, editor), expected, strict=True):
+            require_same(found, should, f"an editor {what}{then}, and is not as without: now")
+
+
+def _futures(bench: Bench, editor: Editor) -> Iterator[tuple[str, Snapshot]]:
+    """What `editor` shows now, when it is edited on, and when it is reset and edited."""
+    one, two, three, four = bench.edits()
+    yield "", snapshot(bench, editor)
+    editor.edit([four, three])
+    editor.edit([replace(two, target=four.target)])
+    if isinstance(editor, Erasable):
+        editor.remove([one])
+    yield " and was edited on", snapshot(bench, editor)
+    editor.reset()
+    editor.edit([four])
+    yield ", was edited on, reset and edited", snapshot(bench, editor)
 
 
 @needs(Persistent)
@@ -83,45 +135,249 @@ def _is_pickle(path: Path) -> bool:
 
 @needs(Persistent)
 def check_saved_states_are_kept_apart(bench: Bench) -> None:
-    """Of two states saved to two folders, each is loaded from its own."""
-    edits = bench.edits(least=2)
-    editors = bench.editor(edits[:1]), bench.editor(edits[1:])
-    with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / name for name in ("one", "other")]
-        for editor, place in zip(editors, places, strict=True):
-            assert isinstance(editor, Persistent)
-            editor.save(place)
-        for editor, place in zip(editors, places, strict=True):
-            loaded = bench.editor()
-            assert isinstance(loaded, Persistent)
-            loaded.load(place)
-            _same(bench, loaded, editor, "saved beside another editor and loaded")
+    """Each state lies in the folder that it was saved to, whole, wherever that is moved.
+
+    Whatever the folder's name, and whether its path is a text or a Path, relative or absolute.
+    """
+    editor, loader = bench.editor(), bench.editor()
+    with _folder() as folder:
+        root = folder / "root"
+        root.mkdir()
+        inside = ("run-0.5", "run-0.6", "a name with spaces", "missing/parents/größe.tar.gz", "run")
+        paths: dict[str, Path | str] = {name: root / name for name in inside}
+        paths |= {"text": f"{root}/text", "relative": "relative"}
+        shown: dict[str, Snapshot] = {}
+        edits = bench.edits(len(paths), least=2)
+        for n, (name, path) in enumerate(paths.items()):
+            editor.edit([replace(edits[n % len(edits)], target=edits[(n + 1) % len(edits)].target)])
+            shown[name] = snapshot(bench, editor)
+            with chdir(root):
+                _save(editor, path)
+            require((root / name).is_dir(), f"save({path!r}) makes no folder of this name")
+        expected = {name.partition("/")[0] for name in paths}
+        stray = sorted({entry.name for entry in root.iterdir()} - expected)
+        require(not stray, f"save wrote {stray[:3]} outside of the folder that it was given")
+        for n, name in enumerate(paths):
+            moved = folder / f"moved-{n}"
+            shutil.move(root / name, moved)
+            _load(loader, moved, f"the state saved to {name!r}, moved to another place,")
+            shutil.rmtree(moved)
+            when = f"saved to {name!r} among other states, moved and loaded"
+            require_same(snapshot(bench, loader), shown[name], when)
 
 
-@needs(Erasable)
-def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
-    """A removed edit is answered as before it was made; the others stay; removing twice fails."""
-    first, *others = bench.edits(least=2)
-    editor = bench.editor([first, *others])
-    assert isinstance(editor, Erasable)
-    written = _written(bench, editor, others)
+@needs(Persistent)
+def check_saving_over_a_state_replaces_it(bench: Bench) -> None:
+    """The newest save counts, whole: over a larger state, a smaller, its own, and an empty one."""
+    edits = bench.edits(_MANY, least=4)
+    editor, loader = bench.editor(), bench.editor()
+    with _folder() as folder:
+        place = folder / "state"
+
+        def save_and_compare(what: str) -> None:
+            _save(editor, place)
+            _load(loader, place, what)
+            require_same(snapshot(bench, loader), snapshot(bench, editor), f"{what} was loaded")
+
+        save_and_compare("a state without edits")
+        editor.edit(edits)
+        save_and_compare(f"a state of {len(edits)} edits, saved over one without edits,")
+        editor.edit([replace(edits[0], target=edits[1].target)])
+        save_and_compare("a state with one prompt edited anew, saved over the state before,")
+        _save(loader, place)
+        save_and_compare("a state saved twice, with a save of one that had just loaded it between,")
+        editor.reset()
+        editor.edit(edits[1:2])
+        save_and_compare(f"a state of one edit, saved over one of {len(edits)},")
+        editor.reset()
+        save_and_compare("a state that was reset, saved over one of an edit,")
+
+
+@needs(Persistent)
+def check_loading_replaces_all_that_was_in_force(bench: Bench) -> None:
+    """A loaded state is bitwise the saved one, whatever the loading editor did before.
+
+    It may hold other edits, or as many of the same prompts, have answered the same questions,
+    removed an edit, loaded, or been reset; and it goes on from the loaded state alone.
+    """
+    one, two, three, four = bench.edits()
+    held = replace(one, target=two.target)
+    editor = bench.editor()
+    with _folder() as folder:
+        shown = {}
+        for name, turns in (
+            ("other", [[held, replace(two, target=four.target)]]),
+            ("state", [[one], [two]]),
+        ):
+            editor.reset()
+            for turn in turns:
+                editor.edit(turn)
+            _save(editor, folder / name)
+            shown[name] = snapshot(bench, editor)
+        futures = list(_futures(bench, editor))
+
+        def load(name: str, did: str) -> None:
+            _load(editor, folder / name, f"a state, by an editor that {did},")
+            when = f"a state was loaded by an editor that {did}, and is not what was saved: now"
+            require_same(snapshot(bench, editor), shown[name], when)
+
+        load("state", "had been reset and held one edit")
+        editor.reset()
+        editor.edit([held])
+        editor.edit([three, four])
+        if isinstance(editor, Erasable):
+            editor.remove([held])
+        snapshot(bench, editor)
+        load("state", "held other edits")
+        load("other", "held as many edits of the same prompts")
+        editor.reset()
+        load("state", "had been reset")
+        load("state", "had loaded the same state")
+    for (then, found), (_, should) in zip(_futures(bench, editor), futures, strict=True):
+        when = f"an editor with other edits has loaded a state{then}, and is not as without: now"
+        require_same(found, should, when)
+
+
+def _refused(editor: Editor, path: Path, what: str) -> bool:
+    """Whether loading raises; Broken where the error says nothing."""
+    assert isinstance(editor, Persistent)
     try:
-        editor.remove([first])
-    except KeyError as error:
-        require(False, f"the edit of {first.prompt!r} was made, and cannot be removed: {error}")
-    [answer], [base] = bench.ask(editor, [first.prompt]), bench.ask(bench.base, [first.prompt])
-    require(
-        answer.text == base.text,
-        f"the edit of {first.prompt!r} was removed; it says {answer.text!r}, the unedited model "
-        f"{base.text!r}",
-    )
-    for edit, is_right in zip(written, bench.says(editor, written), strict=True):
-        require(is_right, f"removing {first.prompt!r} took {edit.prompt!r} with it")
-    try:
-        editor.remove([first])
-    except (KeyError, ValueError):
-        return
-    require(False, f"{first.prompt!r} was removed twice without an error")
+        editor.load(path)
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's editor raises
+        require(bool(str(error).strip()), f"{what} is refused by a {type(error).__name__} that "
+                "says nothing")  # fmt: skip
+        return True
+    return False
+
+
+@needs(Persistent)
+def check_a_damaged_state_is_refused(bench: Bench) -> None:
+    """A state that is missing, incomplete or changed is refused by an error, and changes nothing.
+
+    A file that is no part of it may be changed: then the state is loaded bitwise as it was saved.
+    """
+    one, two, three, _ = bench.edits()
+    asked = [edit.prompt for edit in (one, two, three)]
+    editor = bench.editor()
+    with _folder() as folder:
+        shown = []
+        for name, edit in (("saved", one), ("later", two)):
+            editor.edit([edit])
+            _save(editor, folder / name)
+            shown.append(snapshot(bench, editor, asked))
+        editor.reset()
+        editor.edit([three])
+        before = bench.logits(editor, asked)
+        for what, damaged, n_allowed in _damages(folder):
+            if _refused(editor, damaged, what):
+                is_same = torch.equal(bench.logits(editor, asked), before)
+                require(is_same, f"{what} was refused, and changed what the editor answers")
+                continue
+            found = snapshot(bench, editor, asked)
+            require(
+                any(torch.equal(found.logits, each.logits) for each in shown[:n_allowed]),
+                f"{what} is loaded without an error, and is not what was saved; needed: an error",
+            )
+            editor.reset()
+            editor.edit([three])
+
+
+def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
+    """Damaged copies of the folder `saved`, and what each is; those of other files of it follow.
+
+    With each, how many of the two states, `saved` and `later`, it may be loaded as all the same.
+    """
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("state")
+    yield "a folder that does not exist", folder / "missing", 0
+    yield "an empty folder", folder / "empty", 0
+    yield "a file in place of a folder", folder / "file", 0
+    saved, later = folder / "saved", folder / "later"
+    names = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
+    for n, name in enumerate(names[:_N_FILES]):
+        content = (saved / name).read_bytes()
+        damages: dict[str, bytes | None] = {"missing": None}
+        if content:
+            damages |= {"cut to its first half": content[: len(content) // 2], "empty": b""}
+        places = {len(content) * n // _N_PLACES for n in range(_N_PLACES)}
+        for place in sorted(places) if content else ():
+            flipped = bytes([content[place] ^ 1])
+            name_of_damage = f"changed in one bit of byte {place} of {len(content)}"
+            damages[name_of_damage] = content[:place] + flipped + content[place + 1 :]
+        if (later / name).is_file():
+            damages["that of a later state"] = (later / name).read_bytes()
+        for m, (damage, left) in enumerate(damages.items()):
+            copy = folder / f"damaged-{n}-{m}"
+            shutil.copytree(saved, copy)
+            if left is None:
+                (copy / name).unlink()
+            else:
+                (copy / name).write_bytes(left)
+            n_allowed = 2 if damage == "that of a later state" else 1
+            yield f"a state whose file {name} is {damage}", copy, n_allowed
+
+
+@needs(Persistent)
+def check_a_state_is_loaded_only_where_it_belongs(bench: Bench) -> None:
+    """A state of a model with other weights is refused by an error, and changes nothing.
+
+    That of an editor with another seed, layer or background is either refused or, loaded, answers
+    and goes on bitwise as the editor that saved it.
+    """
+    one, two, *_ = bench.edits(least=2)
+    saver = bench.editor([one])
+    with _folder() as folder:
+        place = folder / "state"
+        _save(saver, place)
+        saved = snapshot(bench, saver)
+        saver.edit([two])
+        for what, loader in _others(bench, saver):
+            before = snapshot(bench, loader)
+            if _refused(loader, place, what):
+                when = f"{what} was refused, yet something of it is in force: now"
+                require_same(snapshot(bench, loader), before, when)
+                continue
+            require("weights" not in what, f"{what} is loaded; needed: an error that says so")
+            require_same(snapshot(bench, loader), saved, f"{what} was loaded without an error")
+            loader.edit([two])
+            when = f"{what} was loaded without an error, and then edited"
+            require_same(snapshot(bench, loader), snapshot(bench, saver), when)
+
+
+def _others(bench: Bench, editor: Editor) -> Iterator[tuple[str, Editor]]:
+    """Editors that differ from `editor` in one thing, and what its state is to each."""
+    tuned, other = bench.copy_model(), bench.copy_model()
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            weight.mul_(1 + 2**-7)
+        LanguageModel(other).value_weight(0).mul_(1 + 2**-7)
+    yield "the state of a model with other weights", bench.editor(model=tuned)
+    yield "the state of a model with other weights in one layer", bench.editor(model=other)
+    yield "the state of an editor with another seed", bench.editor(seed=bench.seed + 1)
+    if isinstance(editor, Layered) and takes(bench.factory, "layer"):
+        layer = 0 if editor.layer else 1
+        yield f"the state of an editor of layer {editor.layer}", bench.editor(layer=layer)
+    texts = bench.background.texts
+    if len(texts) > 1:
+        half = Background(texts[: len(texts) // 2], bench.background.edits)
+        less = replace(bench, background=half)
+        yield "the state of an editor with another background", less.editor()
+
+
+def check_the_list_of_a_turn_stays_the_callers(bench: Bench) -> None:
+    """A turn is learned when `edit` is called: what becomes of the caller's list then is the same.
+
+    The list itself is left as it was given.
+    """
+    one, two, three, _ = bench.edits()
+    editor, other = bench.editor(), bench.editor()
+    other.edit((one, two))
+    turn = [one, two]
+    editor.edit(turn)
+    require(turn == [one, two], "edit changed the list of edits that the caller gave")
+    turn[:] = [three]
+    when = "after a turn of two edits whose list the caller then used for others"
+    require_same(snapshot(bench, editor), snapshot(bench, other), when)
 
 
 @needs(Prepares)
@@ -143,11 +399,3 @@ def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
                 f"answered {found.text!r}; not prepared, {expected.text!r}",
             )
         editor.reset()
-
-
-def _written(bench: Bench, editor: Editor, edits: list[Edit]) -> list[Edit]:
-    """The edits that are answered by their targets."""
-    found = [edit for edit, right in zip(edits, bench.says(editor, edits), strict=True) if right]
-    if not found:
-        raise Undecided(f"none of {len(edits)} edits was written, so none can be kept")
-    return found

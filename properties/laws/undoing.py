@@ -1,0 +1,287 @@
+"""What is taken back leaves nothing: a removal, a reset, and a turn that was refused."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from properties.bench import Bench
+from properties.findings import Broken, Unasked, Undecided, needs, require
+from properties.snapshots import require_same, require_same_answers, snapshot
+from wise.editor import Editor, Erasable, Persistent, Prepares
+from wise.edits import Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import normalized
+
+__all__ = [
+    "check_a_refused_removal_changes_nothing",
+    "check_a_refused_turn_leaves_nothing",
+    "check_a_removed_edit_can_be_made_again",
+    "check_removing_an_edit_leaves_the_others",
+    "check_removing_the_newest_edits_undoes_them",
+    "check_reset_forgets_everything",
+    "check_reset_restores_the_base_model",
+]
+
+_N_AGAIN = 5  # edits: an editor that misses 15 % by chance misses all of them with 1e-4
+
+
+def _twins(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
+    """An edit, one with its target and id, one of its subject, and one of another fact."""
+    one, two, three, four = bench.edits()
+    about = one.subject or one.prompt
+    of_target = replace(two, target=one.target, id=one.id)
+    of_subject = Edit(f"The song that was written about {about} is", four.target, one.subject)
+    return one, of_target, of_subject, three
+
+
+def _remove(editor: Editor, edits: Sequence[Edit]) -> None:
+    assert isinstance(editor, Erasable)
+    try:
+        editor.remove(edits)
+    except (KeyError, ValueError) as error:
+        what = ", ".join(repr(edit.prompt) for edit in edits)
+        raise Broken(f"the edit of {what} was made, and cannot be removed: {error}") from error
+
+
+def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
+    """The prompts of these edits, some paraphrases of theirs, and what the bench asks."""
+    known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
+    paraphrases = [text for edit in edits for text in known.get(edit.prompt, ())[:2]]
+    return list(dict.fromkeys([*(edit.prompt for edit in edits), *paraphrases, *bench.prompts]))
+
+
+@needs(Erasable)
+def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
+    """An editor whose newest edits are removed answers as one that never had them.
+
+    One by one down to the unedited model, or several at once; of one turn or not; also where they
+    share the target, id or subject of an edit that stays. Everything was asked before each removal.
+    """
+    one, of_target, of_subject, other = edits = _twins(bench)
+    asked = _asked(bench, edits)
+    editor = bench.editor()
+    expected = [snapshot(bench, editor, asked)]
+    for edit in (one, other, of_target):
+        editor.edit([edit])
+        expected.append(snapshot(bench, editor, asked))
+    editor.reset()
+    editor.edit([one])
+    editor.edit([other])
+
+    def remove(removed: Sequence[Edit], n_left: int) -> None:
+        snapshot(bench, editor, asked)
+        _remove(editor, removed)
+        prompts = " and ".join(repr(edit.prompt) for edit in removed)
+        when = f"made last, the edit of {prompts} was removed, and not as if never made: now"
+        require_same_answers(snapshot(bench, editor, asked), expected[n_left], when)
+
+    editor.edit([of_target, of_subject])
+    for n_left, removed in ((3, of_subject), (2, of_target), (1, other), (0, one)):
+        remove([removed], n_left)
+    editor.reset()
+    editor.edit([one])
+    editor.edit([other, of_target])
+    remove([of_target, other], 1)
+
+
+@needs(Erasable)
+def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
+    """The oldest edit, removed, is no longer answered; younger ones are, whatever they share."""
+    removed, *others = _twins(bench)
+    editor = bench.editor([removed, *others])
+    asked = [prompt for prompt in _asked(bench, [removed])[:3]
+             if prompt not in {edit.prompt for edit in others}]  # fmt: skip
+    right = bench.says(editor, others)
+    written = [edit for edit, is_right in zip(others, right, strict=True) if is_right]
+    bench.ask(editor, asked)
+    _remove(editor, [removed])
+    for edit, is_right in zip(written, bench.says(editor, written), strict=True):
+        require(is_right, f"removing the edit of {removed.prompt!r} took that of {edit.prompt!r} "
+                "with it")  # fmt: skip
+    said = {normalized(removed.target)}
+    wrong = [prompt for prompt, answer in zip(asked, bench.ask(editor, asked), strict=True)
+             if normalized(answer.text) in said]  # fmt: skip
+    if wrong:
+        answers = bench.ask(bench.editor(others), wrong)
+        for prompt, answer in zip(wrong, answers, strict=True):
+            require(
+                normalized(answer.text) in said,
+                f"the edit of {removed.prompt!r} was removed, and {prompt!r} still says "
+                f"{removed.target!r}; an editor that never had it says {answer.text!r}",
+            )
+    if not written:
+        raise Undecided(f"none of {len(others)} other edits was written; nothing is to be kept")
+
+
+@needs(Erasable)
+def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
+    """To remove an edit that is not in force is an error, also among others, and removes nothing.
+
+    It is not in force before it is made, nor once removed, nor after a reset, nor because another
+    has its target, subject or id.
+    """
+    one, of_target, of_subject, other = _twins(bench)
+    editor = bench.editor()
+    assert isinstance(editor, Erasable)
+
+    def refuse(edits: Sequence[Edit], what: str) -> None:
+        assert isinstance(editor, Erasable)
+        before = snapshot(bench, editor)
+        try:
+            editor.remove(edits)
+        except (KeyError, ValueError) as error:
+            require(bool(str(error).strip()), f"the removal of {what} is refused without a reason")
+        except Exception as error:
+            raise Broken(f"the removal of {what} ends in {type(error).__name__}: {error}; needed: "
+                         "KeyError or ValueError") from error  # fmt: skip
+        else:
+            require(False, f"the removal of {what} raises no error; needed: KeyError or ValueError")
+        when = f"the removal of {what} was refused, and changed something all the same: now"
+        require_same(snapshot(bench, editor), before, when)
+
+    refuse([one], "an edit before any was made")
+    editor.edit([one])
+    editor.edit([other])
+    refuse([of_target], "an edit never made, with the target and id of one in force,")
+    refuse([of_subject], "an edit never made, about the subject of one in force,")
+    refuse([one, of_target], "an edit in force and one never made")
+    refuse([of_target, one], "one edit never made and one in force")
+    editor.remove([other])
+    refuse([other], "an edit that was removed already")
+    editor.reset()
+    refuse([one], "an edit after a reset")
+
+
+@needs(Erasable)
+def check_a_removed_edit_can_be_made_again(bench: Bench) -> None:
+    """Edits that are removed and made again are answered again, alike or with another target.
+
+    Broken only where not one of those that were answered before is answered after.
+    """
+    edits = bench.edits(_N_AGAIN, least=2)
+    editor = bench.editor(edits)
+    right = bench.says(editor, edits)
+    written = [edit for edit, is_right in zip(edits, right, strict=True) if is_right]
+    if len(written) < min(len(edits), _N_AGAIN - 1):
+        raise Undecided(f"{len(written)} of {len(edits)} edits were written; too few to be missed")
+    targets = [edit.target for edit in written]
+    others = [replace(edit, target=target)
+              for edit, target in zip(written, targets[1:] + targets[:1], strict=True)]  # fmt: skip
+    for again, how in ((written, "alike"), (others, "with another target")):
+        _remove(editor, written)
+        for edit in again:
+            editor.edit([edit])
+        require(
+            any(bench.says(editor, again)),
+            f"of {len(again)} edits that were removed and made again, {how}, none is answered; the "
+            f"first is {again[0].prompt!r} -> {again[0].target!r}",
+        )
+
+
+def _too_long(bench: Bench, edit: Edit) -> Edit:
+    """`edit` with a target beyond the model's context. Raises Unasked where there is no limit."""
+    length = LanguageModel(bench.loaded.model).context_length
+    if length is None or length > 100_000:
+        raise Unasked(f"the model's context of {length} tokens is too long to exceed")
+    return replace(edit, target=" ".join([edit.target] * (1 + length)))
+
+
+def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
+    """A turn that is refused for one of its edits leaves no trace, whichever of them it is.
+
+    Neither at once nor in what is learned later; also of edits of prompts that were edited before.
+    """
+    one, two, three, four = bench.edits()
+    bad = _too_long(bench, three)
+    editor = bench.editor([one])
+    before = snapshot(bench, editor)
+    good = [replace(one, target=two.target), two]
+    for place in range(3):
+        turn = [*good[:place], bad, *good[place:]]
+        what = f"a turn of 3 edits of which number {place + 1} is too long"
+        try:
+            editor.edit(turn)
+        except Exception:  # noqa: BLE001 - which error it must be is another law's
+            when = f"{what} was refused, and left something all the same: now"
+            require_same(snapshot(bench, editor), before, when)
+        else:
+            require(False, f"{what} is accepted; needed: a ValueError")
+    editor.edit([four])
+    when = "after refused turns, an edit is not learned as without them: now"
+    require_same(snapshot(bench, editor), snapshot(bench, bench.editor([one, four])), when)
+
+
+def _operations(bench: Bench, editor: Editor, folder: Path) -> dict[str, Callable[[], object]]:
+    """Everything that can be done with `editor`, each from the unedited state, by what it is.
+
+    `folder` is for what is saved.
+    """
+    one, two, three, _ = bench.edits()
+
+    def edit(*turns: Sequence[Edit]) -> None:
+        for turn in turns:
+            editor.edit(turn)
+
+    def edit_badly() -> None:
+        edit([one])
+        with suppress(Exception):  # whether it is refused is another law's
+            edit([two, _too_long(bench, three)])
+
+    operations: dict[str, Callable[[], object]] = {
+        "edits and questions": lambda: (edit([one], [two]), snapshot(bench, editor)),
+        "a turn of three edits": lambda: edit([one, two, three]),
+        "an overwritten edit": lambda: edit([one], [two], [replace(one, target=two.target)]),
+        "a refused turn": edit_badly,
+    }
+    if isinstance(editor, Erasable):
+        operations["a removal"] = lambda: (edit([one], [two]), editor.remove([one]))
+    if isinstance(editor, Persistent):
+        operations["saving"] = lambda: (edit([one], [two]), editor.save(folder))
+        operations["loading"] = lambda: editor.load(folder)
+    if isinstance(editor, Prepares):
+        operations["preparing"] = lambda: editor.prepare([one, two])
+    return operations
+
+
+def check_reset_restores_the_base_model(bench: Bench) -> None:
+    """After anything and a reset, the editor and the caller's model are bitwise as before."""
+    model = bench.copy_model()
+    editor = bench.editor(model=model)
+    expected = snapshot(bench, editor)
+    base = bench.logits(bench.base, bench.prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        for what, operate in _operations(bench, editor, Path(folder) / "state").items():
+            operate()
+            editor.reset()
+            bench.same(bench.logits(editor, bench.prompts), base, f"after {what} and a reset")
+            require_same(snapshot(bench, editor), expected, f"after {what} and a reset")
+            found = bench.change_of(model)
+            require(not found, f"after {what} and a reset, the caller's model is not as it was: "
+                    f"{found}")  # fmt: skip
+
+
+def check_reset_forgets_everything(bench: Bench) -> None:
+    """After anything and a reset, a stream gives bitwise what it gives a fresh editor."""
+    one, two, three, four = bench.edits()
+    turns = ([one], [four, two], [replace(one, target=three.target)], [three])
+    fresh, editor = bench.editor(), bench.editor()
+    expected = []
+    for turn in turns:
+        fresh.edit(turn)
+        expected.append(snapshot(bench, fresh))
+    with tempfile.TemporaryDirectory() as folder:
+        for what, operate in _operations(bench, editor, Path(folder) / "state").items():
+            operate()
+            editor.reset()
+            editor.edit(turns[0])
+            when = f"edited after {what} and a reset"
+            require_same(snapshot(bench, editor), expected[0], when)
+            editor.reset()
+    for n_turns, turn in enumerate(turns):
+        editor.edit(turn)
+        when = f"after {n_turns + 1} turns that followed a reset, an editor is not like a fresh one"
+        require_same(snapshot(bench, editor), expected[n_turns], f"{when}: now")

@@ -1,0 +1,102 @@
+"""What an editor shows from outside, to be compared bitwise: with before, or with another's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from properties.bench import Bench
+from properties.findings import require
+from wise.editor import Editor, Retrieves, Routed
+from wise.edits import Edit
+from wise.lm.decoding import Answer
+
+__all__ = ["Snapshot", "require_same", "require_same_answers", "snapshot"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that an editor says and does for a few prompts."""
+
+    prompts: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    logits: Tensor  # B T V
+    threshold: float | None  # this and the activations, where it is Routed
+    activations: Tensor | None  # B
+    retrieved: tuple[tuple[Edit, ...], ...]  # empty where it is not Retrieves
+
+    @property
+    def is_open(self) -> list[bool]:
+        """Whether each prompt is routed to an edit; empty where the editor is not Routed."""
+        if self.activations is None or self.threshold is None:
+            return []
+        return (self.activations > self.threshold).tolist()
+
+
+def snapshot(bench: Bench, editor: Editor, prompts: Sequence[str] = ()) -> Snapshot:
+    """What `editor` shows for `prompts` in one batch, by default for a few of the bench's."""
+    asked = tuple(prompts or _few(bench.prompts))
+    batch = bench.batch(asked)
+    given = batch.input_ids, batch.attention_mask
+    return Snapshot(
+        asked,
+        tuple(bench.ask(editor, asked)),
+        editor.logits(*given).detach().masked_fill(~batch.attention_mask.bool()[..., None], 0),
+        editor.threshold if isinstance(editor, Routed) else None,
+        editor.routing_activation(*given).clone() if isinstance(editor, Routed) else None,
+        tuple(editor.retrieved(*given)) if isinstance(editor, Retrieves) else (),
+    )
+
+
+def _few(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """The first, in the scope of edits, and the last, out of it."""
+    return tuple(dict.fromkeys(prompts[:6] + prompts[-2:]))
+
+
+def require_same_answers(found: Snapshot, expected: Snapshot, when: str) -> None:
+    """Require the same answers, and that the same prompts are routed to an edit."""
+    rows = zip(found.prompts, found.answers, expected.answers, strict=True)
+    for prompt, own, other in rows:
+        require(
+            own.token_ids == other.token_ids,
+            f"{when}, {prompt!r} is answered {own.text!r}; needed: {other.text!r}",
+        )
+    routes = zip(found.prompts, found.is_open, expected.is_open, strict=False)
+    for prompt, is_open, should in routes:
+        require(
+            is_open == should,
+            f"{when}, {prompt!r} is routed to {_route(is_open)}; needed: {_route(should)}",
+        )
+
+
+def _route(is_open: bool) -> str:
+    return "an edit" if is_open else "no edit"
+
+
+def require_same(found: Snapshot, expected: Snapshot, when: str) -> None:
+    """Require that all which is shown is bitwise equal."""
+    require_same_answers(found, expected, when)
+    require(
+        found.threshold == expected.threshold,
+        f"{when}, the threshold is {found.threshold}; needed: {expected.threshold}",
+    )
+    for what, own, other in (
+        ("logits", found.logits, expected.logits),
+        ("routing activations", found.activations, expected.activations),
+    ):
+        if own is None or other is None:
+            continue
+        apart = (own != other).reshape(len(own), -1).any(-1).nonzero()[:, 0].tolist()
+        if apart:
+            gap = float((own - other).abs().max())
+            require(
+                False,
+                f"{when}, {what} differ by up to {gap:.1e} on {len(apart)} of {len(own)} prompts, "
+                f"first on {found.prompts[apart[0]]!r}; needed: bitwise equal",
+            )
+    require(
+        found.retrieved == expected.retrieved,
+        f"{when}, the memories that prompts open hold other edits than they should",
+    )
