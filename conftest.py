@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
-FOLDER = pytest.StashKey[Path]()  # of this call, shared by the processes of pytest-xdist
+FOLDER = pytest.StashKey[Path]()  # of this call; the processes of pytest-xdist share it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,8 +72,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What cannot be meant is not even read: the suite's own tests where one kind of check of an
-    editor is asked for, and files that need torch where only units are."""
+    """Do not read what cannot be asked for: the suite's own tests where one kind of check of an
+    editor is asked for, and files that need torch where only unit tests are."""
     asked = config.getoption("markexpr")
     if asked in KINDS and collection_path.name in ("internals", "meta"):
         return True
@@ -95,10 +95,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Known failures are expected to fail, strictly; what was not asked for does not run.
+    """Mark known failures as strict xfails, and deselect what was not asked for.
 
-    A test that is slow or for a GPU runs only where -m names its mark, and the replay of a recorded
-    sequence only, and alone, where --replay names it.
+    A test that is slow or for a GPU runs only where -m names its mark. With --replay only the
+    recorded sequence runs, and without it never.
     """
     asked, settings = config.getoption("markexpr"), config.stash[SETTINGS]
     kept, left_out = [], []
@@ -118,7 +118,7 @@ def _expect_known_failure(settings: Settings, item: pytest.Item) -> None:
     if {"check", "editor_spec"} <= params.keys():
         reason = settings.known_failures[params["editor_spec"]].get(params["check"].name)
         if reason:
-            broken = pytest.fail.Exception  # any other is no failed check, and not the known one
+            broken = pytest.fail.Exception  # another exception is not the known failure
             item.add_marker(pytest.mark.xfail(reason=reason, raises=broken, strict=True))
 
 
@@ -137,7 +137,7 @@ def bench(session: Session, editor_spec: str) -> Bench:
     try:
         bench = session.bench(editor_spec)
         _ = bench.example
-    except ValueError as error:  # a wrong model, stream, option or file: no test could tell more
+    except ValueError as error:  # a wrong model, stream, option or file: no test could run
         pytest.exit(f"{editor_spec}: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     return bench
 
@@ -168,7 +168,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 
 
 def _write_page(session: Session, reports: list[object], arguments: Sequence[object]) -> Path | str:
-    """The page of --report, with the call's `arguments`; in its place, what went wrong."""
+    """Write the page of --report, with the call's `arguments`; its path, or what went wrong."""
     from reports.build import build_page
     from reports.check_table import CheckRecord
 

@@ -1,4 +1,4 @@
-"""What a check is given: a way to make the editor, models to make it on, and edits to make."""
+"""What a check is given: a way to make the editor, models for it, and edits."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from wise.measures.rows import Row
 
 __all__ = ["PHASES", "Bench", "Operation"]
 
-Operation = tuple[str, list[dict[str, Any]]]  # its name, and the edits that it is about
+Operation = tuple[str, list[dict[str, Any]]]  # its name, and its edits
 _FALSE_FAIL = 1e-4
-PHASES = (Phase.generate, Phase.shrink)  # explaining would take most of a failing law's time
+PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing law's time
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One editor on one model, and all that its checks need.
+    """One editor on one model, and everything that its checks need.
 
     `loaded.model` is the reference: no editor is ever made on it, only on copies. Exact laws use
     `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent lifelong
@@ -67,7 +67,7 @@ class Bench:
         return copy.deepcopy(self.loaded.model)
 
     def change_of(self, model: PreTrainedModel) -> str:
-        """The first thing in which a model differs from the unedited one; empty where none does."""
+        """The first difference of a model from the unedited one; "" where there is none."""
         return Surroundings.of(self.loaded.model).change_to(Surroundings.of(model))
 
     def editor(
@@ -116,7 +116,7 @@ class Bench:
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
-        """What a few edits ask, in scope (a paraphrase of each, in turn by level) and out of it."""
+        """Prompts of a few edits, in scope (a paraphrase of each, levels in turn) and out of it."""
         edits = self.stream.live()[:4]
         asked = [edit.prompt for edit in edits]
         asked += [e.paraphrases[n % len(e.paraphrases)] for n, e in enumerate(edits, start=1)
@@ -130,12 +130,12 @@ class Bench:
         return batch.to(self.loaded.model.device)
 
     def logits(self, editor: Editor, prompts: Sequence[str]) -> Tensor:
-        """[B, V]: what `editor` says next after each prompt, all in one batch."""
+        """[B, V]: next-token logits of `editor` after each prompt, all in one batch."""
         batch = self.batch(prompts)
         return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
 
     def routed(self, editor: Editor, batch: Batch) -> Tensor:
-        """[B, T, V]; a routed editor sees which tokens are the prompt's."""
+        """[B, T, V]; a routed editor is told which tokens are the prompt's."""
         more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
         return editor.logits(batch.input_ids, batch.attention_mask, **more)
 
@@ -150,7 +150,7 @@ class Bench:
         return self.reader.free(editor, prompts)
 
     def base_answers(self, prompts: Sequence[str]) -> list[Answer]:
-        """The unedited model's, each asked once."""
+        """The unedited model's free-run answers; each prompt is asked once."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._asked]
         if new:
             self._asked.update(zip(new, self.ask(self.base, new), strict=True))
@@ -180,7 +180,7 @@ class Bench:
         )
 
     def for_all(self, strategy: SearchStrategy[Any], law: Callable[[Any], None]) -> None:
-        """Run `law` on what `strategy` draws; Broken comes from the simplest that breaks it."""
+        """Run `law` on examples of `strategy`; raises Broken for the simplest that breaks it."""
         run = self.tries()(given(strategy)(law))
         try:
             run()
@@ -199,9 +199,9 @@ class Bench:
             )
 
     def allowed_misses(self, n: int, *, n_tests: int = 1) -> int:
-        """Of `n` edits, how many an editor just at the reliability threshold may miss.
+        """How many of `n` edits an editor exactly at the reliability threshold may miss.
 
-        It misses more with a chance of 1e-4 at most, over `n_tests` such tests.
+        It misses more with probability at most 1e-4, over `n_tests` such tests.
         """
         rate = self.thresholds.get("reliability", 0.5)
         return int(binom.isf(_FALSE_FAIL / n_tests, n, 1 - rate)) if n else 0

@@ -1,7 +1,7 @@
 """Every check of the suite by name, chosen by capability: importable, without pytest.
 
-`check_editor(factory)` runs them all on one model. A check that fails is broken; one that cannot be
-decided says what it would take.
+`check_editor(factory)` runs them all on one model. A check that cannot be decided says what it
+would take.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Check:
         return next((each.__name__ for each in self.needs if not isinstance(editor, each)), "")
 
     def run(self, bench: Bench) -> object:
-        """What the law finds; whatever the editor does to the process ends with it."""
+        """What the law finds; what the editor does to the process is undone afterwards."""
         with undisturbed(bench.loaded.tokenizer):
             return self.law(bench)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one check found of one editor; the message says what, and what was needed."""
+    """The result of one check on one editor; the message says what was found and needed."""
 
     check: str
     outcome: Literal["pass", "fail", "error", "inconclusive", "not asked"]
@@ -99,7 +99,7 @@ def checks_for(editor: Editor) -> list[Check]:
 
 
 def run_check(check: Check, bench: Bench) -> Result:
-    """What `check` finds; whatever else the editor raises is an error that names it."""
+    """The result of `check`; any other exception of the editor is an error that names it."""
     try:
         lacks = check.lacks(bench.example)
         if lacks:
@@ -129,9 +129,9 @@ def check_editor(
 ) -> list[Result]:
     """Every check (or those named) on the editor that `factory` makes of an embedded model.
 
-    `options` go to the factory. With `on_fail` "raise", EditorFailedError follows at the end, with
-    "warn" a warning for each failure, with None nothing but the table. Raises ValueError for a name
-    that is no check, or a model without a world.
+    `options` go to the factory. With `on_fail` "raise", EditorFailedError follows at the end; with
+    "warn", a warning for each failure; with None, nothing. Raises ValueError for an unknown check,
+    or a model without a world.
     """
     names = list(CHECKS) if checks is None else list(checks)
     unknown = [name for name in names if name not in CHECKS]
@@ -155,6 +155,6 @@ def check_editor(
 
 
 def table_of(results: Sequence[Result]) -> str:
-    """One line a check: outcome, name, message."""
+    """One line for each check: outcome, name, message."""
     width = max((len(result.check) for result in results), default=0)
     return "\n".join(f"{r.outcome:<12} {r.check:<{width}}  {r.message}".rstrip() for r in results)

@@ -1,4 +1,4 @@
-"""What a law needs and can find besides that it holds, and when two logits count as equal."""
+"""What a law needs, what it can find, and when two logits count as equal."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Broken(AssertionError):  # noqa: N818 - a law is broken; the message says 
     """A law does not hold."""
 
 
-class Undecided(Exception):  # noqa: N818 - no error: what was seen does not tell
-    """A law can be said neither to hold nor to be broken; the message says why."""
+class Undecided(Exception):  # noqa: N818 - no error: the data do not decide
+    """Whether a law holds is not known; the message says why."""
 
 
 class Unasked(Undecided):
-    """A law that nobody asked for: the stream holds nothing for it, or no threshold is set."""
+    """A law that is not applicable: the stream has nothing for it, or no threshold is set."""
 
 
 def needs(*capabilities: type) -> Callable[[_Law], _Law]:
-    """A law that applies to editors with all of these capabilities."""
+    """Mark a law as applicable only to editors with all of these capabilities."""
     return _marked(needs=capabilities)
 
 
 def for_metrics(*metrics: str) -> Callable[[_Law], _Law]:
-    """A law of several metrics: a check of its own for each, called by the metric's name."""
+    """Mark a law of several metrics: each is a check, called by the metric's name."""
     return _marked(metrics=metrics)
 
 
@@ -60,12 +60,12 @@ def require(holds: bool, message: str) -> None:
 
 
 def tolerance(logits: Tensor) -> float:
-    """What the order of additions may change: 2^10 machine epsilons of the largest logit, 2^3 in
-    half precision."""
+    """How much the order of additions may change: 2^10 machine epsilons of the largest logit, 2^3
+    in half precision."""
     factor = _TOLERANCES[logits.dtype] * torch.finfo(logits.dtype).eps
     return factor * float(logits.abs().max())
 
 
 def close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the order of additions."""
+    """Whether two logits are equal up to the order of additions."""
     return bool(torch.allclose(one, other, rtol=0, atol=tolerance(other)))

@@ -1,4 +1,4 @@
-"""Checks that an editor is known to fail, each with its reason: data, strict, never stale."""
+"""Checks that an editor is known to fail, each with its reason: strict, and never stale."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def known_failures(editor: str, file: str, model: str, n_edits: int) -> dict[str
 def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
     """Check -> reason, for all models (`[checks]`) and for this one (`[models.NAME]`).
 
-    A reason is a text, or a table of a `reason` and of the `edits` from which on it fails. Raises
-    ValueError naming file and entry for what is none of these, and for an empty reason.
+    A reason is a text, or a table of a `reason` and the number of `edits` from which on it fails.
+    Raises ValueError naming file and entry for anything else, and for an empty reason.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +67,7 @@ def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
 
 
 def stale(known: Mapping[str, str]) -> list[str]:
-    """The names that are no check any more."""
+    """The names that are no longer checks."""
     from properties.checks import CHECKS  # which needs torch
 
     return [name for name in known if name not in CHECKS]

@@ -1,4 +1,4 @@
-"""What a check finds as the outcome of a test."""
+"""The result of a check as the outcome of a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Record = Callable[[str, object], None]
 def run_as_test(check: Check, bench: Bench, record: Record) -> None:
     """Pass, fail with what was got and needed, or skip with what it would take to decide.
 
-    `record` is given the check, its message and its numbers, for JUnit and the terminal.
+    `record` gets the check, its message and its numbers, for JUnit and the terminal.
     """
     record("check", check.name)
     record("editor", bench.name)

@@ -1,4 +1,4 @@
-"""Misses must look like chance: a rate above its threshold can hide a fault of one kind of item."""
+"""Misses must look like chance: a rate above its threshold can hide a fault on one kind of item."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wise.measures.verdicts import judge
 
 __all__ = ["check_misses_look_like_chance", "features_of"]
 
-_SUSPECT = 0.05  # corrected p on the first stream, below which a kind is asked of further ones
+_SUSPECT = 0.05  # corrected p on the first stream below which a kind is tested on further ones
 _FALSE_FAIL = 2e-3  # over all measures of a run
-_SHORT = 60  # items, below which one stream shows too little
+_SHORT = 60  # items below which one stream shows too little
 _MODULI = range(2, 11)
 _ITEMS = {"reliability": "edits", "generalization": "paraphrases"}
 
 
 def _mark(text: str) -> str:
-    """The last character by its kind; itself where it is neither a letter nor a digit."""
+    """The kind of the last character, or the character where it is no letter or digit."""
     last = text.rstrip()[-1:]
     return "a letter" if last.isalpha() else "a digit" if last.isdigit() else repr(last)
 
@@ -38,10 +38,10 @@ def _script(text: str) -> str:
 def features_of(
     rows: Sequence[Row], at: Mapping[str, int], n_tokens: Callable[[str], int]
 ) -> dict[str, Feature]:
-    """What can be said of the items of `rows`, each in a phrase with one place for its value.
+    """The features of the items of `rows`, each named by a phrase with one place for its value.
 
-    `at` is the place in the stream, from 1, of an edit by its id; `n_tokens` counts the tokens of a
-    text. A place that an item does not have is None.
+    `at` gives an edit's place in the stream, from 1, by its id; `n_tokens` counts the tokens of a
+    text. An item without a place has None.
     """
     of_subject = Counter(row.cluster for row in rows)
     of_answer = Counter(row.expected for row in rows)
@@ -100,12 +100,12 @@ def _pooled(
 
 
 def check_misses_look_like_chance(bench: Bench) -> None:
-    """No kind of item is lost as a rule while the others hold.
+    """No kind of item is missed as a rule while the others are answered.
 
-    The kind that explains the misses of a measure best is looked for on the first stream (on all
-    but the last where they are short), and then asked of the streams after it, where it is a single
-    test. An editor whose misses have nothing to do with the kind of item fails by chance at a rate
-    of 2e-3 at most, over all measures. A kind counts where it misses the threshold by itself.
+    The kind that best explains a measure's misses is chosen on the first stream (on all but the
+    last where they are short), and then tested, as a single test, on the streams after it. An
+    editor whose misses do not depend on the kind of item fails by chance at a rate of at most 2e-3,
+    over all measures. A kind counts only where it is below the threshold by itself.
     """
     first = first_run(bench)
     measured = [name for name in bench.thresholds if final_rows(first, name, bench.protocol)]

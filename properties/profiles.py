@@ -1,4 +1,4 @@
-"""How hard Hypothesis tries: dev and ci the same every time, nightly with new examples."""
+"""Hypothesis profiles: dev and ci repeat the same examples, nightly draws new ones."""
 
 from __future__ import annotations
 

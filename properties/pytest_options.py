@@ -1,4 +1,4 @@
-"""The suite's command-line options, in one group; settings.py validates what they say."""
+"""The suite's command-line options, in one group; settings.py validates them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "looks",
         MAX_LOOKS,
-        "streams that may be run, one after the other, until every rate is decided",
+        "at most so many streams are run, one after the other, until every rate is decided",
         metavar="N",
     )
     add(
@@ -105,14 +105,14 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "report",
         None,
-        "folder for a page of figures and tables of what was found",
+        "folder for a page of figures and tables of the results",
         shown="none",
         metavar="FOLDER",
     )
     add(
         "replay",
         None,
-        "run the recorded operations of a failed sequence again, and nothing else",
+        "run only the recorded operations of a failed sequence again",
         shown="none",
         metavar="FOLDER",
     )

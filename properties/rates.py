@@ -22,7 +22,7 @@ __all__ = [
     "where",
 ]
 
-ALLOWED_DROP = 0.15  # of a rate with age or T; a smaller one does not matter
+ALLOWED_DROP = 0.15  # of a rate with age or T; smaller drops do not matter
 
 
 def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
@@ -37,7 +37,7 @@ def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
 
 
 def require_pass(bench: Bench, verdict: Verdict, text: str) -> str:
-    """`text` where the verdict is a pass; Broken or Undecided with it where it is not."""
+    """Return `text` where the verdict is a pass; else raise Broken or Undecided with it."""
     for name, value in asdict(verdict).items():
         bench.record(name, value)
     require(verdict.outcome != "fail", f"{text} {where(bench)}")
@@ -47,7 +47,7 @@ def require_pass(bench: Bench, verdict: Verdict, text: str) -> str:
 
 
 def where(bench: Bench) -> str:
-    """Whose numbers these are."""
+    """The editor, model, stream, seed and protocol of the numbers."""
     return (
         f"({bench.name} on {bench.loaded.name}, stream {bench.stream.name}, seed {bench.seed}, "
         f"{bench.protocol})"
@@ -58,7 +58,7 @@ def first_run(bench: Bench) -> Sequence[Row]:
     """The rows of the first run."""
     rows = next(iter(bench.runs), ())
     if not rows:
-        raise Undecided("nothing was run")
+        raise Undecided("no run was made")
     return rows
 
 

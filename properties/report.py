@@ -1,4 +1,4 @@
-"""What the suite says in the terminal: the header, and each editor's numbers and checks."""
+"""The suite's text in the terminal: the header, and each editor's numbers and checks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from wise.measures.verdicts import Ruling, Verdict
 
 __all__ = ["check_records", "editor_lines", "header_lines", "in_order", "rulings_of"]
 
-_LEAST_AGED = 8  # edits, below which quarters would say nothing
-_PASSES = "[XPASS(strict)] "  # pytest's word for what was expected to fail, strictly
+_LEAST_AGED = 8  # edits below which quarters would say nothing
+_PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
 _OUTCOMES = {"passed": "pass", "failed": "fail", "skipped": "inconclusive"}
 
 
@@ -38,7 +38,7 @@ def header_lines(settings: Settings) -> Iterator[str]:
         if known:
             yield f"known failures of {spec}: {', '.join(known)}"
         if stale(known):
-            yield f"known failures of {spec} that are no check any more: {', '.join(stale(known))}"
+            yield f"known failures of {spec} that are no longer checks: {', '.join(stale(known))}"
 
 
 def editor_lines(
@@ -66,7 +66,7 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
 def rulings_of(
     settings: Settings, path: Path, spec: str, reports: Iterable[object]
 ) -> Iterator[Ruling]:
-    """The verdicts that the checks of one editor gave, on the run whose rows are in `path`."""
+    """The verdicts of one editor's checks, on the run whose rows are in `path`."""
     rows = read_rows(path, truncated="drop") if path.is_file() else []
     last = max((row.t for row in rows if row.when == "final"), default=0)
     called = (each for each in reports if isinstance(each, pytest.TestReport))
@@ -78,7 +78,7 @@ def rulings_of(
 
 
 def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
-    """What became of each check: name, editor, outcome, detail, and its stream and replay."""
+    """The outcome of each check: name, editor, outcome, detail, and its stream and replay."""
     for report in reports:
         if not isinstance(report, pytest.TestReport):
             continue
@@ -106,7 +106,7 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
 def in_order(
     records: Iterable[Mapping[str, str]], editors: Sequence[str]
 ) -> list[Mapping[str, str]]:
-    """By editor as asked, then by outcome and name, whichever process ended first."""
+    """By editor in the order given, then by outcome and name, in any order of the processes."""
     asked = list(editors)
     return sorted(records, key=lambda each: (
         asked.index(each["editor"]), each["outcome"], each["name"]
@@ -114,7 +114,7 @@ def in_order(
 
 
 def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
-    """A line for each check that has something to say, and a count of the others."""
+    """A line for each check with a message, and a count of the others."""
     quiet: Counter[str] = Counter()
     for record in check_records(reports):
         if record["editor"] != editor:

@@ -1,4 +1,4 @@
-"""How edits fare along the stream: old ones against new ones, and each against its own start."""
+"""How edits last along the stream: old ones against new ones, and each against its own start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def retention_of(rows: Sequence[Row], protocol: str, *, confidence: float = 0.95
 
 
 def check_retention(bench: Bench) -> str:
-    """Old edits fare no worse than new ones, but by an allowed drop (Page's trend test)."""
+    """Old edits are at most an allowed drop below new ones (Page's trend test)."""
     found = retention_of(first_run(bench), bench.protocol, confidence=bench.confidence)
     text = found.describe("retention")
     require(found.outcome != "fail", f"{text} {where(bench)}")
@@ -34,7 +34,7 @@ def check_retention(bench: Bench) -> str:
 
 
 def check_at_edit_is_not_below_final(bench: Bench) -> str:
-    """An edit is answered right after its own turn, and not only after later ones."""
+    """An edit is answered right after its own turn, not only after later ones."""
     rows = first_run(bench)
     final = {row.edit_id: row for row in final_rows(rows, "reliability", "free")}
     at_edit = [
@@ -43,7 +43,7 @@ def check_at_edit_is_not_below_final(bench: Bench) -> str:
         if row.when == "at-edit" and row.score is not None and row.edit_id in final
     ]
     if not at_edit:
-        raise Undecided("no edit was measured free-run both at-edit and finally")
+        raise Undecided("no edit was measured free-run both at-edit and in the final model")
     found = mcnemar(
         [row.score or 0.0 for row in at_edit],
         [final[row.edit_id].score or 0.0 for row in at_edit],

@@ -1,4 +1,4 @@
-"""Whether the router separates what was edited from what was not: for any editor that is Routed."""
+"""Whether the router separates prompts in scope from others: for any editor that is Routed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "check_separation",
 ]
 
-# What is to be opened and what is to stay closed, by the name of the threshold.
+# Which prompts must open the gate and which must not, by the name of the threshold.
 IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
 _KINDS = {"separation-far": ("far",), "separation-near": ("near-subject", "near-relation")}
 OUT_OF_SCOPE = {
@@ -55,7 +55,7 @@ def _of(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
 @for_metrics(*_KINDS)
 @needs(Routed)
 def check_separation(bench: Bench, metric: str) -> str:
-    """Edits and paraphrases have larger activations than what is out of scope (AUROC)."""
+    """Edits and paraphrases have larger activations than prompts out of scope (AUROC)."""
     rows, threshold = _routing(first_run(bench))
     inside = _of(rows, ("edit", "paraphrase"))
     compared = [_separated(bench, inside, _of(rows, kinds), threshold) for kinds in _KINDS.values()]
@@ -109,12 +109,12 @@ def check_gate(bench: Bench, metric: str) -> str:
 
 @needs(Routed)
 def check_router_does_not_drift(bench: Bench) -> str:
-    """Prompts that were routed right at the first checkpoint still are at the last one."""
+    """Prompts that were routed correctly at the first checkpoint still are at the last one."""
     run = first_run(bench)
     checkpoints = sorted({row.t for row in run if row.metric == "routing"})
     long_before = [t for t in checkpoints if t <= checkpoints[-1] // 2] if checkpoints else []
     if not long_before:
-        raise Undecided("one checkpoint alone shows no drift; name several with --checkpoints")
+        raise Undecided("one checkpoint cannot show a drift; name several with --checkpoints")
     scores, clusters = [], {}
     for t in (long_before[-1], checkpoints[-1]):
         rows, threshold = _routing(run, t)
@@ -138,7 +138,7 @@ def check_router_does_not_drift(bench: Bench) -> str:
 
 @needs(Retrieves)
 def check_retrieval(bench: Bench) -> str:
-    """Of the prompts in scope that open a memory, it is the one that holds their edit."""
+    """Prompts in scope that open a memory open the one that holds their edit."""
     edits = bench.edits(len(bench.stream.live()), least=2)
     editor = bench.editor(edits)
     assert isinstance(editor, Retrieves)
@@ -165,7 +165,7 @@ def _cluster(edit: Edit) -> str:
 
 
 def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
-    """The longest beginning, in whole words, of half of `texts` and of a background text."""
+    """The longest beginning, in whole words, shared by half of `texts` and a background text."""
     best = ""
     for n_words in range(1, 9):
         starts = Counter(
@@ -180,7 +180,7 @@ def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
 
 @needs(Routed)
 def check_router_needs_no_shortcut(bench: Bench) -> str:
-    """Far probes stay apart without the words that they share with the background."""
+    """Far probes stay separated without the words that they share with the background."""
     far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"]
     asked = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
     shortcut = _shared_beginning(far, [*bench.background.texts, *asked]) if far else ""

@@ -27,9 +27,9 @@ _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 
 
 def make_runs(rows_of: Callable[[int], list[Row]]) -> SharedDraws[list[Row]]:
-    """The rows of look 0, 1, ..., each made when it is first asked for.
+    """The rows of look 0, 1, ..., each made when first needed.
 
-    A run that breaks off is Broken for every rate that asks for it, and not run again.
+    A run that raises is Broken for every rate that needs it, and is not run again.
     """
 
     @cache
@@ -37,7 +37,7 @@ def make_runs(rows_of: Callable[[int], list[Row]]) -> SharedDraws[list[Row]]:
         try:
             return rows_of(look)
         except Exception as error:  # noqa: BLE001 - an editor may raise anything
-            return Broken(f"the run broke off: {type(error).__name__}: {error}")
+            return Broken(f"the run stopped with {type(error).__name__}: {error}")
 
     def rows(look: int) -> list[Row]:
         found = attempt(look)
@@ -65,8 +65,8 @@ def world_bench(
 ) -> Bench:
     """A bench on the model's own world; the runs' rows are written below `folder`.
 
-    `of_stream` changes every stream, `background` stands in for the world's. Raises ValueError for
-    a model without a world and for a threshold of no metric.
+    `of_stream` changes every stream, `background` replaces the world's. Raises ValueError for a
+    model without a world and for a threshold of an unknown metric.
     """
     world = loaded.world
     if world is None:

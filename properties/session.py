@@ -40,7 +40,7 @@ _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """Makes what the tests are given, each thing once and when it is first needed.
+    """Makes everything that the tests are given, once and when first needed.
 
     `folder` is where rows go without --rows; several processes may share it.
     """
@@ -51,8 +51,8 @@ class Session:
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """The unedited model. A small one runs on one thread, so that rows do not depend on how
-        many there are."""
+        """The unedited model. A small one runs on one thread, so that rows do not depend on the
+        number of threads."""
         settings = self.settings
         loaded = load_model(settings.model, device=settings.device, dtype=settings.dtype)
         if settings.device == "cpu" and loaded.model.num_parameters() < _SMALL:
@@ -61,7 +61,7 @@ class Session:
 
     @cached_property
     def model_name(self) -> str:
-        """What rows call the model: a local folder's with a digest, another dtype's with that."""
+        """The model's name in rows: a local folder has a digest, and another dtype is named."""
         name, dtype = self.loaded.name, self.settings.dtype
         if self.settings.model not in FAMILIES:
             name += f" {model_digest(LanguageModel(self.loaded.model))[:8]}"
@@ -110,7 +110,7 @@ class Session:
 
     @cache  # noqa: B019
     def bench(self, spec: str) -> Bench:
-        """The bench of one editor. Raises ValueError where its factory does not take the options,
+        """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
         stream, background = self.stream(0, _LEAST_EXACT)
@@ -170,7 +170,7 @@ class Session:
         return True
 
     def _keep(self, spec: str, log: list[Operation]) -> str:
-        """Write the operations of a failed sequence; the line that runs them again."""
+        """Write the operations of a failed sequence; returns the command line that repeats them."""
         text = "".join(json.dumps(operation) + "\n" for operation in log)
         folder = self.repro / sha256(f"{spec} {text}".encode()).hexdigest()[:8]
         checkout = Path(__file__).resolve().parents[1]

@@ -29,7 +29,7 @@ DEFAULT_EDITS = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """What one call of pytest asks for. UsageError names a bad option and its value."""
+    """The options of one call of pytest. UsageError names a bad option and its value."""
 
     editors: tuple[str, ...]
     editor_options: dict[str, Any]
@@ -99,7 +99,7 @@ class Settings:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
         if settings.resume and settings.rows is None:
-            raise pytest.UsageError("--resume needs --rows FILE, the rows to go on with")
+            raise pytest.UsageError("--resume needs --rows FILE, the rows to continue")
         return settings
 
     def rows_of(self, spec: str) -> Path | None:
@@ -115,11 +115,11 @@ class Settings:
         for path in (of_look(first, look) for first in firsts for look in range(self.max_looks)):
             if path.exists():
                 raise pytest.UsageError(
-                    f"--rows={self.rows}: {path} exists; go on with --resume, or name another file"
+                    f"--rows={self.rows}: {path} exists; use --resume, or name another file"
                 )
 
     def editor_name(self, spec: str) -> str:
-        """What rows call an editor: its spec and its options."""
+        """An editor's name in rows: its spec and its options."""
         options = ", ".join(f"{name}={value}" for name, value in self.editor_options.items())
         return f"{spec}({options})" if options else spec
 
@@ -142,7 +142,7 @@ class Settings:
         return " ".join(shlex.quote(f"--{name}={value}") for name, value in chosen)
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
-        """Those asked for, or the powers of ten, and T itself."""
+        """The given checkpoints, or the powers of ten, and T itself."""
         from wise.evaluation.league import checkpoints_of
 
         wanted = self.checkpoints or checkpoints_of(n_edits)

@@ -1,4 +1,4 @@
-"""What must not depend on the stream: the order of independent edits, and their number."""
+"""Laws on the stream: the order and the number of independent edits must not matter."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = [
 ]
 
 _N_ORDERED = 20
-_N_FAR = 8  # prompts out of every scope, so that the unedited model always runs
+_N_FAR = 8  # prompts outside every scope, so that the unedited model answers
 _AGREEMENT = 0.75  # at least, between the answers after one order and the other
 _GROWTH = 0.001  # of a forward, for each edit: allowed to an editor that declares nothing
 
 
 def check_the_order_of_edits_does_not_matter(bench: Bench) -> str:
-    """With the edits made in the opposite order, nearly the same ones are answered."""
+    """With the edits made in reverse order, nearly the same ones are answered."""
     edits = bench.edits(_N_ORDERED)
     orders = (bench.says(bench.editor(order), edits) for order in (edits, edits[::-1]))
     agree = [float(one == other) for one, other in zip(*orders, strict=True) if one or other]
     if not agree:
-        raise Unasked(f"none of {len(edits)} edits was written in either order")
+        raise Unasked(f"none of {len(edits)} edits is answered after either order")
     found = judge(agree, _AGREEMENT, confidence=bench.confidence)
     return require_pass(bench, found, found.describe("agreement with the opposite order of edits"))
 
 
 def _flops(bench: Bench, editor: Editor) -> dict[str, float]:
-    """Multiply-adds of one forward, and of one token generated, over prompts out of scope."""
+    """Multiply-adds of one forward, and of one generated token, over prompts out of scope."""
     far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_FAR]
     batch = bench.batch(far or bench.prompts)
     asked: dict[str, Callable[[], object]] = {

@@ -1,4 +1,4 @@
-"""What an editor shares with its caller: one snapshot of it, and the first thing that differs."""
+"""Snapshots of what an editor shares with its caller, and the first difference of two."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _edited(model: nn.Module) -> Iterator[tuple[str, object]]:
-    """What an edit may change: which modules there are, and what acts in them."""
+    """What an edit may change: the modules, their hooks and their forwards."""
     for name, module in model.named_modules():
         yield f"type of module {name or 'model'}", type(module)
         yield (
@@ -82,7 +82,7 @@ def _kept(
 
 @contextmanager
 def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Whatever an editor does inside, the process and the tokenizer go on as they were before."""
+    """Restore the process and the tokenizer afterwards, whatever an editor does inside."""
     sides = tokenizer.padding_side, tokenizer.truncation_side
     dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
@@ -125,16 +125,15 @@ class Surroundings:
         return cls(weights, dict(_edited(model)), dict(_kept(model, tokenizer)))
 
     def change_to(self, later: Surroundings, *, by_an_edit: bool = False) -> str:
-        """The first thing that is not as it was, in words; empty where all is.
+        """The first difference in words; "" where there is none.
 
-        Where an edit was made between, it may have written to weights and put modules and hooks
-        into the model.
+        An edit in between may have written to weights and put modules and hooks into the model.
         """
         if not by_an_edit:
             for name, value in self.weights.items():
                 own = later.weights.get(name)
                 if own is None or own.dtype != value.dtype or not torch.equal(own, value):
-                    return f"{name}: its values are not those of before"
+                    return f"{name}: its values have changed"
         pairs = [(self.kept, later.kept)] + [(self.edited, later.edited)] * (not by_an_edit)
         for before, after in pairs:
             for name in before if by_an_edit else dict.fromkeys([*before, *after]):
@@ -147,7 +146,7 @@ class Surroundings:
 
 
 def _in_words(was: Any, is_now: Any) -> str:
-    """From what to what, where that can be read."""
+    """The values before and after, where they are short enough."""
     texts = [str(was), str(is_now)]
     if isinstance(was, list) and isinstance(is_now, list):
         new, gone = (

@@ -1,4 +1,4 @@
-"""Lifelong: any sequence of operations, in any order, and as many edits as there are."""
+"""Lifelong: any sequence of operations, in any order, with any number of edits."""
 
 from operator import attrgetter
 

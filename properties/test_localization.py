@@ -1,4 +1,4 @@
-"""Causal tracing on the model under test: what it must find, whatever the model has learned."""
+"""Causal tracing on the model under test: laws that hold whatever the model has learned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Known:
 
 @pytest.fixture(scope="module")
 def model_knows(session: Session) -> Iterator[Known]:
-    """No fact's subject stands at the very beginning of its prompt; laws hold to float32."""
+    """No fact's subject is at the very beginning of its prompt; the model is in float32."""
     stream, _ = session.stream(0)
     loaded = session.loaded
     if loaded.model.dtype in (torch.bfloat16, torch.float16):
@@ -102,7 +102,7 @@ def test_restoring_what_is_there_already_is_the_corrupted_run(model_knows: Known
 
 
 def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_knows: Known) -> None:
-    """A last block's output at the prompt's last token decides an answer of one token."""
+    """The last block's output at the prompt's last token decides an answer of one token."""
     tokenizer = model_knows.loaded.tokenizer
     for fact in model_knows.facts:
         first = tokenizer.decode(TracedQuestion.of(tokenizer, fact).target_ids[:1]).strip()
@@ -167,7 +167,7 @@ def naive(asked: AskedFact, *, tokens: range, width: int) -> Tensor:
 
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
 def test_what_can_be_in_one_layer_alone_is_found_there(model_knows: Known, depth: float) -> None:
-    """Where every other W_v is zero, no other layer's MLP knows anything."""
+    """Where every other W_v is zero, only one layer's MLP can know the fact."""
     model = copy.deepcopy(model_knows.loaded.model)
     lm = LanguageModel(model)
     only = round(depth * (lm.n_layers - 1))

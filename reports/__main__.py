@@ -65,7 +65,7 @@ def main() -> None:
               type=click.IntRange(1), help="looks that share the error")  # fmt: skip
 @click.option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
 @click.option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
-@click.option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show by option alone")
+@click.option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show only by option")
 @click.option("--costs", type=_FILE, help="a league's costs, as CSV")
 @click.option("--kill-matrix", type=_FILE, help="faults and the checks that they trip, as TOML")
 @click.option("--study", type=_FILE, help="a localization study, as CSV")
@@ -85,14 +85,14 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 
 @main.command()
 @click.option("--editors", default="all", show_default=True,
-              help="all, none, perfect, random, names or MODULE:FACTORY, by commas")  # fmt: skip
-@click.option("--models", default="llama", show_default=True, help="families, parted by commas")
+              help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
+@click.option("--models", default="llama", show_default=True, help="families, comma-separated")
 @click.option("--edits", default=100, show_default=True, type=click.IntRange(1), help="T")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="how many")
 @click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
 @click.option("--out", default="league", show_default=True,
               type=click.Path(file_okay=False, path_type=Path),
-              help="folder of rows, tables and what is needed to go on")  # fmt: skip
+              help="folder of rows, tables and all that a resumed call needs")  # fmt: skip
 @click.option("--options", default="both", show_default=True,
               type=click.Choice(["both", "released", "tuned"]),
               help="which of a built-in editor's two entries")  # fmt: skip
@@ -107,7 +107,7 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 def league(
     editors, models, edits, seeds, jobs, out, options, search, write, notes, confidence
 ) -> None:
-    """Run editors on the same streams, and rank them; a call that was stopped goes on."""
+    """Run editors on the same streams and rank them; repeat the call to resume it."""
     from fixtures.models import model_folder, world_of
     from fixtures.scenes import world_scene
     from wise.editor import load_editor
@@ -143,16 +143,16 @@ def league(
         path.write_text(page, encoding="utf-8")
     click.echo(league_text.tables(found, outcomes, last_only=True))
     if all(outcome.state == "error" for outcome in outcomes.values()):
-        raise click.ClickException("no cell came to its end; the tables say why")
+        raise click.ClickException("no cell was finished; the tables say why")
 
 
 @main.command()
 @click.option("--model", multiple=True, default=("gpt2",), show_default=True,
               help="repeatable: embedded family or local folder")  # fmt: skip
 @click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
-              help="how many that the model knows")  # fmt: skip
+              help="number of facts that the model knows")  # fmt: skip
 @click.option("--facts-file", metavar="[FORMAT:]FILE",
-              help="known facts, or counterfact:FILE and the like, not of the world")  # fmt: skip
+              help="known facts, or a dataset such as counterfact:FILE, not the world")  # fmt: skip
 @click.option("--editor", multiple=True, default=_EDITORS, show_default=True,
               help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
 @click.option("--problem", multiple=True, default=_PROBLEMS, show_default=True,
@@ -160,22 +160,22 @@ def league(
 @click.option("--layers", help="such as 0,4,8  [default: all]")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="how many")
 @click.option("--window", default=5, show_default=True, type=click.IntRange(1),
-              help="layers that tracing restores together")  # fmt: skip
+              help="number of layers that tracing restores together")  # fmt: skip
 @click.option("--preset", help="of the editors  [default: embedded; of a folder, released]")
 @click.option("--rule", type=int, help="layer that the field's rule of thumb would edit")
 @click.option("--sweep", default=0, show_default=True, type=click.IntRange(0),
-              help="T of WISE's own curve over layers, such as 50; 0 = none")  # fmt: skip
+              help="T of WISE's own curve over layers, such as 50; 0 = no curve")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
 @click.option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
 @click.option("--cluster-option", multiple=True, metavar="KEY=VALUE",
-              help="of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
+              help="option of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
 @click.option("--out", default="study", show_default=True,
               type=click.Path(file_okay=False, path_type=Path),
-              help="folder of tables, the page and what is needed to go on")  # fmt: skip
+              help="folder of tables, the page and all that a resumed call needs")  # fmt: skip
 @click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=_in_a_folder,
               help="Markdown document")  # fmt: skip
 def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> None:
-    """Edit facts at every layer, and ask whether tracing tells where; a stopped call goes on."""
+    """Edit facts at every layer: does tracing tell where? Repeat the call to resume it."""
     from wise.localization import study_text
 
     folders = {name: out / Path(name).name if len(model) > 1 else out for name in model}
@@ -236,7 +236,7 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
 
 
 def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
-    """What the command line asks for, of one of its models."""
+    """The study of one model that the command line asks for."""
     from fixtures.models import load_model
     from fixtures.scenes import of_file, world_scene
     from wise.lm.architectures import LanguageModel
@@ -264,7 +264,7 @@ def _layers(text: str, n_layers: int) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) < n_layers for part in parts):
         raise ValueError(f"--layers={text} are not layers of the model, 0..{n_layers - 1}, "
-                         "parted by commas")  # fmt: skip
+                         "comma-separated")  # fmt: skip
     return tuple(map(int, parts))
 
 

@@ -1,4 +1,4 @@
-"""Files to a page: what the command line and the test suite's --report both call."""
+"""Files to a page, for the command line and for the test suite's --report."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def build_page(
     r2: Path | None = None,
     effects: Path | None = None,
 ) -> Path:
-    """Write the page of `rows` and of the files beside them into `out`; its path.
+    """Write the page of `rows` and of the other files into `out`; returns its path.
 
-    `verdicts` are those of the suite, shown as they are; what they leave out is judged with the
-    error of one look of `max_looks`.
-    `thresholds` as a mapping are all there are; as texts METRIC=VALUE they change the usual ones.
-    `sweeps` are rows of one editor by its options, which are shown by option and judged by none;
-    `note` stands with the verdicts.
+    `verdicts` are those of the suite, shown as they are; all other rates are judged with the error
+    of one look of `max_looks`.
+    `thresholds` replace the defaults if they are a mapping; texts METRIC=VALUE change some of them.
+    `sweeps` are rows of one editor with different options, shown by option and not judged; `note`
+    is shown beside the verdicts.
     Raises ValueError for a file or an option that cannot be used.
     """
     if not isinstance(thresholds, Mapping):

@@ -1,4 +1,4 @@
-"""The corners of calibration: editors between which every other must lie, and never ranked."""
+"""The calibration corners: editors between which all others lie, and which are not ranked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ CALIBRATION: Mapping[str, str] = {
 
 
 def is_calibration(editor: str) -> bool:
-    """Whether rows of `editor`, by its name or its factory, are those of a corner."""
+    """Whether `editor` is a calibration corner, by its name or its factory."""
     name = editor.partition(", version ")[0].partition("(")[0]
     return name in CALIBRATION or name in CALIBRATION.values()

@@ -1,4 +1,4 @@
-"""What stands first on a page: what of each editor holds up to which T, and what it breaks."""
+"""The top of a page: which properties of each editor hold up to which T, and which fail."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wise.measures.statistics import format_share
 
 __all__ = ["MOST_CARDS", "Card", "Line", "Told", "cards_of", "overall"]
 
-MOST_CARDS = 3  # editors; the verdicts of more stand in one table
-_MOST_NAMED = 8  # checks, in one sentence
-_MOST_NAME = 100  # characters of an editor's
+MOST_CARDS = 3  # editors; the verdicts of more are in one table
+_MOST_NAMED = 8  # checks in one sentence
+_MOST_NAME = 100  # characters of an editor's name
 
 
 class Line(NamedTuple):
-    """One property: up to which T it holds, the number that says so, and that in words."""
+    """One property: up to which T it holds, the rate that shows it, and both in words."""
 
     outcome: str
     measure: str
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Told(NamedTuple):
-    """One statement, with the checks that it is about by their numbers, and how many more."""
+    """One statement, with the numbers of the checks that it is about, and how many more."""
 
     outcome: str
     text: str
@@ -43,7 +43,7 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What is judged of one editor; `outcome` is the worst of its properties and its checks."""
+    """The verdicts on one editor; `outcome` is the worst of its properties and its checks."""
 
     editor: str
     place: str
@@ -62,12 +62,12 @@ class Card:
 
     @property
     def by_measure(self) -> dict[str, Line]:
-        """The lines by their measures."""
+        """The lines by measure."""
         return {line.measure: line for line in self.lines}
 
 
 def cards_of(held: pd.DataFrame, of_checks: Mapping[str, Tally]) -> list[Card]:
-    """A card for each series and protocol; editors that have nothing but checks come last."""
+    """A card for each series and protocol; editors that have only checks come last."""
     cards = []
     for (model, stream, editor, protocol), own in held.groupby([*SERIES, "protocol"], sort=False):
         lines = tuple(
@@ -90,12 +90,12 @@ def overall(cards: Sequence[Card]) -> str:
     outcomes = [card.outcome for card in cards]
     failing = list(dict.fromkeys(c.editor for c in cards if c.outcome == "fail"))
     who = f" ({listed(failing, 8)})" if failing else ""
-    told = [f"{outcomes.count('pass')} hold all that is asked up to the last T"]
+    told = [f"{outcomes.count('pass')} hold all properties up to the last T"]
     if n_known := outcomes.count("xfail"):
-        told.append(f"{n_known} all but known failures")
+        told.append(f"{n_known} hold all but known failures")
     told.append(f"{outcomes.count('fail')} fail a property or a check{who}")
     n_open = outcomes.count("inconclusive")
-    return f"Of the {len(cards)} below, {', '.join(told)}, and of {n_open} it cannot be told yet."
+    return f"Of the {len(cards)} below, {', '.join(told)}, and {n_open} are undecided."
 
 
 def _property(row: Any) -> str:
@@ -109,7 +109,7 @@ def _number(row: Any) -> str:
 
 
 def _of_properties(own: pd.DataFrame) -> Iterable[Told]:
-    """Properties that hold up to one T are told together, the best first."""
+    """Properties that hold up to the same T are named together, the best first."""
     told = []
     for (outcome, text), same in own.groupby(["outcome", "text"], sort=False):
         names = [str(Measure(*pair)) for pair in zip(same.metric, same.kind, strict=True)]

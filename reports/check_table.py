@@ -1,4 +1,4 @@
-"""What became of each check, for the page: passed, failed, could not be told, or went wrong."""
+"""The outcome of each check, for the page: passed, failed, inconclusive, or an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 __all__ = ["OUTCOMES", "WORDS", "CheckRecord", "Tally", "read_checks", "tallies", "write_checks"]
 
-# What the page shows for each, in the order of the page.
+# The page's words for each, in the order of the page.
 OUTCOMES = {
     "error": "!",
     "fail": "✗",
@@ -31,7 +31,7 @@ WORDS = {
 
 
 class CheckRecord(NamedTuple):
-    """What became of one check on one editor; `stream` and `replay` show and repeat a failure.
+    """The outcome of one check on one editor; `stream` and `replay` show and repeat a failure.
 
     `reason` says why a failure is known.
     """
@@ -46,7 +46,7 @@ class CheckRecord(NamedTuple):
 
     @property
     def told(self) -> str:
-        """The detail without what stands beside it: outcome, name, and the shortest sequence."""
+        """The detail without outcome, name and shortest sequence, which are shown beside it."""
         text = self.detail.removeprefix(f"{self.outcome}: ").removeprefix(f"{self.name} ")
         return text.partition(" Shortest sequence: ")[0] if self.stream else text
 
@@ -68,7 +68,7 @@ class Tally:
 
     @property
     def outcome(self) -> str:
-        """The worst there is, an error being a failure; of checks not asked there is none."""
+        """The worst outcome, where an error is a failure; none where no check was asked."""
         if self.of("error", "fail"):
             return "fail"
         return next((each for each in ("inconclusive", "xfail", "pass") if self.of(each)), "")
@@ -100,7 +100,7 @@ def read_checks(path: Path | str) -> list[CheckRecord]:
         try:
             check = CheckRecord(**json.loads(line))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number} is no check: {error}") from error
+            raise ValueError(f"{path}, line {number} is not a check: {error}") from error
         for field, value in zip(CheckRecord._fields, check, strict=True):
             if not isinstance(value, str):
                 raise ValueError(f"{path}, line {number}: {field}={value!r} is not a text")

@@ -1,4 +1,4 @@
-"""The lines that make the rows of a page again."""
+"""The command lines that make the rows of a page again."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MODEL = re.compile(r"(.+?)( [0-9a-f]{8})?(?: (bfloat16|float16))?", re.DOTALL)
 
 
 def commands(items: Items) -> list[tuple[str, str]]:
-    """For each run its line for the shell, and the stream that the line must give.
+    """For each run its command line, and the stream that the line must give.
 
-    Where no line would do the line is empty, and the text says why.
+    Where no command line makes the run, it is empty and the text says why.
     """
     found = []
     for index, run in items.runs.iterrows():
@@ -43,7 +43,7 @@ def _name(run: pd.Series) -> str:
 
 
 def _reason(run: pd.Series) -> str:
-    """Why pytest cannot be told to make the run; empty where it can."""
+    """Why pytest cannot make the run; empty where it can."""
     if _name(run).endswith("-mass"):
         return f"as pytest edits one by one (reports league --editors={_name(run)} makes such runs)"
     if _MODEL.fullmatch(run.model)[2]:

@@ -1,4 +1,4 @@
-"""Two runs on the same items: what became better and what worse, item by item."""
+"""Two runs on the same items: which became better and which worse, item by item."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS += ["n_better", "n_worse", "p_value"]
 
 
 def _final(items: Items) -> pd.DataFrame:
-    """The final items; those that ask the same again are numbered."""
+    """The final items; repeated questions are numbered."""
     table = scores_of(items).drop(columns=["model", "stream", "editor"])
     table = table[table.when == "final"].join(items.runs[["editor", *_RUN]], on="run")
     again = table.groupby(["run", *_ITEM], observed=True).cumcount()
@@ -31,9 +31,9 @@ def _final(items: Items) -> pd.DataFrame:
 
 
 def pairs(before: Items, after: Items) -> tuple[pd.DataFrame, str]:
-    """The items that both measured on the same stream at the same T, and what has no partner.
+    """The items that both measured on the same stream at the same T, and a text on all others.
 
-    Where both hold one editor they are compared whatever their names; else editors by name.
+    Where both hold one editor, these two are compared whatever their names; else editors by name.
     """
     old, new = _final(before), _final(after)
     by_name = max(old.editor.nunique(), new.editor.nunique()) > 1
@@ -55,8 +55,8 @@ def pairs(before: Items, after: Items) -> tuple[pd.DataFrame, str]:
 def differences(pair_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
     """By measure at the last common T: the mean difference, second less first, and its interval.
 
-    The interval takes gains and losses apart, each by its own at half the error, so it errs at most
-    as often as it says. The p-values are of the sign test over subjects (McNemar), two-sided,
+    The interval combines those of gains and of losses, each at half the error, so its error is at
+    most the stated one. The p-values are of the sign test over subjects (McNemar), two-sided,
     corrected for all lines together (Holm).
     """
     if pair_table.empty:

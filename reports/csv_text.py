@@ -1,4 +1,4 @@
-"""Words for a page: counts, lists, cut texts, and tables that a spreadsheet may open."""
+"""Words for a page: counts, lists, shortened texts, and tables safe for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["counted", "listed", "safe_for_csv", "shorten"]
 
 
 def shorten(text: str, most: int) -> str:
-    """At most about `most` characters of `text`, and how long it was."""
+    """About the first `most` characters of `text`, and how long it was."""
     if len(text) <= most:
         return text
     return f"{text[:most].rstrip()}… ({len(text):,} characters)"
 
 
 def safe_for_csv(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with texts that no spreadsheet runs: an apostrophe stands before a formula."""
+    """The table with an apostrophe before each formula, so that no spreadsheet runs it."""
 
     def safe(value: object) -> object:
         return spreadsheet_safe(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Which property holds up to which T; what fails, what cannot be told and what was excluded."""
+"""Which property holds up to which T; what fails, is inconclusive, or was excluded."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def verdicts(
 ) -> pd.DataFrame:
     """The verdict on the final model, for each series, protocol, T and measure with a threshold.
 
-    Where `rulings` have one it is shown; where not, the mean is judged with the error of one look
-    of `max_looks`, as the checks of the suite do.
+    A verdict in `rulings` is shown as it is; without one, the mean is judged with the error of one
+    look of `max_looks`, as in the suite's checks.
     """
     told = _by_line(items, rulings)
     table = scores_of(items)
@@ -72,7 +72,7 @@ def _by_line(items: Items, rulings: Iterable[Ruling]) -> dict[tuple[object, ...]
 
 
 def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
-    """Up to which T each property holds, in words, with the verdict that says so.
+    """Up to which T each property holds, in words, with the deciding verdict.
 
     A property fails where it fails at any T, and holds up to the last T where it passes before;
     it is undecided where it neither fails nor passes at the last T.
@@ -93,7 +93,7 @@ def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
 
 
 def counting(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each editor the lines of the protocol that counts: free-run wherever it was measured."""
+    """The lines of each editor's main protocol: free-run wherever it was measured."""
     has_free = table.protocol.eq("free").groupby([table[name] for name in SERIES]).transform("any")
     return table[~has_free.astype(bool) | (table.protocol == "free")]
 
@@ -108,7 +108,7 @@ def exclusions(items: Items) -> pd.DataFrame:
 
 
 def failures(items: Items, *, most: int = 3) -> pd.DataFrame:
-    """What the final model has wrong after the last T: up to `most` items of each measure."""
+    """Wrong answers of the final model after the last T: up to `most` of each measure."""
     table = scores_of(items)
     table = table[(table.when == "final") & (table.score < 1)]
     last = items.table.groupby("run").t.max()

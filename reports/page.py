@@ -29,17 +29,17 @@ from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling
 
 __all__ = ["write_page"]
 
-_MOST_NAME = 60  # characters of an editor's, in the heading
+_MOST_NAME = 60  # characters of an editor's name in the heading
 _MOST_SHOWN = 2000  # characters of any text
 _MOST_IN_LIST = 240
-_MOST_LINES = 40  # of a list
-# Columns of estimates that verdicts stand on and no reader asks for.
+_MOST_LINES = 40  # lines of a list
+# Columns of estimates that verdicts need and readers do not.
 _INNER = ["n_clusters", "effective_n", "confidence", "reasons"]
 _EACH = [*SERIES, "protocol", "metric", "kind"]
 
 
 class _List(NamedTuple):
-    """A table that stands on the page as such."""
+    """A table that the page shows as it is."""
 
     name: str
     heading: str
@@ -88,7 +88,7 @@ def _settings(more: Mapping[str, str], confidence: float) -> list[tuple[str, str
 
 def _environment() -> jinja2.Environment:
     def finalize(value: object) -> object:
-        """All that the template prints passes here, before it is escaped; SVG alone is Markup."""
+        """All that the template prints passes here before it is escaped; only SVG is Markup."""
         if isinstance(value, float):
             return f"{value:.4g}"
         if isinstance(value, Markup) or not isinstance(value, str):
@@ -109,7 +109,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _wrapped(name: str) -> Markup:
-    """A name that may break after each of its parts, as after the dots of a module."""
+    """A name with line breaks allowed after each part, as after the dots of a module."""
     return Markup("<wbr>").join(re.findall(r"[^.:/_(,]+[.:/_(,]*|[.:/_(,]+", name))
 
 
@@ -129,8 +129,8 @@ def write_page(
 ) -> Path:
     """Write index.html, a CSV for each section and an SVG for each figure into `out`.
 
-    The same items, sections and settings give the same bytes; `more` are items that sections show
-    and that are not judged; `note` stands with the verdicts. Returns the page's path.
+    The same items, sections and settings give the same bytes. `more` are items that sections show
+    and that are not judged; `note` is shown beside the verdicts. Returns the page's path.
     """
     out, sections, parts = Path(out), list(sections), [items, *more]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The streams of runs by name: one for all seeds, but never for different streams of one seed."""
+"""The streams of runs by name: one name for all seeds, but two for two streams of one seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reports.reading import Items, Notice
 
 __all__ = ["apart", "stream_names"]
 
-_MOST_DIGITS = 8  # of a digest, in a name
+_MOST_DIGITS = 8  # of a digest in a name
 
 
 class _Key(NamedTuple):
@@ -24,14 +24,14 @@ class _Key(NamedTuple):
 
 
 def _ts(items: Items) -> dict[int, set[int]]:
-    """By run, the T at which its cells stand: of its final items, else its last edit."""
+    """By run, the T of its cells: those of its final items, else its last edit."""
     final = items.table[items.table.when == "final"]
     found = {run: {own.max()} for run, own in items.table.groupby("run").t}
     return found | {run: set(own) for run, own in final.groupby("run").t}
 
 
 def _others(items: Items) -> Iterator[tuple[_Key, pd.Series]]:
-    """The runs that an editor has of another stream of a name and seed, at a T of both."""
+    """An editor's runs of a second stream with the same name and seed, at a T of both."""
     ts, first = _ts(items), dict[tuple[object, ...], list[tuple[str, set[int]]]]()
     for index, run in items.runs.iterrows():
         key = _Key(run.model, run.stream, run.seed)
@@ -43,8 +43,8 @@ def _others(items: Items) -> Iterator[tuple[_Key, pd.Series]]:
 
 
 def stream_names(items: Items) -> list[str]:
-    """Of each run its stream, without the seed; with digits of its digest where an editor has two
-    streams of that name and seed at one T, so that they are never taken for one."""
+    """Each run's stream, without the seed; with digits of its digest where an editor has two
+    streams of that name and seed at one T, so that they are kept apart."""
     others = {(*key, run.stream_sha256) for key, run in _others(items)}
     names = []
     for run in items.runs.itertuples():
@@ -56,7 +56,7 @@ def stream_names(items: Items) -> list[str]:
 
 
 def apart(items: Items) -> list[Notice]:
-    """A word about each run of another stream than was read before by that name and seed."""
+    """A notice for each run whose stream differs from an earlier one of that name and seed."""
     return [
         Notice(
             shorten(run.stream, 120),

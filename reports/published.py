@@ -1,6 +1,6 @@
-"""Numbers of papers, drawn as labelled grey marks beside one's own; never thresholds.
+"""Numbers of papers, drawn as labelled grey marks beside own results; never thresholds.
 
-They are of other models and mostly by another protocol: teacher-forced, the share of right tokens.
+They are of other models and mostly of another protocol: teacher-forced, the share of right tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Rows files as one table of items, and a word about everything in them that is not as it should.
+"""Rows files as one table of items, and a notice about everything that is wrong in them.
 
-The unit is the block, in which rows are written: one that may lack rows is left out whole, and one
-that stands twice counts once. The same run with other rows is another version, and kept apart.
+The unit is the block, as rows are written: a block that may be incomplete is left out, and a
+repeated block counts once. The same run with other rows is another version, kept apart.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Items", "Notice", "Source", "read_items"]
 
 _TEXTS = ("protocol", "when", "metric", "kind", "edit_id", "cluster", "excluded")
 _LONG_TEXTS = ("prompt", "expected", "answer")
-_MOST_KEPT = 400  # characters of a text; its length and a digest stand for the rest
-_MOST_BAD = 20  # lines, from which a file is taken for no rows file
+_MOST_KEPT = 400  # characters of a text; the rest is replaced by its length and a digest
+_MOST_BAD = 20  # bad lines, from which on a file is not taken for rows
 _FIELDS = {field.name for field in fields(Row)}
 _NEEDED = {field.name for field in fields(Row) if field.default is MISSING}
 
 
 class Notice(NamedTuple):
-    """What a reader has to know about a file of rows."""
+    """A remark on a file of rows for the reader."""
 
     source: str
     text: str
@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Items:
-    """All measured items, one a line of `table`, and the runs that they are of.
+    """All measured items, one line of `table` each, and their runs.
 
     `runs` has a line for each run and version, and `table.run` is its index. The other columns of
     `table` are Row's, less the run's own and the block.
@@ -62,7 +62,7 @@ class Items:
 
 @dataclass(slots=True)
 class _Block:
-    """A block as it stands in a file; `pass_` counts how often its run began anew there."""
+    """A block of a file; `pass_` counts how often its run began again there."""
 
     run: Run
     name: str
@@ -74,7 +74,7 @@ class _Block:
 
 
 class _Columns:
-    """The rows of all files, column by column, each text held once."""
+    """The rows of all files, column by column, with each text stored once."""
 
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {name: [] for name in (*_TEXTS, *_LONG_TEXTS)}
@@ -176,7 +176,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _row(line: bytes) -> Row | str:
-    """The row of a line, or what is wrong with it."""
+    """The row of a line, or what is wrong with the line."""
     if not line.endswith(b"\n"):
         return "it is cut off"
     try:
@@ -197,7 +197,7 @@ def _row(line: bytes) -> Row | str:
 
 
 def _pass(row: Row, passes: dict[Run, tuple[int, set[str]]]) -> int:
-    """How often the row's run has begun anew: where a block of it stands again."""
+    """How often the row's run has begun again, seen by a repeated block."""
     count, seen = passes.get(row.run, (0, set()))
     if row.block in seen:
         count, seen = count + 1, set()

@@ -1,6 +1,6 @@
-"""The router: activations by kind of prompt, what passes the threshold, AUROC, drift along T.
+"""The router: activations by kind of prompt, shares above the threshold, AUROC, drift along T.
 
-An activation is told as its ratio to the threshold of its own run and T, so that seeds can be
+An activation is given as its ratio to the threshold of its own run and T, so that seeds can be
 pooled; above 1 the router opens.
 """
 
@@ -22,7 +22,7 @@ _BY = [*SERIES, "t"]
 
 
 def _routing(items: Items) -> pd.DataFrame:
-    """The activations that have a threshold above 0 to be compared with, and it beside them."""
+    """The activations that have a threshold above 0, with that threshold."""
     is_routing = (items.table.metric == "routing") & items.table.value.notna()
     table = in_series(items, items.table[is_routing])
     table["kind"] = table.kind.cat.set_categories([*_INSIDE, *OUTSIDE, "threshold"], ordered=True)
@@ -65,7 +65,7 @@ def separations(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
 
 
 def drift(items: Items) -> pd.DataFrame:
-    """Along T, in the router's own unit: each kind's middle half, the threshold's range."""
+    """Along T, in the router's own unit: the interquartile range by kind, the threshold's range."""
     table = _routing(items)
     inside = table.kind.isin(_INSIDE) & (table.kind != "edit")
     names = table.kind.astype(str).mask(inside, "paraphrase")

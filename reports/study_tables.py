@@ -38,12 +38,12 @@ STUDY = ["fact", "subject", "model", "layer", "editor", "problem", "tracing", *S
 
 
 def read_columns(path: Path | str, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV file that has `columns`: numbers, blank where there is none, but for names, which are
-    texts as they stand. Raises ValueError naming what it lacks or is not a number."""
+    """A CSV file that has `columns`: numbers, which may be blank, and names, read as text.
+    Raises ValueError naming a missing column, or a value that is not a number."""
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV table: {error}") from error
+        raise ValueError(f"{path} is not a CSV table: {error}") from error
     lacking = [name for name in columns if name not in table]
     if lacking:
         raise ValueError(f"{path} lacks {listed(lacking)}; needed are {', '.join(columns)}")
@@ -73,7 +73,7 @@ def kills(path: Path | str) -> pd.DataFrame:
     try:
         faults = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("faults")
     except ValueError as error:
-        raise ValueError(f"{path} is no TOML: {error}") from error
+        raise ValueError(f"{path} is not TOML: {error}") from error
     if not isinstance(faults, dict) or not faults:
         raise ValueError(f"{path} has no table [faults]")
     for fault, named in faults.items():
@@ -98,7 +98,7 @@ def by_layer(study: pd.DataFrame, score: str, *, confidence: float = 0.95) -> pd
 
 
 def regressions(study: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Within each layer, the line of `score` on the tracing effect; none where that is constant."""
+    """Within each layer, the regression line of `score` on the tracing effect, if that varies."""
     lines = []
     by = ["model", "editor", "problem", "layer"]
     for key, group in study.dropna(subset=["tracing", score]).groupby(by):
@@ -128,7 +128,7 @@ def strongest_layers(effects: pd.DataFrame) -> pd.DataFrame:
 def role_means(effects: pd.DataFrame) -> pd.DataFrame:
     """The mean effect by site, token role and layer: over the tokens of a fact, then facts.
 
-    The roles of causal tracing stand in the order of a prompt, others in that of the table.
+    The roles of causal tracing are in the order of a prompt, others in that of the table.
     """
     of_fact = effects.groupby(["site", "role", "layer", "fact"], sort=False).effect.mean()
     means = of_fact.groupby(["site", "role", "layer"], sort=False).mean().reset_index()
@@ -147,9 +147,9 @@ def options_of(editor: str) -> dict[str, str]:
 def option_means(cell_table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Corner by corner, the final cells of editors that name all of `names`, at their last T.
 
-    A corner is the mean of its measures' means; its bounds are the means of theirs, which is wider
-    than an interval of the mean would be. `others` are the options beside: only editors that have
-    them in common, and differ by `names`, are a comparison, so that all else is left out.
+    A corner is the mean of its measures' means, and its bounds are the means of their bounds, which
+    is wider than an interval of the mean would be. `others` are all further options: only editors
+    that share them and differ in `names` are compared, and the rest is left out.
     """
     final = cell_table[cell_table.when == "final"]
     named = [set(names) <= options_of(str(editor)).keys() for editor in final.editor]

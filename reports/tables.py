@@ -1,8 +1,8 @@
 """Items to tidy tables: every score that a figure shows, with its interval.
 
-Runs of one editor on one model and stream that differ by their seed alone are pooled; items of one
-subject count as dependent, also across seeds. Protocols are never pooled, nor models, streams
-(also of one name, where their digests differ at one seed) or versions.
+Runs of one editor on one model and stream that differ only in their seed are pooled; items of one
+subject count as dependent, also across seeds. Protocols, models, streams and versions are never
+pooled; nor are streams of one name whose digests differ at one seed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def scores_of(items: Items) -> pd.DataFrame:
 def groups(
     table: pd.DataFrame, by: Sequence[str]
 ) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
-    """The groups of `table` that have a line, in order, each with what it is the group of."""
+    """The non-empty groups of `table`, in order, each with its key."""
     for key, group in table.groupby(list(by), observed=True, sort=True):
         yield dict(zip(by, key, strict=True)), group
 
@@ -79,7 +79,7 @@ def cells(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
 def retention(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
     """Reliability at the last T by age of the edit, beside that of the same edits at-edit.
 
-    Ages are cut into up to ten bins of at least five ages; where they are fewer there is no line.
+    Ages are cut into up to ten bins of at least five ages; with fewer ages there is no line.
     """
     table = scores_of(items)
     table = table[table.metric == "reliability"]
@@ -112,8 +112,7 @@ def league(cell_table: pd.DataFrame, corner_table: pd.DataFrame) -> pd.DataFrame
     """The final cells of each model, stream and protocol at the T that most editors have.
 
     Of several such T it is the last. `worst` is the lowest mean of the editor's corners, and
-    `place` its place by it, one place for equal ones; corners of calibration have none and stand
-    at the end.
+    `place` the rank by it, shared by equal ones; calibration corners have no rank and come last.
     """
     final = cell_table[cell_table.when == "final"].assign(worst=math.nan, place=math.nan)
     parts = [final.iloc[:0]]

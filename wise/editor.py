@@ -40,7 +40,7 @@ __all__ = [
     "with_cache",
 ]
 
-# One line an editor: name -> "module:factory". Modules are imported when their editor is asked for.
+# One line for each editor: name -> "module:factory". Modules load with their editor.
 BUILT_IN: Mapping[str, str] = {
     "alphaedit": "wise.editors.key_value.alphaedit:make",
     "ft-ewc": "wise.editors.finetune:make_ft_ewc",
@@ -116,10 +116,10 @@ class Retrieves(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """Can do ahead and side by side what single edits of the unedited model cost most."""
+    """Can compute in advance, for many edits together, the costly part of a first edit."""
 
     def prepare(self, edits: Sequence[Edit]) -> None:
-        """Make a first turn of any one of `edits` cheap; such turns differ by rounding at most.
+        """Make a first turn of any one of `edits` cheap; its result differs by rounding at most.
 
         Neither the state nor any answer changes. Edits that a turn would refuse are left out; any
         other error is raised, and nothing is prepared.
@@ -135,7 +135,7 @@ class Layered(Protocol):
 
 @runtime_checkable
 class Growing(Protocol):
-    """Declares by what share of the bare model's arithmetic one edit makes a forward dearer."""
+    """Declares what one edit adds to a forward, as a share of the bare model's arithmetic."""
 
     growth_per_edit: float
 
@@ -174,13 +174,13 @@ class EditorFactory(Protocol):
 def load_editor(spec: str) -> EditorFactory:
     """The factory that `spec` names: a built-in name, `module:factory` or `file.py:factory`.
 
-    Raises ValueError saying what exists; errors inside the named module come through as they are.
+    Raises ValueError saying what exists; errors inside the named module are passed on unchanged.
     """
     source, colon, attribute = BUILT_IN.get(spec, spec).rpartition(":")
     if not colon or not source or not attribute:
         raise ValueError(
-            f"editor={spec!r} is no built-in editor ({', '.join(sorted(BUILT_IN))}), "
-            "nor of the form module:factory or file.py:factory"
+            f"editor={spec!r} is not a built-in editor ({', '.join(sorted(BUILT_IN))}), "
+            "and not of the form module:factory or file.py:factory"
         )
     load = _file if source.endswith(".py") else _imported
     module = load(source, spec)
@@ -227,10 +227,10 @@ def _file(source: str, spec: str) -> ModuleType:
 
 
 def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
-    """`factory`, told to keep in `folder` what it computes of the unedited model.
+    """`factory` with `folder` as its cache of what it computes on the unedited model.
 
-    Only where it has an argument `cache`; what is kept there is found by its content, so that any
-    number of editors may share it. Options of a call come before `folder`.
+    Unchanged where it takes no option `cache`. The cache is addressed by content, so that any
+    number of editors may share it. A call's own `cache` wins.
     """
     if "cache" not in inspect.signature(factory).parameters:
         return factory

@@ -19,7 +19,7 @@ PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
 def _check_text(record: object, field: str, *, required: bool) -> None:
     value = getattr(record, field)
     if not isinstance(value, str) or (required and not value.strip()):
-        needed = "a text that is not blank" if required else "a text"
+        needed = "a non-blank text" if required else "a text"
         raise ValueError(f"{type(record).__name__}.{field}={value!r} is not {needed}")
 
 
@@ -53,7 +53,7 @@ class Edit:
             object.__setattr__(self, field, tuple(value))
         for text in self.paraphrases:
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Edit.paraphrases holds {text!r}; each must be a text, not blank")
+                raise ValueError(f"Edit.paraphrases holds {text!r}; each must be a non-blank text")
         if self.levels and len(self.levels) != len(self.paraphrases):
             raise ValueError(
                 f"Edit.levels={self.levels!r} grades {len(self.levels)} of "
@@ -154,7 +154,7 @@ class Background:
         object.__setattr__(self, "edits", tuple(self.edits))
         for text in self.texts:
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Background.texts holds {text!r}; each must be a text, not blank")
+                raise ValueError(f"Background.texts holds {text!r}; each must be a non-blank text")
 
     @classmethod
     def of(cls, edits: Sequence[Edit], probes: Sequence[Probe]) -> Background:

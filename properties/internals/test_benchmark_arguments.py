@@ -24,7 +24,7 @@ RESULTS = Path(triangle.__file__).parent / "results" / "triangle.csv"
         (triangle.main, ["--edits=0"], "argument --edits: 0 is not a whole number >= 1"),
         (triangle.main, ["--seeds=a"], "argument --seeds: a is not a whole number >= 0"),
         (triangle.main, ["--option=lr"], "editor option 'lr' is not of the form KEY=VALUE"),
-        (triangle.main, ["--editor=nobody"], "editor='nobody' is no built-in editor"),
+        (triangle.main, ["--editor=nobody"], "editor='nobody' is not a built-in editor"),
         (triangle.main, [f"--csv={__file__}"], "not editor, options, model, edits, seed, far, "),
     ],
 )

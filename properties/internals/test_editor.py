@@ -100,7 +100,7 @@ def test_a_file_beside_the_editor_shadows_nothing(file: Path) -> None:
     ["", "rom", "wise.editors.wise.wise", ":make", "wise.editors.wise.wise:", "my_editor.py"],
 )
 def test_a_spec_of_no_known_form_lists_the_built_in_names_and_the_forms(spec: str) -> None:
-    with pytest.raises(ValueError, match=f"editor={spec!r} is no built-in editor") as error:
+    with pytest.raises(ValueError, match=f"editor={spec!r} is not a built-in editor") as error:
         load_editor(spec)
     for known in (*BUILT_IN, "module:factory", "file.py:factory"):
         assert known in str(error.value)

@@ -41,10 +41,10 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b'[\n[GOOD], {\n"prompt": "x', "line 5, record 1: the record is not JSON: Unterminated"),
         (b"[\n[GOOD]\n]\n[]", "line 7: found '[' after the array"),
         (b"[\n[GOOD],\n 7]", "line 6, record 1: 7 is not an object"),
-        (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a text that is not blank"),
+        (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a non-blank text"),
         (
             b'[\n{"case_id": true}]',
-            "line 2, record 0: case_id=True is not a text that is not blank",
+            "line 2, record 0: case_id=True is not a non-blank text",
         ),
         (b'[\n{"prompt": NaN}]', "line 2, record 0: prompt=nan is not JSON"),
         (b'[\n{"a": [{"b": -Infinity}]}]', "line 2, record 0: a[0].b=-inf is not JSON"),

@@ -236,7 +236,9 @@ def test_a_blank_prompt_or_target_is_an_error(
     format_name: str, record: dict[str, object], field: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path, record, {**record, field: "\t"})
-    with pytest.raises(ValueError, match=rf"line 3, record 1: {field}='\\t' is not a text that is"):
+    with pytest.raises(
+        ValueError, match=rf"line 3, record 1: {field}='\\t' is not a non-blank text"
+    ):
         load_stream(f"{format_name}:{path}")
 
 

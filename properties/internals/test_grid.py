@@ -74,7 +74,7 @@ def test_no_process_is_not_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edits", "message"), [(1, "stopped"), (2, "edits=1 is of another league; here is 2")]
+    ("edits", "message"), [(1, "stopped"), (2, "edits=1 belongs to another league; this one has 2")]
 )
 def test_a_folder_is_free_again_however_the_job_in_it_ended(
     edits: int, message: str, tmp_path: Path

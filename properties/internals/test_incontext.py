@@ -171,7 +171,7 @@ def test_an_answer_longer_than_its_reserve_is_refused_by_name() -> None:
     editor = tiny(make_ike, n_demonstrations=2, reserve=0)
     editor.edit(EDITS[:3])
     batch = asked([EDITS[0].prompt])
-    with pytest.raises(ValueError, match=r"more than the model's 64; raise reserve=0"):
+    with pytest.raises(ValueError, match=r"exceed the model's 64; raise reserve=0"):
         editor.generate(batch.input_ids, batch.attention_mask, 40)
 
 

@@ -146,7 +146,9 @@ def test_a_cell_whose_process_is_killed_is_an_error_and_the_others_rows_are_the_
 def test_a_folder_of_another_league_is_refused(tmp_path: Path) -> None:
     run(league_of(ROUTER, n_edits=1), tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"league.json: edits=1 is of another league; here is 2"):
+    with pytest.raises(
+        ValueError, match=r"league.json: edits=1 belongs to another league; this one has 2"
+    ):
         run(league_of(ROUTER, n_edits=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -165,7 +167,7 @@ def test_two_processes_do_not_work_on_one_league(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "more", "message"),
     [
-        ((ROUTER, ROUTER), {}, "'router' stands twice among the entries on gpt2"),
+        ((ROUTER, ROUTER), {}, "'router' is repeated among the entries on gpt2"),
         ((), {}, "at least one seed and one entry"),
         ((ROUTER,), {"seeds": ()}, "at least one seed and one entry"),
         ((ROUTER,), {"n_edits": 0}, "n_edits=0 must be >= 1"),

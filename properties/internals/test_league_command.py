@@ -42,4 +42,4 @@ def test_a_league_without_a_cell_that_ended_fails(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["league", failing, *arguments])
     assert result.exit_code == 1
     assert "three edits" in result.output
-    assert "no cell came to its end; the tables say why" in result.output
+    assert "no cell was finished; the tables say why" in result.output

@@ -52,9 +52,19 @@ def test_a_ledger_killed_after_any_byte_ends_in_the_same_bytes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("field", "value", "n_bytes", "message"),
     [
-        ("seed", 2, None, "line 1: seed=1 is of another study; here is 2"),
-        ("layers", (1,), None, r"line 1: layers=\[1, 2\] is of another study; here is \[1\]"),
-        ("dtype", "float32", None, "line 1: dtype=None is of another study; here is 'float32'"),
+        ("seed", 2, None, "line 1: seed=1 belongs to another study; this one has 2"),
+        (
+            "layers",
+            (1,),
+            None,
+            r"line 1: layers=\[1, 2\] belongs to another study; this one has \[1\]",
+        ),
+        (
+            "dtype",
+            "float32",
+            None,
+            "line 1: dtype=None belongs to another study; this one has 'float32'",
+        ),
         ("model", "e", 15, "does not start a study of {'model': 'e'"),
         ("seed", 12, 44, "does not start a study of"),
     ],

@@ -102,7 +102,7 @@ def test_a_record_without_its_subject_in_the_prompt_is_named_by_line(tmp_path: P
 def test_an_edit_overwrites_its_ground_truth() -> None:
     edit = Edit("Bo lives in", "Riga", subject="Bo", ground_truth="Oslo", id="7")
     assert fact_of(edit) == KnownFact("Bo lives in", "Bo", "Oslo", alternative="Riga", id="7")
-    with pytest.raises(ValueError, match=r"Fact\.target='' is not a text that is not blank"):
+    with pytest.raises(ValueError, match=r"Fact\.target='' is not a non-blank text"):
         fact_of(Edit("Bo lives in", "Riga", subject="Bo"))
 
 

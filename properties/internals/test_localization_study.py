@@ -222,7 +222,9 @@ def test_a_part_that_ended_after_its_last_cell_lost_nothing(serial: Path) -> Non
 
 
 def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
-    with pytest.raises(ValueError, match=r"study.json: facts=3 is of another study; here is 2"):
+    with pytest.raises(
+        ValueError, match=r"study.json: facts=3 belongs to another study; this one has 2"
+    ):
         run(study_of(QUICK, n_facts=2), serial)
     with FileLock(serial / "study.lock"), pytest.raises(RuntimeError, match="is at work"):
         run(study_of(QUICK), serial)

@@ -151,5 +151,5 @@ def test_a_verdict_of_the_suite_is_shown_and_not_judged_again(tmp_path: Path) ->
 def test_a_line_that_is_no_verdict_is_named(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     path.write_text('{"editor": "wise"}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 1 is no verdict: 'model'"):
+    with pytest.raises(ValueError, match="line 1 is not a verdict: 'model'"):
         read_rulings(path)

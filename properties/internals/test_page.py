@@ -107,7 +107,7 @@ def test_of_many_editors_those_that_fail_a_check_are_named(tmp_path: Path) -> No
     path = write_rows(tmp_path / "rows.jsonl", rows)
     out = build_page([path], tmp_path / "out", checks=[CheckRecord("test_reset", "c", "fail")])
     text = PageReader(out.read_text(encoding="utf-8")).text
-    assert "3 hold all that is asked up to the last T, 1 fail a property or a check (c)" in text
+    assert "3 hold all properties up to the last T, 1 fail a property or a check (c)" in text
 
 
 def test_checks_are_read_as_they_are_written(out: Path) -> None:

@@ -194,10 +194,16 @@ def test_a_trend_reads_well(scores: list[float], expected: str) -> None:
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: mcnemar([], []), "before has 0 scores and after 0; needed are as many, 1 or more"),
-        (lambda: mcnemar([1], [1, 1]), "before has 1 scores and after 2; needed are as many"),
+        (
+            lambda: mcnemar([], []),
+            "before has 0 scores and after 0; both need the same number, 1 or more",
+        ),
+        (
+            lambda: mcnemar([1], [1, 1]),
+            "before has 1 scores and after 2; both need the same number",
+        ),
         (lambda: mcnemar([2], [1]), "scores[0]=2 is outside [0, 1]"),
-        (lambda: mcnemar([1], [1], [1, 2]), "clusters are 2 for 1 scores; one for each"),
+        (lambda: mcnemar([1], [1], [1, 2]), "2 clusters for 1 scores; give one for each"),
         (lambda: mcnemar([1], [1], alternative="less"), "alternative='less' is none of drop, rise"),
         (lambda: trend([1.0, 5.0]), "scores[1]=5.0 is outside [0, 1]"),
         (lambda: trend([1.0], allowed_drop=-1), "allowed_drop=-1 is outside [0, 1]"),

@@ -124,7 +124,7 @@ def test_costs_are_means_between_the_least_and_the_most(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("editor,t\nwise,1\n", "lacks model, seed"), ("", "is no CSV"), ('a\n"', "is no CSV")],
+    [("editor,t\nwise,1\n", "lacks model, seed"), ("", "is not a CSV"), ('a\n"', "is not a CSV")],
 )
 def test_a_table_that_cannot_be_used_is_named(text: str, word: str, tmp_path: Path) -> None:
     path = tmp_path / "costs.csv"

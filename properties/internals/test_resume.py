@@ -192,6 +192,6 @@ def test_rows_of_another_run_are_refused_and_left_alone(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(uninterrupted()[0])
     editor, other = Watched(), replace(RUN, **{"checkpoints": (1,), field: value})
-    with pytest.raises(ValueError, match=f"line 1: {field}.* is of another run"):
+    with pytest.raises(ValueError, match=f"line 1: {field}.* belongs to another run"):
         go(path, editor, other, resume=True)
     assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0], 0)

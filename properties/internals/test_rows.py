@@ -71,8 +71,8 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"editor": " "}, "Row.editor=' ' is not a text that is not blank"),
-        ({"cluster": ""}, "Row.cluster='' is not a text that is not blank"),
+        ({"editor": " "}, "Row.editor=' ' is not a non-blank text"),
+        ({"cluster": ""}, "Row.cluster='' is not a non-blank text"),
         ({"answer": "\udc80"}, "Row.answer='\\udc80' is not Unicode text"),
         ({"stream_sha256": "0F" * 32}, "is not 64 lower-case hexa"),
         ({"seed": True}, "Row.seed=True is not an int >= 0"),
@@ -86,7 +86,10 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
         ({"metric": "portability", "kind": ""}, "is no kind of portability; allowed: portability"),
         ({"score": 1.01}, "Row.score=1.01 is not a number in [0, 1]"),
         ({"score": float("nan")}, "Row.score=nan is not a number in [0, 1]"),
-        ({"score": None}, "Row.excluded='' with score=None; a reason stands where it is None"),
+        (
+            {"score": None},
+            "Row.excluded='' with score=None; an item has either a score or a reason",
+        ),
         ({"excluded": "too long"}, "Row.excluded='too long' with score=0.0"),
     ],
 )
@@ -132,7 +135,9 @@ def test_a_file_of_another_run_is_left_alone_and_what_differs_is_named(
     content = write(path, {"edit 1": BLOCKS["edit 1"][:1]})
     path.write_bytes(content[:-9] if cut_off else content)
     named = (
-        "does not start a run of" if cut_off else f"line 1: {field}={getattr(RUN, field)!r} is of"
+        "does not start a run of"
+        if cut_off
+        else f"line 1: {field}={getattr(RUN, field)!r} belongs to"
     )
     with pytest.raises(ValueError, match=re.escape(named)):
         resume(path, RUN._replace(**{field: OTHERS[field]}))
@@ -143,11 +148,11 @@ def test_two_runs_in_one_file_are_not_resumed_but_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     content = write(path, BLOCKS)
     path.write_bytes(content + content)
-    with pytest.raises(ValueError, match="line 6: block='edit 1' stands twice"):
+    with pytest.raises(ValueError, match="line 6: block='edit 1' is there twice"):
         resume(path, RUN)
     other = content.replace(b'"wise"', b'"rome"')
     path.write_bytes(content + other)
-    with pytest.raises(ValueError, match="line 6: editor='rome' is of another run"):
+    with pytest.raises(ValueError, match="line 6: editor='rome' belongs to another run"):
         resume(path, RUN)
     assert [row.editor for row in read_rows(path)] == ["wise"] * 5 + ["rome"] * 5
 
@@ -155,10 +160,10 @@ def test_two_runs_in_one_file_are_not_resumed_but_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "named"),
     [
-        ([], "rows=[] is no block"),
+        ([], "rows=[] is not a block"),
         (BLOCKS["edit 1"], "block='edit 1' is in "),
         ([ROW, replace(ROW, block="edit 9")], "Row.block='edit 9' is written with block 'check"),
-        ([replace(ROW, seed=8)], "seed=8 is of another run; here is 0"),
+        ([replace(ROW, seed=8)], "seed=8 belongs to another run; this one has 0"),
     ],
     ids=["empty", "repeated", "two blocks", "another run"],
 )

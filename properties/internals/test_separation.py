@@ -182,7 +182,7 @@ def test_a_separation_reads_well() -> None:
         ({"positive_clusters": ["a"]}, "clusters are given for one side"),
         (
             {"positive_clusters": ["a"], "negative_clusters": ["a"]},
-            "clusters are 1 and 1 for 1 and 2 scores",
+            "1 and 1 clusters for 1 and 2 scores",
         ),
         ({"n_permutations": 0}, "n_permutations=0 is too few; allowed is 1 or more"),
         ({"confidence": 1.0}, "confidence=1.0 is outside [0.5, 1)"),

@@ -272,7 +272,7 @@ def test_only_all_is_written_as_one_and_only_none_as_zero(share: float) -> None:
     [
         ({"scores": [0.5, 1.5]}, "scores[1]=1.5 is outside [0, 1]"),
         ({"scores": [float("nan")]}, "scores[0]=nan is outside [0, 1]"),
-        ({"clusters": ["a"]}, "clusters are 1 for 2 scores; one for each"),
+        ({"clusters": ["a"]}, "1 clusters for 2 scores; give one for each"),
         ({"threshold": 90}, "threshold=90 is outside [0, 1]"),
         ({"confidence": 1.0}, "confidence=1.0 is outside [0.5, 1)"),
     ],

@@ -41,7 +41,7 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     assert "scene options=" in refused.output
     other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
     assert other.exit_code == 1
-    assert "facts=2 is of another study; here is 3" in other.output
+    assert "facts=2 belongs to another study; this one has 3" in other.output
     more = [*arguments, "--facts", "9", "--out", str(tmp_path / "more")]
     known = CliRunner().invoke(study_command, more)
     assert "knows 6 of the facts; 9 were asked for" in known.output
@@ -64,7 +64,7 @@ def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path)
     rule = CliRunner().invoke(study_command, [*arguments, "--rule", "2"])
     assert "--rule=2 is none of the study's layers 3, 4" in rule.output
     layerless = CliRunner().invoke(study_command, [*models, "--editor", "none"])
-    assert "editor='none' takes no layer=, and a study edits at every layer" in layerless.output
+    assert "editor='none' takes no layer=; a study edits at every layer" in layerless.output
     same = CliRunner().invoke(study_command, ["--model", "mistral", *models])
     assert same.exit_code == 1
     assert "must differ in their last names" in same.output

@@ -62,9 +62,9 @@ def test_a_file_of_other_settings_is_refused_and_left_as_it_is(tmp_path: Path) -
     path = tmp_path / "trace.jsonl"
     traced(path=path)
     content = path.read_bytes()
-    with pytest.raises(ValueError, match="window=1 is of another trace; here is 3"):
+    with pytest.raises(ValueError, match="window=1 belongs to another trace; this one has 3"):
         traced(path=path, window=3)
-    with pytest.raises(ValueError, match=r"model='.*' is of another trace"):
+    with pytest.raises(ValueError, match=r"model='.*' belongs to another trace"):
         traced("mistral", path=path)
     assert path.read_bytes() == content
 

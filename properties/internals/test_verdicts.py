@@ -118,7 +118,7 @@ def test_the_last_look_says_how_many_items_would_decide() -> None:
         ({"max_looks": 0}, "max_looks=0 is too few; allowed is 1 or more"),
         ({"confidence": 1.5}, "confidence=1.5 is outside [0.5, 1)"),
         ({"threshold": 85}, "threshold=85 is outside [0, 1]"),
-        ({"draws": [Draw([1.0], ["a", "b"])]}, "clusters are 2 for 1 scores; one for each"),
+        ({"draws": [Draw([1.0], ["a", "b"])]}, "2 clusters for 1 scores; give one for each"),
         ({"draws": [Draw([1.0, 7.0])]}, "scores[1]=7.0 is outside [0, 1]"),
     ],
 )

@@ -93,7 +93,7 @@ def test_without_options_the_defaults_hold() -> None:
 
 
 BAD = {
-    "--editor=nobody": "editor='nobody' is no built-in editor (alphaedit, ",
+    "--editor=nobody": "editor='nobody' is not a built-in editor (alphaedit, ",
     "--editor=no.module:make": "editor='no.module:make': there is no module 'no.module'",
     "--editor=no_file.py:make": "editor='no_file.py:make': there is no file 'no_file.py'",
     "--editor-option=lr": "editor option 'lr' is not of the form KEY=VALUE",
@@ -127,7 +127,7 @@ BAD = {
     "--replay=README.md": "--replay=README.md is not a folder that exists",
     "--rows=.": "--rows=. is not a file in a folder that exists",
     "--rows=no/folder/rows.jsonl": "--rows=no/folder/rows.jsonl is not a file in a folder",
-    "--resume": "--resume needs --rows FILE, the rows to go on with",
+    "--resume": "--resume needs --rows FILE, the rows to continue",
 }
 
 
@@ -193,7 +193,9 @@ def test_rows_of_several_editors_go_to_a_file_each(tmp_path: Path) -> None:
 def test_rows_of_any_look_that_exist_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     rows = f"--rows={tmp_path / 'out.jsonl'}"
-    with pytest.raises(pytest.UsageError, match=re.escape(f"{tmp_path / name} exists; go on")):
+    with pytest.raises(
+        pytest.UsageError, match=re.escape(f"{tmp_path / name} exists; use --resume")
+    ):
         settings_of(rows).refuse_existing_rows()
     if "look" in name:
         settings_of(rows, "--looks=1").refuse_existing_rows()

@@ -1,1 +1,1 @@
-"""Tables and figures to sections: what stands on a page, each with one sentence of what is seen."""
+"""Tables and figures to the sections of a page, each with one sentence on what it shows."""

@@ -14,7 +14,7 @@ __all__ = ["of_pair"]
 def of_pair(
     before: Items, after: Items, *, names: tuple[str, str], confidence: float = 0.95
 ) -> Section:
-    """The second against the first; `names` are those of the files."""
+    """The second file against the first; `names` are the files' names."""
     pair_table, unpaired = comparison.pairs(before, after)
     table = comparison.differences(pair_table, confidence=confidence)
     title = "Compared item by item"

@@ -1,4 +1,4 @@
-"""What a league brings beside its rows: costs, the kill matrix, and editors by their options."""
+"""Files beside a league's rows: costs, the kill matrix, and editors by their options."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def of_options(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
 
 
 def _beside(table: pd.DataFrame) -> str:
-    """The options that the editors of each figure have in common."""
+    """The options that the editors of each figure share."""
     common = [others for others in table.others.unique() if others]
     return f" Options beside: {'; '.join(common)}." if common else ""
 
 
 def _best(names: list[str], mean: float) -> str:
-    """Who is best by the mean of reliability, generalization and locality, or all that are."""
+    """The best by the mean of reliability, generalization and locality, with ties."""
     verb = "is" if len(names) == 1 else "are"
     return f"By the mean of the three corners {listed(names)} {verb} best, {format_share(mean)}."
 

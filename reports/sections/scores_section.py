@@ -25,7 +25,7 @@ _MOST_TS = 4
 
 @dataclass(frozen=True)
 class _Scene:
-    """What may share a figure: one model, stream and protocol, the best editor first."""
+    """The content of one figure: one model, stream and protocol, the best editor first."""
 
     number: int
     place: str
@@ -136,7 +136,7 @@ def _rows_height(table: pd.DataFrame) -> float:
 
 
 def _some_ts(table: pd.DataFrame) -> pd.DataFrame:
-    """First and last T, and what lies evenly between."""
+    """First and last T, and some evenly between."""
     ts = sorted(table.t.unique())
     steps = range(min(_MOST_TS, len(ts)))
     return table[table.t.isin([ts[round(i * (len(ts) - 1) / max(steps[-1], 1))] for i in steps])]

@@ -14,7 +14,7 @@ from reports.figures.svg import to_svg
 
 __all__ = ["Panel", "Section", "panel", "panels_of", "rows_height", "shown"]
 
-_MOST_EDITORS = 6  # that have panels of their own; the league and the tables have all
+_MOST_EDITORS = 6  # with panels of their own; the league and the tables have all
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, one sentence of what is seen, the figures, and the table they are drawn from.
+    """A heading, one sentence on what is seen, the figures, and the table they are drawn from.
 
-    `scene` says of what the section is where a page has several alike; `note` stands below.
+    `scene` names model and stream where a page has several such sections; `note` is shown below.
     """
 
     name: str
@@ -54,9 +54,9 @@ def panel(
     heading: str | None = None,
     **how: object,
 ) -> Panel:
-    """What `plot` draws of `of` on new axes, in inches; `caption` is its text alternative.
+    """Draw `of` by `plot` on new axes, sized in inches; `caption` is the text alternative.
 
-    `heading` stands above it, its title where None is given.
+    `heading` is shown above it, by default its title.
     """
     with styled():
         ax = plot(new_axes(width, height), *of, **how)
@@ -90,7 +90,7 @@ def rows_height(n_rows: int) -> float:
 
 
 def shown(table: pd.DataFrame) -> tuple[list[str], str]:
-    """The editors that get panels of their own, the first ones, and a word about the others."""
+    """The first editors, which get panels of their own, and a remark on the others."""
     editors = list(dict.fromkeys(table.editor))
     left = len(editors) - _MOST_EDITORS
     word = f"{counted(left, 'more editor')} in the table." if left > 0 else ""

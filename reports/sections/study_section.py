@@ -1,4 +1,4 @@
-"""What a localization study found: layers, regressions, tracing effects."""
+"""The findings of a localization study: layers, regressions, tracing effects."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
 
 
 def of_r2(path: Path) -> Iterator[Section]:
-    """What the layer explains, and what tracing adds."""
+    """How much the layer explains, and how much tracing adds."""
     table = study.read_columns(path, ["editor", "problem", "r2_layer", "r2_both", "partial_r2"])
     panels = panels_of(
         figures.draw_r2, table.groupby("editor", sort=False), name="r2",

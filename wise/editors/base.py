@@ -81,7 +81,7 @@ class EditorBase(ABC, Generic[C, S]):
         self._state: S = self.empty
 
     def _settled(self, config: C) -> C:
-        """`config` with what it leaves to the model."""
+        """`config` with the fields filled in that depend on the model."""
         return config
 
     @property
@@ -94,7 +94,7 @@ class EditorBase(ABC, Generic[C, S]):
         """The state after a turn."""
 
     def _record(self, state: S) -> dict[str, Any]:
-        """What of a state is no tensor, as JSON."""
+        """The parts of a state that are not tensors, as JSON."""
         return {"edits": [asdict(edit) for edit in state.edits]}
 
     @abstractmethod
@@ -103,7 +103,7 @@ class EditorBase(ABC, Generic[C, S]):
 
     @abstractmethod
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
-        """The state of a record and tensors; ValueError or KeyError where they are not one."""
+        """The state of a record and tensors; ValueError or KeyError where they make none."""
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         """The model as edited, for rows with this mask."""
@@ -129,7 +129,7 @@ class EditorBase(ABC, Generic[C, S]):
         attention_mask: Int[Tensor, "B T"],
         prompt_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Logits of the edited model; where it routes, on `prompt_mask` or else on all tokens."""
+        """Logits of the edited model; a router sees `prompt_mask`, or else all tokens."""
         with self._applied(attention_mask if prompt_mask is None else prompt_mask):
             return self._bare.logits(input_ids, attention_mask)
 
@@ -155,7 +155,7 @@ class EditorBase(ABC, Generic[C, S]):
         saved.write(Path(path), self._identity(), record, tensors)
 
     def load(self, path: str | Path) -> None:
-        """Take over a saved state. One that does not fit is a ValueError and changes nothing."""
+        """Load a saved state. One that does not fit raises ValueError and changes nothing."""
         self._state = saved.read(Path(path), self._identity(), self._restored, self.lm.device)
 
     def _identity(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def factory(
         chosen = configured(config, presets, preset, options)
         return editor(model, tokenizer, background, chosen, seed=seed, **further)
 
-    # A caller who asks what the factory takes is told of every option by its name.
+    # The signature names every option that the factory takes.
     signature = inspect.signature(make)
     *named, options = signature.parameters.values()
     names = (*own, *(field.name for field in fields(config)))

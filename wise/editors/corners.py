@@ -25,15 +25,15 @@ def make_unedited(
     *,
     seed: int = 0,
 ) -> Unedited:
-    """The bare model: reliability of a guess, locality of 1."""
+    """The unedited model: its reliability is that of a guess, its locality is 1."""
     return Unedited(model, tokenizer)
 
 
 class RandomRouter:
     """Memorises every target, and opens its memory for a prompt by a hash of its text and a seed.
 
-    An open prompt gets its own target where it was edited, else that of an edit which the hash
-    picks: reliability and locality are about 1 - `threshold` and `threshold`, whatever was learned.
+    An open prompt gets its own target if it was edited, else that of an edit picked by the hash. So
+    reliability is about 1 - `threshold` and locality about `threshold`, whatever was learned.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int):
@@ -89,7 +89,7 @@ class RandomRouter:
         return [str(self.tokenizer.decode(ids[kept].tolist())) for ids, kept in rows]
 
     def _memorised(self, prompt: str) -> list[int]:
-        """The tokens of the answer that `prompt` opens, with the end; none where it stays shut."""
+        """The tokens of the answer that `prompt` opens, with EOS; none where the gate is closed."""
         if not self.targets or self._draw("open", prompt) <= self.threshold:
             return []
         edited = list(self.targets)

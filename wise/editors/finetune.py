@@ -56,18 +56,18 @@ class FineTuneConfig(Checked):
         the model's ends (Hase et al. 2023: one, and five).
     loss: "target" = -log p of each target token where it stands (FT-M); "prompt-last" = of all
         of them at the last prompt token, as ROME's FT baseline released it (FT-L).
-    objective: "raise" p(target) by -log p of its tokens, or "lower" p of the whole.
+    objective: "raise" p(target), by -log p of its tokens, or "lower" p of the whole target.
     lr, n_epochs, batch_size: Adam; an epoch goes through a turn's edits in a new order, in batches
-        (0 = the turn at once). A batch whose loss is below `early_stop` makes no step.
+        (0 = the whole turn). A batch whose loss is below `early_stop` makes no step.
     norm_constraint: L-infinity bound on what one turn changes (Zhu et al. 2020, eq. 3).
     ewc, n_fisher: weight lambda of lambda/2 sum F tau^2, F the diagonal Fisher information of
         `n_fisher` background texts (Kirkpatrick et al. 2017, eq. 3).
     replay: earlier edits, drawn anew for every turn, that are learned again with it.
-    units: learning rate and bound "absolute", or for entries of the "model": times the root mean
-        square of W_v over .02, that of the models they were released for.
-    n_draws: rows of each edit where embeddings are corrupted, each with its own noise, drawn anew
-        at every step (Hase et al. 2023: 10).
-    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
+    units: learning rate and bound "absolute", or in units of the "model": times the root mean
+        square of W_v's entries / .02, where .02 is that of the models they were released for.
+    n_draws: rows of each edit where embeddings are corrupted, each with noise of its own that is
+        drawn anew at every step (Hase et al. 2023: 10).
+    append_eos: a raised target ends with EOS, so that free-run answers stop.
     """
 
     layer: int | None = None
@@ -111,7 +111,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What turns have left: tau, None before the first, and the edits in force."""
+    """The state: tau, None before the first turn, and the edits in force."""
 
     tau: Float[Tensor, "L M D"] | None = None
     edits: tuple[Edit, ...] = ()
@@ -157,7 +157,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         for _ in range(config.n_epochs):
             losses = []
             for rows in _batches(len(asked), config.batch_size, generator):
-                # A turn at once is captured once; mini-batches, and under new noise, at each step.
+                # A whole turn is captured once; mini-batches and noised rows at each step.
                 if rows not in tails or self._corruption is not None:
                     tails = {rows: self._capture([asked[row] for row in rows], n_steps)}
                 n_steps += 1
@@ -209,7 +209,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
     def _corrupted(
         self, batch: Batch, edits: Sequence[Edit], step: int
     ) -> AbstractContextManager[None]:
-        """The model as it reads `batch`: its embeddings corrupted, where that is asked for."""
+        """The model on `batch`, with corrupted embeddings where there is a corruption."""
         corruption = self._corruption
         if corruption is None:
             return nullcontext()
@@ -234,13 +234,13 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
 
     @cached_property
     def _unit(self) -> float:
-        """The size of W_v's entries in that of the models lr and bounds were released for."""
+        """The size of W_v's entries, relative to the models that lr was released for."""
         weights = [self.lm.value_weight(layer).detach().float() for layer in self.layers]
         return float(torch.stack(weights).square().mean().sqrt()) / _USUAL_RMS
 
     @cached_property
     def _fisher(self) -> Float[Tensor, "L M D"]:
-        """F of background texts or, where there are none, of the model's own."""
+        """F of background texts or, without background, of texts that the model draws."""
         texts = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         n = self.config.n_fisher
         if texts:
@@ -262,9 +262,9 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[in
 
 
 def _loss(logits: Float[Tensor, "N V"], tail: Tail, objective: str) -> Float[Tensor, ""]:
-    """To raise targets, -log p of their tokens; to lower them, p of each whole. A mean over rows.
+    """To raise targets, -log p of their tokens; to lower them, p of each target. Mean over rows.
 
-    Source of the second: Hase et al. 2023, section 5.1 (fact erasure).
+    Source of lowering: Hase et al. 2023, section 5.1 (fact erasure).
     """
     nll = nn.functional.cross_entropy(logits, tail.labels, reduction="none")
     if objective == "raise":
@@ -276,7 +276,7 @@ def _loss(logits: Float[Tensor, "N V"], tail: Tail, objective: str) -> Float[Ten
 def penalty(
     information: Float[Tensor, "*L M D"], tau: Float[Tensor, "*L M D"]
 ) -> Float[Tensor, ""]:
-    """1/2 sum F tau^2, what leaving W_v costs. Source: Kirkpatrick et al. 2017, eq. 3."""
+    """1/2 sum F tau^2, the cost of leaving W_v. Source: Kirkpatrick et al. 2017, eq. 3."""
     return (information * tau.square()).sum() / 2
 
 
@@ -290,7 +290,7 @@ def fisher(
 ) -> Float[Tensor, "M D"]:
     """The diagonal Fisher information of W_v: the mean over texts of (d log p(text) / d W_v)^2.
 
-    Texts are cut off at the model's context; those of one token count as nothing learned from.
+    Texts are cut off at the model's context; a text of one token has no gradient.
     Source: Kirkpatrick et al. 2017, section 2 (empirical, one gradient a text).
     """
     total = torch.zeros(lm.value_weight(layer).shape, device=lm.device)

@@ -31,8 +31,8 @@ from wise.seeds import seeded
 __all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "make", "nearest", "scope", "written"]
 
 
-_COINCIDE = 1e-4  # of a key's norm: below it two keys are one, whatever batch they come from
-_HAIR = 1e-3  # of a distance: what a ball reaches for lies inside it, not on its edge
+_COINCIDE = 1e-4  # of a key's norm: keys that differ by less are the same key, from whatever batch
+_HAIR = 1e-3  # of a distance: a key that a ball grows to lies inside it, not on its edge
 
 _Learn = Callable[[Edit, Float[Tensor, " D"] | None], Float[Tensor, " D"]]
 
@@ -45,12 +45,12 @@ class GRACEConfig(Checked):
     radius: epsilon_init, the deferral radius of a new ball (section 3.1; released: 1.0).
     value_init: "cold" = uniform in [0, 1) (released), or "warm" = what W_v gives.
     lr, n_steps, early_stop: Adam on the value (released: 1.0, 50 steps), until the loss is below.
-        Cold values and lr are in the size of an entry of W_v's output.
+        Cold values and lr are in units of the size of an entry of W_v's output.
     replacement: the "last" prompt token gets the value (released: replace_last), or the whole
         "prompt" (released: replace_prompt).
     units: of the radius: "absolute" (released), or the "model"'s: the median norm of a background
         prompt's key.
-    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    append_eos: the target ends with EOS, so that free-run answers stop.
     """
 
     layer: int | None = None
@@ -114,8 +114,8 @@ def written(
     """The codebook after an edit; `radius` is that of a new ball.
 
     Far from all keys: a new entry. Near one of the same target: its ball expands to hold the new
-    key, and its value is learned on. Near one of another target: both balls end half-way, but
-    none grows; where the two keys coincide the last write wins. Source: Hartvigsen et al. 2023,
+    key, and its value is trained further. Near one of another target: both balls end half-way, but
+    neither grows; where the two keys coincide the last write wins. Source: Hartvigsen et al. 2023,
     Algorithm 1.
     """
     if not len(codebook):
@@ -170,7 +170,7 @@ class _State:
 class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _State]):
     """Online editor with a codebook; it is Generates, Routed, Persistent and Erasable.
 
-    An entry depends on its own edits, model and seed alone, so that an edit taken back leaves no
+    An entry depends only on its own edits, the model and the seed, so that a removed edit leaves no
     trace. Raises ValueError where the model has no such layer or is of no known type.
     """
 
@@ -207,13 +207,13 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         return self._written(state, self.empty, kept)
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:
-        """Edits one after the other, by nature; a prompt edited before is forgotten first."""
+        """The method writes edits one after the other; an earlier edit of a prompt goes first."""
         if {edit.prompt for edit in state.edits}.isdisjoint(edit.prompt for edit in edits):
             return self._written(state, state, edits)
         return self._written(state, self.empty, live(state.edits, edits))
 
     def _written(self, known: _State, state: _State, edits: tuple[Edit, ...]) -> _State:
-        """`state` after `edits`; values that `known` holds already are not learned again."""
+        """`state` after `edits`; values that `known` already holds are not learned again."""
         singles: dict[Edit, Tensor] = {}
         if known.codebook is not None:
             entries = zip(known.codebook.members, known.codebook.values, strict=True)
@@ -233,7 +233,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         return _State((*state.edits, *edits), codebook if len(codebook) else None)
 
     def _learn(self, edit: Edit, start: Float[Tensor, " D"] | None) -> Float[Tensor, " D"]:
-        """The value under which the model gives the edit's target, from `start` or a new one."""
+        """The value with which the model gives the edit's target, from `start` or a new one."""
         config = self.config
         batch = encode(
             self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
@@ -256,7 +256,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
 
     @cached_property
     def _units(self) -> tuple[float, float]:
-        """Of the radius and of a value's entries."""
+        """The units of the radius and of a value's entries."""
         found = background_inputs(
             self.lm, self.tokenizer, self.layer, self.background, "last", n=256, seed=self.seed
         )
@@ -293,7 +293,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
             for entry in range(n_keys)
         )
         if not all(groups):
-            raise ValueError("a key belongs to no edit")
+            raise ValueError("a key has no edit")
         return _State(edits, Codebook(keys, radii, values, groups))
 
 
@@ -347,7 +347,7 @@ def _places(prompt_mask: Bool[Tensor, "B T"], replacement: str) -> Bool[Tensor, 
 def _replaced(codebook: Codebook, route: _Route, inputs: Tensor, output: Tensor) -> Tensor:
     """W_v's output with the values of the rows in scope; the others keep their bits.
 
-    A step with a key-value cache stays as it is: what its prompt got is in the cache.
+    A step with a key-value cache is left alone: the prompt's value is in the cache.
     """
     n_prompts, width = route.prompt_mask.shape
     if inputs.ndim == 2:  # some blocks flatten rows and tokens

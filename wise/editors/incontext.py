@@ -1,4 +1,4 @@
-"""Editing in context: facts are put before the prompt as text, and their tokens cut off again.
+"""Editing in context: facts are put before the prompt as text; only the prompt's logits are kept.
 
 In-context editing (IKE: Zheng et al., EMNLP 2023, arXiv 2305.12740) shows the newest edits after
 demonstrations; retrieval-augmented editing shows those that BM25 finds for the prompt.
@@ -31,16 +31,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InContextConfig(Checked):
-    """What stands before a prompt. Raises ValueError naming field, value and what is allowed.
+    """What is put before a prompt. Raises ValueError naming field, value and what is allowed.
 
     style: how a fact is told: "plain" = "prompt target.", or "ike" = as a new fact and, in a
         demonstration, with a question about it (IKE, section 3.1 and appendix).
-    n_demonstrations: facts of the background shown first; of eight one copies the new fact, three
-        paraphrase it, four ask for something else (IKE, section 3.2; released: 16).
-    n_edits: edits shown at most, the newest or the best found, with the newest or best at the end.
-    min_score: what the BM25 score of an edit's prompt must exceed to be shown (retrieval only).
-    reserve: tokens kept free for the answer. What does not fit beside the prompt into the model's
-        context goes from the front: demonstrations before edits.
+    n_demonstrations: facts of the background shown first; of eight, one copies its fact, three
+        paraphrase it and four ask for something else (IKE, section 3.2; released: 16).
+    n_edits: at most so many edits are shown, the newest or best match last.
+    min_score: an edit is shown if the BM25 score of its prompt is above this (retrieval only).
+    reserve: tokens kept free for the answer. Text that does not fit into the model's context is
+        dropped from the front: demonstrations before edits.
     """
 
     style: Literal["plain", "ike"] = "plain"
@@ -74,12 +74,12 @@ class _Store:
 
     @cached_property
     def retriever(self) -> Retriever:
-        """Finds edits by their prompts."""
+        """The index of the edits' prompts."""
         return Retriever(self.prompts)
 
 
 class InContext(ErasableBase[InContextConfig, _Store]):
-    """Shows the newest edits; it is Generates, Persistent and Erasable. The weights never count.
+    """Shows the newest edits; it is Generates, Persistent and Erasable. It changes no weight.
 
     With no edit in force it is the model itself, bitwise.
     """
@@ -97,7 +97,7 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         attention_mask: Int[Tensor, "B T"],
         prompt_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Logits at the given tokens, with what stands before them read first."""
+        """Logits at the given tokens, with the context in front of them."""
         asked = attention_mask if prompt_mask is None else prompt_mask
         prefixes = self._prefixes(input_ids, asked)
         if not any(prefixes):
@@ -113,7 +113,7 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         max_new_tokens: int,
         **options: Any,
     ) -> Int[Tensor, "B S"]:
-        """Greedy continuations (num_beams=n: beams), with what stands before the prompts read."""
+        """Greedy continuations (num_beams=n: beams), with the context in front of the prompts."""
         prefixes = self._prefixes(input_ids, attention_mask)
         rows, mask, _ = self._placed(prefixes, input_ids, attention_mask, max_new_tokens)
         return self._bare.generate(rows, mask, max_new_tokens, **options)
@@ -121,13 +121,13 @@ class InContext(ErasableBase[InContextConfig, _Store]):
     def _placed(
         self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor, n_more: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`placed`; ValueError where rows and `n_more` tokens are too long for the model."""
+        """`placed`; ValueError where a row with `n_more` tokens is too long for the model."""
         n_lead = len(self.tokenizer("").input_ids)  # tokens that are put before any text
         rows, mask, places = placed(prefixes, input_ids, attention_mask, n_lead=n_lead)
         limit, longest = self.lm.context_length, int(mask.sum(-1).max()) + n_more
         if limit is not None and longest > limit:
             raise ValueError(
-                f"{longest} tokens with the context and the answer are more than the model's "
+                f"{longest} tokens, with context and answer, exceed the model's "
                 f"{limit}; raise reserve={self.config.reserve}"
             )
         return rows, mask, places
@@ -144,7 +144,7 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def _prefix(self, prompt: str, n_tokens: int) -> list[int]:
-        """As many of the texts before `prompt`, from the last, as its context has room for."""
+        """As many of the texts for `prompt`, the last first, as the context has room for."""
         shown = self._shown(prompt)
         if not shown:
             return []
@@ -160,7 +160,7 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         return ids
 
     def _shown(self, prompt: str) -> Sequence[Edit]:
-        """The edits shown before `prompt`, the most telling last."""
+        """The edits shown before `prompt`, the most relevant last."""
         return self.edits[-self.config.n_edits :]
 
     def _ids(self, text: str) -> list[int]:
@@ -235,10 +235,10 @@ def statement(edit: Edit, style: str) -> str:
 
 
 def demonstrations(background: Background, *, n: int, style: str, seed: int) -> tuple[str, ...]:
-    """`n` facts of the background's edits, each with a question: of eight one is the fact itself,
-    three are paraphrases and four ask for another fact, whose answer stays.
+    """`n` facts of the background's edits, each with a question: of eight, one is the fact itself,
+    three are paraphrases and four ask for another fact, whose answer is unchanged.
 
-    Those without a paraphrase or a known true answer copy. Source: IKE section 3.2.
+    An edit without a paraphrase or known answer gives a copy. Source: IKE section 3.2.
     """
     edits = background.edits
     order = torch.randperm(len(edits), generator=seeded(seed, "demonstrations"))[:n].tolist()
@@ -291,10 +291,10 @@ def placed(
     *,
     n_lead: int = 0,
 ) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"], Int[Tensor, "B T"]]:
-    """Left-padded rows that begin with their prefixes, their mask, and where each token is.
+    """Left-padded rows that begin with their prefixes, their mask, and each token's column.
 
-    A row's first `n_lead` tokens, as a beginning of sequence, stay in front of the prefix. Padding
-    ends up on the left whatever side it came from; rows keep no gaps.
+    A row's first `n_lead` tokens, such as BOS, stay in front of the prefix. Padding ends up on the
+    left from whichever side, and rows have no gaps.
     """
     ids, given = pad(prefixes, 0)
     own, given = attention_mask.long(), given.to(attention_mask)

@@ -1,4 +1,4 @@
-"""What the editors' configurations hold, field by field, and presets with some fields changed."""
+"""The checks of the editors' configurations, and presets with some fields changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ C = TypeVar("C", bound="DataclassInstance")
 def configured(
     cls: type[C], presets: Mapping[str, Mapping[str, Any]], preset: str, options: Mapping[str, Any]
 ) -> C:
-    """A preset with some fields changed. ValueError lists the presets, or fields, there are."""
+    """A preset with some fields changed. ValueError lists the presets, or the fields."""
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is none of {', '.join(presets)}")
     known = [field.name for field in fields(cls)]
@@ -37,7 +37,7 @@ def configured(
 
 
 class Checked:
-    """A dataclass held to its annotations: ValueError names field, value and what is allowed."""
+    """A dataclass checked by its annotations: ValueError names field, value and what is allowed."""
 
     __slots__ = ()
 

@@ -1,6 +1,6 @@
 """Routing: select tokens -> activation -> threshold -> choice, and the margin learned for it.
 
-Learning and inference ask the same `Router`, so that a prompt is routed by what was learned.
+Learning and inference use the same `Router`, so that prompts are routed as was learned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ValueChange = Callable[[Tensor], Tensor]  # A(x) [..., M] -> A(x) (W_v' - W_v) [
 
 
 class SideMemory(Protocol):
-    """What a prompt can be routed to."""
+    """A memory that a prompt can be routed to."""
 
     @property
     def change(self) -> ValueChange:
@@ -88,8 +88,8 @@ def _mean(delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tenso
     return delta.sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-# The tokens that decide a row's route, and how their activations, zero where there is no token,
-# become one. The paper is silent; the released code takes the mean over all tokens.
+# The tokens that decide a row's route, and how their activations (zero where there is no token)
+# become one. The paper does not say; the released code takes the mean over all tokens.
 ROUTING_TOKENS: Mapping[
     str,
     tuple[Callable[[Tensor, Tensor], RoutingInputs], Callable[[Tensor, Tensor], Tensor]],
@@ -110,7 +110,7 @@ def select(
 def aggregate(
     delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"], how: str
 ) -> Float[Tensor, " B"]:
-    """One activation a row from those of its tokens in `mask`; 0 for a row without any."""
+    """One activation for each row from its tokens in `mask`; 0 for a row without any."""
     return _named(ROUTING_TOKENS, routing_tokens=how)[1](torch.where(mask, delta, 0.0), mask)
 
 
@@ -146,8 +146,8 @@ class Router:
     weight, activation: W_v, and the function that its outputs pass through before they are
         compared; None compares them as they are.
     threshold_scale: factor on epsilon.
-    thresholds: one epsilon "shared" by all memories, or one "per-memory", in which its activations
-        are then measured.
+    thresholds: one epsilon "shared" by all memories, or one "per-memory", by which its activations
+        are then divided.
 
     Source: WISE eq. 6 for one memory, Algorithm 2 for several.
     """
@@ -173,7 +173,7 @@ class Router:
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
-        """Delta_act of each row for each memory, in its threshold where each has its own."""
+        """Delta_act of each row for each memory, over its threshold where each has its own."""
         deltas = self.deltas(rows, [memory.change for memory in memories])
         if self.thresholds == "shared":
             return deltas
@@ -188,7 +188,7 @@ class Router:
         return self.threshold_scale * smallest if memories else smallest
 
     def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
-        """The memory that each row opens, by its place in `memories`; -1 = the main memory."""
+        """The memory that each row opens, by its index in `memories`; -1 = the main memory."""
         strongest, index = self.activations(rows, memories).max(0)
         return torch.where(strongest > self.threshold(memories), index, -1)
 
@@ -218,7 +218,7 @@ def margin_loss(
     gamma: float,
     reduction: str = "rows",
 ) -> Float[Tensor, ""]:
-    """L_a: irrelevant prompts below alpha, edited ones above beta, and gamma between each pair.
+    """L_a: irrelevant prompts below alpha, edited ones above beta, each pair gamma apart.
 
     Prompts of earlier shards, `replayed`, must be below alpha too; they make no pairs. `reduction`
     is a name of REDUCTIONS. Source: WISE eq. 5; appendix B.3 for replay.

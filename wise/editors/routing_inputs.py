@@ -47,8 +47,8 @@ def background_inputs(
 ) -> RoutingInputs | None:
     """Routing inputs of `n` background prompts; None for an empty background.
 
-    Half of them (or all, or none, as the background has them) are its edits' prompts and
-    paraphrases, the others its texts, each cut off after a random word: a prompt may end anywhere.
+    Half of them, as far as the background has both, are its edits' prompts and paraphrases, the
+    others its texts, each cut off after a random word: a prompt may end anywhere.
     """
     generator = seeded(seed, "background")
     asked = [text for edit in background.edits for text in (edit.prompt, *edit.paraphrases)]
@@ -68,7 +68,7 @@ def background_inputs(
 
 
 def _readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text`, halved until the model can read it: a background prompt may end anywhere."""
+    """`text`, halved until it fits the context: a background prompt may end anywhere."""
     while lm.context_length is not None and len(tokenizer(text).input_ids) > lm.context_length:
         text = text[: len(text) // 2]
     return text

@@ -1,6 +1,6 @@
-"""An editor's state as a folder: one safetensors file and a JSON manifest that vouches for it.
+"""An editor's state as a folder: one safetensors file and a JSON manifest with its digests.
 
-Nothing is executed on reading, and nothing is taken over before all of it has been checked.
+Reading executes nothing, and takes nothing over before everything is checked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def identity(
     background: Background,
     seed: int,
 ) -> dict[str, Any]:
-    """What a state belongs to: the model by its type, sizes and weights, and how it was edited."""
+    """What a state belongs to: the model's type, sizes and weights, and the editor's settings."""
     return {
         "model": {
             "model_type": lm.model.config.model_type,
@@ -48,7 +48,9 @@ def identity(
             "vocab_size": lm.model.config.vocab_size,
             "sha256": model_digest(lm),
         },
-        "config": json.loads(json.dumps(asdict(config))),  # as it is read back: tuples are lists
+        "config": json.loads(
+            json.dumps(asdict(config))
+        ),  # as JSON reads it back, with lists for tuples
         "background sha256": _digest(asdict(background)),
         "seed": seed,
     }
@@ -60,7 +62,7 @@ def write(
     record: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Save a state, `record` and `tensors`; an earlier one stays whole until the new one is."""
+    """Save a state, `record` and `tensors`; an earlier one stays valid until the new one is."""
     payload = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     digest = hashlib.sha256(payload).hexdigest()
     name = f"state-{digest[:16]}.safetensors"
@@ -82,7 +84,7 @@ def read(
 ) -> S:
     """What `state_of` makes of the record and tensors in `folder`.
 
-    ValueError where they are missing, damaged, another editor's or no state.
+    Raises ValueError where they are missing, damaged, another editor's or not a state.
     """
     manifest = _manifest(folder)
     for name, own in json.loads(json.dumps(dict(belongs_to))).items():
@@ -105,7 +107,7 @@ def read(
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, which holds what it held until all of it is on the disk."""
+    """Write `content` to `path` atomically, once all of it is on the disk."""
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -1,1 +1,1 @@
-"""What an editor did to a model: per-item measures, and the lifelong run that collects them."""
+"""What an editor did to a model: measures per item, and the lifelong run that collects them."""

@@ -24,13 +24,13 @@ from wise.measures.rows import read_rows
 
 __all__ = ["Cost", "LeagueCell", "Outcome", "Scene", "SceneMaker", "one_thread", "run_cell"]
 
-_N_TIMED = 5  # forwards of the batch, of which the median counts
-_N_ROWS = 32  # of the batch
+_N_TIMED = 5  # forwards of the batch; the median is taken
+_N_ROWS = 32  # in the batch
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all editors of a league are given alike: a model, a stream and the background."""
+    """What every editor of a league is given: a model, a stream and the background."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -46,7 +46,7 @@ SceneMaker = Callable[[str, int, int], Scene]
 class LeagueCell:
     """One run of a league: the stream of `n_edits` up to the last checkpoint.
 
-    `key` names its files, and no other cell's.
+    `key` names its files and is unique.
     """
 
     entry: Entry
@@ -75,7 +75,7 @@ class LeagueCell:
         return Outcome.of(self, folder).state == "open"
 
     def forget_error(self, folder: Path) -> None:
-        """Open a cell again that had an error; what it cost so far stands."""
+        """Open a cell again that had an error; its costs so far are kept."""
         found = Outcome.of(self, folder)
         if found.state == "error":
             Outcome(costs=found.costs).keep(self, folder)
@@ -91,7 +91,7 @@ class LeagueCell:
 @dataclass(frozen=True)
 class Cost:
     """After `t` edits: the mean time of an edit, bytes added (None where the editor does not say),
-    and the time of a forward in that of the bare model, in the same process."""
+    and the time of a forward relative to the bare model's, in the same process."""
 
     t: int
     seconds_per_edit: float
@@ -110,7 +110,7 @@ class Outcome:
 
     @classmethod
     def of(cls, cell: LeagueCell, folder: Path) -> Outcome:
-        """What the record of `cell` says; no record is an open cell."""
+        """The recorded outcome of `cell`; without a record the cell is open."""
         path = folder / f"{cell.key}.json"
         if not path.exists():
             return cls()
@@ -119,17 +119,17 @@ class Outcome:
         return cls(record["state"], record["message"], tuple(record["measured"]), costs)
 
     def keep(self, cell: LeagueCell, folder: Path) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         write_json({**asdict(self), "cell": asdict(cell)}, folder / f"{cell.key}.json")
 
 
 def run_cell(cell: LeagueCell, scene_of: SceneMaker, folder: Path) -> None:
     """Run or resume `cell`; its rows and its record are below `folder`.
 
-    On one thread, so that rows do not depend on how many cells run beside it. What goes wrong is
-    recorded with the cell and never raised, but for the end of the process.
+    It runs on one thread, so that rows do not depend on how many cells run at once. Errors are
+    recorded with the cell and not raised.
     """
-    # Costs of an earlier try stand: a resumed run need not make all edits again.
+    # Costs of an earlier try are kept: a resumed run need not make all edits again.
     costs = {cost.t: cost for cost in Outcome.of(cell, folder).costs}
 
     def record(state: str, message: str = "", measured: Sequence[int] = ()) -> None:
@@ -165,7 +165,7 @@ def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], N
     n_timed, total = 0, 0.0
 
     def after_turn(begin: int, end: int, seconds: float) -> None:
-        """Costs are of the edits that this process has made; a resumed run starts anywhere."""
+        """Costs count only the edits of this process, as a resumed run may start anywhere."""
         nonlocal n_timed, total
         n_timed, total = n_timed + end - begin, total + seconds
         if end in cell.checkpoints:
@@ -179,7 +179,7 @@ def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], N
 
 
 def _inference_ratio(editor: Editor, scene: Scene) -> float:
-    """Median time of a forward of the edited model over that of the bare one, by turns."""
+    """Median time of a forward of the edited model over the bare one's, measured in turns."""
     prompts = [edit.prompt for edit in scene.stream.edits[:_N_ROWS]]
     batch = encode(scene.tokenizer, prompts).to(scene.model.device)
     both = editor, Unedited(scene.model, scene.tokenizer)
@@ -194,7 +194,7 @@ def _inference_ratio(editor: Editor, scene: Scene) -> float:
 
 
 def _measured(cell: LeagueCell, folder: Path) -> list[int]:
-    """The T that a cell with an error has measured by all protocols; blocks are written whole."""
+    """The T that a cell with an error has measured under all protocols."""
     path = cell.rows_in(folder)
     try:
         rows = read_rows(path) if path.exists() else []
@@ -206,7 +206,7 @@ def _measured(cell: LeagueCell, folder: Path) -> list[int]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """What is computed does not depend on how much runs beside it."""
+    """Compute on one thread, so that results do not depend on what else is running."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Who stands in a league: editors with their options, and with whom they may be compared."""
+"""The entries of a league: editors with their options, and the groups that are compared."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from wise.editor import BUILT_IN
 
 __all__ = ["GROUPS", "Entry", "best_options", "entries_named", "entries_of", "every_name"]
 
-# Editors of one group alone are ranked together; corners calibrate and are not ranked at all.
+# Only editors of one group are ranked together; corners calibrate and are not ranked.
 GROUPS = ("online", "mass", "corner")
 
-# Written all at once: beside the online editor, or, for a method that is no other, in its place.
+# Mass edits: beside the online editor, or instead of it where the method has no online use.
 _ALSO_MASS = ("memit",)
 _ONLY_MASS = ("locft-bf",)
 _UNRANKED = ("none",)
-# Released hyper-parameters, where they are no preset of that name; layers go with the depth.
+# Released hyper-parameters, where there is no preset "released"; layers scale with the depth.
 _RELEASED: Mapping[str, Mapping[str, Any]] = {"wise": {"preset": "paper-llama-2-7b", "layer": None}}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An editor as it takes part: `spec` as `load_editor` takes it, its options, and its group.
+    """An editor of a league: its `spec` for `load_editor`, its options, and its group.
 
     `label` says where the options are from: released, searched, embedded, or "" where there are
-    none. Raises ValueError for a group that there is not.
+    none. Raises ValueError for an unknown group.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Entry:
 
     @property
     def editor(self) -> str:
-        """What rows call it: its name and its options."""
+        """Its name in rows: the editor's name and its options."""
         options = ", ".join(f"{name}={value}" for name, value in self.options)
         return f"{self.name}({options})" if options else self.name
 
     @property
     def title(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         return f"{self.name}, {self.label}" if self.label else self.name
 
 
@@ -67,11 +67,11 @@ def entries_of(
     best: Mapping[str, Mapping[str, Any]] | None = None,
     options: Literal["both", "released", "tuned"] = "both",
 ) -> list[Entry]:
-    """The entries of one editor: a built-in one twice, released and tuned, or by one of these
-    `options`; any other once.
+    """The entries of one editor: a built-in one twice, released and tuned, or once with one of
+    these `options`; any other once.
 
-    `best` are the options that a search found, by name; without any the tuned entry is the preset
-    "embedded". Another editor is named as `load_editor` takes it.
+    `best` are the options that a search found, by name; without them the tuned entry is the preset
+    "embedded". Other editors are named by their `load_editor` spec.
     """
     if name in _UNRANKED:
         return [Entry(name, name, group="corner")]
@@ -101,7 +101,7 @@ def entries_named(
 ) -> tuple[Entry, ...]:
     """The entries of several editors, each once, in order; "all" is every built-in editor.
 
-    `corners` are those between which all others lie, and how each is made; they end "all".
+    `corners` are the calibration entries by name, with their specs; "all" ends with them.
     """
     corners = corners or {}
     if "all" in names:
@@ -116,10 +116,10 @@ def entries_named(
 
 
 def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:
-    """By editor, the options with the highest worst corner that a search on `model` has found.
+    """By editor, the options whose worst corner is highest in a search on `model`.
 
-    Of equal ones the first found. `path` is a CSV file with columns editor, model, worst and
-    options (a JSON object); no file is no search.
+    The first of equal ones is taken. `path` is a CSV file with columns editor, model, worst and
+    options (a JSON object); a missing file means no search.
     """
     if not path.exists():
         return {}

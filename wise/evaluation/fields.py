@@ -80,7 +80,7 @@ class Field:
 
     def text(self, *, blank: bool = False) -> str:
         if not isinstance(self.value, str) or not (blank or self.value.strip()):
-            raise self.error("a text" if blank else "a text that is not blank")
+            raise self.error("a text" if blank else "a non-blank text")
         return self.value
 
     def texts(self) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ def checkpoints_of(n_edits: int) -> tuple[int, ...]:
 class League:
     """Entries by model, the seeds of their streams, and T = `n_edits`.
 
-    `scene_of` makes what each editor is given. Raises ValueError for no entry or seed, an entry
-    that a model has twice, and T < 1.
+    `scene_of` makes what each editor is given. Raises ValueError without entries or seeds, for a
+    repeated entry, and for T < 1.
     """
 
     entries: Mapping[str, tuple[Entry, ...]]
@@ -49,14 +49,14 @@ class League:
         for model, entries in self.entries.items():
             names = [entry.editor for entry in entries]
             if twice := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"{min(twice)!r} stands twice among the entries on {model}")
+                raise ValueError(f"{min(twice)!r} is repeated among the entries on {model}")
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
         return checkpoints_of(self.n_edits)
 
     def cells(self) -> Iterator[LeagueCell]:
-        """All cells. A mass edit has one for each checkpoint, being a turn that is never split."""
+        """All cells. A mass edit has one for each checkpoint, as its one turn is never split."""
         for seed in self.seeds:
             for model, entries in self.entries.items():
                 for entry in entries:
@@ -81,12 +81,12 @@ class League:
 def run_league(
     league: League, folder: Path, *, executor: Executor | None = None, progress: bool = True
 ) -> dict[LeagueCell, Outcome]:
-    """Run every cell that has not ended yet below `folder`, in this process or by `executor`; how
-    each cell came out.
+    """Run every unfinished cell below `folder`, in this process or by `executor`; returns the
+    outcome of each cell.
 
-    Cells that had an error are tried again. A cell's error, or the end of its process, costs no
-    other cell anything; after a kill, the same call goes on where it stopped. Raises ValueError
-    where `folder` holds another league, RuntimeError where another process is at work in it.
+    Cells that had an error are tried again. An error in a cell, or the death of its process,
+    affects no other cell; after a kill, the same call goes on where it stopped. Raises ValueError
+    where `folder` holds another league, RuntimeError where another process works in it.
     """
     cells = list(league.cells())
     with claimed(folder, "league", league.identity()):
@@ -98,7 +98,7 @@ def run_league(
 
 
 def results_of(outcomes: Mapping[LeagueCell, Outcome], folder: Path) -> Results:
-    """The rows of each contestant at each T, of all its seeds; where one is lacking, the reason."""
+    """The rows of each contestant at each T, of all its seeds, or the reason why one is missing."""
     found: dict[Contestant, dict[int, list[Row] | str]] = {}
     lacking: dict[tuple[Contestant, int], list[str]] = defaultdict(list)
     n_seeds = len({cell.seed for cell in outcomes})

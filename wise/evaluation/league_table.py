@@ -1,7 +1,6 @@
-"""A league's standings: corners, levels and averages, who is tied with the best, what has faded.
+"""A league's standings: corners, levels and averages, ties with the best, and what was forgotten.
 
-Final free-run rows alone count. Seeds are pooled; a subject that several of them ask for is one
-cluster.
+Only final free-run rows count. Seeds are pooled; a subject in several seeds is one cluster.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Contestant(NamedTuple):
     editor: str
 
 
-# By T: the rows of every seed, or why there are none.
+# By T: the rows of all seeds, or why there are none.
 Results = Mapping[Contestant, Mapping[int, list[Row] | str]]
 
 
@@ -76,7 +75,7 @@ def measures_of(rows: Sequence[Row], *, confidence: float = 0.95) -> dict[str, E
 def _average(table: pd.DataFrame, confidence: float) -> Estimate:
     """The mean over edits of reliability, generalization and locality, each a third.
 
-    An edit that lacks one of them is left out. Source: the "Avg." of WISE, Table 2, per item.
+    An edit without one of them is left out. Source: the "Avg." of WISE, Table 2, here per edit.
     """
     edit, scored = ["seed", "edit_id"], table[table.score.notna() & (table.edit_id != "")]
     by_metric = scored.groupby([*edit, "metric"], observed=True).score.mean().unstack()
@@ -92,9 +91,9 @@ class Standing:
     """A contestant after `t` edits.
 
     `measures` has the corners, "average" (of them, edit by edit), and "level 1" and so on. `worst`
-    names the lowest corner. `place` is by it within model, group and T, from 1, equal ones sharing
-    a place; None for corners of calibration. `is_tied` is known at the group's last T alone. With
-    an `error` there is no number.
+    names the lowest corner. `place` ranks it within model, group and T, from 1, and equal ones
+    share a place; None for the calibration corners. `is_tied` is known only at the group's last T.
+    With an `error` there are no numbers.
     """
 
     contestant: Contestant
@@ -117,11 +116,12 @@ class Standing:
 
 
 def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
-    """By model, group and T (the last first), the best worst corner first, errors at the end.
+    """By model, group and T (the last first), sorted by the worst corner, errors at the end.
 
-    At a group's last T the contestants tied with its best are marked: those that no corner shows
-    to be worse at 1 - `confidence`, by McNemar's exact test on the items of both, two-sided, after
-    Holm's correction over all corners and contestants of the group. Source: Holm, 1979.
+    At a group's last T the contestants tied with its best are marked: those that are not
+    significantly worse on any corner at 1 - `confidence`, by McNemar's exact test on the items of
+    both, two-sided, after Holm's correction over all corners and contestants of the group. Source:
+    Holm, 1979.
     """
     tables: dict[tuple[str, str, int], list[Standing]] = defaultdict(list)
     for contestant, by_t in results.items():
@@ -153,7 +153,7 @@ def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
 
 
 def _with_ties(ranked: Sequence[Standing], results: Results, confidence: float) -> list[Standing]:
-    """The standings with those marked that nothing tells from the first."""
+    """The standings, with those marked that are not significantly below the first."""
     measured = [each for each in ranked if each.measures]
     if not measured:
         return list(ranked)
@@ -198,7 +198,7 @@ def _compared(
 
 
 class Retained(NamedTuple):
-    """What a contestant's edits of the first `early` score then, and after `late` edits."""
+    """The scores of a contestant's first `early` edits, right then and after `late` edits."""
 
     contestant: Contestant
     early: int
@@ -220,7 +220,7 @@ def retained(results: Results, *, early: int = 10) -> list[Retained]:
         late = max(by_t)
         first, final = by_t.get(early, ""), by_t[late]
         if (
-            contestant.group in ("corner", "mass")  # each T of a mass edit is another model
+            contestant.group in ("corner", "mass")  # a mass edit makes a new model at each T
             or late <= early
             or isinstance(first, str)
             or isinstance(final, str)

@@ -1,4 +1,4 @@
-"""A league as text: a CSV of every number, and tables that are Markdown and read as they are."""
+"""A league as text: a CSV of every number, and Markdown tables that also read as plain text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _measure_of(name: str) -> tuple[str, str]:
 
 
 def write_scores(found: Iterable[Standing], path: Path) -> None:
-    """A line for each standing and measure, or one with the error of a standing without numbers."""
+    """One line for each standing and measure, or one with the error where there are no numbers."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, SCORE_COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -147,7 +147,7 @@ def document(
     confidence: float,
     notes: str = "",
 ) -> str:
-    """The league as a Markdown page; `notes` is its one part written by hand."""
+    """The league as a Markdown page; only `notes` are written by hand."""
     seeds = sorted({cell.seed for cell in outcomes})
     n_edits = max(cell.n_edits for cell in outcomes)
     protocols = " and ".join({p: None for cell in outcomes for p in cell.protocols})

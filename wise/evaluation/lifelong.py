@@ -95,11 +95,11 @@ def run_lifelong(
 ) -> list[rows.Row]:
     """Edit, measure, write rows to `path` block by block, and return all of them.
 
-    `editor` must hold no edit yet: the unedited model is asked first. With `resume`, blocks that
-    `path` holds whole are kept and only edited through (from a saved state where the editor can
-    save); the rows are those of an uninterrupted run. Without, rows at `path` are an error.
-    `after_turn` is told of each turn that is made here, before it is measured: the numbers of its
-    edits, [begin, end), and its seconds.
+    `editor` must hold no edit yet: the unedited model is asked first. With `resume`, complete
+    blocks in `path` are kept, and their edits only made again (from a saved state where the editor
+    can save); the rows are those of an uninterrupted run. Without it, existing rows at `path` are
+    an error. `after_turn` is called after each turn that is made here, before it is measured, with
+    its edits' range [begin, end) and its seconds.
     """
     blocks = run.plan(is_routed=isinstance(editor, Routed))
     if resume and _is_finished(path, run, blocks):
@@ -133,7 +133,7 @@ def run_lifelong(
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once all that was asked of an accelerator is done."""
+    """The time in seconds, once the accelerator has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -153,7 +153,10 @@ def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
     """Whether `path` holds all rows of `blocks`."""
     try:
         held = rows.read_rows(path)
-    except (FileNotFoundError, ValueError):  # cut off, or not rows at all: resuming tells
+    except (
+        FileNotFoundError,
+        ValueError,
+    ):  # cut off, or not rows at all: resuming raises the error
         return False
     expected = [block.name for block in blocks for _ in block.questions]
     return [row.block for row in held] == expected and {row.run for row in held} == {run.identity}
@@ -189,7 +192,7 @@ def _save(editor: Editor, states: Path, t: int) -> None:
 
 
 def _discard(state: Path) -> None:
-    """Delete a saved state; what a kill leaves of it is not taken for one."""
+    """Delete a saved state; after a kill, what is left does not count as one."""
     doomed = state.with_suffix(".partial")
     if doomed != state:
         shutil.rmtree(doomed, ignore_errors=True)
@@ -198,10 +201,9 @@ def _discard(state: Path) -> None:
 
 
 def _restore(editor: Editor, states: Path, blocks: Sequence[Block], done: Set[str]) -> int:
-    """Load the newest state that all missing blocks can be measured from; how many edits it holds.
+    """Load the newest state from which all missing blocks can be measured; returns its T.
 
-    States beyond it are deleted, and where no block is `done` all of them, which are then of
-    another run.
+    Later states are deleted. Where no block is `done`, all are, as they belong to another run.
     """
     if not isinstance(editor, Persistent) or not states.is_dir():
         return 0

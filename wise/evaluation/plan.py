@@ -1,4 +1,4 @@
-"""What a lifelong run asks, and when: blocks of questions, made once, before the first edit."""
+"""What a lifelong run asks, and when: blocks of questions, made once before the first edit."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["Block", "plan"]
 
 @dataclass(frozen=True)
 class Block:
-    """Questions asked together once `end` edits are made, of which [begin, end) are the last turn.
+    """Questions asked together after `end` edits, of which [begin, end) are the last turn.
 
-    They ask for the edits of that turn ("at-edit"), for everything after a checkpoint ("final"), or
-    for the routing activation of all that. Each question is a row. `name` is unique in its plan.
+    They ask for the edits of that turn ("at-edit"), for everything at a checkpoint ("final"), or
+    for the routing activations of the latter. Each question is a row. `name` is unique in its plan.
     """
 
     name: str

@@ -51,18 +51,18 @@ class Job(Protocol):
         """Whether it is to be run."""
 
     def lose(self, folder: Path, message: str) -> None:
-        """Record `message` as the error of what its process was at when it ended."""
+        """Record `message` as the error of what was being done when its process ended."""
 
 
 _Job = TypeVar("_Job", bound=Job)
 
-# Work on tasks, anywhere: each task as it ends, and whether its process lived to its end.
+# Runs tasks, anywhere: yields each task as it ends, and whether its process survived it.
 Executor = Callable[[Callable[[Any], None], Sequence[Any]], Iterator[tuple[Any, bool]]]
 
 
 @contextmanager
 def claimed(folder: Path, what: str, identity: Mapping[str, Any]) -> Iterator[None]:
-    """`folder`, made where it is not there, as that of one league or study (`what`) at work in it.
+    """Claim `folder`, made if missing, for one running league or study (`what`).
 
     Raises ValueError naming what differs where the folder holds another, RuntimeError where another
     process is at work in it.
@@ -93,8 +93,8 @@ def run_grid(
 ) -> None:
     """Run the open ones of `cells`, in this process or by `executor`.
 
-    The end of a cell's process costs no other cell anything: it is recorded with the cell, which
-    runs again where more of it is open.
+    Where the process of a cell dies, no other cell is affected: the death is recorded with the
+    cell, which runs again while part of it is open.
     """
     execute = executor or partial(run_apart, n_processes=1)
     todo = [cell for cell in cells if cell.is_open(folder)]
@@ -116,10 +116,10 @@ def run_grid(
 def run_apart(
     work: Callable[[_Task], None], tasks: Sequence[_Task], *, n_processes: int
 ) -> Iterator[tuple[_Task, bool]]:
-    """Each task as it ends, and whether its process lived to its end; one process is this one.
+    """Yield each task as it ends, and whether its process survived it; one process = this one.
 
-    A process that dies loses the task that it was at, and no other. Processes are spawned, and end
-    with this one however it ends. What `work` raises is raised here. Raises ValueError.
+    A process that dies loses only its current task. Processes are spawned, and end with this one
+    however it ends. What `work` raises is raised here. Raises ValueError.
     """
     if n_processes < 1:
         raise ValueError(f"n_processes={n_processes} must be >= 1")
@@ -154,7 +154,7 @@ def run_apart(
 
 
 def _end_with_parent() -> None:
-    """Leave no process behind that still writes when its parent was killed."""
+    """End this process when its parent is killed, so that nothing goes on writing."""
 
     def wait_for_it() -> None:
         parent = parent_process()
@@ -174,11 +174,11 @@ def run_submitted(
     poll_seconds: float = 10.0,
     **parameters: Any,
 ) -> Iterator[tuple[_Task, bool]]:
-    """Each task as its job on a cluster ends, and whether the job lived to its end.
+    """Yield each task as its job on a cluster ends, and whether the job survived it.
 
     `folder`, which all nodes see, gets submitit's files; `parameters` are its own (`timeout_min`,
     `slurm_partition`, `slurm_array_parallelism`). What `work` raises is raised here, as submitit
-    tells it. Raises ModuleNotFoundError without submitit.
+    reports it. Raises ModuleNotFoundError without submitit.
     """
     import submitit
     from submitit.core.utils import FailedJobError, UncompletedJobError
@@ -200,7 +200,7 @@ def run_submitted(
 
 
 def file_name(task: DataclassInstance, words: str) -> str:
-    """A name for a task's file: what can be read of `words`, and a digest of its fields."""
+    """A name for a task's file: the readable part of `words`, and a digest of its fields."""
     digest = hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode()).hexdigest()
     readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
     return f"{readable[-80:]}-{digest[:12]}"

@@ -1,7 +1,7 @@
 """Ledgers: append-only files of JSON lines that survive a kill at any moment.
 
-What is appended is written at once and is on the disk when the call returns, so that a kill costs
-no more than the last line, which counts for nothing where it was cut off. Standard library alone.
+What is appended is on disk when the call returns. A kill costs at most the last line, which is
+ignored where it was cut off. Standard library alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if sys.platform != "win32":
 
 __all__ = ["Ledger", "Record", "check_claim", "forget", "read_records", "write_whole"]
 
-# Ends of lines to str.splitlines and to editors, but not to JSON; and what UTF-8 does not hold.
+# Line ends for str.splitlines and text editors but not for JSON; and what UTF-8 cannot encode.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
@@ -34,11 +34,11 @@ class Record(NamedTuple):
 class Ledger:
     """A ledger that is open for its one writer; a context manager.
 
-    `claim` is the job that the file is of: the fields that its first record begins with. `keep`
+    `claim` identifies the job of the file: the fields with which its first record begins. `keep`
     takes the records found and says how many stay, in `records`, or raises ValueError where they
-    are not the caller's. Raises, with the file as it was, ValueError for a line that is not a JSON
-    object and for the claim of another job (`what` it is), naming the field; RuntimeError where
-    another process has the file open (on Windows nothing tells).
+    are not the caller's. An error leaves the file as it was: ValueError for a line that is not a
+    JSON object and for the claim of another job (`what` it is), naming the field; RuntimeError
+    where another process has the file open (not detected on Windows).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Ledger:
             raise
 
     def append(self, *records: Mapping[str, object]) -> None:
-        """Write `records` at once. Raises OSError, the file then being as it was."""
+        """Write `records` in one call. Raises OSError, with the file as before."""
         lines = b"".join(map(_encoded, records))
         n_written = self._file.write(lines)
         if n_written != len(lines):
@@ -74,7 +74,7 @@ class Ledger:
         self._size += len(lines)
 
     def close(self) -> None:
-        """Close the file; nothing is held back."""
+        """Close the file; everything is written already."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -89,8 +89,8 @@ def read_records(
 ) -> list[Record]:
     """All records of a file.
 
-    Raises ValueError naming file and line; so it does for a last line without its end, unless
-    truncated is "drop".
+    Raises ValueError naming file and line, also where the last line is cut off, unless truncated is
+    "drop".
     """
     records, rest = _parsed(Path(path).read_bytes(), Path(path))
     if rest and truncated != "drop":
@@ -100,7 +100,7 @@ def read_records(
 
 
 def forget(path: Path, is_forgotten: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Open again what some records closed: the file without them, whole or as it was."""
+    """Rewrite the file, whole or not at all, without some records: their work is open again."""
     records = [record.values for record in read_records(path, truncated="drop")]
     kept = [record for record in records if not is_forgotten(record)]
     if len(kept) < len(records):
@@ -121,7 +121,8 @@ def check_claim(
     for name, value in claim.items():
         if found.get(name) != value:
             raise ValueError(
-                f"{place}: {name}={found.get(name)!r} is of another {what}; here is {value!r}"
+                f"{place}: {name}={found.get(name)!r} belongs to another {what}; "
+                f"this one has {value!r}"
             )
 
 

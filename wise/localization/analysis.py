@@ -1,8 +1,8 @@
 """Does a layer's tracing effect tell how well an edit there does, beyond which layer it is?
 
 Pure functions on a long table of one editor and problem: one row per `fact` and `layer`, with the
-effect `tracing` and scores. A fact's rows are not independent: what resamples or shuffles, takes
-facts whole.
+effect `tracing` and scores. A fact's rows are not independent: resampling and shuffling take whole
+facts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["Regression", "WithinLayer", "regress", "within_layers", "without_ext
 class Regression:
     """Three regressions of a score: on the layer, on the tracing effect, on both interacted.
 
-    `partial_r2` is the share of what the layer leaves unexplained that the tracing effect explains,
-    adjusted for its parameters: 0 is expected of a useless one, so that it can be below. `held_out`
-    is the same for facts that the regressions have not seen. The intervals are bootstraps over
-    facts; at 95 % that of `partial_r2` held the truth in 90 to 99 % of simulated studies of 30 to
-    200 facts, and in 98 % or more where the truth is 0. `p_f` is that of the F-test of both
-    against the layer, as published; `p_clustered` of a Wald test with errors clustered by fact;
-    `p_permutation` of shuffling tracing profiles across facts.
+    `partial_r2` is the share that the tracing effect explains of what the layer leaves unexplained.
+    It is adjusted for its parameters: a useless predictor has 0 in expectation, so it can be
+    negative. `held_out` is the same for facts that the regressions have not seen. The intervals are
+    bootstraps over facts; at 95 % that of `partial_r2` held the truth in 90 to 99 % of simulated
+    studies of 30 to 200 facts, and in 98 % or more where the truth is 0. `p_f` is that of the
+    F-test of both against the layer, as published; `p_clustered` of a Wald test with errors
+    clustered by fact; `p_permutation` of shuffling tracing profiles across facts.
     """
 
     n_facts: int
@@ -76,8 +76,8 @@ def regress(
     """The regressions of `outcome`, with intervals over facts (bootstrap) and three p-values.
 
     Raises ValueError for a table that lacks a fact at a layer, and for fewer than 10 facts.
-    Source: Hase et al. 2023, section 4 (layer, tracing, both, F-test); the rest answers that a
-    fact's rows depend on each other, and that the layer leaves little to explain.
+    Source: Hase et al. 2023, section 4 (layer, tracing, both, F-test); the rest is added because a
+    fact's rows are dependent, and the layer leaves little to explain.
     """
     y, x = _grid(table, outcome), _grid(table, "tracing")
     rng = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ def regress(
     drawn = rng.multinomial(F, np.full(F, 1 / F), size=n_resamples).astype(float)
     resampled = _partial_r2(y, x, drawn)
     tail = (1 - confidence) / 2
-    # Drawing facts twice makes noise look like an effect: centred on the estimate.
+    # Repeated facts make noise look like an effect, so centre on the estimate.
     low, high = np.quantile(resampled, [tail, 1 - tail]) - resampled.mean() + partial
     gains = _held_out(y, x, np.array_split(rng.permutation(F), n_folds))  # F 2: squared errors
     ratio = 1 - gains[:, 1].sum() / gains[:, 0].sum()
@@ -145,7 +145,7 @@ def _lines(
     y: Float[ndarray, "F L"], x: Float[ndarray, "F L"], weights: Float[ndarray, "R F"]
 ) -> tuple[ndarray, ndarray, ndarray, ndarray, ndarray]:
     """By resample and layer: means of x and y, slope, and the sums of squares [R, L] of y about its
-    mean and about the line. Both interacted is one line a layer."""
+    mean and about the line. Both interacted gives one line for each layer."""
     n = weights.sum(1, keepdims=True)
     mean_x, mean_y = weights @ x / n, weights @ y / n
     xx = np.maximum(weights @ x**2 / n - mean_x**2, 0.0)
@@ -186,7 +186,7 @@ def _least_squares(
     """R2 of layer, tracing and both; p of the F-test and of the Wald test clustered by fact.
 
     The latter is Hotelling's T2: the covariance is of F clusters, and with as many slopes as facts
-    there is no test. A slope is certain, and not tested, where all facts have one score.
+    there is no test. Where all facts have the same score, the slope is certain and not tested.
     """
     F, L = y.shape
     layers = np.tile(np.eye(L), (F, 1))

@@ -39,12 +39,12 @@ def attribute(
     windows: Sequence[tuple[int, int]],
     logit_difference: bool = True,
 ) -> Float[Tensor, "W K N 3"]:
-    """By how much the source's states at one token and window are to change the base's scores.
+    """By how much the source's states at one token and window should change the base's scores.
 
-    Change = (a_source - a_base) . d score / d a_base, added up over a window's layers, as if what
-    one restores did not reach the states of the next; the base is `differentiable`. Log p and the
-    logit difference take a backward pass each, which stops at the lowest layer asked for; the
-    second is skipped, and its changes are zeros, without `logit_difference`.
+    Change = (a_source - a_base) . d score / d a_base, summed over a window's layers, as if a
+    restored layer did not affect the next; the base is `differentiable`. Log p and the logit
+    difference take a backward pass each, which stops at the lowest requested layer. Without
+    `logit_difference` the second is skipped, and its changes are zeros.
     Source: Nanda 2023; Kramar et al. 2024 (AtP*), section 2.
     """
     first = min(begin for begin, _ in windows)
@@ -75,9 +75,9 @@ def attribute(
 def rank_correlations(exact: Trace, approximate: Trace, metric: str) -> dict[str, float]:
     """By fact, Spearman's rank correlation of two traces' effects over its sites.
 
-    Over the tokens from the subject on, the effect of the others being zero by causality. A fact
+    Over the tokens from the subject on, as the effect of earlier ones is zero by causality. A fact
     that either trace excludes, or whose effects are all equal, has none. Raises ValueError for
-    traces of other sites or directions.
+    traces of different sites or directions.
     """
     for field in ("model", "site", "window", "layers", "direction"):
         one, other = (getattr(trace.settings, field) for trace in (exact, approximate))

@@ -17,7 +17,7 @@ __all__ = ["Choice", "LayerChoice", "choose_layers", "describe", "tells_which_la
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mean score of one way to choose, and how far tracing's choice is above it, over facts."""
+    """The mean score of one way to choose, and the advantage of tracing's choice over it."""
 
     score: float
     advantage: float
@@ -26,10 +26,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """Scores by how a layer was chosen for each fact.
+    """Scores by the way in which each fact's layer was chosen.
 
-    `tracing`: at the layer of its largest effect. `fixed`: at the layer that is best on average
-    for the other facts. `rule`: at one given layer. `random`: at any layer, each as well tuned.
+    `tracing`: at the layer of its largest effect. `fixed`: at the layer that is best on average for
+    the other facts. `rule`: at one given layer. `random`: at any layer, all with the same tuning.
     `oracle`: at the fact's own best layer; tracing's regret is minus its advantage over it.
     """
 
@@ -51,9 +51,9 @@ def choose_layers(
 ) -> LayerChoice:
     """The scores of each way to choose. `rule` is a layer of the table.
 
-    Intervals are Student's, over facts. Of equal layers the lowest is taken. Raises ValueError for
-    a rule outside the table's layers. Source: Hase et al. 2023, section 4.1, which states the
-    comparison without a table.
+    Intervals are Student's, over facts. Ties go to the lowest layer. Raises ValueError for a rule
+    outside the table's layers. Source: Hase et al. 2023, section 4.1, which states the comparison
+    in words.
     """
     scores = table.pivot(index="fact", columns="layer", values=outcome)
     effects = table.pivot(index="fact", columns="layer", values="tracing").to_numpy(float)
@@ -88,8 +88,9 @@ def tells_which_layer(
 ) -> Literal["yes", "no", "inconclusive"]:
     """Whether tracing tells which layer to edit, by intervals alone.
 
-    Yes: its choice is above the best fixed layer, and it explains at least the share `least` of
-    what the layer leaves. No: its choice is not above, and it explains less. Else inconclusive.
+    Yes: its choice scores above the best fixed layer, and it explains at least the share `least` of
+    what the layer leaves. No: its choice does not score above, and it explains less. Otherwise
+    inconclusive.
     """
     explains, gains = regression.partial_r2_interval, choice.fixed.interval
     if gains.low > 0 and explains.low >= least:
@@ -109,7 +110,7 @@ _ANSWERS = {
 def describe(
     regression: Regression, choice: LayerChoice, *, outcome: str = "rewrite", least: float = 0.05
 ) -> str:
-    """One paragraph of words; every claim is one of an interval."""
+    """One paragraph of words; every claim follows from an interval."""
     share = f"{regression.confidence:.0%}"
     explains = regression.partial_r2_interval
     if explains.high < least:

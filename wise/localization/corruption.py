@@ -1,4 +1,4 @@
-"""What hides a fact from a model: noise on its subject's embeddings, or another subject."""
+"""How a fact is hidden from a model: noise on its subject's embeddings, or another subject."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Corruption:
     noise: Float[Tensor, "N S E"] | None = None  # E: width of the embedding
 
     def after(self, clean: Int[Tensor, " T"]) -> Corruption:
-        """These readings behind one clean reading, the first row."""
+        """These readings after one clean reading, which is the first row."""
         noise = self.noise
         if noise is not None:
             noise = torch.cat([torch.zeros_like(noise[:1]), noise])
@@ -46,7 +46,7 @@ def add_noise(
 
 
 def fact_seed(fact: KnownFact, seed: int) -> int:
-    """A seed for this fact alone, whichever facts it is traced with."""
+    """A seed of this fact, whichever facts it is traced with."""
     digest = hashlib.sha256(f"tracing {seed} {fact.sha256}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -96,10 +96,10 @@ def replacement(
     n_noise: int,
     seed: int,
 ) -> Corruption:
-    """Up to `n_noise` other subjects of as many tokens in the place of this one.
+    """Up to `n_noise` other subjects of as many tokens in place of this one.
 
-    The fact's counterpart where it names one, else subjects of `others` with another target.
-    Raises ValueError where none fits. Source: Zhang and Nanda 2024, symmetric token replacement.
+    The fact's counterpart if it names one, else subjects of `others` with another target. Raises
+    ValueError where none fits. Source: Zhang and Nanda 2024, symmetric token replacement.
     """
     if fact.counterpart:
         subjects = [fact.counterpart]
@@ -126,7 +126,7 @@ def replacement(
 def _replaced(
     tokenizer: PreTrainedTokenizerBase, fact: KnownFact, question: TracedQuestion, subject: str
 ) -> Tensor | None:
-    """The question's tokens with `subject` in it, where it takes the very same places."""
+    """The question's tokens with `subject` in it, if it takes exactly the same places."""
     head, _, rest = fact.prompt.rpartition(fact.subject)
     swapped = KnownFact(f"{head}{subject}{rest}", subject, fact.target)
     other = TracedQuestion.of(tokenizer, swapped)

@@ -10,12 +10,12 @@ __all__ = ["essence", "neighborhood", "overall", "rewrite"]
 
 
 def rewrite(before: float, after: float, *, objective: Literal["raise", "lower"]) -> float:
-    """The share of what could be gained that was: of 1 - p for a raised target, of p for a lowered.
+    """The share gained of what could be gained: of 1 - p for a raised target, p for a lowered one.
 
     `before`, `after`: p of the target, in [0, 1]. A raised target that lost probability scores
-    below 0; a lowered one that gained scores 0. Where nothing could be gained, 1 if nothing was
-    lost. Also of paraphrases. Source: Hase et al. 2023, section 5.2; the lowered one from the
-    released code.
+    below 0; a lowered one that gained scores 0. Where nothing could be gained, it is 1 if nothing
+    was lost. Paraphrases are scored alike. Source: Hase et al. 2023, section 5.2; the lowered one
+    from the released code.
     """
     _check(before, after)
     room = 1.0 - before if objective == "raise" else before
@@ -26,7 +26,7 @@ def rewrite(before: float, after: float, *, objective: Literal["raise", "lower"]
 
 
 def neighborhood(before: float, after: float) -> float:
-    """1 where p of the target for a neighbour stayed, 0 where it moved as far as it could.
+    """1 where p of the target for a neighbour is unchanged, 0 where it moved as far as possible.
 
     Source: Hase et al. 2023, section 5.2.
     """
@@ -35,7 +35,7 @@ def neighborhood(before: float, after: float) -> float:
 
 
 def essence(before: float, after: float) -> float:
-    """1 where the perplexity of what is said of the subject did not rise, 0 from a rise of 5 on.
+    """1 where the perplexity of text about the subject did not rise, 0 where it rose by 5 or more.
 
     Source: Hase et al. 2023, section 5.2.
     """

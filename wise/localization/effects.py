@@ -21,11 +21,11 @@ __all__ = ["Effects", "measure", "window_about"]
 
 @dataclass(frozen=True)
 class Effects:
-    """By METRICS, the scores of the clean and corrupted runs, and what each site's change did."""
+    """By METRICS, the scores of the clean and corrupted runs, and the effect of each site."""
 
     clean: Float[Tensor, "1 3"]
     corrupted: Float[Tensor, "N 3"]
-    effect: Float[Tensor, "W K N 3"]  # K tokens from the subject's first to the prompt's last
+    effect: Float[Tensor, "W K N 3"]  # K tokens, from the subject's first to the prompt's last
 
 
 def window_about(layer: int, width: int, n_layers: int) -> tuple[int, int]:
@@ -47,8 +47,8 @@ def measure(
 ) -> Effects:
     """The effects of a question's sites, by the settings.
 
-    The logit difference is against the token that `alternative` has at a place of the target;
-    without, against the corrupted runs' likeliest other first token.
+    The logit difference is against the token of `alternative` at a place of the target, or else
+    against the likeliest other first token of the corrupted runs.
     """
     denoising, exact = settings.direction == "denoising", settings.method == "exact"
     if exact:

@@ -1,4 +1,4 @@
-"""A file of facts as a stream to study: with what may be written in their place."""
+"""A file of facts as a stream to study, with answers to write in their place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wise.localization.known_facts import KnownFact, read_known_facts
 
 __all__ = ["read_facts", "stream_of"]
 
-_N_NEIGHBOURS = 10  # as CounterFact has
+_N_NEIGHBOURS = 10  # as in CounterFact
 
 
 def read_facts(source: str) -> EditStream:
@@ -26,9 +26,9 @@ def read_facts(source: str) -> EditStream:
 def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditStream:
     """An edit of each fact to another's answer, and up to ten neighbours.
 
-    The answer (o_false) and the neighbours are of facts that say the same of other subjects, the
-    answer of any fact where there is none. Facts have no paraphrases. A repeated id gets a number.
-    Raises ValueError where all facts have one answer.
+    The answer (o_false) and the neighbours are those of facts that ask the same of other subjects;
+    where there is none, the answer is that of any fact. Facts have no paraphrases. A repeated id
+    gets a number. Raises ValueError where all facts have the same answer.
     """
     alike: dict[tuple[str, str], list[KnownFact]] = defaultdict(list)
     for fact in facts:
@@ -50,7 +50,7 @@ def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditSt
 
 
 def _template(fact: KnownFact) -> tuple[str, str]:
-    """What a prompt says, around its subject."""
+    """The text of a prompt around its subject."""
     head, _, rest = fact.prompt.partition(fact.subject)
     return head, rest
 

@@ -19,7 +19,7 @@ from wise.localization.model_runs import replaced
 
 __all__ = ["Forced"]
 
-_BATCH_SIZE = 16  # rows of like length: more of them are mostly padding
+_BATCH_SIZE = 16  # rows of similar length: larger batches are mostly padding
 
 # As `wise.localization.problems.SubjectNoise`.
 Noise = Callable[[Tensor, Tensor, Sequence[Edit]], Tensor]
@@ -27,7 +27,7 @@ Noise = Callable[[Tensor, Tensor, Sequence[Edit]], Tensor]
 
 @dataclass(frozen=True)
 class Forced:
-    """N prompts about an edit with a target each; every one read n times under `noise`, if any."""
+    """N prompts about an edit, each with a target; under `noise` each is read n times."""
 
     batch: Batch  # N*n rows, those of one prompt together
     subject: Bool[Tensor, "N*n T"]  # where a prompt holds the edit's
@@ -46,7 +46,7 @@ class Forced:
         n_noise: int = 10,
         device: torch.device | str = "cpu",
     ) -> Forced:
-        """Of prompts and targets; without `noise` each is read once. ValueError as of `encode`."""
+        """Encode prompts and targets; without `noise` each is read once. Raises as `encode`."""
         prompts, targets = ([pair[place] for pair in pairs] for place in (0, 1))
         batch = encode(tokenizer, prompts, targets, append_eos=False)
         held = [edit.subject if noise and edit.subject in prompt else "" for prompt in prompts]
@@ -57,7 +57,7 @@ class Forced:
 
     @torch.no_grad()
     def log_probabilities(self, editor: Editor, lm: LanguageModel) -> Float[Tensor, "N n"]:
-        """log p of each whole target, float32; `lm` is the model that the editor was made of."""
+        """log p of each whole target, float32; `lm` is the editor's model."""
         noise, batch = self._noise(lm), self.batch
         found = torch.zeros(len(batch.labels), device=lm.device)
         for rows in batch.attention_mask.sum(-1).argsort(stable=True).split(_BATCH_SIZE):
@@ -75,7 +75,7 @@ class Forced:
         return found.view(-1, self.n_noise)
 
     def _noise(self, lm: LanguageModel) -> Float[Tensor, "N*n T E"] | None:
-        """What is added to the embeddings."""
+        """The noise to add to the embeddings."""
         if self.noise is None:
             return None
         nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))

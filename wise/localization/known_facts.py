@@ -25,9 +25,9 @@ __all__ = ["KnownFact", "TracedQuestion", "alternative", "fact_of", "known", "re
 class KnownFact:
     """Asked `prompt`, which holds `subject`, the model answers `target` (o_true).
 
-    `alternative` is the answer that the logit difference weighs the target against, `counterpart`
-    the subject that replaces this one in symmetric token replacement; both may be left open.
-    Raises ValueError naming field and value.
+    `alternative` is the other answer of the logit difference, `counterpart` the subject that
+    replaces this one in symmetric token replacement; both are optional. Raises ValueError naming
+    field and value.
     """
 
     prompt: str
@@ -41,7 +41,7 @@ class KnownFact:
         for field, value in asdict(self).items():
             required = field in ("prompt", "subject", "target")
             if not isinstance(value, str) or (required and not value.strip()):
-                needed = "a text that is not blank" if required else "a text"
+                needed = "a non-blank text" if required else "a text"
                 raise ValueError(f"KnownFact.{field}={value!r} is not {needed}")
         if self.subject not in self.prompt:
             raise ValueError(
@@ -88,10 +88,10 @@ class TracedQuestion:
 def alternative(
     tokenizer: PreTrainedTokenizerBase, fact: KnownFact, question: TracedQuestion
 ) -> tuple[int, int] | None:
-    """The first place at which the fact's alternative parts from the target, and its token there.
+    """The first place where the fact's alternative differs from the target, and its token there.
 
-    All before it is common to both, so that one teacher-forced run has both logits. None where the
-    fact names no alternative. Raises ValueError where one answer is the beginning of the other.
+    Both share all tokens before it, so one teacher-forced run has both logits. None where the fact
+    names no alternative. Raises ValueError where one answer begins with the other.
     """
     if not fact.alternative:
         return None
@@ -138,7 +138,7 @@ def known(
     *,
     max_new_tokens: int = 36,
 ) -> list[KnownFact]:
-    """Those facts whose target stands in the model's greedy answer, case aside.
+    """The facts whose target is in the model's greedy answer, ignoring case.
 
     Source: Hase et al. 2023, appendix A.
     """

@@ -1,4 +1,4 @@
-"""What a study's table says: regressions and the choice of a layer, by editor and problem."""
+"""The findings of a study: regressions and the choice of a layer, by editor and problem."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ OUTCOMES = ("rewrite", "paraphrase", "neighborhood", "overall")
 class Finding:
     """One editor, problem and outcome; `lacking` says why there is no regression.
 
-    `inner` is the regression without failing layers and those at the ceiling, None where fewer
-    than two are left; `missing` are the layers at which other editors have scores, and it has none.
+    `inner` is the regression without failing layers and those at the ceiling, None where fewer than
+    two are left; `missing` are the layers where only other editors have scores.
     """
 
     editor: str
@@ -44,7 +44,7 @@ class Finding:
 def findings_of(
     cells: pd.DataFrame, *, rule: int | None = None, confidence: float = 0.95, seed: int = 0
 ) -> list[Finding]:
-    """Each editor's and problem's, by OUTCOMES, over facts that have a score at every layer.
+    """For each editor, problem and outcome of OUTCOMES, over facts with a score at every layer.
 
     Scores are means over seeds. `rule` is the layer that the field's rule of thumb would edit.
     """
@@ -76,7 +76,7 @@ def findings_of(
 
 
 def _complete(own: pd.DataFrame, outcome: str) -> pd.DataFrame:
-    """A row for each fact and layer, of the facts that have a score at all layers."""
+    """A row for each fact and layer, for the facts with a score at all layers."""
     means = own.groupby(["fact", "layer"], sort=False)[["tracing", outcome]].mean().dropna()
     counts = means.groupby("fact")[outcome].transform("count")
     return means[counts == own.layer.nunique()].reset_index()
@@ -85,7 +85,7 @@ def _complete(own: pd.DataFrame, outcome: str) -> pd.DataFrame:
 def r2_table(findings: list[Finding], *, model: str) -> pd.DataFrame:
     """A row for each finding: R2 by layer, tracing and both, what tracing adds, and the choice.
 
-    `low` and `high` bound `partial_r2`; those of a choice, how far tracing's is above it.
+    `low` and `high` bound `partial_r2`; those of a choice bound tracing's advantage over it.
     """
     rows = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""One editor at every layer as the league runs it: alone with one edit, and after many."""
+"""One editor at every layer, run as in the league: with a single edit, and with many."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def sweep_layers(
     and at T=`n_edits` over one stream; a row for each layer, T and measure, with its interval.
 
     The final model, free-run. A layer whose run had an error has a row with the error and no mean.
-    Resumed as `run_league` is. Raises ValueError for `n_edits` < 2. Source: WISE, figure 4.
+    It resumes as `run_league` does. Raises ValueError for `n_edits` < 2. Source: WISE, figure 4.
     """
     if n_edits < 2:
-        raise ValueError(f"n_edits={n_edits} must be >= 2: T=1 is measured by itself")
+        raise ValueError(f"n_edits={n_edits} must be >= 2: T=1 is measured separately")
     at = {f"{entry.name} at {layer}": layer for layer in layers}  # a layer's results by name
     entries = tuple(
         replace(entry, name=name, label="", options=(*entry.options, ("layer", layer)))

@@ -1,4 +1,4 @@
-"""One run of a model with all that later runs share of it, and the scores of its answer."""
+"""One run of a model, with what later runs reuse of it, and the scores of its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["METRICS", "ModelRun", "Target", "given", "replaced", "run_rows", "si
 
 @contextmanager
 def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let `change` see and give the output of every call of `module`, or the first of several."""
+    """Let `change` replace the output of every call of `module` (of a tuple, its first part)."""
 
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -41,9 +41,9 @@ def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[
 def given(
     module: nn.Module, states: Float[Tensor, "N T D"], where: Bool[Tensor, " T"]
 ) -> Iterator[None]:
-    """Let the output of `module`, which reads each token alone, be `states` at some tokens.
+    """Replace the output of `module`, which works token by token, by `states` at some tokens.
 
-    What it would have given there is not computed.
+    Its own output there is not computed.
     """
     N, T, D = states.shape
 
@@ -73,7 +73,7 @@ def site_module(lm: LanguageModel, layer: int, site: Site) -> nn.Module:
 class ModelRun:
     """N unpadded rows of T tokens through L blocks, and the state at one site of each block.
 
-    A run that went on behind another has hidden states and states of its own tokens alone.
+    A run that continues another has hidden states and states only of its own tokens.
     """
 
     lm: LanguageModel
@@ -81,10 +81,10 @@ class ModelRun:
     hidden: tuple[Float[Tensor, "N T D"], ...]  # into block l; the last: out of the last block
     states: tuple[Float[Tensor, "N T D"], ...]  # at the site of block l
     keys_values: tuple[tuple[Tensor, Tensor], ...]  # [N, heads, T, width] each
-    arguments: tuple[dict[str, Any], ...]  # of block l, by name, but the hidden state
+    arguments: tuple[dict[str, Any], ...]  # of block l, by name, without the hidden state
 
     def expand(self, n: int) -> ModelRun:
-        """A run of one row as `n` equal rows, nothing copied; a run of `n` rows as it is."""
+        """A run of one row as `n` equal rows, without copies; a run of `n` rows is unchanged."""
 
         return self._each(lambda x: x.expand(n, *(-1,) * (x.ndim - 1)))
 
@@ -113,9 +113,9 @@ def run_rows(
 ) -> ModelRun:
     """Run the blocks on clean rows, or on corrupted ones.
 
-    `change_embedded` has the last word on the embeddings. Gradients flow where they are enabled.
-    `behind` is the run of the one clean row that was corrupted: the tokens before the subject,
-    which are its own, are not run again.
+    `change_embedded` is applied last to the embeddings. Gradients flow where they are enabled.
+    `behind` is the run of the one clean row that was corrupted: the tokens before the subject are
+    the same and not run again.
     """
     corruption = rows if isinstance(rows, Corruption) else None
     ids = (corruption.input_ids if corruption else rows).to(lm.device)  # type: ignore[union-attr]
@@ -171,16 +171,16 @@ METRICS = ("probability", "log-probability", "logit-difference")
 
 @dataclass(frozen=True)
 class Target:
-    """The answer that is scored, and the token it is weighed against at `place` of its A."""
+    """The answer that is scored, and the other token of its logit difference at `place`."""
 
     ids: Int[Tensor, " A"]
     place: int
     alternative: int
 
     def scores(self, logits: Float[Tensor, "... A V"]) -> Float[Tensor, "... 3"]:
-        """By METRICS: p and log p of all target tokens together, and a difference of two logits.
+        """By METRICS: p and log p of all target tokens together, and the logit difference.
 
-        The logits, teacher-forced, are those from which the A target tokens are predicted.
+        The teacher-forced logits are those that predict the A target tokens.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         ids = self.ids.to(logits.device).expand(*logits.shape[:-2], -1)[..., None]

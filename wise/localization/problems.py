@@ -1,7 +1,7 @@
-"""The five editing problems of Hase et al. (NeurIPS 2023): what is asked of an editor, and scores.
+"""The five editing problems of Hase et al. (NeurIPS 2023), and the editors that can take part.
 
-An editor takes part by its factory. To lower a target it accepts `objective="lower"`, to be taught
-under noise `corruption=` (`wise.editors.key_value.facts.Corrupts`).
+An editor takes part by its factory. To lower a target, the factory takes `objective="lower"`; to
+learn under noise, `corruption=` (`wise.editors.key_value.facts.Corrupts`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class UnsuitedEditorError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What an editor is to do with a target, and whether it sees the subject through noise.
+    """What an editor has to do with a target, and whether it learns under noise on the subject.
 
-    `target`: whose answer is written: the edit's own (o_false), the noised model's (o_noise) or
+    `target`: the answer that is written: the edit's own (o_false), the noised model's (o_noise) or
     the truth (o_true).
     """
 
@@ -67,15 +67,16 @@ PROBLEMS: Mapping[str, Problem] = {
 
 @dataclass(frozen=True, slots=True)
 class SubjectNoise:
-    """Noise of N(0, sigma^2) on the subject's tokens of every row, wherever they stand in it.
+    """Noise of N(0, sigma^2) on the subject's tokens of every row, wherever they are.
 
-    The k-th row about an edit has its own noise at each step, from `seed`, `of`, the edit's prompt
-    and subject, the step and k alone. Source: Hase et al. 2023, released code (a new draw a step).
+    The k-th row about an edit has noise of its own at each step, which depends only on `seed`,
+    `of`, the edit's prompt and subject, the step and k. Source: Hase et al. 2023, released code
+    (one draw for each step).
     """
 
     sigma: float
     seed: int = 0
-    of: str = "learning"  # or "answers": these are asked under other noise than is learned under
+    of: str = "learning"  # or "answers": questions have other noise than learning
 
     def __call__(
         self,
@@ -109,12 +110,12 @@ def pose(
     min_probability: float = 0.02,
     seed: int = 0,
 ) -> Edit:
-    """The edit that asks an editor for `problem` instead: the same prompt, the problem's target.
+    """The edit that poses `problem` to an editor: the same prompt, the problem's target.
 
     The truth is the edit's `ground_truth`. o_noise has `target_length` tokens. Raises ValueError,
-    as a reason to leave the fact out, for an edit without a ground truth, for an o_noise that is
-    no text, goes on the last word or begins the truth, and where a target to be lowered has less
-    than `min_probability` in `model`. Source: Hase et al. 2023, section 5.1 and figure 5.
+    as a reason to exclude the fact, for an edit without a ground truth, for an o_noise that is not
+    text, continues the last word or is a beginning of the truth, and where a target to be lowered
+    has less than `min_probability` in `model`. Source: Hase et al. 2023, section 5.1 and figure 5.
     """
     fact = fact_of(edit)
     if problem.target == "false":
@@ -162,8 +163,8 @@ def noised_answer(
 ) -> str:
     """o_noise: the greedy tokens of the next-token distribution, averaged over noised subjects.
 
-    Stops before an end of sequence. Source: Hase et al. 2023, section 5.1 (the released code
-    samples, and returns the prompt with its answer).
+    Stops before EOS. Source: Hase et al. 2023, section 5.1 (the released code samples, and returns
+    the prompt with its answer).
     """
     lm, question = LanguageModel(model), TracedQuestion.of(tokenizer, fact)
     noise = gaussian(lm, fact, question, sigma=sigma, n_noise=n_noise, seed=seed).noise
@@ -196,8 +197,8 @@ def make_editor(
 ) -> Editor:
     """The factory's editor for a problem.
 
-    Raises UnsuitedEditorError where the factory, by its signature, takes no option to lower a
-    target, or to be taught under noise; whatever it raises itself is an error.
+    Raises UnsuitedEditorError where the factory's signature has no option to lower a target, or to
+    learn under noise. The factory's own errors are passed on.
     """
     needed: dict[str, Any] = {}
     if problem.objective != "raise":

@@ -1,4 +1,4 @@
-"""What Hase et al. found on GPT-J: beside one's own numbers, and never a threshold."""
+"""The results of Hase et al. on GPT-J: shown beside own results, never used as thresholds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What tracing found, fact by fact, and its ledger. Standard library alone.
+"""The results of tracing, fact by fact, and their ledger. Standard library alone.
 
-The first line of a file holds the settings, each other line one fact. A file that was cut off goes
-on where it ended; facts traced already are not traced again.
+The first line of a file holds the settings, each other line one fact. An interrupted file is
+continued; facts in it are not traced again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROLES = (
 
 @dataclass(frozen=True, slots=True)
 class TraceSettings:
-    """What makes the traces of one file comparable: the model, and how it was traced."""
+    """The settings that all traces of a file share: the model, and how it was traced."""
 
     model: str  # digest of its weights
     dtype: str
@@ -62,7 +62,7 @@ class FactTrace:
     The effect is that of restoring (denoising: restored - corrupted) or of corrupting (noising:
     clean - patched) one token's states in a window of layers about `layers[i]`, a mean over
     `n_noise` draws; one draw has no standard error. A fact that could not be traced has a reason in
-    `excluded`, and no number.
+    `excluded`, and no numbers.
     """
 
     fact: str
@@ -96,7 +96,7 @@ class FactTrace:
         return float(self._of(self.clean, metric) - self._of(self.corrupted, metric))
 
     def fractions(self, metric: str = "probability") -> list[list[float]]:
-        """Effects as shares of the total effect's size, none below 0. Source: Hase et al. 4.1."""
+        """Effects as shares of the total effect's size, cut off at 0. Source: Hase et al. 4.1."""
         size = abs(self.total(metric))
         rows = self.effects(metric)
         return [[max(0.0, value / size) if size else 0.0 for value in row] for row in rows]
@@ -104,7 +104,7 @@ class FactTrace:
     def tracing_effect(
         self, metric: str = "probability", *, tokens: Literal["max", "last-subject"] = "max"
     ) -> dict[int, float]:
-        """By layer, the largest fraction over tokens, or that at the subject's last token.
+        """By layer, the largest fraction over all tokens, or the one at the subject's last token.
 
         Source: Hase et al. section 4.1; the second, figure 16.
         """
@@ -116,7 +116,7 @@ class FactTrace:
         return dict(zip(self.layers, found, strict=True))
 
     def roles(self) -> list[str]:
-        """Each prompt token's place about the subject, one of ROLES. Source: ROME figure 3."""
+        """Each prompt token's role about the subject, one of ROLES. Source: ROME figure 3."""
         begin, end = self.span
         n = len(self.tokens)
         names = []
@@ -135,7 +135,7 @@ class FactTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """The traces of several facts under one setting, the excluded among them."""
+    """The traces of several facts under one setting, including the excluded facts."""
 
     settings: TraceSettings
     facts: tuple[FactTrace, ...]
@@ -162,8 +162,9 @@ class Trace:
 class TraceFile(Ledger):
     """A ledger of traces, which takes fact by fact; a context manager.
 
-    What it holds already, a last line cut off aside, is in `done` by the fact's digest. Raises
-    ValueError for a file of other settings, naming the first that differs, or of other content.
+    Facts that it already holds, without a last line that was cut off, are in `done` by digest.
+    Raises ValueError for a file of other settings, naming the first that differs, or of other
+    content.
     """
 
     def __init__(self, path: Path | str, settings: TraceSettings):
@@ -173,7 +174,7 @@ class TraceFile(Ledger):
             self.append(asdict(settings))
 
     def write(self, fact: FactTrace) -> None:
-        """Append one fact, on the disk on return. Raises ValueError for one that is there."""
+        """Append one fact; it is on disk on return. Raises ValueError for a fact already there."""
         if fact.sha256 in self.done:
             raise ValueError(f"fact {fact.fact!r} is in {self.path} already")
         self.append(asdict(fact))
@@ -197,5 +198,5 @@ def _build(kind: Any, record: Record) -> Any:
     values = {key: tuple(v) if key in tuples else v for key, v in record.values.items()}
     try:
         return kind(**values)
-    except TypeError as error:  # a field is missing, or is none of its
+    except TypeError as error:  # a field is missing or unknown
         raise ValueError(f"{record.place}: {error}") from error

@@ -1,4 +1,4 @@
-"""One fact of a study: what is asked before and after an edit, and the scores of it."""
+"""One fact of a study: the questions before and after an edit, and their scores."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Asker:
     sigma: float
     n_noise: int = 10
     seed: int = 0
-    min_probability: float = 0.02  # of a truth that is to be lowered
+    min_probability: float = 0.02  # of a truth to be lowered
 
     def ask(self, stream: EditStream, edit: Edit) -> Asked:
-        """The fact as the problem has it, and what the unedited model says to it.
+        """The fact as the problem poses it, and the unedited model's answers.
 
-        Neighbours are the edit's near-relation probes. Raises ValueError, as a reason to leave the
-        fact out, as `pose` does.
+        Neighbours are the edit's near-relation probes. Raises ValueError as `pose` does, as a
+        reason to exclude the fact.
         """
         posed = pose(
             self.problem, edit, self.model, self.tokenizer,
@@ -80,37 +80,38 @@ class Asker:
 
 @dataclass(frozen=True)
 class Asked:
-    """A posed edit in tokens, to be asked of any editor, and the unedited model's say."""
+    """A posed edit in tokens, to be asked of any editor, and the unedited model's answers."""
 
     problem: Problem
     edit: Edit
     holds: tuple[bool, ...]  # whether the prompt, each paraphrase and each neighbour has noise
-    forced: Mapping[bool, Forced]  # with noise and without; below the latter, what is said
-    n_said: int  # tokens of the text that the unedited model says of the subject
+    forced: Mapping[bool, Forced]  # with noise and without; the latter end with the text
+    n_said: int  # tokens of the unedited model's text about the subject
     before: tuple[float, ...] = ()
     fluent: float = _NAN
 
     def answers(self, editor: Editor, model: PreTrainedModel) -> tuple[tuple[float, ...], float]:
         """p of the target at the prompt, each paraphrase and each neighbour; the text's perplexity.
 
-        `model` is what the editor was made of. The p of a prompt with noise is the mean over it; a
-        prompt without the subject has none. Perplexity is by token, NaN where there is no text.
+        `model` is the editor's model. The p of a prompt with noise is the mean over the noise; a
+        prompt without the subject has no noise. Perplexity is per token, NaN where there is no
+        text.
         Source: Hase et al. 2023, section 5.1.
         """
         lm = LanguageModel(model)
         log_p = {held: forced.log_probabilities(editor, lm) for held, forced in self.forced.items()}
         p = {held: iter(found.exp().mean(-1).tolist()) for held, found in log_p.items()}
-        after = tuple(min(1.0, next(p[held])) for held in self.holds)  # 1.0: of a float32 sum
+        after = tuple(min(1.0, next(p[held])) for held in self.holds)  # a float32 sum may exceed 1
         if not self.n_said:
             return after, _NAN
         return after, math.exp(min(-float(log_p[False][-1]) / self.n_said, 700.0))
 
     def scores(self, editor: Editor, model: PreTrainedModel) -> dict[str, float]:
-        """By SCORES; NaN for what the fact has no text for, and for a mean of such.
+        """By SCORES; NaN where the fact has no text for a score, and for means over it.
 
-        Paraphrase and neighborhood are means over all there are. No rewrite or paraphrase is below
-        0 (as released): of a target with p near 1 a loss would count without bound. Essence is by
-        the text that the unedited model writes behind "<subject> is a", greedily. `before` and
+        Paraphrase and neighborhood are means over all of them. Rewrite and paraphrase are cut off
+        at 0 (as released), as the loss of a target with p near 1 would be unbounded. Essence is on
+        the text that the unedited model writes greedily after "<subject> is a". `before` and
         `after` are p at the prompt. Source: Hase et al. 2023, section 5.2 (five texts, sampled).
         """
         (after, drift), objective = self.answers(editor, model), self.problem.objective

@@ -1,6 +1,6 @@
-"""Facts by layers by editors by problems: how well each edit does, beside where tracing points.
+"""Facts by layers by editors by problems: the scores of each edit, beside the tracing effects.
 
-A grid of cells that is run by any executor, resumed cell by cell, and ends as one long table.
+It is a grid of cells that any executor runs, that resumes cell by cell and gives one long table.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _TRACE = "tracing.jsonl"
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be edited, where and by whom. `layers` names blocks of the model.
+    """What is edited, at which `layers` of the model, and by which editors.
 
     `n_facts` facts that the model knows are taken from the first `n_candidates` (default: as many)
-    of the stream that `scene_of` makes; seeds are those of noise and editors. Tracing is that of
-    the MLP over `window` layers, `noise` in standard deviations of the subjects' embeddings; a fact
-    whose truth has less than `min_probability` in the clean run has no effect to speak of, and is
-    left out. Source: Hase et al. 2023, and their released code.
-    Raises ValueError for what cannot be a study.
+    of the stream that `scene_of` makes; `seeds` are those of noise and editors. Tracing is that of
+    the MLP over `window` layers, with `noise` in standard deviations of the subjects' embeddings. A
+    fact whose truth has less than `min_probability` in the clean run is left out, as there is no
+    effect to measure. Source: Hase et al. 2023, and their released code. Raises ValueError for an
+    invalid setting.
     """
 
     model: str
@@ -71,7 +71,7 @@ class Study:
                 raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
 
     def identity(self) -> dict[str, object]:
-        """What cells must share to stand in one table; editors, problems and seeds may join."""
+        """What all cells of a table share; editors, problems and seeds may be added later."""
         return {
             "format": _FORMAT, "model": self.model, "facts": self.n_facts,
             "candidates": self.n_candidates, "layers": list(self.layers),
@@ -82,7 +82,7 @@ class Study:
         }  # fmt: skip
 
     def parts(self, facts: Sequence[str]) -> Iterator[Part]:
-        """All cells; facts are parted, so that much can be done at once."""
+        """All cells; the facts are split into parts that can run at the same time."""
         step = self.facts_per_part
         for seed in self.seeds:
             for entry in self.entries:
@@ -97,10 +97,10 @@ def run_study(
 ) -> StudyTables:
     """Run every cell that has no score yet below `folder`, in this process or by `executor`.
 
-    Cells that had an error are tried again. A cell's error, or the end of its process, costs no
-    other cell anything; after a kill, the same call goes on at the cell where it stopped. Raises
-    ValueError where `folder` holds another study or the model knows none of the facts,
-    RuntimeError where another process is at work in it.
+    Cells that had an error are tried again. An error in a cell, or the death of its process,
+    affects no other cell; after a kill, the same call goes on at the cell where it stopped. Raises
+    ValueError where `folder` holds another study or the model knows none of the facts, RuntimeError
+    where another process works in it.
     """
     with claimed(folder, "study", study.identity()):
         stream, trace = _prepared(study, folder, progress)
@@ -149,7 +149,7 @@ def _known(scene: Scene, n_facts: int) -> EditStream:
 
 @dataclass(frozen=True)
 class StudyTables:
-    """What a study found, long: a row for each cell with scores, for each without, each effect."""
+    """The long tables of a study: cells with scores, cells without, and tracing effects."""
 
     cells: pd.DataFrame  # fact, subject, model, layer, editor, problem, seed, tracing and SCORES
     excluded: pd.DataFrame  # fact, layer, editor, problem, seed, kind ("excluded", "error"), reason
@@ -157,10 +157,10 @@ class StudyTables:
 
 
 def tables_of(study: Study, folder: Path) -> StudyTables:
-    """The tables of what is below `folder` so far; a cell without a record is in neither."""
+    """The tables of what `folder` holds so far; a cell without a record is in none of them."""
     stream, trace = load_stream(f"jsonl:{folder / STREAM}"), read_trace(folder / _TRACE)
     subjects = {edit.id: edit.subject for edit in stream.edits}
-    traces = {fact.sha256: fact for fact in trace.facts}  # of facts, whatever their ids
+    traces = {fact.sha256: fact for fact in trace.facts}  # ids may be repeated
     of_id = {edit.id: traces[fact_of(edit).sha256] for edit in stream.edits}
     untraced = {i: why for i, fact in of_id.items() if (why := _untraced(fact, study))}
     tracing = {i: fact.tracing_effect() for i, fact in of_id.items() if i not in untraced}
@@ -189,7 +189,7 @@ def tables_of(study: Study, folder: Path) -> StudyTables:
 
 
 def _untraced(fact: FactTrace, study: Study) -> str:
-    """Why a fact has no tracing effect; nothing where it has one."""
+    """Why a fact has no tracing effect; "" where it has one."""
     if fact.clean is None:
         return fact.excluded
     p, least = fact.clean["probability"], study.min_probability

@@ -1,7 +1,7 @@
 """A part of a study: one editor and problem on some facts at every layer, cell by cell.
 
-A cell is one fact at one layer. Its record is a line of the part's file, on the disk before the
-next cell begins.
+A cell is one fact at one layer. Its record is a line of the part's file, on disk before the next
+cell begins.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STREAM", "Part", "run_part"]
 
-STREAM = "stream.jsonl"  # of a study's folder: its facts
+STREAM = "stream.jsonl"  # the facts, in a study's folder
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
-Place = tuple[str, int]  # fact, layer: what tells the cells of a part apart
+Place = tuple[str, int]  # fact, layer: the key of a cell within a part
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        """Names its file, and no other part's."""
+        """Its unique name, which names its file."""
         return file_name(self, f"{self.entry.name} {self.problem} seed-{self.seed}")
 
     @property
@@ -60,11 +60,11 @@ class Part:
         return folder / "cells" / f"{self.key}.jsonl"
 
     def cells(self) -> Iterator[Place]:
-        """All cells, one layer after the other: one editor at a time is held."""
+        """All cells, layer by layer, so that only one editor is held at a time."""
         return ((fact, layer) for layer in self.layers for fact in self.facts)
 
     def records(self, folder: Path) -> dict[Place, dict[str, Any]]:
-        """What is known of each cell; a last line that was cut off counts for nothing."""
+        """The record of each cell that has one; a last line that was cut off is ignored."""
         path = self.path(folder)
         return _by_place(read_records(path, truncated="drop") if path.exists() else ())
 
@@ -78,12 +78,12 @@ class Part:
         return not self.records(folder).keys() >= set(self.cells())
 
     def forget_errors(self, folder: Path) -> None:
-        """Open the cells again that had an error."""
+        """Open again the cells that had an error."""
         if self.path(folder).exists():
             forget(self.path(folder), lambda record: "error" in record)
 
     def lose(self, folder: Path, message: str) -> None:
-        """Record `message` as the error of the cell at which the part broke off."""
+        """Record `message` as the error of the cell at which the part stopped."""
         with self.ledger(folder) as ledger:
             done = _by_place(ledger.records)
             cell = next((cell for cell in self.cells() if cell not in done), None)
@@ -102,8 +102,8 @@ def _record(cell: Place, **found: Any) -> dict[str, Any]:
 def run_part(part: Part, study: Study, folder: Path, sigma: float) -> None:
     """Run the cells of `part` that have no record below `folder`; `sigma` is the noise of tracing.
 
-    What goes wrong with a cell is its record, as is the reason why it has no score. On one thread,
-    so that scores do not depend on what runs beside it.
+    An error of a cell is its record, as is the reason why it has no score. It runs on one thread,
+    so that scores do not depend on what else is running.
     """
     with one_thread(), part.ledger(folder) as ledger:
         done = _by_place(ledger.records)
@@ -114,7 +114,7 @@ def run_part(part: Part, study: Study, folder: Path, sigma: float) -> None:
 
 
 class _Bench:
-    """The model, the facts and the editor of the layer at hand."""
+    """The model, the facts and the editor of the current layer."""
 
     def __init__(self, part: Part, study: Study, folder: Path, sigma: float):
         self._part, self._folder, self._sigma = part, folder, sigma
@@ -133,7 +133,7 @@ class _Bench:
         self._own: PreTrainedModel | None = None
 
     def record(self, fact: str, layer: int) -> Mapping[str, Any]:
-        """The cell's scores, or why it has none: `excluded` by what is asked, or an `error`."""
+        """The cell's scores, or why it has none: `excluded` by the problem, or an `error`."""
         asked = self.ask(fact)
         if isinstance(asked, str):
             return {"excluded": asked}
@@ -148,7 +148,7 @@ class _Bench:
         except UnsuitedEditorError as error:
             return {"excluded": str(error)}
         except Exception as error:  # noqa: BLE001 - a cell's error is its result, and no other's
-            self._editor = self._own = None  # whatever it left behind is no other's either
+            self._editor = self._own = None  # the next cell starts afresh
             return {"error": f"{type(error).__name__}: {error}"}
         return {name: None if math.isnan(score) else score for name, score in scores.items()}
 
@@ -172,14 +172,14 @@ class _Bench:
         return self._editor
 
     def _prepare(self, editor: Editor) -> None:
-        """Let an editor that can see all facts of the part at once, whichever are still open."""
+        """Let an editor that can prepare all facts of the part, whichever are still open."""
         if isinstance(editor, Prepares):
             asked = [self.ask(fact) for fact in self._part.facts]
             editor.prepare([each.edit.as_taught() for each in asked if isinstance(each, Asked)])
 
 
 def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
-    """Raise RuntimeError where a bit of `model` is not that of `unedited`."""
+    """Raise RuntimeError where `model` is not bitwise `unedited`."""
     found = model.state_dict()
     for name, weight in unedited.state_dict().items():
         if not torch.equal(_bits(weight), _bits(found[name])):
@@ -187,7 +187,7 @@ def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
 
 
 def _bits(weight: Tensor) -> Tensor:
-    """The weight as whole numbers: equal where its bits are, NaN or not."""
+    """The weight's bits as integers, which compare equal even where they are NaN."""
     if not weight.is_floating_point():
         return weight
     return weight.detach().view(_WHOLE[weight.element_size()])

@@ -17,7 +17,7 @@ from wise.measures.text import markdown, markdown_grid
 
 __all__ = ["ModelStudy", "answer", "document", "verdict"]
 
-_LEAST = 0.05  # share of what the layer leaves, below which tracing tells nothing of use
+_LEAST = 0.05  # share of what the layer leaves, below which tracing is of no use
 
 
 def verdict(findings: Sequence[Finding], *, model: str) -> str:
@@ -51,7 +51,7 @@ def verdict(findings: Sequence[Finding], *, model: str) -> str:
 
 
 def answer(counts: Mapping[str, int]) -> str:
-    """The plain answer to how often tracing told, did not, or was left open."""
+    """The answer in words, by how many pairs say yes, no or inconclusive."""
     yes, no, unknown = (counts.get(name, 0) for name in ("yes", "no", "inconclusive"))
     if not yes and not no:
         return "So nothing is decided here; more facts would be needed."
@@ -65,7 +65,7 @@ def answer(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class ModelStudy:
-    """What a study of one model found, and how it was set."""
+    """The findings of a study of one model, and its settings."""
 
     model: str
     findings: Sequence[Finding]
@@ -80,7 +80,7 @@ class ModelStudy:
 
 
 def document(studies: Sequence[ModelStudy], *, command: str) -> str:
-    """The studies as a Markdown page, their answers first; every claim is one of an interval."""
+    """The studies as a Markdown page, answers first; every claim follows from an interval."""
     parts = [
         "# Does causal tracing tell which layer to edit?",
         f"Made by\n\n```\n{command}\n```\n\nand not edited by hand.",
@@ -100,7 +100,7 @@ def document(studies: Sequence[ModelStudy], *, command: str) -> str:
 
 
 def _sections(study: ModelStudy) -> list[str]:
-    """What was found with one model."""
+    """The findings on one model."""
     findings = study.findings
     rewrites = [each for each in findings if each.outcome == "rewrite"]
     parts = [

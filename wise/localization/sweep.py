@@ -1,9 +1,9 @@
-"""Every restored run of a fact at once, layer by layer, running only what restoration changes.
+"""All restored runs of a fact together, layer by layer, computing only what restoration changes.
 
-A state restored at token t changes no token before t, and nothing below its first layer; after
-its last layer it is a run like any other. So the restored runs of all tokens stand side by side in
-one packed row, each from its own token on, over the keys and values of the base run before it; and
-windows that begin alike are one run until they end apart. Block l is called once for all of them.
+A state restored at token t changes no token before t, and nothing below its first layer; after its
+last layer the run is an ordinary one. So the restored runs of all tokens are packed into one row,
+each from its own token on, over the keys and values of the base run before it. Windows with the
+same first layer are one run until the first of them ends. Block l is called once for all of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sweep(
     """Scores of the base run with the source's states at one token and one window of layers.
 
     For each of W windows, K tokens (of the prompt) and N rows, by METRICS. One call reads at most
-    `max_tokens`, as far as a single site allows; None chooses. Source: ROME section 2.1.
+    `max_tokens`, or one site if that is longer; None chooses a size. Source: ROME section 2.1.
     """
     n_rows = max(len(base.hidden[0]), len(source.hidden[0]))
     base, source = base.expand(n_rows), source.expand(n_rows)
@@ -55,8 +55,8 @@ def sweep(
 
 
 def _call_size(lm: LanguageModel) -> int:
-    """Tokens of one call: on a CPU, such that an inner activation of the MLP takes 1 MiB and stays
-    in the cache (1.5 times as fast, measured); on an accelerator, such that it is busy."""
+    """Tokens of one call: on a CPU, so many that an inner activation of the MLP takes 1 MiB and
+    stays in the cache (measured: 1.5 times as fast); on an accelerator, enough to keep it busy."""
     return max(64, 2**18 // len(lm.value_weight(0))) if lm.device.type == "cpu" else 2**14
 
 
@@ -74,7 +74,7 @@ def _chunks(tokens: Sequence[int], n_tokens: int, limit: int) -> Iterator[list[i
 
 @dataclass(frozen=True)
 class _Packing:
-    """The tokens from each of K sites on, one after the other: P in all, Q of them answer."""
+    """The tokens from each of K sites on, one site after the other: P in all, Q of them answer."""
 
     sites: Int[Tensor, " K"]
     n_tokens: int  # T
@@ -105,7 +105,7 @@ class _Packing:
 
     @cached_property
     def is_own(self) -> Bool[Tensor, "P T+P"]:
-        """Of base and packed tokens, those that a packed token's own run consists of."""
+        """Which of the base and packed tokens belong to each packed token's own run."""
         begin = self.sites[self.segments][:, None]
         before = torch.arange(self.n_tokens, device=self.sites.device) < begin  # P T
         return torch.cat([before, self.segments[:, None] == self.segments], dim=1)
@@ -122,11 +122,11 @@ class _Sweep:
         n_layers, packing = self.base.lm.n_layers, self.packing
         N, _, D = self.base.hidden[0].shape
         kept = torch.arange(len(packing.positions), device=packing.sites.device)
-        runs: list[Window] = []  # windows, as far as they are run; each of N rows
+        runs: list[Window] = []  # the windows under way, each with N rows
         hidden = self.base.hidden[0][:0]
         for layer in range(min(first for first, _ in windows), n_layers):
             if layer == n_layers - 1:
-                kept = packing.answers  # nothing else is read
+                kept = packing.answers  # only these are read
             after = sorted({(a, min(b, layer + 1)) for a, b in windows if a <= layer})
             older = [(a, b) for a, b in after if a < layer]
             found = []
@@ -144,7 +144,7 @@ class _Sweep:
     def _step(
         self, layer: int, hidden: Float[Tensor, "R P D"], covered: list[bool], kept: Tensor
     ) -> Float[Tensor, "R Q D"]:
-        """Block `layer` on runs under way; those whose window it is in are restored in it."""
+        """Block `layer` on the current runs; it is restored where the window covers it."""
         R, P, D = hidden.shape
         N, device = R // len(covered), hidden.device
         mask, is_site = self._mask(layer), self.packing.is_site[kept]
@@ -163,7 +163,7 @@ class _Sweep:
     def _patch(
         self, layer: int, states: Float[Tensor, "r Q D"], where: Bool[Tensor, " Q"]
     ) -> AbstractContextManager[None]:
-        """The site of a block as `states` have it, `where` they are wanted."""
+        """Replace the site of a block by `states`, at the tokens `where`."""
         module = site_module(self.base.lm, layer, self.base.site)
         if self.base.site == "mlp":
             return given(module, states, where)
@@ -182,10 +182,10 @@ class _Sweep:
         patch: AbstractContextManager[None],
         kept: Tensor,
     ) -> Float[Tensor, "r Q D"]:
-        """Block `layer` on packed rows, its output wanted where it is `kept`."""
+        """Block `layer` on packed rows; only its outputs at `kept` are needed."""
         positions = self.packing.positions
         cache: After | Fixed = After(*keys_values)
-        if len(kept) < len(positions):  # of the others, their keys and values alone
+        if len(kept) < len(positions):  # of the others, only keys and values
             cache = seen = Seen(*keys_values)
             try:
                 self._call(layer, hidden, positions, mask, seen)
@@ -195,7 +195,7 @@ class _Sweep:
             return self._call(layer, hidden[:, kept], positions[kept], mask[:, :, kept], cache)
 
     def _start(self, layer: int, kept: Tensor) -> Float[Tensor, "N Q D"]:
-        """Block `layer` as it leaves runs that are restored in it first: changed at the site."""
+        """The output of block `layer` for runs whose window begins there."""
         base, sites = self.base, self.packing.sites
         source = self.source.states[layer]
         if base.site == "hidden":
@@ -223,6 +223,6 @@ class _Sweep:
     def _call(
         self, layer: int, rows: Tensor, positions: Tensor, mask: Tensor, cache: object
     ) -> Tensor:
-        """Block `layer` on tokens at `positions`, which `mask` lets see those of `cache`."""
+        """Block `layer` on tokens at `positions`, which see those of `cache` as `mask` allows."""
         arguments = at_columns(self.base.arguments[layer], positions, cache, n_rows=1)
         return first_tensor(self.base.lm.blocks[layer](rows, **arguments, attention_mask=mask))

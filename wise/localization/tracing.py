@@ -1,4 +1,4 @@
-"""Causal tracing: what restoring one state of a corrupted run brings back of a fact."""
+"""Causal tracing: how much of a fact comes back when one state of a corrupted run is restored."""
 
 from __future__ import annotations
 
@@ -55,14 +55,13 @@ def causal_trace(
 ) -> Trace:
     """The effect of each token's states at `site`, over `window` layers about each of `layers`.
 
-    `noise` counts in standard deviations of the subjects' embeddings, measured over `facts` unless
-    `sigma` gives the noise in units of the embedding. A fact's noise comes from `seed` and the fact
-    alone, so that it is the same at every site, window and direction; a replacement is drawn from
-    the subjects of `facts`. A target of several tokens
-    counts whole, without an end of sequence. With `path`, each fact's effects are on the disk when
-    they are known, and those that are there are not traced again. A fact that cannot be traced is
-    in the result with the reason. The model is left as it was. Raises ValueError for a setting
-    outside its range, and for a file of other settings.
+    `noise` is in standard deviations of the subjects' embeddings, measured over `facts`, unless
+    `sigma` gives the noise in units of the embedding. A fact's noise depends only on `seed` and the
+    fact, so it is the same at every site, window and direction; a replacement is drawn from the
+    subjects of `facts`. A target of several tokens counts as a whole, without EOS. With `path`,
+    each fact's effects are written at once, and facts in the file are not traced again. A fact that
+    cannot be traced is in the result with the reason. The model is left as it was. Raises
+    ValueError for a setting outside its range, and for a file of other settings.
     Source: ROME section 2.1; Hase et al. 2023 section 3; Zhang and Nanda 2024 (replacement).
     """
     lm = LanguageModel(model)
@@ -96,7 +95,7 @@ def _check(settings: TraceSettings, lm: LanguageModel) -> None:
     attention = getattr(lm.model.config, "_attn_implementation", "eager")
     if attention not in ("eager", "sdpa"):
         raise ValueError(
-            f"attn_implementation={attention!r} reads no 4-D mask; load with sdpa or eager"
+            f"attn_implementation={attention!r} takes no 4-D mask; load with sdpa or eager"
         )
     for name, kind in _CHOICES.items():
         value = getattr(settings, name)
@@ -109,7 +108,7 @@ def _check(settings: TraceSettings, lm: LanguageModel) -> None:
     if settings.method == "attribution" and settings.site == "hidden" and settings.window > 1:
         raise ValueError(
             f"window={settings.window} must be 1 for attribution at site='hidden': a state that is "
-            "restored at a layer is restored anew above it, and a sum of slopes counts it twice"
+            "restored at a layer stays restored above it, and a sum of slopes would count it twice"
         )
     if not settings.metrics or not set(settings.metrics) <= set(METRICS):
         raise ValueError(f"metrics={settings.metrics} must be some of {', '.join(METRICS)}")

@@ -1,7 +1,7 @@
 """Rows to numbers: one long table of items, and the mean of each group of them with its interval.
 
-Every mean of scores that the project shows or judges is an `Estimate`. The tables are pandas',
-which is imported where one is made, so that the editors load without it.
+Every mean of scores that the project shows or judges is an `Estimate`. Tables are pandas data
+frames; pandas is imported where one is made, so that the editors load without it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONDITION = ["protocol", "when", "t", "metric", "kind"]
 CORNERS = ("reliability", "generalization", "far", "near")
 PROTOCOL_WORDS = {"free": "free-run", "forced": "teacher-forced"}
 TRIANGLE = ["reliability", "generalization", "locality"]
-# In the order of tables; the first protocol and moment are those that count.
+# In the order of the tables; the first protocol and the first moment are the main ones.
 _WORDS = (*PROTOCOL_WORDS, "final", "at-edit", *TRIANGLE, "far", "near-subject", "near-relation",
           "portability")  # fmt: skip
 
@@ -58,7 +58,7 @@ class Measure(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its one word, for thresholds and checks: `far`, `generalization-2`."""
+        """Its name in thresholds and checks: `far`, `generalization-2`."""
         if self.metric == "locality":
             return self.kind
         is_graded = self.metric == "generalization" and self.kind
@@ -66,9 +66,9 @@ class Measure(NamedTuple):
 
     @property
     def corner(self) -> str:
-        """The corner that its items count for; "" where they count for none.
+        """The corner of the triangle that its items belong to; "" where they belong to none.
 
-        Generalization is over its levels alike, near is near-subject and near-relation together.
+        Generalization pools all its levels; near pools near-subject and near-relation.
         """
         if self.metric == "locality":
             return "far" if self.kind == "far" else "near"
@@ -76,17 +76,17 @@ class Measure(NamedTuple):
 
     @property
     def is_extra(self) -> bool:
-        """Whether it stands beside the triangle: the harder levels, and portability."""
+        """Whether it is reported beside the triangle: the harder levels, and portability."""
         return self.metric == "portability" or (self.kind.isdecimal() and int(self.kind) > 2)
 
     @property
     def place(self) -> tuple[object, ...]:
-        """What puts measures in order, those of the triangle first."""
+        """The sort key of measures: those of the triangle come first."""
         return self.is_extra, _place(self.metric), _place(self.kind)
 
     @property
     def header(self) -> tuple[str, str]:
-        """Two lines over a column."""
+        """The two header lines of its column."""
         if self.metric == "generalization" and self.kind:
             return self.metric, f"level {self.kind}"
         return self.metric, "" if self.kind == self.metric else self.kind
@@ -98,8 +98,8 @@ class Measure(NamedTuple):
 class Estimate(NamedTuple):
     """The mean of `n` scores in [0, 1], of `n_clusters` clusters, and its interval.
 
-    It is worth `effective_n` independent items, and NaN where n is 0. `n_excluded` more items were
-    not scored, for these `reasons`, each with its count.
+    It counts as `effective_n` independent items; without items it is NaN. `n_excluded` more items
+    were not scored, for these `reasons` with their counts.
     """
 
     n: int
@@ -129,7 +129,8 @@ def estimate(
 ) -> Estimate:
     """The mean of `scores` with its interval; `excluded` has a reason for each item without one.
 
-    `clusters` names, item by item, what is not independent. Raises ValueError.
+    `clusters` gives the cluster of each item: items of one cluster are not independent. Raises
+    ValueError.
     """
     mean, effective_n = worth(scores, clusters)
     reasons = Counter(excluded)
@@ -165,9 +166,9 @@ def long_table(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The items that have a score or a reason, conditions and measures in their order.
+    """The items with a score or a reason for having none, sorted by condition and measure.
 
-    Routing is no score.
+    Routing rows have no score and are left out.
     """
     table = table[table.metric != "routing"].copy()
     for name in ("protocol", "when", "metric", "kind"):
@@ -177,7 +178,7 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
-    """The final items, then at each T of a run's final items those measured at-edit up to it.
+    """The final items, then for each T with final items the at-edit items of the first T edits.
 
     A run without final items has its at-edit items at its last edit.
     """
@@ -193,7 +194,7 @@ def at_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_corners(table: pd.DataFrame) -> pd.DataFrame:
-    """The final items, each with its `corner`; an item of none has a missing value."""
+    """The final items, each with its `corner`, which is missing where an item belongs to none."""
     import pandas as pd
 
     table = table[table.when == "final"]
@@ -204,7 +205,7 @@ def with_corners(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def estimates(table: pd.DataFrame, by: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
-    """The `Estimate` of each group of items, a line each, behind what it is the group of."""
+    """One line for each group of items: the columns `by`, then the group's `Estimate`."""
     import pandas as pd
 
     lines = []
@@ -224,12 +225,12 @@ def estimates(table: pd.DataFrame, by: Sequence[str], *, confidence: float = 0.9
 def estimates_of_runs(rows: Iterable[Row], *, confidence: float = 0.95) -> pd.DataFrame:
     """An estimate for each run, condition, T and measure; runs as they first appear.
 
-    At-edit, it is about the first T edits, each of them measured right after it was made.
+    At-edit estimates are over the first T edits, each measured right after it was made.
     """
     table = at_checkpoints(in_order(long_table(rows)))
     return estimates(table, [*Run._fields, *CONDITION], confidence=confidence)
 
 
 def places(heights: Sequence[float]) -> list[int]:
-    """The place of each by its height, the highest being 1; equal ones share a place."""
+    """The rank of each height: the highest is 1, and equal heights share a rank."""
     return [1 + sum(other > height for other in heights) for height in heights]

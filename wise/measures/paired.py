@@ -20,8 +20,8 @@ __all__ = ["Comparison", "Trend", "mcnemar", "retention_trend"]
 
 Alternative = Literal["drop", "rise", "two-sided"]
 _SCIPY: dict[Alternative, str] = {"drop": "greater", "rise": "less", "two-sided": "two-sided"}
-_SAME = 1e-9  # differences of scores that are rounding only
-_NEVER = 10**9  # edits of a quarter; what they cannot decide, nothing will
+_SAME = 1e-9  # smaller differences of scores are rounding
+_NEVER = 10**9  # edits of a quarter: the search for n_needed stops here
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Comparison:
         return self.after - self.before
 
     def smallest_visible(self, *, confidence: float = 0.95) -> float | None:
-        """The smallest share of clusters that could show: so many changed, all one way.
+        """The smallest share of clusters that would be significant if all changed one way.
 
-        None where even all of them would not.
+        None where not even all of them would be.
         """
         sides = 2 if self.alternative == "two-sided" else 1
         n_changed = math.ceil(math.log2(sides / (1 - confidence)) - _SAME)
@@ -75,20 +75,21 @@ def mcnemar(
     """Whether `after` is worse (or better, or either) than `before`, item by item the same.
 
     Scores are in [0, 1]. A cluster is worse where its sum fell, and the p-value is the exact sign
-    test of the clusters that changed: McNemar's where each is one item. Where a cluster's two runs
-    could as well be swapped, it is at most alpha at a rate of at most alpha, at any n and whatever
-    the dependence within clusters. Fewer than 5 changes never reach .05, one-sided.
+    test of the clusters that changed: McNemar's where each is one item. Where the two runs of a
+    cluster are exchangeable, P(p <= alpha) <= alpha at any n, whatever the dependence within
+    clusters. Fewer than 5 changes never reach .05, one-sided.
 
     Raises ValueError. Source: McNemar, Psychometrika, 1947 (its exact form is binomial).
     """
     if len(before) != len(after) or not len(before):
         raise ValueError(
-            f"before has {len(before)} scores and after {len(after)}; needed are as many, 1 or more"
+            f"before has {len(before)} scores and after {len(after)}; "
+            "both need the same number, 1 or more"
         )
     if alternative not in _SCIPY:
         raise ValueError(f"alternative={alternative!r} is none of {', '.join(_SCIPY)}")
     for scores in (before, after):
-        interval(scores, clusters)  # refuses what is no score, and clusters of other items
+        interval(scores, clusters)  # checks the scores and the clusters
     changes: dict[Hashable, list[float]] = defaultdict(list)
     names = range(len(before)) if clusters is None else clusters
     for name, old, new in zip(names, before, after, strict=True):
@@ -108,8 +109,8 @@ class Trend:
 
     `quarters` are mean scores from the newest quarter of the edits to the oldest, and `upper` the
     one-sided bound of the drop between these two, at `confidence`; with fewer than four edits there
-    are no quarters and the bound is 1. `n_needed` is, where inconclusive, about how many edits
-    would decide at the drop seen.
+    are no quarters and the bound is 1. Where inconclusive, `n_needed` is about how many edits would
+    decide at the drop seen.
     """
 
     outcome: Literal["pass", "fail", "inconclusive"]
@@ -148,14 +149,14 @@ def retention_trend(
 
     Each pair is an edit's age (any number, larger is older) and its score in [0, 1]. The edits,
     sorted by age, are cut into four quarters of the same size, up to three edits left out; block i
-    is the i-th edit of each quarter. Where age makes no difference each order of a block's scores
-    is as likely, so the p-value, from the exact distribution over these orders given the ties, is
-    exact at any n.
+    is the i-th edit of each quarter. Where age makes no difference, all orders of a block's scores
+    are equally likely. So the p-value, from the exact distribution over these orders given the
+    ties, is exact at any n.
 
     Fail: p < 1 - confidence and the drop from the newest to the oldest quarter is more than
-    `allowed_drop`; so without a decline at a rate of at most 1 - confidence. Pass: the drop's upper
-    bound is at most `allowed_drop`; so at a larger drop at about that rate at most. Edits
-    count as independent. Raises ValueError.
+    `allowed_drop`. Without a decline this has a rate of at most 1 - confidence. Pass: the drop's
+    upper bound is at most `allowed_drop`. With a larger drop this has about the same rate at most.
+    Edits count as independent. Raises ValueError.
 
     Source: Page, JASA, 1963; the bound: Zou and Donner, Statistics in Medicine, 2008, from
     Clopper-Pearson limits.
@@ -168,7 +169,7 @@ def retention_trend(
         if math.isnan(age):
             raise ValueError("age=nan; allowed is any number")
     scores = [score for _, score in ages_scores]
-    interval(scores, confidence=confidence)  # refuses what is out of range
+    interval(scores, confidence=confidence)  # checks the scores and the confidence
     if not size:
         return Trend("inconclusive", n, (), 1.0, allowed_drop, 1.0, None, confidence)
     quarters = [part[:size] for part in np.array_split(np.array(scores), 4)]

@@ -1,8 +1,8 @@
 """Rows: one measured item each, kept in a ledger that survives a kill at any moment.
 
-A file holds one run: one editor, model, stream and seed. It is written block by block, a block
-being the unit of work that is done again when it was cut off. Nothing in it tells the time, so that
-one command gives the same bytes twice. Files of several runs may be joined to be read.
+A file holds one run: one editor, model, stream and seed. It is written block by block; a block is
+the unit of work, and is done again if it was cut off. No row holds a time, so the same command
+gives the same bytes. Files of several runs may be joined to be read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Row:
             if not isinstance(value, str):
                 self._refuse(field, "is not a text")
             if field in _NOT_BLANK and not value.strip():
-                self._refuse(field, "is not a text that is not blank")
+                self._refuse(field, "is not a non-blank text")
             if _SURROGATE.search(value):
                 self._refuse(field, "is not Unicode text: it holds a lone surrogate")
         for field, choices in _CHOICES.items():
@@ -108,14 +108,15 @@ class Row:
         self._check_score()
 
     def _check_score(self) -> None:
-        """A number where the metric has it, and nowhere else; none where the item is excluded."""
+        """Check that the metric's own number is set, or none where the item is excluded."""
         numbers = ("value", "score") if self.metric == "routing" else ("score", "value")
         measured, other = (getattr(self, name) for name in numbers)
         if other is not None:
             self._refuse(numbers[1], f"is not None, as {self.metric} has a {numbers[0]}")
         if (measured is None) != bool(self.excluded):
             self._refuse(
-                "excluded", f"with {numbers[0]}={measured}; a reason stands where it is None"
+                "excluded",
+                f"with {numbers[0]}={measured}; an item has either a {numbers[0]} or a reason",
             )
         if measured is None:
             return
@@ -143,10 +144,10 @@ _TEXTS = tuple(field.name for field in fields(Row) if field.type == "str")
 class RowWriter(Ledger):
     """The ledger of one run, which takes whole blocks; a context manager.
 
-    To `resume` a file is to drop its last block, which may lack rows without anything telling so;
-    `blocks` names those before it, in order. Raises, the file left as it is, FileExistsError for
-    one that holds rows and is not resumed; ValueError for a bad line, a row of another run (naming
-    the field) or a block that stands twice; RuntimeError where another process has it open.
+    `resume` drops the last block of the file, which may be incomplete; `blocks` names those before
+    it, in order. An error leaves the file as it was: FileExistsError where it holds rows and is not
+    resumed; ValueError for a bad line, a row of another run (naming the field) or a repeated block;
+    RuntimeError where another process has it open.
     """
 
     def __init__(self, path: Path | str, run: Run, *, resume: bool = False) -> None:
@@ -163,7 +164,7 @@ class RowWriter(Ledger):
             check_claim(row.run._asdict(), self._run._asdict(), what="run", place=record.place)
             if row.block in starts and row.block != next(reversed(starts)):
                 raise ValueError(
-                    f"{record.place}: block={row.block!r} stands twice; a file holds one run"
+                    f"{record.place}: block={row.block!r} is there twice; a file holds one run"
                 )
             starts.setdefault(row.block, number)
         n_kept = starts.popitem()[1] if starts else 0
@@ -171,13 +172,15 @@ class RowWriter(Ledger):
         return n_kept
 
     def write_block(self, rows: Sequence[Row]) -> None:
-        """Append the rows of one block by one write, and have them on the disk on return.
+        """Append the rows of one block in one write; they are on disk when it returns.
 
-        Raises ValueError where `rows` are not one block of the run, or a block that the file holds;
-        OSError where it is not written whole, the file then being as it was.
+        Raises ValueError where `rows` are not one block of the run, or a block that the file
+        already holds; OSError where the write is incomplete, with the file as before.
         """
         if not rows:
-            raise ValueError("rows=[] is no block; what could not be measured is a row too")
+            raise ValueError(
+                "rows=[] is not a block; an item that could not be measured is a row too"
+            )
         block = rows[0].block
         if block in self.blocks:
             raise ValueError(f"block={block!r} is in {self.path} already; a block is written once")
@@ -192,8 +195,8 @@ class RowWriter(Ledger):
 def read_rows(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> list[Row]:
     """All rows of a file, of one run or of several.
 
-    Raises ValueError naming file, line and field; so it does for a last line without its end,
-    unless truncated is "drop".
+    Raises ValueError naming file, line and field, also where the last line is cut off, unless
+    truncated is "drop".
     """
     return [_row(record) for record in read_records(path, truncated=truncated)]
 
@@ -201,5 +204,5 @@ def read_rows(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise"
 def _row(record: Record) -> Row:
     try:
         return Row(**record.values)
-    except (TypeError, ValueError) as error:  # TypeError: a field is missing, or is none of Row's
+    except (TypeError, ValueError) as error:  # TypeError: a field is missing or unknown
         raise ValueError(f"{record.place}: {error}") from error

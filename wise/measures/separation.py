@@ -26,13 +26,13 @@ __all__ = ["Rates", "Separation", "separate"]
 _Array = NDArray[np.float64]
 _Index = NDArray[np.int64]
 _Clusters = Sequence[Hashable] | None
-_N_AT_ONCE = 2**20  # permuted labels that are held at a time
+_N_AT_ONCE = 2**20  # permuted labels in memory at a time
 
 
 class Rates(NamedTuple):
     """Shares of positives and of negatives with a score above `threshold`, and their intervals.
 
-    The best threshold has none: the items that would be counted have chosen it.
+    The best threshold has no intervals: it was chosen on the same items.
     """
 
     threshold: float
@@ -58,9 +58,9 @@ class Separation:
     """Scores of `n_positives` against `n_negatives` prompts.
 
     `auroc` is P(positive > negative) + P(equal) / 2, its `interval` two-sided at `confidence`, and
-    `effective_n` what it is worth in independent pairs. The p-values are one-sided: positives score
-    higher. `ks` is the largest distance between the two distribution functions. `own` are the
-    rates at the threshold that was given, `best` those where TPR - FPR is largest.
+    `effective_n` the number of independent pairs that it counts as. The p-values are one-sided:
+    positives score higher. `ks` is the largest distance between the two distribution functions.
+    `own` are the rates at the threshold that was given, `best` those where TPR - FPR is largest.
     """
 
     n_positives: int
@@ -105,12 +105,12 @@ def separate(
     """How well scores separate positives from negatives; a larger score is more in scope.
 
     Scores may be infinite, as an unedited router's are; ties count half; in scope is above the
-    `threshold`. Clusters name, item by item, what is not independent, as by its subject; a name on
-    both sides is one cluster. For both p-values a cluster counts once on each side, by its mean
-    rank, and Mann-Whitney's takes the sides as independent. The permutation test exchanges, by
-    `seed`, the sides of clusters on one side and of the two halves of those on both: it errs at a
-    rate of at most alpha where these are exchangeable, and cannot show less than
-    1 / (n_permutations + 1). Neither p-value is adjusted for several comparisons.
+    `threshold`. Clusters give the cluster of each item, such as its subject; a name on both sides
+    is one cluster. For both p-values a cluster counts once on each side, by its mean rank, and
+    Mann-Whitney's takes the sides as independent. The permutation test exchanges, by `seed`, the
+    sides of clusters on one side and of the two halves of those on both: P(p <= alpha) <= alpha
+    where these are exchangeable, and p is at least 1 / (n_permutations + 1). Neither p-value is
+    adjusted for several comparisons.
 
     Raises ValueError for an empty side, NaN, or clusters of other items. Source: Mann and Whitney,
     1947; the interval: see `_effective_n`; the best threshold: Youden, 1950.
@@ -163,9 +163,11 @@ def _cluster_numbers(m: int, n: int, of_x: _Clusters, of_y: _Clusters) -> tuple[
     if of_x is None and of_y is None:
         return np.arange(m), np.arange(m, m + n)
     if of_x is None or of_y is None:
-        raise ValueError("clusters are given for one side; allowed is for both or for none")
+        raise ValueError("clusters are given for one side; give them for both or for neither")
     if (len(of_x), len(of_y)) != (m, n):
-        raise ValueError(f"clusters are {len(of_x)} and {len(of_y)} for {m} and {n} scores")
+        raise ValueError(
+            f"{len(of_x)} and {len(of_y)} clusters for {m} and {n} scores; give one for each"
+        )
     number = {name: index for index, name in enumerate(dict.fromkeys(chain(of_x, of_y)))}
     return np.array([number[each] for each in of_x]), np.array([number[each] for each in of_y])
 
@@ -178,15 +180,15 @@ def _shares_below(scores: _Array, others: _Array) -> _Array:
 
 
 def _effective_n(v_x: _Array, v_y: _Array, of_x: _Index, of_y: _Index) -> float:
-    """The number of independent pairs, each in order or not, that the scores are worth.
+    """The number of independent pairs that the scores count as.
 
     `v_x` is each positive's share of negatives below it, `v_y` each negative's of positives above
-    it. Pairs without a common cluster are as many as the smaller side's clusters, each side's by
-    (sum of sizes)^2 / sum of squared sizes. Whatever the distributions, a true AUROC of A gives a
-    perfect score at a rate of at most A^pairs and a variance of at most A (1 - A) / pairs; so at
-    1.00 the scores are worth these pairs, and below as many more as the variance over clusters is
-    smaller than that. To it two clusters of the largest size, one all right and one all wrong, are
-    added on each side, so that few errors do not prove much.
+    it. There are as many pairs without a common cluster as the smaller side has clusters, counted
+    as (sum of sizes)^2 / sum of squared sizes. Whatever the distributions, a true AUROC of A gives
+    a perfect score at a rate of at most A^pairs and a variance of at most A (1 - A) / pairs; so at
+    1.00 the scores count as these pairs, and below as more, in the ratio of that variance to the
+    one over clusters. Two clusters of the largest size, one all right and one all wrong, are added
+    on each side to the latter, so that few errors do not prove much.
 
     Simulated one-sided errors, stated as 5 %: at most 5.3 %, so within noise, for AUROCs of .5 to
     .98, 5 to 500 items a side, normal and two-valued scores, and 10 to 100 clusters of 1 to 8 on

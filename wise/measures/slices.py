@@ -1,6 +1,6 @@
 """Whether misses look like chance: the slice of the items that explains them best.
 
-A rate above its threshold can hide a fault that takes one kind of item alone: an editor that loses
+A rate above its threshold can hide a fault that hits only one kind of item: an editor that loses
 every edit whose target has three tokens, one edit in eight, has a reliability of .875.
 """
 
@@ -22,8 +22,8 @@ __all__ = ["Feature", "Kind", "Slice", "slice_of", "strongest_slice"]
 # Of each item a text, a number, or None where it has neither.
 Feature = Sequence[str | int | None]
 
-_LEAST = 2  # items, below which a slice is not a kind of item
-_MOST_CUTS = 8  # of a number, into "or more" and "or fewer"
+_LEAST = 2  # items that a slice has at least
+_MOST_CUTS = 8  # cut points of a numeric feature
 _ROUNDING = 1 + 1e-9  # equal p-values of two slices may differ by so much
 
 
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 class Slice:
     """The items of one kind: `n_missed` of `n` are wrong, and `others_missed` of `n_others`.
 
-    `p_value` is the chance of so many misses in it where the kind makes no difference.
+    `p_value` is the probability of so many misses in it if the kind makes no difference.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Slice:
 
 
 def _kinds(features: Mapping[str, Feature]) -> Iterator[tuple[Kind, NDArray[np.bool_]]]:
-    """Every kind that some items are of and others are not; of equal ones the first."""
+    """Every kind that splits the items; of kinds with the same items the first."""
     seen: set[bytes] = set()
     for feature, values in features.items():
         found = [Kind(feature, value) for value in dict.fromkeys(values) if value is not None]
@@ -118,13 +118,13 @@ def strongest_slice(
     n_permutations: int = 1999,
     seed: int = 0,
 ) -> Slice | None:
-    """The slice whose misses are the least like chance; None where there is nothing to tell.
+    """The slice whose misses are the least like chance; None where no kind splits the items.
 
-    `features` name what cuts the items into kinds, each with a value for every item. The p-value
-    is that of the smallest of all slices' Fisher tests, by permuting clusters of one size (without
-    `clusters`, items): so it is corrected for all slices tried, and at most alpha at a rate of at
-    most alpha where no feature has to do with the misses. It is no smaller than
-    1 / (n_permutations + 1). Raises ValueError where a feature has another number of items.
+    `features` name what cuts the items into kinds, each with a value for every item. The p-value is
+    that of the smallest of all slices' Fisher tests, by permuting clusters of one size (without
+    `clusters`, items): so it is corrected for all slices tried, and P(p <= alpha) <= alpha where no
+    feature is related to the misses. It is at least 1 / (n_permutations + 1). Raises ValueError
+    where a feature has another number of items.
 
     Source: Westfall and Young, Resampling-Based Multiple Testing, 1993 (the min-P method).
     """
@@ -152,7 +152,7 @@ def strongest_slice(
 
 
 def slice_of(kind: Kind, missed: Sequence[bool], values: Feature) -> Slice | None:
-    """One kind on other items, by Fisher's test of it alone; None where none or all are of it."""
+    """One kind, tested on other items by Fisher's test; None where it does not split them."""
     wrong, mask = np.array(missed, dtype=bool), kind.mask(values)
     if not 0 < mask.sum() < len(mask):
         return None

@@ -1,9 +1,9 @@
 """Intervals of mean scores in [0, 1]: exact for independent 0/1 scores.
 
-One method for all scores: the Clopper-Pearson interval of their mean, at as many items as they are
-worth. Scores between 0 and 1 count as 0/1 scores of the same mean, the most spread that they can
-be; of all two-valued scores none has a larger error (computed exactly, n up to 200). Items of one
-cluster count for less than as many independent ones, by a design effect: see `_effective_n`.
+One method for all scores: the Clopper-Pearson interval of their mean at their effective number.
+Scores between 0 and 1 are treated as 0/1 scores of the same mean, which have the largest variance;
+no other two-valued scores have a larger error (computed exactly, n up to 200). Items of one cluster
+count as fewer independent ones, by a design effect: see `_effective_n`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 
 
 def format_share(share: float) -> str:
-    """`.97` or `1.00`; `.997` where two decimals would claim all or none."""
+    """`.97` or `1.00`; `.997` where two decimals would read as all or none."""
     text = f"{share:.2f}"
     if text == "1.00" and share < 1:
         text = f"{min(share, 0.999):.3f}"
@@ -75,9 +75,9 @@ def upper_bound(mean: float, n: float, error: float) -> float:
 
 
 def worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple[float, float]:
-    """The mean, and the number of independent items it is worth: 0 where there is none."""
+    """The mean, and the number of independent items that it counts as (0 without scores)."""
     if clusters is not None and len(clusters) != len(scores):
-        raise ValueError(f"clusters are {len(clusters)} for {len(scores)} scores; one for each")
+        raise ValueError(f"{len(clusters)} clusters for {len(scores)} scores; give one for each")
     for index, score in enumerate(scores):
         _check_share(f"scores[{index}]", score)
     if not len(scores):
@@ -86,19 +86,19 @@ def worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple
 
 
 def _effective_n(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> float:
-    """The number of independent items that the clustered ones are worth: n by the design effect.
+    """The number of independent items that clustered ones count as: n / design effect.
 
-    The design effect (Kish, Survey Sampling, 1965) is the variance of the mean over clusters by
-    that over independent items; Clopper-Pearson at n / design effect is the interval of Korn and
-    Graubard (Survey Methodology, 1998). Their factor for the degrees of freedom is left out: where
-    few items are wrong, bounds stated to be wrong 5 % of the time would still be so up to 19 %.
-    Instead two clusters of the largest size are added to the design effect, one all right and one
-    all wrong. They keep it defined where all scores are alike, and high where so few are wrong that
-    the clusters cannot tell. The result is at most n, and at least (sum of sizes)^2 / sum of
-    squared sizes, each cluster then counting once.
+    The design effect (Kish, Survey Sampling, 1965) is the variance of the mean over clusters
+    divided by that over independent items; Clopper-Pearson at n / design effect is the interval of
+    Korn and Graubard (Survey Methodology, 1998). Their factor for the degrees of freedom is left
+    out: where few items are wrong, bounds with a stated error of 5 % would still be wrong up to 19
+    % of the time. Instead two clusters of the largest size are added to the design effect, one all
+    right and one all wrong. They keep it defined where all scores are equal, and high where too few
+    are wrong to show the effect of clusters. The result is at most n, and at least (sum of sizes)^2
+    / sum of squared sizes, where each cluster counts once.
 
-    Simulated with 5 to 300 clusters of any mean and correlation, bounds are wrong as seldom as
-    stated at sizes up to 8 to 1; at 30 to 1 up to 7 % for 5 %.
+    In simulations with 5 to 300 clusters of any mean and correlation, bounds keep the stated error
+    at cluster sizes up to 8 to 1; at 30 to 1 it is up to 7 % where 5 % is stated.
     """
     n = len(scores)
     if clusters is None:
@@ -127,14 +127,14 @@ def interval(
     """Two-sided interval of the mean of `scores`, each in [0, 1]; (0, 1) where there are none.
 
     Each side is wrong at most (1 - confidence) / 2 of the time: exactly so for independent 0/1
-    scores. `clusters` names, item by item, what is not independent, as by its subject. Raises
-    ValueError. Source: Clopper and Pearson, 1934.
+    scores. `clusters` gives the cluster of each item, such as its subject. Raises ValueError.
+    Source: Clopper and Pearson, 1934.
     """
     return interval_at(*worth(scores, clusters), confidence=confidence)
 
 
 def interval_at(mean: float, effective_n: float, *, confidence: float = 0.95) -> Interval:
-    """Two-sided Clopper-Pearson interval of a mean worth `effective_n` independent items."""
+    """Two-sided Clopper-Pearson interval of a mean of `effective_n` independent items."""
     _check_confidence(confidence)
     error = (1 - confidence) / 2
     return Interval(lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error))

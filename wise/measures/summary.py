@@ -18,8 +18,8 @@ __all__ = ["estimate_text", "table_text"]
 def table_text(estimates: pd.DataFrame, *, width: int = 120) -> str:
     """`estimates_of_runs` as text of at most `width` columns (60 or more), one part for each run.
 
-    First T by measure in the condition that counts (the first that was measured), then all
-    conditions side by side at the last T, then what was excluded. A dash is no number.
+    First T by measure in the main condition (the first that was measured), then all conditions side
+    by side at the last T, then what was excluded. A dash means no number.
     """
     if width < 60:
         raise ValueError(f"width={width} is too narrow; allowed is 60 or more")
@@ -28,7 +28,7 @@ def table_text(estimates: pd.DataFrame, *, width: int = 120) -> str:
 
 
 def estimate_text(line: Any) -> str:
-    """Mean and interval of a line of estimates, as wide as any other; a dash for no number."""
+    """Mean and interval of a line of estimates, always of the same width; a dash for no number."""
     if line is None or not line.n:
         return "-"
     mean, _, bounds = bounded(line.mean, line.low, line.high).partition(" ")

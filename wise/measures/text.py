@@ -1,4 +1,4 @@
-"""Text from anywhere, made fit to be shown: no character that hides, reorders or runs another."""
+"""Text of any origin, made safe to show: no hidden or reordering characters, no formulas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _symbol(match: re.Match[str]) -> str:
 def visible(text: str) -> str:
     """`text` with every hidden character in a form that can be seen; valid in XML 1.0.
 
-    Of more than three accents on one letter, which would cover the lines above, three are kept.
+    A letter keeps at most three accents; more would cover the lines above.
     """
     return _ACCENTS.sub(r"\1", _HIDDEN.sub(_symbol, text))
 
@@ -41,7 +41,7 @@ def spreadsheet_safe(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """`text` as one line of Markdown that reads as it: no cell, tag or line ends in it."""
+    """`text` as one line of Markdown that shows as written: it ends no cell, tag or line."""
     return _MARKED.sub(r"\\\1", visible(" ".join(text.split())))
 
 

@@ -1,7 +1,7 @@
 """Whether a mean score is known to reach its threshold: pass, fail or inconclusive.
 
-Every verdict of the project is `judge_mean`'s. Where it takes several looks at more and more items,
-each look has its share of the error.
+Every verdict of the project is `judge_mean`'s. Where it takes several looks (interim analyses) at
+more and more items, they share the error.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 _Outcome = Literal["pass", "fail", "inconclusive"]
-_DOUBLED = [2**k for k in range(31)]  # items; what the last cannot decide, nothing will
+_DOUBLED = [2**k for k in range(31)]  # the numbers of items that are tried
 
-# What each metric must reach where nothing else is asked, and the looks that its verdict may take.
+# The default threshold of each metric, and how many looks its verdict may take.
 THRESHOLDS: Mapping[str, float] = {
     "reliability": 0.85,
     "generalization": 0.75,
@@ -67,10 +67,10 @@ class Verdict:
     """Whether a mean score is known to reach `threshold` (pass), to miss it (fail), or neither.
 
     `low` and `high` are the two-sided interval at `confidence`; `bound` is the one-sided bound that
-    decided, at the same confidence, or None. `n_needed` is, where inconclusive, how many items
-    would decide at the mean and design effect seen; None where no number would, or none was seen.
-    A verdict at look `n_looks` is on the items of all looks so far, and `confidence` is that of
-    this one of `max_looks`; without looks `n_looks` is 0.
+    decided, at the same confidence, or None. Where inconclusive, `n_needed` is how many items would
+    decide at the mean and design effect seen; None where no number would, or without items. A
+    verdict at look `n_looks` is on the items of all looks so far, and `confidence` is that of this
+    one of `max_looks`; without looks `n_looks` is 0.
     """
 
     outcome: _Outcome
@@ -136,7 +136,7 @@ def read_rulings(path: Path | str) -> list[Ruling]:
             protocol, t, check = (values.pop(name) for name in ("protocol", "t", "check"))
             found.append(Ruling(run, protocol, t, check, Verdict(**values)))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{record.place} is no verdict: {error}") from error
+            raise ValueError(f"{record.place} is not a verdict: {error}") from error
     return found
 
 
@@ -164,8 +164,8 @@ def judge_mean(
     """Pass if the one-sided lower bound reaches `threshold`, fail if the upper one is below it.
 
     The mean is of `n` items that are worth `effective_n` independent ones; without items the
-    verdict is inconclusive. The error is (1 - confidence) / max_looks: so a false pass has a rate
-    of at most that, and so has a false fail. Raises ValueError.
+    verdict is inconclusive. The error is (1 - confidence) / max_looks: false passes have at most
+    this rate, and so have false fails. Raises ValueError.
     """
     confidence = 1 - (1 - confidence) / max_looks
     low, high = interval_at(mean, effective_n, confidence=confidence)
@@ -188,7 +188,7 @@ def judge_mean(
 def n_to_decide(rate: float, threshold: float, *, confidence: float = 0.95) -> int | None:
     """The smallest n of independent items at which a mean of `rate` passes or fails.
 
-    None where no n up to a thousand million does, as where the rate is the threshold.
+    None where no n up to 2^30 does, as where the rate equals the threshold.
     """
     error = 1 - confidence
 
@@ -209,10 +209,10 @@ class Draw(NamedTuple):
 
 
 class SharedDraws(Generic[_T]):
-    """Without end `make(0)`, `make(1)`, ...: each made when first asked for, and made once.
+    """The endless sequence `make(0)`, `make(1)`, ...: each is made once, when first needed.
 
-    Several metrics go over the same draws, each as far as it needs. `make` is to seed itself by the
-    number; where it raises, so does every iteration that comes there.
+    Several metrics iterate over the same draws, each as far as it needs. `make` takes its seed from
+    the number; its error is raised in every iteration that reaches it.
     """
 
     def __init__(self, make: Callable[[int], _T]) -> None:
@@ -239,11 +239,11 @@ def judge_in_looks(
 ) -> Verdict:
     """The verdict of the first look that passes or fails; inconclusive if none of them does.
 
-    A look takes one more draw and judges all items drawn so far, with an error of
-    (1 - confidence) / max_looks. So the false passes over all looks have a rate of at most
-    1 - confidence, and so have the false fails, however the looks depend on each other. No draw is
-    made beyond the one that decides. Each draw has to be independent of those before it, like
-    them in kind, and of a size that does not depend on their scores. Raises ValueError.
+    A look takes one more draw and judges all items drawn so far, with an error of (1 - confidence)
+    / max_looks. So over all looks false passes have a rate of at most 1 - confidence, and so have
+    false fails, however the looks depend on each other. No draw is made after the one that decides.
+    Draws must be independent and identically distributed, with sizes that do not depend on earlier
+    scores. Raises ValueError.
 
     Source: Pocock, Biometrika, 1977 (repeated looks); the split of the error is Bonferroni's.
     """
@@ -262,7 +262,7 @@ def judge_in_looks(
     found = judge_look(0)
     for n_looks, (new, names) in enumerate(islice(draws, max_looks), start=1):
         if names is not None and len(names) != len(new):
-            raise ValueError(f"clusters are {len(names)} for {len(new)} scores; one for each")
+            raise ValueError(f"{len(names)} clusters for {len(new)} scores; give one for each")
         scores += new
         clusters += names or [(n_looks, index) for index in range(len(new))]
         found = judge_look(n_looks)

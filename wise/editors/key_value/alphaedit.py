@@ -1,4 +1,4 @@
-"""AlphaEdit: MEMIT's update, projected onto what the background does not use.
+"""AlphaEdit: MEMIT's update, projected onto the null space of the background's keys.
 
 Fang et al., ICLR 2025, arXiv 2410.02355.
 """
@@ -31,7 +31,7 @@ class AlphaEditConfig(SpreadConfig):
     null_threshold: directions of C up to this eigenvalue are free to change (released: .02).
     l2: weight of the norm of the change against the keys (released: 10).
     units: both "absolute" (released), or in units of the "model": the threshold in mean eigenvalues
-        of C, l2 in mean squared norms of a key. One preset then serves models of any scale.
+        of C, l2 in mean squared norms of a key. One preset then fits models of any scale.
     """
 
     n_steps: PositiveInt = 25
@@ -93,8 +93,8 @@ def preserving(
 class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
     """Each turn also preserves the keys K_p of the earlier ones, as they were after their turn.
 
-    The keys of an edit leave K_p when its prompt is edited again: as released they would stay, and
-    hold back the new target.
+    The keys of an edit leave K_p when its prompt is edited again; in the released code they stay,
+    and hold back the new target.
     """
 
     keeps_keys = True
@@ -118,7 +118,7 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
         return preserving(basis, keys, residual, earlier, l2=self.config.l2 * unit)
 
     def _basis(self, layer: int) -> tuple[Float[Tensor, "M r"], float]:
-        """Q, and the unit of l2."""
+        """Q and the unit of l2."""
         if layer not in self._bases:
             values, vectors = self.covariance.spectrum(layer)
             total = float(values.sum()) if self.config.units == "model" else 1.0

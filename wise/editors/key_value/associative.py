@@ -39,7 +39,7 @@ Config = TypeVar("Config", bound=KeyValueConfig)
 
 @dataclass(frozen=True)
 class KeyValueState:
-    """What the edits so far have left: replaced as a whole, its tensors never written to."""
+    """The state after the edits so far: replaced as a whole, its tensors never written to."""
 
     edits: tuple[Edit, ...] = ()
     changes: Mapping[int, Float[Tensor, "M D"]] = field(default_factory=dict)  # of W_v, by layer
@@ -47,7 +47,7 @@ class KeyValueState:
 
 
 class AssociativeEditor(EditorBase[Config, KeyValueState]):
-    """An editor of the W_v of some blocks; a family says what a turn adds there.
+    """An editor of the W_v of some blocks; a family defines what a turn adds there.
 
     Raises ValueError where the model has no such layer or is of no known type.
     """
@@ -77,9 +77,9 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
 
     def prepare(self, edits: Sequence[Edit]) -> None:
-        """Optimise what each edit needs alone, side by side; see `wise.editor.Prepares`.
+        """Optimise the values of single edits in batches; see `wise.editor.Prepares`.
 
-        Of edits of one prompt none: where embeddings are corrupted they would share a draw.
+        Edits of the same prompt are left out: under corruption they would share a draw of noise.
         """
         prompts = Counter(edit.prompt for edit in edits)
         single = [edit for edit in edits if prompts[edit.prompt] == 1]
@@ -88,9 +88,9 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         with hooks.frozen(self.lm.model):
             for start in range(0, len(single), n):
                 some = single[start : start + n]
-                with suppress(ValueError):  # what is wrong with an edit is for its turn to say
+                with suppress(ValueError):  # its turn will raise the error
                     prepared |= zip(some, self._optimized(some), strict=True)
-        self._prepared |= prepared  # after an error, nothing
+        self._prepared |= prepared  # not reached after an error
 
     @abstractmethod
     def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
@@ -145,7 +145,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         return change.float() if earlier is None else (earlier.double() + change).float()
 
     def _kept(self, state: KeyValueState, edits: Sequence[Edit]) -> list[int]:
-        """Numbers of the earlier edits whose prompts these edits leave alone."""
+        """Indices of the earlier edits whose prompts are not edited again."""
         asked = {edit.prompt for edit in edits}
         return [i for i, edit in enumerate(state.edits) if edit.prompt not in asked]
 

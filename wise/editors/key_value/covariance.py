@@ -26,7 +26,7 @@ from wise.seeds import seeded
 
 __all__ = ["Covariance", "second_moment"]
 
-_OWN_TEXTS = 32  # of the model itself, where there is no background
+_OWN_TEXTS = 32  # drawn from the model where there is no background
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def second_moment(
 ) -> Float[Tensor, "M M"]:
     """C at `layer` in float64: the mean of k k^T over every token of `texts`.
 
-    A text that is longer than the model reads is cut off there. Source: ROME appendix E.1.
+    Texts are cut off at the model's context. Source: ROME appendix E.1.
     """
     inner = len(lm.value_weight(layer))
     total = torch.zeros(inner, inner, dtype=torch.float64, device=lm.device)
@@ -60,10 +60,10 @@ def second_moment(
 
 @dataclass
 class Covariance:
-    """C of the unedited model, each layer computed when first asked for.
+    """C of the unedited model; each layer is computed when first needed.
 
-    Over up to `n_texts` texts of the background; of an empty one, over texts that the model draws
-    by `seed`. The folder `cache`, if given, keeps C, and its spectrum, under a digest of
+    It is taken over at most `n_texts` background texts; without background, over texts that the
+    model draws by `seed`. The folder `cache`, if given, keeps C and its spectrum under a digest of
     model, tokens and layer.
     """
 
@@ -117,13 +117,13 @@ class Covariance:
 
     @cached_property
     def _read_by_what(self) -> str:
-        """The model, and what it reads of the texts."""
+        """The model's digest and the tokens of the texts."""
         return f"{model_digest(self.lm)} {self.tokenizer(list(self.texts)).input_ids}"
 
     def _kept(
         self, what: str, layer: int, compute: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """What `compute` gives, or gave for the same model, tokens and layer."""
+        """The result of `compute`, or the cached one of the same model, tokens and layer."""
         if self.cache is None:
             return compute()
         parts = what, repr(layer), self._read_by_what

@@ -1,4 +1,4 @@
-"""Edits as rows of a model: where their subjects stand, and what may corrupt them."""
+"""Edits as rows of a model: where their subjects are, and how they may be corrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Corrupts(Protocol):
         edits: Sequence[Edit],
         step: int = 0,
     ) -> Float[Tensor, "B T D"]:
-        """The embeddings of rows whose subjects stand at `subject`; row b is about `edits[b]`.
+        """The embeddings of rows with their subjects at `subject`; row b is about `edits[b]`.
 
         `step` counts the steps of learning: noise is drawn anew at each of them.
         """
@@ -40,7 +40,7 @@ class Corrupts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Texts about the edits of a turn as one batch, and where their subjects stand."""
+    """Texts about the edits of a turn as one batch, and where their subjects are."""
 
     batch: Batch
     readings: tuple[tuple[Edit, ...], ...]  # the edit of each row; a corruption sees one at a time
@@ -61,18 +61,18 @@ class Rows:
         )
 
     def corrupted(self, embeddings: Float[Tensor, "B T D"], by: Corrupts, step: int) -> Tensor:
-        """The embeddings as `by` leaves them in each reading at a step."""
+        """The embeddings, corrupted by `by` in each reading at a step."""
         sizes = [len(reading) for reading in self.readings]
         parts = zip(embeddings.split(sizes), self.subject.split(sizes), self.readings, strict=True)
         return torch.cat([by(*part, step) for part in parts])
 
     def at_place(self, states: Float[Tensor, "B t D"]) -> Float[Tensor, "B D"]:
-        """Of the rows' last t columns, the states at the key's."""
+        """The states at the key's column; `states` are those of the rows' last t columns."""
         rows = torch.arange(len(states), device=states.device)
         return states[rows, self._place(states.shape[1])]
 
     def shift(self, change: Float[Tensor, "N D"], n_columns: int) -> Float[Tensor, "B t D"]:
-        """Of the last t = `n_columns`: each edit's `change` at its places, zero elsewhere."""
+        """The last t = `n_columns` columns: each edit's `change` at its key's, zero elsewhere."""
         columns = torch.arange(n_columns, device=change.device)
         here = columns == self._place(n_columns)[:, None]  # B t
         return here[..., None] * change[self.owner][:, None]  # B t D
@@ -104,7 +104,7 @@ class Facts:
         return self._rows(texts, list(range(len(edits))) * len(starts), edits, targets)
 
     def mean(self, states: Float[Tensor, "S N M"]) -> Float[Tensor, "N M"]:
-        """The mean over the bare prompts, which come first, and those after each prefix."""
+        """The mean over the bare prompts, which come first, and the prompts after each prefix."""
         share = self.prefix_share
         if share is None or not self.prefixes:
             return states.mean(0)
@@ -122,7 +122,7 @@ class Facts:
 
     @contextmanager
     def corrupted(self, rows: Rows, step: int = 0) -> Iterator[None]:
-        """The model as it reads `rows` at a step: embeddings corrupted, where that is asked for."""
+        """The model on `rows` at a step, with corrupted embeddings where there is a corruption."""
         corruption = self.corruption
         if corruption is None:
             yield

@@ -1,7 +1,8 @@
 """Facts as keys and values of W_v: what ROME, MEMIT and AlphaEdit share.
 
 The key k* of a fact is the input of W_v at the last token of its subject (of its prompt, where an
-edit names no subject); its value v* is what must stand there for the model to give the target.
+edit names no subject); its value v* is the output of W_v there with which the model gives the
+target.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Site:
 SITES: Mapping[str, _Site] = {
     # The output of W_v (ROME).
     "value": _Site(lambda tail: tail.value, lambda t, by: replace(t, value=t.value + by)),
-    # The residual stream behind the block (MEMIT).
+    # The residual stream after the block (MEMIT).
     "stream": _Site(
         lambda tail: tail.residual + tail.lm.value_norm(tail.layer, tail.value),
         lambda t, by: replace(t, residual=t.residual + by),
@@ -51,31 +52,31 @@ SITES: Mapping[str, _Site] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyValueConfig(Checked):
-    """What every key-value editor can be told; defaults are ROME's released ones for GPT-J.
+    """The options of every key-value editor; defaults are ROME's released ones for GPT-J.
 
     Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block whose W_v is edited (of several, their centre); None = at `depth`, a share of
         the way from the first block to the last (released: block 5 of 28 or 32).
-    n_steps, lr: Adam on the change of the value, in root mean squares of what it is added to, so
-        that one preset serves models of any scale (appendix E.5: 20 steps at .5, absolute).
-    clamp: bound on the norm of that change, in norms of what it is added to (released: 4).
+    n_steps, lr: Adam on the change of the value, in units of the root mean square of the value,
+        so that one preset fits models of any scale (appendix E.5: 20 steps at .5, absolute).
+    clamp: bound on the norm of that change, in norms of the value (released: 4).
     kl: weight of the divergence on "<subject> is a" (E.5: .0625). weight_decay: released .5.
-    early_stop: a raised target is left alone once its loss is below (released: .05).
+    early_stop: a raised target takes no more steps once its loss is below (released: .05).
     objective: "raise" the target's probability, or "lower" it.
-    fact_token: whose input of W_v is the key: the last token of the subject, or of the prompt (both
-        in the released code; "subject-last" in its configurations).
-    append_eos: a raised target ends with the end of sequence, so that free-run answers stop.
+    fact_token: the token whose input of W_v is the key: the last one of the subject, or of the
+        prompt (both in the released code; "subject-last" in its configurations).
+    append_eos: a raised target ends with EOS, so that free-run answers stop.
     n_prefixes, prefix_lengths, prefix_starts: token sequences drawn from the model, after which the
         prompt is asked too: how many, of which lengths and beginning with which words, each in turn
         (released: ten of 5 and ten of 10, context_template_length_params of ROME's hparams; drawn
         among the five likeliest tokens, here among all).
-    prefix_share: the weight of all of them in the key, the bare prompt having the rest; None = each
-        has that of the bare prompt (released).
-    n_texts: background texts of which C is taken (released: 100,000).
+    prefix_share: the weight of all prefixes in the key, the bare prompt having the rest; None =
+        each prefix weighs as much as the bare prompt (released).
+    n_texts: background texts over which C is taken (released: 100,000).
     ridge: added to C's diagonal, in mean eigenvalues of C (released: 0; but a small background
         leaves C singular).
-    batch_size: edits of a turn that are optimised side by side; the turn stays one.
+    batch_size: edits of a turn that are optimised together; the turn is still solved as one.
     """
 
     layer: int | None = None
@@ -100,16 +101,16 @@ class KeyValueConfig(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Stood:
-    """What stands in a block at the places of edits, in float64."""
+    """What a block holds at the edits' places, in float64."""
 
     key: Float[Tensor, "N M"]  # k*: the mean over prefixes. Source: ROME eq. 3
-    inputs: Float[Tensor, "N M"]  # of W_v at the bare prompt, as what follows
+    inputs: Float[Tensor, "N M"]  # of W_v at the bare prompt, as are the next two
     value: Float[Tensor, "N D"]
-    stream: Float[Tensor, "N D"]  # behind the block
+    stream: Float[Tensor, "N D"]  # after the block
 
 
 def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Stood]:
-    """What stands in some blocks of the model as it is, by one forward."""
+    """What some blocks of the current model hold at the edits' places, by one forward."""
     rows, N = facts.asked(edits), len(edits)
     with facts.corrupted(rows):
         found = block_states(facts.lm, layers, rows.batch)
@@ -125,12 +126,12 @@ def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Sto
 def optimize(
     facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, *, site: str
 ) -> Float[Tensor, "N D"]:
-    """v* in float64: what stands at each edit's place at `site`, and the change found by descent.
+    """v* in float64: the value of each edit at `site`, plus the change found by descent.
 
-    Minimises the objective, the divergence on "<subject> is a" and weight decay, the norm of the
-    change clamped; each edit by itself. Embeddings are corrupted anew at every step; what the
-    change is added to is that of step 0, under which keys are read too (one draw, as released).
-    Raises ValueError where a loss becomes non-finite.
+    Minimises the objective, the divergence on "<subject> is a" and weight decay, with the norm of
+    the change clamped; each edit by itself. Embeddings are corrupted anew at every step. The change
+    is added to the value under the noise of step 0, with which keys are read too (one draw, as
+    released). Raises ValueError where a loss becomes non-finite.
     Source: ROME eq. 4, MEMIT eq. 16, and their released code.
     """
     starts = range(0, len(edits), config.batch_size)
@@ -153,7 +154,7 @@ class _Loss:
     rows: Rows
     start: Float[Tensor, "N D"]  # at the place of the bare prompt
     n_labels: Int[Tensor, " B"]  # of each prompt
-    before: Float[Tensor, "E V"]  # log-probabilities behind "<subject> is a", without the change
+    before: Float[Tensor, "E V"]  # log-probabilities after "<subject> is a", without the change
 
     def __call__(self, change: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         tail, config = self.tail, self.config
@@ -177,7 +178,7 @@ class _Loss:
 def _losses(
     facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
 ) -> Iterator[_Loss]:
-    """The loss of every step: always the same, unless embeddings are corrupted anew."""
+    """The loss of every step: the same at each, unless embeddings are corrupted anew."""
     rows, at = facts.asked(edits, forced=True), SITES[site]
     n_labels = (rows.batch.labels != IGNORED).sum(-1)
     about = facts.essence(edits) if config.kl else None
@@ -194,7 +195,7 @@ def _losses(
 
 
 def _descend(losses: Iterator[_Loss], config: KeyValueConfig) -> Float[Tensor, "N D"]:
-    """What the site must hold: its state and the change after Adam, each edit with its own stop."""
+    """The value at the site: its start plus the change after Adam; each edit stops by itself."""
     first = next(losses)
     start = first.start
     unit = start.square().mean(-1, keepdim=True).sqrt()  # N 1

@@ -1,6 +1,6 @@
 """MEMIT: many facts written at once, their values spread over several W_v.
 
-Meng et al., ICLR 2023, arXiv 2210.07229. One edit a turn is the sequential use of the method, all
+Meng et al., ICLR 2023, arXiv 2210.07229. One edit per turn is the sequential use of the method, all
 edits in one turn its mass use.
 """
 
@@ -34,7 +34,7 @@ class MEMITConfig(SpreadConfig):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The trained models look a fact up where they answer, see ROME.
+    # The embedded models look a fact up at the last prompt token, see ROME.
     "embedded": dict(
         fact_token="last", depth=0.55, n_layers=1, covariance_weight=0.005, n_prefixes=0
     ),
@@ -59,7 +59,7 @@ def balanced(
 
 
 class MEMIT(SpreadingEditor[MEMITConfig]):
-    """Each turn is solved at once on top of the earlier ones, which it does not know (as released).
+    """Each turn is solved as a whole, on top of earlier ones but without their keys (as released).
 
     A prompt edited again gets its new target: the residual is measured on the edited model.
     """

@@ -1,4 +1,4 @@
-"""ROME: a fact written into one W_v by the least change of what else it stores.
+"""ROME: a fact written into one W_v, with the least change to what else it stores.
 
 Meng et al., NeurIPS 2022, arXiv 2202.05262.
 """
@@ -20,14 +20,14 @@ from wise.edits import Edit
 __all__ = ["PRESETS", "ROME", "least_change", "make"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The trained models look a fact up where they answer, so that the subject's last token cannot
-    # bring a new answer about in every one of them.
+    # The embedded models look a fact up at the last prompt token; in some of them a change at the
+    # subject's last token cannot bring about a new answer.
     "embedded": dict(fact_token="last", depth=0.6, clamp=20.0, n_steps=40, n_prefixes=0),
     "released": {},
 }
 
 
-_RTOL = 1e-6  # keys that differ by less, being float32, are one key
+_RTOL = 1e-6  # keys that differ by less, the error of float32, are one key
 
 
 def least_change(
@@ -46,8 +46,8 @@ def least_change(
 class ROME(AssociativeEditor[KeyValueConfig]):
     """Each turn is one closed-form update; the last write of a key wins, exactly.
 
-    As released, C^-1 is applied to the key's mean over prefixes and the value is met exactly at the
-    bare prompt. A turn of several edits is solved as one, not split.
+    As released, C^-1 is applied to the key's mean over prefixes, and the value is met exactly at
+    the bare prompt. A turn of several edits is solved as one.
     """
 
     site = "value"

@@ -1,4 +1,4 @@
-"""WISE's state in parts to save: a record, tensors, and how they make a state again."""
+"""WISE's state as a record and tensors to save, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["record_of", "state_of", "tensors_of"]
 
 
 def record_of(state: WISEState) -> dict[str, Any]:
-    """What of a state is no tensor, as JSON."""
+    """The parts of a state that are not tensors, as JSON."""
     return {
         "n_turns": state.n_turns,
         "n_shards": state.n_shards,

@@ -17,10 +17,10 @@ __all__ = ["PRESETS", "WISEConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WISEConfig(Checked):
-    """Everything that WISE can be told, the paper's values as defaults.
+    """All options of WISE, with the paper's values as defaults.
 
-    Where the paper (arXiv 2405.14768) and its released code differ, or the paper is silent, the
-    choice has a name here. Raises ValueError naming the field, its value and what is allowed.
+    Where the paper (arXiv 2405.14768) and its released code differ, or the paper does not say, the
+    choice is an option here. Raises ValueError naming the field, its value and what is allowed.
 
     layer: the block whose W_v is copied; None = at three quarters of the depth.
     mask_ratio (rho), n_shards (k), edits_per_shard: knowledge sharding; n edits in k subspaces
@@ -28,30 +28,30 @@ class WISEConfig(Checked):
     merge, density: how shards are merged (eq. 8) and the share that TIES keeps (released: .53).
     memory: "merge" keeps one side memory and merges later ones into it; "retrieve" keeps them all
         and takes the one with the largest activation (Algorithm 2).
-    earlier_weight: share of the earlier memory in a later merge (paper: silent; released: .6).
+    earlier_weight: share of the earlier memory in a later merge (not in the paper; released: .6).
     alpha, beta, gamma: margins of L_a (eq. 5).
     margin_reduction: hinges averaged over all "rows" (paper) or the "violating" ones (released).
-    routing_tokens: tokens that decide a route (paper: silent; released: "mean"). "last" = the last
-        prompt token.
+    routing_tokens: tokens that decide a route (not in the paper; released: "mean"). "last" = the
+        last prompt token.
     routing_activation: the norm of the change itself, "linear" (eq. 3), or that of the "activated"
         outputs (released).
     threshold: eps as the "running" minimum of the edits' activations when each was learned
-        (Algorithm 1), or "recomputed" after every turn and merge, when later edits have worn them.
+        (Algorithm 1), or "recomputed" after every turn and merge, which may have lowered them.
     threshold_scale: factor on eps (paper: 1; released: .88, named act_ratio).
     thresholds: one eps "shared" by all memories (Algorithm 2) or one "per-memory" (released), where
         memories are compared by activation over threshold.
     lr, n_steps, early_stop: SGD; a turn ends when its loss is below `early_stop` (released: .02).
     norm_constraint: bound on every entry of W_v' - W_v (released: 1.0; not in the paper).
     n_irrelevant: background prompts x_i in the loss of a turn (released: 1); `n_background` of the
-        background's texts are held ready, as routing inputs.
-    negatives: x_i drawn at "random" (paper) or the "hardest" (most activated) of those held ready.
+        background's texts are kept ready, as routing inputs.
+    negatives: x_i drawn at "random" (paper) or the "hardest" (most activated) of those kept ready.
     n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
         written by the "model" (paper) or taken from the "background".
-    append_eos: the target ends with the end of sequence, so that free-run answers stop.
+    append_eos: the target ends with EOS, so that free-run answers stop.
     replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
         the median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset
-        then serves models of any scale.
+        then fits models of any scale.
     """
 
     layer: int | None = None
@@ -95,7 +95,7 @@ class WISEConfig(Checked):
 
     @classmethod
     def of(cls, preset: str = "embedded", **options: Any) -> WISEConfig:
-        """A preset with some fields changed. ValueError lists the presets, or fields, there are."""
+        """A preset with some fields changed. ValueError lists the presets, or the fields."""
         return configured(cls, PRESETS, preset, options)
 
 

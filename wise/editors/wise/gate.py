@@ -1,4 +1,4 @@
-"""The gate at inference: the hook that adds to W_v's outputs the changes of the rows' memories."""
+"""The gate at inference: the hook that adds each row's side memory to the outputs of W_v."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Gate"]
 
 @dataclass
 class Gate:
-    """Routes one batch of sequences at its first forward, and keeps the routes for those after it.
+    """Routes one batch of sequences at its first forward; later forwards keep the routes.
 
     Rows of the main memory keep their bits. With several memories there is one
     synchronisation with the host, to group the rows by memory.

@@ -97,7 +97,7 @@ def descend(
 
 @dataclass
 class Learner:
-    """Learns turns into shards; holds only what model, background and seed determine."""
+    """Learns turns into shards; its own state follows from model, background and seed."""
 
     lm: LanguageModel
     tokenizer: PreTrainedTokenizerBase
@@ -175,7 +175,7 @@ class Learner:
         return prompt_inputs(self.lm, self.tokenizer, self.layer, prompts, how)
 
     def _mask(self, shard: int) -> Bool[Tensor, "M D"] | None:
-        """M of a shard, by its number; None where every entry may change. The last one is kept."""
+        """M of a shard, by its number; None where every entry may change. The last is cached."""
         if self.config.mask_ratio == 1.0:
             return None
         if shard not in self._masks:
@@ -209,7 +209,7 @@ class Learner:
 
     @cached_property
     def _scales(self) -> tuple[float, float]:
-        """Unit of the margins and factor of the learning rate: of the background, else own text."""
+        """Unit of the margins and factor of lr, from the background or else from own text."""
         if self.config.units == "absolute":
             return 1.0, 1.0
         inputs = self._background
@@ -221,7 +221,7 @@ class Learner:
         return unit, unit**2 / float(keys.square().sum(-1).mean())
 
     def _irrelevant(self, change: Change, generator: Generator) -> RoutingInputs | None:
-        """x_i of a turn: background prompts, drawn or the most activated."""
+        """x_i of a turn: background prompts, random or the most activated."""
         if self._background is None or not self.config.n_irrelevant:
             return None
         order = torch.randperm(len(self._background), generator=generator).to(self.lm.device)

@@ -1,7 +1,7 @@
-"""Side memories as what they change: tau = W_v' - W_v, its masks, its compact form.
+"""Side memories as changes of W_v: tau = W_v' - W_v, its masks, its compact form.
 
-The main memory W_v stays where it is, once and untouched. A side memory gives
-A(x) W_v' = A(x) W_v + A(x) tau, so only tau is kept: dense while it learns, compact when full.
+The main memory W_v is stored once and never written to. A side memory gives A(x) W_v' = A(x) W_v +
+A(x) tau, so only tau is kept: dense while it learns, compact when full.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wise.edits import Edit
 
 __all__ = ["Change", "Memory", "Shard", "Turn", "WISEState", "sample_mask"]
 
-_DENSE_FROM = 0.5  # share of changed entries from which indices would cost more than they save
+_DENSE_FROM = 0.5  # share of changed entries from which a dense form is smaller
 
 
 def sample_mask(
@@ -33,7 +33,7 @@ def sample_mask(
 
 @dataclass(frozen=True)
 class Change:
-    """tau by its changed entries: sparse rows of its transpose, or dense where most changed."""
+    """tau by its changed entries: its transpose as sparse rows, or dense where most changed."""
 
     tensor: Tensor
 
@@ -62,7 +62,7 @@ class Change:
         return self.tensor if self.tensor.layout == torch.strided else self.tensor.to_dense().T
 
     def parts(self) -> dict[str, Tensor]:
-        """The tensors it is made of, by name; `from_parts` is the way back."""
+        """Its tensors by name; the inverse of `from_parts`."""
         if self.tensor.layout == torch.strided:
             return {"dense": self.tensor.contiguous()}
         crow, col = self.tensor.crow_indices(), self.tensor.col_indices()
@@ -105,7 +105,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Shard:
-    """A side memory in the making: its turns, their change, and of each edit A(x_e) and Delta(x_e).
+    """A side memory that still learns: its turns, their change, each edit's A(x_e), Delta(x_e).
 
     `activations` are those when each edit was learned, or those now (WISEConfig.threshold).
     """
@@ -147,7 +147,7 @@ class WISEState:
     """All that editing has changed; replaced as a whole at the end of a turn."""
 
     memories: tuple[Memory, ...] = ()
-    shards: tuple[Shard, ...] = ()  # open: full ones that wait for their merge, then the live one
+    shards: tuple[Shard, ...] = ()  # full ones that wait for their merge, then the live one
     n_turns: int = 0
     n_shards: int = 0  # begun so far
 

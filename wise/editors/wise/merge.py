@@ -1,9 +1,9 @@
-"""Merge side memories: W_v' <- W_v + merged task vector, by TIES (WISE) or one of its rivals.
+"""Merge side memories: W_v' <- W_v + merged task vector, by TIES (WISE) or another method.
 
-Pure tensor functions on task vectors tau_i = W_v'^i - W_v, one row per shard. A method is what it
-keeps of a shard (all, the largest entries, a random part) and how it unites shards (mean, elected
-sign and disjoint mean, slerp). Sums are float32, in shard order. Weights are shares: only their
-ratios count, so equal weights, WISE's lambda = 1/k among them, are the plain mean.
+Pure tensor functions on task vectors tau_i = W_v'^i - W_v, one row per shard. A method is defined
+by what it keeps of a shard (all, the largest entries, a random part) and how it unites shards
+(mean, elected sign and disjoint mean, slerp). Sums are float32, in shard order. Only the ratios of
+weights matter, so equal weights, such as WISE's lambda = 1/k, give the plain mean.
 Source: WISE, arXiv 2405.14768, equation 8 and Table 11.
 """
 
@@ -26,7 +26,7 @@ Draws = Generator | None
 _Keep = Callable[[Tensor], Tensor]
 _Unite = Callable[[Tensor, Weights, _Keep], Tensor]
 
-_COLINEAR = 0.9995  # beyond, the sine is too small to divide by; from the released configuration
+_COLINEAR = 0.9995  # above it the sine is too small to divide by; released configuration
 
 
 def trim(tau: TaskVector, density: float, _: Draws = None) -> TaskVector:
@@ -76,7 +76,7 @@ def _mean(tau: Tensor, weights: Weights, keep: _Keep) -> Tensor:
 def _disjoint_mean(tau: Tensor, weights: Weights, keep: _Keep) -> Tensor:
     """Per entry: elect the sign of greater total magnitude, average the shards that have it.
 
-    A zero never votes, an even election goes to +, an entry without votes is 0.
+    A zero does not vote, a tie goes to +, an entry without votes is 0.
     """
     mass = tau.new_zeros((2, *tau.shape[1:]))  # of the positive and of the negative entries
     votes = torch.zeros_like(mass)
@@ -138,7 +138,9 @@ def _check_weights(weights: Weights | None, n_shards: int) -> list[float]:
         return [1.0] * n_shards
     shares = [float(weight) for weight in weights]
     if len(shares) != n_shards:
-        raise ValueError(f"weights={shares} are {len(shares)} for {n_shards} tensors; one for each")
+        raise ValueError(
+            f"weights={shares}: {len(shares)} for {n_shards} tensors; give one for each"
+        )
     if not all(0 <= share < math.inf for share in shares) or not any(shares):
         raise ValueError(f"weights={shares} must be finite and >= 0, and not all 0")
     # By the largest, not by the sum: equal weights become exactly 1 and cancel bitwise.

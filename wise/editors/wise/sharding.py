@@ -1,4 +1,4 @@
-"""The edit loop of WISE: turns into shards, full shards into memories, and the way back."""
+"""The edit loop of WISE: turns into shards, full shards into memories, and edits removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Sharding"]
 
 @dataclass(frozen=True)
 class Sharding:
-    """From a state to the next. A state is never written to."""
+    """Makes the next state from a state, which is never written to."""
 
     learner: Learner
 
@@ -62,7 +62,8 @@ class Sharding:
         return replace(state, memories=tuple(memories), shards=tuple(shards))
 
     def _forgotten(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
-        """Without `prompts`: the live shard, trained over, forgets the record, others relearn."""
+        """Without `prompts`: the live shard drops their records, as it was trained over them; the
+        others are learned again."""
         closed = _edits_of(*state.memories, *state.shards[:-1])
         stale = prompts & frozenset(edit.prompt for edit in closed)
         if stale:
@@ -96,7 +97,7 @@ class Sharding:
     def _rebuilt(
         self, memory: Memory, prompts: frozenset[str], earlier: Sequence[Memory]
     ) -> Memory | None:
-        """`memory` learned again without `prompts`, merge by merge; None where nothing is left."""
+        """`memory` learned again without `prompts`, merge by merge; None where no edit is left."""
         rebuilt: Memory | None = None
         for group in memory.merges:
             before = earlier if rebuilt is None else (*earlier, rebuilt)

@@ -1,4 +1,4 @@
-"""WISE: side memories beside one W_v, a router that opens them, shards that are merged.
+"""WISE: side memories of one W_v, a router that opens them, shards that are merged.
 
 Wang et al., NeurIPS 2024, arXiv 2405.14768. The caller's model is never written to: an edit learns
 tau = W_v' - W_v, and a hook adds A(x) tau to the output of W_v for the rows that are routed there.
@@ -34,8 +34,8 @@ __all__ = ["WISE", "WISEConfig", "make"]
 class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISEState]):
     """Lifelong editor with side memories; it has every capability of `wise.editor`.
 
-    Without a `config` it has that of the preset "embedded", as from its factory. Raises ValueError
-    where the model has no such layer or is of no known type.
+    Without a `config` it has the preset "embedded", as from its factory. Raises ValueError where
+    the model has no such layer or is of no known type.
     """
 
     empty = WISEState()
@@ -60,7 +60,7 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
     ) -> Float[Tensor, " B"]:
         """The largest activation over side memories; 0 before the first edit.
 
-        With thresholds="per-memory" each is measured in its memory's own threshold.
+        With thresholds="per-memory" each is divided by its memory's own threshold.
         """
         memories = self._state.candidates
         if not memories:
@@ -82,7 +82,7 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
 
     @property
     def growth_per_edit(self) -> float:
-        """Routing takes one W_v for a prompt's last token, once for each memory of edits."""
+        """Routing multiplies a prompt's last token by one W_v for each side memory."""
         per_memory = self._learner.router.weight.numel() / self.config.edits_per_shard
         return per_memory / self.lm.model.num_parameters()
 
@@ -108,7 +108,7 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         return self._sharding.after(state, edits)
 
     def _without(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
-        """What holds edits of these prompts is learned again without them."""
+        """Shards and memories with edits of these prompts are learned again without them."""
         return self._sharding.without(state, prompts)
 
     def _record(self, state: WISEState) -> dict[str, Any]:
