@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from properties.bench import Bench
     from properties.session import Session
 
+RATES = ("test_reliability", "test_generalization", "test_locality", "test_router")
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
 FOLDER = pytest.StashKey[Path]()  # of this call; the processes of pytest-xdist share it
@@ -63,6 +64,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """pytest-xdist: a worker writes its rows where all others do."""
     node.workerinput["folder"] = str(node.config.stash[FOLDER])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """pytest-xdist: rates go to one process, as any other would only wait for the same runs."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RatesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "rates" if Path(nodeid.partition("::")[0]).stem in RATES else nodeid
+
+    return RatesTogether(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

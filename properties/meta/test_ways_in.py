@@ -166,7 +166,7 @@ def test_a_failing_sequence_is_one_line_that_fails_again(tmp_path: Path) -> None
 
 
 def test_two_processes_write_the_same_rows_as_one(tmp_path: Path) -> None:
-    for name, more in (("one", ()), ("two", ("-n", "2"))):
+    for name, more in (("one", ()), ("two", ("-n", "2", "--dist=worksteal"))):
         ran = run_pytest("-m", "triangle", *PERFECT, f"--rows={tmp_path / name}", *more)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert "the triangle after T edits" in ran.stdout
