@@ -65,9 +65,16 @@ EVERY_SIXTH = [
 
 @pytest.mark.parametrize("fault", EVERY_SIXTH)
 def test_a_fault_is_caught_by_exactly_its_listed_checks(fault: str) -> None:
-    results = measure(fault)
+    """Of the checks that must not catch it a fifth is tried, another fifth for the next fault.
+
+    `python -m properties.meta.kill_matrix --measure` tries all of them on every fault.
+    """
+    listed, number = read()[fault], list(FAULTS).index(fault)
+    others = [name for name in CHECKS if name not in listed]
+    tried = {*listed, *others[number % 5 :: 5]}
+    results = measure(fault, [name for name in CHECKS if name in tried])
     errors = {name: result for name, result in results.items() if result.outcome == "error"}
     assert not errors, errors  # a crash tells nobody what is wrong
     found = {name: result for name, result in results.items() if result.outcome == "fail"}
     messages = [f"{name}: {result.message}" for name, result in found.items()]
-    assert list(found) == read()[fault], "\n".join(messages)
+    assert list(found) == listed, "\n".join(messages)
