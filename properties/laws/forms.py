@@ -1,0 +1,51 @@
+"""What an editor gives has the form that the protocol promises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from properties.bench import Bench
+from properties.findings import require
+from wise.editor import Generates, Routed
+
+__all__ = ["check_answers_have_the_promised_form"]
+
+
+def _tensor(found: object, what: str, shape: tuple[int, ...]) -> Tensor:
+    """`found`, once it is a tensor of `shape`."""
+    if not isinstance(found, Tensor):
+        require(False, f"{what} gives {type(found).__name__}; needed: a tensor of shape {shape}")
+    assert isinstance(found, Tensor)
+    given = tuple(found.shape)
+    require(given == shape, f"{what} gives a tensor of shape {given}; needed: {shape}")
+    return found
+
+
+def check_answers_have_the_promised_form(bench: Bench) -> None:
+    """Logits are finite numbers, one for each row, token and word, also after edits; so are others.
+
+    `generate` gives whole numbers, one row a prompt; `routing_activation` a number a prompt.
+    """
+    n_words = bench.loaded.model.get_output_embeddings().weight.shape[0]
+    batch = bench.batch(bench.prompts)
+    ids, mask = batch.input_ids, batch.attention_mask
+    for when, edits in (("before any edit", ()), ("after an edit", bench.edits(2, least=1))):
+        editor = bench.editor(edits)
+        logits = _tensor(editor.logits(ids, mask), f"{when}, logits", (*ids.shape, n_words))
+        require(
+            logits.is_floating_point() and bool(logits[mask.bool()].isfinite().all()),
+            f"{when}, logits are not all finite numbers at the tokens of the prompts",
+        )
+        if isinstance(editor, Generates):
+            new = editor.generate(ids, mask, 2)
+            width = new.shape[-1] if isinstance(new, Tensor) else 2
+            new = _tensor(new, f"{when}, generate", (len(ids), width))
+            require(new.dtype == torch.long, f"{when}, generate gives {new.dtype}; needed: int64")
+        if isinstance(editor, Routed):
+            found = editor.routing_activation(ids, mask)
+            activation = _tensor(found, f"{when}, routing_activation", (len(ids),))
+            require(
+                not bool(activation.isnan().any()),
+                f"{when}, routing_activation gives a value that is not a number",
+            )
