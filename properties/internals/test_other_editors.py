@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_editing_changes_no_bit_of_the_model_and_reset_forgets_all(
     editor.reset()
     assert logits_of(editor).equal(base)
     assert (editor.edits, editor.n_bytes) == ((), 0)
+
+
+@every_kind
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(
+    kind: str, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    editor = make(kind)
+    with mode():
+        editor.edit(EDITS[:1])
+    editor.edit(EDITS[1:2])
+    plain = make(kind, edits=EDITS[:1])
+    plain.edit(EDITS[1:2])
+    assert logits_of(editor).equal(logits_of(plain))
 
 
 @every_kind

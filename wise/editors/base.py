@@ -116,7 +116,7 @@ class EditorBase(ABC, Generic[C, S]):
         text that encodes to nothing or is too long for the model, and a non-finite loss.
         """
         edits = turn_of(edits)
-        with hooks.frozen(self.lm.model):
+        with _learning(self.lm):
             self._state = self._after(self._state, edits)
 
     def reset(self) -> None:
@@ -176,7 +176,7 @@ class ErasableBase(EditorBase[C, S]):
         for edit in edits:
             if edit.prompt not in known:
                 raise KeyError(f"no edit of the prompt {edit.prompt!r} is in force")
-        with hooks.frozen(self.lm.model):
+        with _learning(self.lm):
             prompts = frozenset(edit.prompt for edit in edits)
             self._state = self._without(self._state, prompts)
 
@@ -228,6 +228,13 @@ def factory(
     taken = [inspect.Parameter(name, options.KEYWORD_ONLY, default=None) for name in names]
     vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken])
     return make
+
+
+@contextmanager
+def _learning(lm: LanguageModel) -> Iterator[None]:
+    """The model frozen, with gradients for what is learned, whatever the caller's mode."""
+    with hooks.frozen(lm.model), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager
