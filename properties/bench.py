@@ -86,6 +86,11 @@ class Bench:
             seed=self.seed if seed is None else seed,
             **{**self.options, **options},
         )
+        if not isinstance(editor, Editor):
+            raise ValueError(
+                f"its factory gives {type(editor).__name__}; needed: an object with the methods "
+                "edit, logits and reset"
+            )
         for edit in edits:
             editor.edit([edit])
         return editor

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from wise.editor import Editor, EditorFactory
 
 __all__ = [
     "CHECKS", "CONTRACT", "LIFELONG", "ROUTER", "TRIANGLE", "Check", "EditorFailedError", "Result",
-    "check_editor", "checks_for", "laws_of", "run_check", "table_of",
+    "check_editor", "checks_for", "laws_of", "run_check", "table_of", "told",
 ]  # fmt: skip
 
 Law = Callable[[Bench], object]
@@ -98,6 +99,13 @@ def checks_for(editor: Editor) -> list[Check]:
     return [check for check in CHECKS.values() if not check.lacks(editor)]
 
 
+def told(error: Exception) -> str:
+    """An editor's own error in one line: what, where in the stream, and in which line of code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}{notes} ({frame.filename}, line {frame.lineno})"
+
+
 def run_check(check: Check, bench: Bench) -> Result:
     """The result of `check`; any other exception of the editor is an error that names it."""
     try:
@@ -112,7 +120,7 @@ def run_check(check: Check, bench: Bench) -> Result:
     except Undecided as error:
         return Result(check.name, "inconclusive", str(error))
     except Exception as error:  # noqa: BLE001 - an editor may raise anything
-        return Result(check.name, "error", f"{type(error).__name__}: {error}")
+        return Result(check.name, "error", told(error))
     return Result(check.name, "pass", found if isinstance(found, str) else "")
 
 
@@ -137,6 +145,12 @@ def check_editor(
     unknown = [name for name in names if name not in CHECKS]
     if unknown:
         raise ValueError(f"check={unknown[0]!r} is none of {', '.join(CHECKS)}")
+    for argument, value in (("n_edits", n_edits), ("seed", seed)):
+        least = 1 if argument == "n_edits" else 0
+        if type(value) is not int or value < least:
+            raise ValueError(f"{argument}={value!r} is not a whole number >= {least}")
+    if not isinstance(thresholds, Mapping | None):
+        raise ValueError(f"thresholds={thresholds!r} is not a mapping of metrics to numbers")
     if on_fail not in ("raise", "warn", None):
         raise ValueError(f"on_fail={on_fail!r} is none of 'raise', 'warn', None")
     with tempfile.TemporaryDirectory() as folder:

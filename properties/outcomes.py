@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from properties.bench import Bench
-from properties.checks import Check
+from properties.checks import Check, told
 from properties.findings import Broken, Unasked, Undecided
 
 __all__ = ["run_as_test"]
@@ -37,7 +37,7 @@ def run_as_test(check: Check, bench: Bench, record: Record) -> None:
     except Broken as error:
         found, broken = str(error), error
     except Exception as error:
-        record("message", f"{type(error).__name__}: {error}")
+        record("message", told(error))
         raise
     if isinstance(found, str):
         record("message", found)

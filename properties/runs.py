@@ -13,7 +13,6 @@ from fixtures.models import LoadedModel
 from fixtures.samples import stream_seed
 from fixtures.world import LEVELS
 from properties.bench import PHASES, Bench
-from properties.findings import Broken
 from wise.editor import EditorFactory, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
@@ -29,19 +28,19 @@ _N_EXACT = 40  # edits of the stream that the exact laws take theirs from
 def make_runs(rows_of: Callable[[int], list[Row]]) -> SharedDraws[list[Row]]:
     """The rows of look 0, 1, ..., each made when first needed.
 
-    A run that raises is Broken for every rate that needs it, and is not run again.
+    What stops a run is raised for every rate that needs it, and the run is not made again.
     """
 
     @cache
-    def attempt(look: int) -> list[Row] | Broken:
+    def attempt(look: int) -> list[Row] | Exception:
         try:
             return rows_of(look)
         except Exception as error:  # noqa: BLE001 - an editor may raise anything
-            return Broken(f"the run stopped with {type(error).__name__}: {error}")
+            return error
 
     def rows(look: int) -> list[Row]:
         found = attempt(look)
-        if isinstance(found, Broken):
+        if isinstance(found, Exception):
             raise found
         return found
 

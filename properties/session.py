@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -142,7 +143,11 @@ class Session:
                 *arguments, seed=settings.seed, **settings.editor_options
             )
         except TypeError as error:
-            raise ValueError(f"its factory does not take these options: {error}") from error
+            taken = inspect.signature(bench.factory).parameters.values()
+            named = [each.name for each in taken if each.kind is each.KEYWORD_ONLY]
+            raise ValueError(
+                f"its factory does not take these options: {error}; it takes {', '.join(named)}"
+            ) from error
         return bench
 
     def _rows(self, spec: str, look: int) -> list[Row]:
@@ -174,10 +179,14 @@ class Session:
         text = "".join(json.dumps(operation) + "\n" for operation in log)
         folder = self.repro / sha256(f"{spec} {text}".encode()).hexdigest()[:8]
         checkout = Path(__file__).resolve().parents[1]
-        line = f"pytest {checkout} {self.settings.arguments(spec)} --replay={folder}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "operations.jsonl").write_text(text)
-        (folder / "command.txt").write_text(line + "\n")
+        places = shlex.quote(str(checkout)), shlex.quote(f"--replay={folder}")
+        line = f"pytest {places[0]} {self.settings.arguments(spec)} {places[1]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "operations.jsonl").write_text(text)
+            (folder / "command.txt").write_text(line + "\n")
+        except OSError as error:
+            return f"(not kept: {error})"
         return line
 
     def recorded(self) -> list[Operation]:

@@ -6,6 +6,7 @@ Torch is imported only for what cannot be checked without it, so that pytest sta
 from __future__ import annotations
 
 import shlex
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Settings:
             model_folder(text("model"))
             for spec in texts("editor"):
                 if spec not in BUILT_IN:
-                    load_editor(spec)
+                    _check_loads(spec)
             settings = cls(
                 editors=tuple(dict.fromkeys(texts("editor"))),
                 editor_options=options,
@@ -192,9 +193,25 @@ def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
     return thresholds
 
 
+def _check_loads(spec: str) -> None:
+    """Raise ValueError where there is no such editor, or its own code cannot be imported."""
+    try:
+        load_editor(spec)
+    except ValueError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = getattr(error, "filename", None) or last.filename
+        line = getattr(error, "lineno", None) or last.lineno
+        name = type(error).__name__
+        raise ValueError(f"--editor={spec}: {place}, line {line}: {name}: {error}") from error
+
+
 def _device(text: str) -> str:
     if text == "cpu":
         return text
+    if text.partition(":")[0] == "meta":
+        raise ValueError(f"--device={text} holds no numbers; name cpu, cuda or mps")
     import torch
 
     try:

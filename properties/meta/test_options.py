@@ -98,6 +98,7 @@ BAD = {
     "--editor=no_file.py:make": "editor='no_file.py:make': there is no file 'no_file.py'",
     "--editor-option=lr": "editor option 'lr' is not of the form KEY=VALUE",
     "--model=bert": "model='bert' is neither an embedded family (llama",
+    "--device=meta": "--device=meta holds no numbers; name cpu, cuda or mps",
     "--device=abacus": "--device=abacus cannot be used here: Expected one of cpu, cuda",
     "--dtype=int8": "--dtype=int8 is none of float32, bfloat16, float16",
     "--layer=-1": "--layer=-1 is not a whole number >= 0",
@@ -187,6 +188,23 @@ def test_rows_of_several_editors_go_to_a_file_each(tmp_path: Path) -> None:
     assert alone.rows_of("none") == path
     assert several.rows_of("none") == tmp_path / "out.none.jsonl"
     assert several.rows_of("wise") == tmp_path / "out.wise.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def make(:\n", "line 1: SyntaxError: invalid syntax"),
+        ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named"),
+        ("x = 1\ny = x / 0\n", "line 2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_error_in_an_editors_own_file_is_named_by_its_line(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own_editor.py"
+    path.write_text(source)
+    with pytest.raises(pytest.UsageError, match=re.escape(f"{path}, {message}")):
+        settings_of(f"--editor={path}:make")
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.look-1.jsonl", "out.look-2.jsonl"])

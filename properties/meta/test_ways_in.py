@@ -57,6 +57,9 @@ def test_check_editor_raises_or_warns_or_returns_what_failed() -> None:
         ({"checks": ["speed"]}, "check='speed' is none of "),
         ({"on_fail": "shout"}, "on_fail='shout' is none of 'raise', 'warn', None"),
         ({"model": "bert"}, "model='bert' is neither an embedded family"),
+        ({"n_edits": 0}, "n_edits=0 is not a whole number >= 1"),
+        ({"seed": None}, "seed=None is not a whole number >= 0"),
+        ({"thresholds": 5}, "thresholds=5 is not a mapping of metrics to numbers"),
     ],
 )
 def test_check_editor_names_a_bad_argument(options: dict[str, object], message: str) -> None:
@@ -124,7 +127,9 @@ def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_pa
 
 
 def test_an_exception_is_not_the_known_failure(tmp_path: Path) -> None:
-    (tmp_path / "known.toml").write_text('[checks]\nthe-last-write-wins = "keeps notes"\n')
+    (tmp_path / "known.toml").write_text(
+        '[checks]\nthe-last-write-wins = "keeps notes"\nreliability = "is low"\n'
+    )
     (tmp_path / "crashing.py").write_text(
         "from wise.lm.decoding import Unedited\n\n\nclass Crashing(Unedited):\n"
         "    def edit(self, edits):\n        raise OSError('the disk is full')\n\n\n"
@@ -132,10 +137,16 @@ def test_an_exception_is_not_the_known_failure(tmp_path: Path) -> None:
     )
     ran = run_pytest(
         str(ROOT), f"--editor={tmp_path / 'crashing.py'}:make", "--model=gptj", "--edits=5",
-        "-m", "contract", "-k", "last-write", f"--known-failures={tmp_path / 'known.toml'}",
+        "-m", "lifelong", "-k", "last-write or reliability",
+        f"--known-failures={tmp_path / 'known.toml'}",
     )  # fmt: skip
-    assert "1 failed" in ran.stdout, ran.stdout
+    assert "2 failed" in ran.stdout, ran.stdout
     assert "the-last-write-wins: OSError: the disk is full" in ran.stdout
+    run = re.search(
+        "reliability: OSError: the disk is full, at edit 1 of the stream, .*", ran.stdout
+    )
+    assert run is not None
+    assert "crashing.py, line 6" in run[0]
 
 
 def test_a_missing_baseline_is_saved_and_a_drop_from_it_fails(tmp_path: Path) -> None:

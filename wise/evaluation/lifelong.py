@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
-from wise.edits import EditStream
+from wise.edits import Edit, EditStream
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.evaluation.plan import Block, plan
 from wise.evaluation.routing import measure_routing
@@ -117,7 +118,8 @@ def run_lifelong(
             for turn, ((begin, end), of_turn) in enumerate(turns, start=1):
                 if end > begin_at:
                     start = now(model.device)
-                    editor.edit([edit.as_taught() for edit in run.stream.edits[begin:end]])
+                    with _located(begin + 1, run.stream.edits[begin:end]):
+                        editor.edit([edit.as_taught() for edit in run.stream.edits[begin:end]])
                     seconds = now(model.device) - start
                     bar.update(end - begin)
                     if after_turn is not None:
@@ -130,6 +132,17 @@ def run_lifelong(
                         _save(editor, states, end)
     shutil.rmtree(states, ignore_errors=True)
     return rows.read_rows(path)
+
+
+@contextmanager
+def _located(first: int, edits: Sequence[Edit]) -> Iterator[None]:
+    """An error inside says at which edits of the stream it came, counted from `first`."""
+    try:
+        yield
+    except Exception as error:
+        which = f"edit {first}" if len(edits) == 1 else f"edits {first} to {first + len(edits) - 1}"
+        error.add_note(f"at {which} of the stream, {edits[0].prompt!r} -> {edits[0].target!r}")
+        raise
 
 
 def now(device: torch.device) -> float:
