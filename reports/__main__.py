@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_option = partial(click.option, show_default=True)
+_file = partial(click.Path, dir_okay=False, path_type=Path)
+_FILE = _file(exists=True)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_jobs = _option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
+_confidence = _option("--confidence", default=0.95, type=click.FloatRange(0.5, 1, max_open=True))
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 _EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
 _PROBLEMS = (
@@ -43,34 +48,26 @@ def main() -> None:
     """Reports on model editors: from rows to figures, tables and one page."""
 
 
+_write = partial(_option, "--write", type=_file(), callback=_in_a_folder)
+
+
 @main.command()
 @click.argument("rows", nargs=-1, type=_FILE)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="folder of the page",
-)
-@click.option("--compare", nargs=2, type=_FILE, metavar="A B", help="two rows files, item by item")
-@click.option(
-    "--threshold",
-    multiple=True,
-    metavar="METRIC=VALUE",
-    help="what a metric must reach; repeatable",
-)
-@click.option(
-    "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 1, max_open=True)
-)
-@click.option("--looks", "max_looks", default=MAX_LOOKS, show_default=True,
-              type=click.IntRange(1), help="looks that share the error")  # fmt: skip
-@click.option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
-@click.option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
-@click.option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show only by option")
-@click.option("--costs", type=_FILE, help="a league's costs, as CSV")
-@click.option("--kill-matrix", type=_FILE, help="faults and the checks that they trip, as TOML")
-@click.option("--study", type=_FILE, help="a localization study, as CSV")
-@click.option("--r2", type=_FILE, help="its regressions, as CSV")
-@click.option("--effects", type=_FILE, help="tracing effects by token and layer, as CSV")
+@_option("--out", type=_FOLDER, required=True, help="folder of the page")
+@_option("--compare", nargs=2, type=_FILE, metavar="A B", help="two rows files, item by item")
+@_option("--threshold", multiple=True, metavar="METRIC=VALUE",
+         help="what a metric must reach; repeatable")  # fmt: skip
+@_confidence
+@_option("--looks", "max_looks", default=MAX_LOOKS, type=click.IntRange(1),
+         help="looks that share the error")  # fmt: skip
+@_option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
+@_option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
+@_option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show only by option")
+@_option("--costs", type=_FILE, help="a league's costs, as CSV")
+@_option("--kill-matrix", type=_FILE, help="faults and the checks that they trip, as TOML")
+@_option("--study", type=_FILE, help="a localization study, as CSV")
+@_option("--r2", type=_FILE, help="its regressions, as CSV")
+@_option("--effects", type=_FILE, help="tracing effects by token and layer, as CSV")
 def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **options: Any) -> None:
     """Make one page of ROWS, files of JSON lines: index.html in the folder --out."""
     from reports.build import build_page
@@ -84,26 +81,21 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 
 
 @main.command()
-@click.option("--editors", default="all", show_default=True,
-              help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
-@click.option("--models", default="llama", show_default=True, help="families, comma-separated")
-@click.option("--edits", default=100, show_default=True, type=click.IntRange(1), help="T")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="how many")
-@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
-@click.option("--out", default="league", show_default=True,
-              type=click.Path(file_okay=False, path_type=Path),
-              help="folder of rows, tables and all that a resumed call needs")  # fmt: skip
-@click.option("--options", default="both", show_default=True,
-              type=click.Choice(["both", "released", "tuned"]),
-              help="which of a built-in editor's two entries")  # fmt: skip
-@click.option("--search", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=_in_a_folder,
-              help="Markdown page")  # fmt: skip
-@click.option("--notes", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Markdown to end the page with")  # fmt: skip
-@click.option("--confidence", default=0.95, show_default=True,
-              type=click.FloatRange(0.5, 1, max_open=True))  # fmt: skip
+@_option("--editors", default="all",
+         help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
+@_option("--models", default="llama", help="families, comma-separated")
+@_option("--edits", default=100, type=click.IntRange(1), help="T")
+@_option("--seeds", default=3, type=click.IntRange(1), help="how many")
+@_jobs
+@_option("--out", default="league", type=_FOLDER,
+         help="folder of rows, tables and all that a resumed call needs")  # fmt: skip
+@_option("--options", default="both", type=click.Choice(["both", "released", "tuned"]),
+         help="which of a built-in editor's two entries")  # fmt: skip
+@_option("--search", type=_FILE,
+         help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
+@_write(help="Markdown page")
+@_option("--notes", type=_FILE, help="Markdown to end the page with")
+@_confidence
 def league(
     editors, models, edits, seeds, jobs, out, options, search, write, notes, confidence
 ) -> None:
@@ -147,33 +139,35 @@ def league(
 
 
 @main.command()
-@click.option("--model", multiple=True, default=("gpt2",), show_default=True,
-              help="repeatable: embedded family or local folder")  # fmt: skip
-@click.option("--facts", default=100, show_default=True, type=click.IntRange(1),
-              help="number of facts that the model knows")  # fmt: skip
-@click.option("--facts-file", metavar="[FORMAT:]FILE",
-              help="known facts, or a dataset such as counterfact:FILE, not the world")  # fmt: skip
-@click.option("--editor", multiple=True, default=_EDITORS, show_default=True,
-              help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
-@click.option("--problem", multiple=True, default=_PROBLEMS, show_default=True,
-              type=click.Choice(_PROBLEMS), help="repeatable")  # fmt: skip
-@click.option("--layers", help="such as 0,4,8  [default: all]")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="how many")
-@click.option("--window", default=5, show_default=True, type=click.IntRange(1),
-              help="number of layers that tracing restores together")  # fmt: skip
-@click.option("--preset", help="of the editors  [default: embedded; of a folder, released]")
-@click.option("--rule", type=int, help="layer that the field's rule of thumb would edit")
-@click.option("--sweep", default=0, show_default=True, type=click.IntRange(0),
-              help="T of WISE's own curve over layers, such as 50; 0 = no curve")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
-@click.option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
-@click.option("--cluster-option", multiple=True, metavar="KEY=VALUE",
-              help="option of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
-@click.option("--out", default="study", show_default=True,
-              type=click.Path(file_okay=False, path_type=Path),
-              help="folder of tables, the page and all that a resumed call needs")  # fmt: skip
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), callback=_in_a_folder,
-              help="Markdown document")  # fmt: skip
+@_option("--model", multiple=True, default=("gpt2",),
+         help="repeatable: embedded family or local folder")  # fmt: skip
+@_option("--facts", default=100, type=click.IntRange(1),
+         help="number of facts that the model knows")  # fmt: skip
+@_option("--facts-file", metavar="[FORMAT:]FILE",
+         help="known facts, or a dataset such as counterfact:FILE, not the world")  # fmt: skip
+@_option("--editor", multiple=True, default=_EDITORS,
+         help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
+@_option("--problem", multiple=True, default=_PROBLEMS, type=click.Choice(_PROBLEMS),
+         help="repeatable")  # fmt: skip
+@_option("--layers", help="such as 0,4,8  [default: all]")
+@_option("--seeds", default=1, type=click.IntRange(1), help="how many")
+@_option(
+    "--window",
+    default=5,
+    type=click.IntRange(1),
+    help="number of layers that tracing restores together",
+)
+@_option("--preset", help="of the editors  [default: embedded; of a folder, released]")
+@_option("--rule", type=int, help="layer that the field's rule of thumb would edit")
+@_option("--sweep", default=0, type=click.IntRange(0),
+         help="T of WISE's own curve over layers, such as 50; 0 = no curve")  # fmt: skip
+@_jobs
+@_option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
+@_option("--cluster-option", multiple=True, metavar="KEY=VALUE",
+         help="option of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
+@_option("--out", default="study", type=_FOLDER,
+         help="folder of tables, the page and all that a resumed call needs")  # fmt: skip
+@_write(help="Markdown document")
 def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> None:
     """Edit facts at every layer: does tracing tell where? Repeat the call to resume it."""
     from wise.localization import study_text
