@@ -18,7 +18,7 @@ from scipy import stats
 
 from wise.measures.statistics import Interval
 
-__all__ = ["Regression", "WithinLayer", "regress", "within_layers", "without_extreme_layers"]
+__all__ = ["Regression", "regress", "within_layers", "without_extreme_layers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +47,6 @@ class Regression:
     p_clustered: float
     p_permutation: float
     confidence: float
-
-
-@dataclass(frozen=True, slots=True)
-class WithinLayer:
-    """Correlation of the tracing effect and a score over the facts edited at one layer.
-
-    p-values are adjusted over layers (Benjamini-Hochberg). NaN where one of the two is constant.
-    """
-
-    layer: int
-    n_facts: int
-    pearson: float
-    pearson_p: float
-    spearman: float
-    spearman_p: float
 
 
 def regress(
@@ -103,22 +88,25 @@ def regress(
     )  # fmt: skip
 
 
-def within_layers(table: pd.DataFrame, outcome: str = "rewrite") -> list[WithinLayer]:
-    """The correlations of tracing effect and `outcome` at each layer. Source: Hase et al. 4.1."""
+def within_layers(table: pd.DataFrame, outcome: str = "rewrite") -> pd.DataFrame:
+    """By layer, how tracing effect and `outcome` correlate over the facts edited there.
+
+    p-values are adjusted over layers (Benjamini-Hochberg). NaN where one of the two is constant.
+    Source: Hase et al. 4.1.
+    """
     found = []
     for layer, rows in table.groupby("layer", sort=True):
         pair = rows["tracing"].to_numpy(float), rows[outcome].to_numpy(float)
         varies = min(np.ptp(values) for values in pair) > 0 and len(rows) > 2
-        results = [stats.pearsonr(*pair), stats.spearmanr(*pair)] if varies else None
-        numbers = [(float(r.statistic), float(r.pvalue)) for r in results] if results else None
-        found.append((int(str(layer)), len(rows), numbers or [(np.nan, np.nan)] * 2))
-    adjusted = [
-        _adjusted([numbers[kind][1] for _, _, numbers in found]) for kind in (0, 1)
-    ]  # by kind, by layer
-    return [
-        WithinLayer(layer, n, pearson[0], adjusted[0][i], spearman[0], adjusted[1][i])
-        for i, (layer, n, (pearson, spearman)) in enumerate(found)
-    ]
+        pearson = stats.pearsonr(*pair) if varies else (np.nan, np.nan)
+        spearman = stats.spearmanr(*pair) if varies else (np.nan, np.nan)
+        found.append((layer, len(rows), *pearson, *spearman))
+    columns = ["layer", "n_facts", "pearson", "pearson_p", "spearman", "spearman_p"]
+    within = pd.DataFrame(found, columns=columns)
+    for name in ("pearson_p", "spearman_p"):
+        known = within[name].notna()
+        within.loc[known, name] = stats.false_discovery_control(within.loc[known, name])
+    return within
 
 
 def without_extreme_layers(
@@ -212,9 +200,3 @@ def _least_squares(
     wald = float(clustered.wald_test(slopes, use_f=True, scalar=True).statistic)
     p_clustered = float(stats.f.sf(wald * (F - n) / (F - 1), n, F - n))
     return r2[0], r2[1], r2[2], p_f, p_clustered
-
-
-def _adjusted(p_values: list[float]) -> list[float]:
-    known = [p for p in p_values if not np.isnan(p)]
-    adjusted = iter(stats.false_discovery_control(known) if known else [])
-    return [p if np.isnan(p) else float(next(adjusted)) for p in p_values]

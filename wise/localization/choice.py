@@ -33,13 +33,11 @@ class LayerChoice:
     `oracle`: at the fact's own best layer; tracing's regret is minus its advantage over it.
     """
 
-    n_facts: int
     tracing: float
     fixed: Choice
     random: Choice
     oracle: Choice
     rule: Choice | None
-    confidence: float
 
 
 def choose_layers(
@@ -73,13 +71,11 @@ def choose_layers(
         return Choice(float(chosen.mean()), mean, Interval(float(low), float(high)))
 
     return LayerChoice(
-        len(y),
         float(tracing.mean()),
         fixed=against(y[facts, others]),
         random=against(y.mean(1)),
         oracle=against(y.max(1)),
         rule=None if rule is None else against(y[:, layers.index(rule)]),
-        confidence=confidence,
     )
 
 

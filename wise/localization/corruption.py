@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
@@ -107,13 +108,8 @@ def replacement(
         subjects = sorted({other.subject for other in others if other.target != fact.target})
         subjects = [subject for subject in subjects if subject != fact.subject]
         random.Random(fact_seed(fact, seed)).shuffle(subjects)
-    rows: list[Tensor] = []
-    for subject in subjects:
-        ids = _replaced(tokenizer, fact, question, subject)
-        if ids is not None:
-            rows.append(ids)
-        if len(rows) == n_noise:
-            break
+    replaced = (_replaced(tokenizer, fact, question, subject) for subject in subjects)
+    rows = list(islice((ids for ids in replaced if ids is not None), n_noise))
     if not rows:
         n_tokens = question.span[1] - question.span[0]
         raise ValueError(

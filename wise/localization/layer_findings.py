@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import pandas as pd
 
 from wise.localization.analysis import (
     Regression,
-    WithinLayer,
     regress,
     within_layers,
     without_extreme_layers,
-)
+)  # fmt: skip
 from wise.localization.choice import LayerChoice, choose_layers
 
 __all__ = ["OUTCOMES", "Finding", "findings_of", "r2_table", "within_table"]
@@ -36,7 +35,7 @@ class Finding:
     regression: Regression | None = None
     inner: Regression | None = None
     choice: LayerChoice | None = None
-    within: tuple[WithinLayer, ...] = ()
+    within: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: tuple[int, ...] = ()
     lacking: str = ""
 
@@ -70,7 +69,7 @@ def findings_of(
                 regression=fit(table),
                 inner=fit(inner) if inner.layer.nunique() > 1 else None,
                 choice=choose_layers(table, outcome, rule=rule, confidence=confidence),
-                within=tuple(within_layers(table, outcome)),
+                within=within_layers(table, outcome),
             ))  # fmt: skip
     return found
 
@@ -117,6 +116,6 @@ def r2_table(findings: list[Finding], *, model: str) -> pd.DataFrame:
 def within_table(findings: list[Finding]) -> pd.DataFrame:
     """Correlations of tracing and each outcome within each layer, p adjusted over layers."""
     return pd.DataFrame([
-        dict(editor=f.editor, problem=f.problem, outcome=f.outcome, **asdict(each))
-        for f in findings for each in f.within
+        dict(editor=f.editor, problem=f.problem, outcome=f.outcome, **each)
+        for f in findings for each in f.within.to_dict("records")
     ])  # fmt: skip

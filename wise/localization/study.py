@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -84,12 +85,9 @@ class Study:
     def parts(self, facts: Sequence[str]) -> Iterator[Part]:
         """All cells; the facts are split into parts that can run at the same time."""
         step = self.facts_per_part
-        for seed in self.seeds:
-            for entry in self.entries:
-                for problem in self.problems:
-                    for start in range(0, len(facts), step):
-                        some = tuple(facts[start : start + step])
-                        yield Part(entry, problem, seed, some, self.layers)
+        some = [tuple(facts[start : start + step]) for start in range(0, len(facts), step)]
+        for seed, entry, problem, own in product(self.seeds, self.entries, self.problems, some):
+            yield Part(entry, problem, seed, own, self.layers)
 
 
 def run_study(

@@ -170,8 +170,9 @@ def _described(each: Finding) -> str:
     if each.regression is None or each.choice is None:
         return f"{head}No answer: {markdown(each.lacking)}."
     told = describe(each.regression, each.choice, outcome="the rewrite score", least=_LEAST)
-    found = [w.layer for w in each.within if min(w.pearson_p, w.spearman_p) < 0.05]
-    named = f"at layers {_listed(found)}" if found else "at no layer"
+    p = each.within[["pearson_p", "spearman_p"]].min(axis=1)
+    found = each.within.layer[p < 0.05]
+    named = f"at layers {_listed(found)}" if len(found) else "at no layer"
     gap = f" No fact has a score at layers {_listed(each.missing)}." if each.missing else ""
     return (
         f"{head}{told}{gap} Within a layer, the two correlate {named} (Pearson or Spearman, "
@@ -199,9 +200,7 @@ def _means(cells: pd.DataFrame) -> str:
         "`before` and `after` are the target's probability at the prompt; rewrite is the share of "
         "what was left to gain, or to lose in fact erasure.\n\n"
     )
-    lines = [[*map(str, key), *(f"{value:.3f}" for value in row)]
-             for key, row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
-    return told + _table(["editor", "problem", *names], lines)
+    return told + _indexed(means.map("{:.3f}".format))
 
 
 def _curve(sweep: pd.DataFrame) -> str:
@@ -214,9 +213,13 @@ def _curve(sweep: pd.DataFrame) -> str:
         f"{row.mean:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in scored.itertuples()
     ])  # fmt: skip
     wide = scored.pivot(index=["editor", "t", "layer"], columns="metric", values="shown")
-    lines = [[*map(str, key), *row] for key, row in
-             zip(wide.index, wide.fillna("-").to_numpy(), strict=True)]  # fmt: skip
-    return told + _table(["editor", "T", "layer", *wide.columns], lines)
+    return told + _indexed(wide.fillna("-").rename_axis(index={"t": "T"}))
+
+
+def _indexed(table: pd.DataFrame) -> str:
+    """A table of texts behind what its lines are indexed by."""
+    lines = [[*map(str, key), *row] for key, row in zip(table.index, table.to_numpy(), strict=True)]
+    return _table([*table.index.names, *table.columns], lines)
 
 
 def _left_out(excluded: pd.DataFrame) -> str:

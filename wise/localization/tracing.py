@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 from wise.lm.hooks import frozen
-from wise.localization.corruption import Corruption, embedding_deviation, gaussian, replacement
+from wise.localization.corruption import embedding_deviation, gaussian, replacement
 from wise.localization.effects import Effects, measure
 from wise.localization.known_facts import KnownFact, TracedQuestion, alternative
 from wise.localization.model_runs import METRICS
@@ -77,10 +78,7 @@ def causal_trace(
             tuple(metrics), seed,
         )  # fmt: skip
         _check(settings, lm)
-
-        def trace(fact: KnownFact) -> FactTrace:
-            return _trace(lm, tokenizer, fact, facts, settings)
-
+        trace = partial(_trace, lm, tokenizer, facts=facts, settings=settings)
         if path is None:
             shown = tqdm(facts, disable=not progress)
             return Trace(settings, tuple(trace(fact) for fact in shown))
@@ -121,6 +119,7 @@ def _trace(
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     fact: KnownFact,
+    *,
     facts: Sequence[KnownFact],
     settings: TraceSettings,
 ) -> FactTrace:
@@ -129,10 +128,15 @@ def _trace(
         fact=fact.id or fact.prompt, sha256=fact.sha256, prompt=fact.prompt,
         subject=fact.subject, target=fact.target,
     )  # fmt: skip
+    draws = {"n_noise": settings.n_noise, "seed": settings.seed}
     try:
         question = TracedQuestion.of(tokenizer, fact, max_length=lm.context_length)
         against = alternative(tokenizer, fact, question)
-        corruption = _corrupt(lm, tokenizer, fact, question, facts, settings)
+        corruption = (
+            gaussian(lm, fact, question, sigma=settings.sigma, **draws)
+            if settings.corruption == "gaussian"
+            else replacement(tokenizer, fact, question, others=facts, **draws)
+        )
     except ValueError as error:
         return FactTrace(**said, excluded=str(error))
     effects = measure(lm, question, corruption, settings, alternative=against)
@@ -148,20 +152,6 @@ def _trace(
         n_noise=len(corruption.input_ids),
         **numbers,
     )
-
-
-def _corrupt(
-    lm: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
-    fact: KnownFact,
-    question: TracedQuestion,
-    facts: Sequence[KnownFact],
-    settings: TraceSettings,
-) -> Corruption:
-    n_noise, seed = settings.n_noise, settings.seed
-    if settings.corruption == "gaussian":
-        return gaussian(lm, fact, question, sigma=settings.sigma, n_noise=n_noise, seed=seed)
-    return replacement(tokenizer, fact, question, others=facts, n_noise=n_noise, seed=seed)
 
 
 def _summarized(effects: Effects, metrics: Sequence[str], *, n_before: int) -> dict[str, Any]:
