@@ -144,16 +144,26 @@ class Growing(Protocol):
 class Persistent(Protocol):
     """Can be written to and read from a folder."""
 
-    def save(self, path: str | Path) -> None: ...
+    def save(self, path: str | Path) -> None:
+        """Write the state into the folder `path`, in place of an older one; it stays in force."""
 
-    def load(self, path: str | Path) -> None: ...
+    def load(self, path: str | Path) -> None:
+        """Replace the state by a saved one, bitwise.
+
+        One that is missing, damaged or of a model with other weights is an error and changes
+        nothing.
+        """
 
 
 @runtime_checkable
 class Erasable(Protocol):
     """Can take edits back."""
 
-    def remove(self, edits: Sequence[Edit]) -> None: ...
+    def remove(self, edits: Sequence[Edit]) -> None:
+        """Take back the edits of these prompts, as if they had not been made.
+
+        Raises KeyError or ValueError, and removes none, where one is not in force.
+        """
 
 
 @runtime_checkable
