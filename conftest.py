@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     recorded sequence runs, and without it never.
     """
     asked, settings = config.getoption("markexpr"), config.stash[SETTINGS]
-    kept, left_out = [], []
+    kept, left_out = list[pytest.Item](), list[pytest.Item]()
     for item in items:
         wanted = all(m in asked or not item.get_closest_marker(m) for m in ("slow", "gpu"))
         is_replay = item.get_closest_marker("replayed") is not None
@@ -178,11 +178,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         if path.exists():
             write_rulings(verdicts_beside(path), rulings_of(settings, path, spec, reports))
     if settings.report is not None:
-        page = _write_page(session, reports, config.invocation_params.args)
+        arguments = config.invocation_params.args
+        page = _write_page(session, settings.report, reports, arguments)
         terminalreporter.write_line(f"\n{page}")
 
 
-def _write_page(session: Session, reports: list[object], arguments: Sequence[object]) -> Path | str:
+def _write_page(
+    session: Session, out: Path, reports: list[object], arguments: Sequence[object]
+) -> Path | str:
     """Write the page of --report, with the call's `arguments`; its path, or what went wrong."""
     from reports.build import build_page
     from reports.check_table import CheckRecord
@@ -199,7 +202,7 @@ def _write_page(session: Session, reports: list[object], arguments: Sequence[obj
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     try:
         return build_page(
-            rows, settings.report, thresholds=settings.thresholds, confidence=settings.confidence,
+            rows, out, thresholds=settings.thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], settings=shown, note=note,
         )  # fmt: skip

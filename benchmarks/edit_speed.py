@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,19 +64,16 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
     router = Router(tokens=config.routing_tokens, weight=lm.value_weight(layer))
 
-    def descend(loss_of: Callable[[Tensor], Tensor], *, everything: bool) -> list[float]:
-        tau, losses = torch.zeros(router.weight.shape), []
+    def descend(loss_of: Callable[[Tensor], Tensor]) -> list[float]:
+        tau, losses = torch.zeros(router.weight.shape, requires_grad=True), []
+        optimizer = torch.optim.SGD([tau], lr=0.01)
         for _ in range(n_steps):
-            variable = tau.detach().requires_grad_()
-            loss = loss_of(variable)
+            loss = loss_of(tau)
             losses.append(loss.item())
-            if everything:
-                loss.backward()
-                gradient = variable.grad
-                loaded.model.zero_grad(set_to_none=True)
-            else:
-                (gradient,) = torch.autograd.grad(loss, variable)
-            tau = tau - 0.01 * gradient
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loaded.model.zero_grad()
         return losses
 
     def by_tail() -> list[float]:
@@ -88,7 +86,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
                 logits = tail.logits(tail.value + tail.inputs @ tau)
                 return objective.negative_log_likelihood(logits)
 
-            return descend(loss, everything=False)
+            return descend(loss)
 
     def plain_loss(tau: Tensor) -> Tensor:
         with hooks.replace(lm.part(layer, "value"), lambda a, out: out + a @ tau):
@@ -98,11 +96,11 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
         )
 
     def whole() -> list[float]:
-        return descend(plain_loss, everything=True)
+        return descend(plain_loss)
 
     def whole_frozen() -> list[float]:
         with hooks.frozen(loaded.model):
-            return descend(plain_loss, everything=False)
+            return descend(plain_loss)
 
     pairs = zip(by_tail(), whole(), strict=True)
     difference = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
@@ -117,7 +115,9 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
 def held_bytes(loaded: LoadedModel) -> None:
     """Bytes held by side memories stored with a mask."""
     stream = FAMILIES[loaded.name].size.world().stream(0, 20, split="tuning")
-    config = dict(memory="retrieve", n_steps=3, n_shards=1, edits_per_shard=5, mask_ratio=0.2)
+    config: dict[str, Any] = dict(
+        memory="retrieve", n_steps=3, n_shards=1, edits_per_shard=5, mask_ratio=0.2
+    )
     editor = WISE(loaded.model, loaded.tokenizer, Background(), WISEConfig.of(**config))
     for edit in stream.edits:
         editor.edit([edit])
@@ -137,7 +137,9 @@ def inference(tokenizer: PreTrainedTokenizerBase, *, repeats: int, n_memories: i
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval()
     size = sum(weight.numel() for weight in model.parameters())
-    options = dict(n_steps=2, n_prefixes=0, units="absolute", alpha=0.0, beta=0.0, gamma=0.0)
+    options: dict[str, Any] = dict(
+        n_steps=2, n_prefixes=0, units="absolute", alpha=0.0, beta=0.0, gamma=0.0
+    )
     editor = WISE(model, tokenizer, Background(), WISEConfig.of(
         memory="retrieve", n_shards=1, edits_per_shard=1, mask_ratio=0.2, threshold_scale=0.5,
         early_stop=0.0, **options,

@@ -43,7 +43,7 @@ CHECKED = {"wise": N_EDITS, "none": 20, "grace": 20, "ft-l": 20, "rome": 20}  # 
 
 # WISE-Merge, ten edits per shard: by mask ratio and number of shards, and by merge method.
 N_SWEPT = 40
-SWEPT = {"memory": "merge", "edits_per_shard": 10}
+SWEPT: dict[str, Any] = {"memory": "merge", "edits_per_shard": 10}
 MASK_RATIOS, N_SHARDS = (0.1, 0.2, 0.5, 1.0), (1, 2, 4)
 MERGES = ("ties", "linear", "slerp", "dare", "dare-ties", "sign", "magnitude")
 
@@ -68,6 +68,7 @@ def editors() -> tuple[Entry, ...]:
 
 def swept() -> tuple[Entry, ...]:
     """WISE by its options."""
+    grids: list[dict[str, Any]]
     grids = [{"mask_ratio": ratio, "n_shards": k} for k in N_SHARDS for ratio in MASK_RATIOS]
     merges = [{"mask_ratio": 0.2, "n_shards": 4, "merge": merge} for merge in MERGES]
     return tuple(Entry("wise", "wise", tuple((SWEPT | one).items())) for one in (*grids, *merges))
@@ -166,6 +167,10 @@ def take_pictures(page: Path, folder: Path) -> list[Path]:
     return taken
 
 
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
 @click.command()
 @click.option("--out", default="runs/gallery", show_default=True,
               type=click.Path(file_okay=False, path_type=Path),
@@ -184,7 +189,7 @@ def main(out: Path, jobs: int, images: Path | None) -> None:
     page = build_page(
         rows, out / "page", checks=checks, sweeps=sweeps, costs=out / "league" / "costs.csv",
         effects=trace(study), kill_matrix=KILLS, settings={"command": "make gallery"},
-        **{name: path for name in ("study", "r2") if (path := study / f"{name}.csv").exists()},
+        study=_existing(study / "study.csv"), r2=_existing(study / "r2.csv"),
     )  # fmt: skip
     click.echo(page)
     for path in take_pictures(page, images) if images else ():

@@ -48,6 +48,7 @@ def trace(loaded: LoadedModel, fact: KnownFact, settings: TraceSettings) -> Tens
         lm, fact, question, sigma=settings.sigma, n_noise=N, seed=settings.seed
     )  # fmt: skip
     target = Target(question.target_ids, 0, 0)
+    assert corruption.noise is not None  # it is Gaussian
     rows = {"input_ids": corruption.input_ids}
     subject = [list(range(begin, end))] * N
 

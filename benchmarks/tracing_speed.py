@@ -53,18 +53,18 @@ def loop(
     )
     if published:
         corruption = corruption.after(question.input_ids)
-    n_rows, width = len(corruption.input_ids), loaded.model.get_input_embeddings().weight.shape[1]
-    added = torch.zeros(n_rows, len(question.input_ids), width)
+    assert corruption.noise is not None  # it is Gaussian
+    added = torch.zeros(*corruption.input_ids.shape, corruption.noise.shape[-1])
     added[:, begin:end] = corruption.noise
     base, source = Reading(corruption.input_ids, added), Reading(question.input_ids[None])
-    target = dict(target_ids=question.target_ids.tolist(), alternative=0, place=0)
+    scores = partial(
+        naive_trace, lm, base, target_ids=question.target_ids.tolist(), alternative=0, place=0
+    )
     windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
     tokens = range(0 if published else begin, question.n_prompt)
     with frozen(loaded.model):
-        restored = naive_trace(
-            lm, base, source, tokens=tokens, windows=windows, site=settings.site, **target
-        )
-        plain = naive_trace(lm, base, base, tokens=[0], windows=[(0, 1)], site="mlp", **target)
+        restored = scores(source, tokens=tokens, windows=windows, site=settings.site)
+        plain = scores(base, tokens=[0], windows=[(0, 1)], site="mlp")
     return (restored - plain)[..., -settings.n_noise :, 0].double().mean(-1)
 
 
@@ -101,9 +101,9 @@ def compare(
     print(f"{loaded.name}: {len(facts)} facts, {site}, window {window}, {n_noise} draws of noise")
     slower: dict[str, float] = {}
     for name, other in others.items():
-        found, slower[name] = timed(
-            lambda other=other: [other(loaded, fact, exact.settings) for fact in facts]
-        )
+        effects_of = partial(other, loaded, settings=exact.settings)
+        found: list[torch.Tensor]
+        found, slower[name] = timed(partial(list, map(effects_of, facts)))
         difference = max(
             float((torch.tensor(traced.effects("probability"))[:, begin:] - effects).abs().max())
             for traced, effects in zip(exact.facts, found, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -19,6 +19,7 @@ def add_options(parser: pytest.Parser) -> None:
     def add(name: str, default: Any, text: str, *, shown: str = "", **more: Any) -> None:
         shown = shown or (" ".join(default) if isinstance(default, list) else default)
         group.addoption(f"--{name}", default=None, help=f"{text} (default: {shown})", **more)
+        kind: Literal["linelist", "string"]
         kind = "linelist" if more.get("action") == "append" else "string"
         key = name.replace("-", "_")
         default_text = default if isinstance(default, list) else str(default or "")

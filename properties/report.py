@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,7 @@ def rulings_of(
     rows = read_rows(path, truncated="drop") if path.is_file() else []
     last = max((row.t for row in rows if row.when == "final"), default=0)
     called = (each for each in reports if isinstance(each, pytest.TestReport))
+    told: list[dict[str, Any]]
     told = [dict(report.user_properties) for report in called if report.when == "call"]
     for found in sorted((each for each in told if "threshold" in each), key=itemgetter("check")):
         if rows and found["editor"] == settings.editor_name(spec):

@@ -115,7 +115,8 @@ def check_router_does_not_drift(bench: Bench) -> str:
     long_before = [t for t in checkpoints if t <= checkpoints[-1] // 2] if checkpoints else []
     if not long_before:
         raise Undecided("one checkpoint cannot show a drift; name several with --checkpoints")
-    scores, clusters = [], {}
+    scores: list[dict[tuple[str, str], float]] = []
+    clusters: dict[tuple[str, str], str] = {}
     for t in (long_before[-1], checkpoints[-1]):
         rows, threshold = _routing(run, t)
         clusters |= {(row.kind, row.prompt): row.cluster for row in rows}

@@ -18,8 +18,7 @@ from hypothesis import settings as hypothesis_settings
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
-from properties.bench import Bench
-from properties.machine import Operation
+from properties.bench import Bench, Operation
 from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache

@@ -105,7 +105,7 @@ def test_restoring_all_that_the_answer_reads_is_the_clean_run(model_knows: Known
     """The last block's output at the prompt's last token decides an answer of one token."""
     tokenizer = model_knows.loaded.tokenizer
     for fact in model_knows.facts:
-        first = tokenizer.decode(TracedQuestion.of(tokenizer, fact).target_ids[:1]).strip()
+        first = str(tokenizer.decode(TracedQuestion.of(tokenizer, fact).target_ids[:1])).strip()
         if not first:
             continue
         one = replace(fact, target=first, alternative="")

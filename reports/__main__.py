@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,6 +16,7 @@ from reports.calibration import CALIBRATION
 from wise.measures.verdicts import MAX_LOOKS
 
 if TYPE_CHECKING:
+    from wise.evaluation.cell import SceneMaker
     from wise.evaluation.entries import Entry
     from wise.jobs.grid import Executor
     from wise.localization.study import Study
@@ -97,7 +98,17 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 @_option("--notes", type=_FILE, help="Markdown to end the page with")
 @_confidence
 def league(
-    editors, models, edits, seeds, jobs, out, options, search, write, notes, confidence
+    editors: str,
+    models: str,
+    edits: int,
+    seeds: int,
+    jobs: int | None,
+    out: Path,
+    options: Literal["both", "released", "tuned"],
+    search: Path | None,
+    write: Path | None,
+    notes: Path | None,
+    confidence: float,
 ) -> None:
     """Run editors on the same streams and rank them; repeat the call to resume it."""
     from fixtures.models import model_folder, world_of
@@ -224,8 +235,8 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
     studied = ModelStudy(model, findings, found.cells, found.excluded, settings, curve)
     click.echo(studied.verdict)
     if "study" in paths:
-        shown = {name: paths[name] for name in ("study", "r2", "effects") if name in paths}
-        click.echo(build_page([], out / "page", **shown))
+        study, r2_path, effects = map(paths.get, ("study", "r2", "effects"))
+        click.echo(build_page([], out / "page", study=study, r2=r2_path, effects=effects))
     return studied
 
 
@@ -237,7 +248,8 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
     from wise.localization.fact_streams import read_facts
     from wise.localization.study import Study
 
-    source, n_candidates, scene_of = asked["facts_file"], None, world_scene
+    source, n_candidates = asked["facts_file"], None
+    scene_of: SceneMaker = world_scene
     if source is not None:
         if not Path(source.rpartition(":")[2]).expanduser().is_file():
             raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")

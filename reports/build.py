@@ -75,12 +75,12 @@ def build_page(
             if path:
                 yield from section_of(path)
 
-    how = {"thresholds": thresholds, "confidence": confidence, "max_looks": max_looks}
-    how |= {"rulings": [ruling for path in verdicts for ruling in read_rulings(path)]}
-    every = [check for of_file in told for check in of_file]
-    more = [swept] if sweeps else []
-    how |= {"more": more, "checks": every, "settings": settings, "note": note}
-    return write_page(out, items, all_sections(), **how)
+    return write_page(
+        out, items, all_sections(), more=[swept] if sweeps else [],
+        thresholds=thresholds, confidence=confidence, max_looks=max_looks,
+        rulings=[ruling for path in verdicts for ruling in read_rulings(path)],
+        checks=[check for of_file in told for check in of_file], settings=settings, note=note,
+    )  # fmt: skip
 
 
 def _threshold(text: str) -> tuple[str, float]:

@@ -42,18 +42,27 @@ def _name(run: pd.Series) -> str:
     return run.editor.partition("(")[0]
 
 
+def _model_parts(run: pd.Series) -> tuple[str, str, str]:
+    """Name, digest and dtype of the run's model; empty where it does not say them."""
+    found = _MODEL.fullmatch(run.model)
+    if found is None:
+        raise ValueError(f"model={run.model!r} is empty; a run names its model")
+    name, digest, dtype = found.groups(default="")
+    return name, digest, dtype
+
+
 def _reason(run: pd.Series) -> str:
     """Why pytest cannot make the run; empty where it can."""
     if _name(run).endswith("-mass"):
         return f"as pytest edits one by one (reports league --editors={_name(run)} makes such runs)"
-    if _MODEL.fullmatch(run.model)[2]:
+    if _model_parts(run)[1]:
         return "as its model is a folder, named here by its last part and its weights' digest"
     return ""
 
 
 def _words(run: pd.Series, own: pd.DataFrame) -> list[str]:
     name = _name(run)
-    model, _, dtype = _MODEL.fullmatch(run.model).groups()
+    model, _, dtype = _model_parts(run)
     words = ["pytest", "-m", "lifelong", f"--editor={CALIBRATION.get(name, name)}"]
     words += [f"--editor-option={key}={value}" for key, value in options_of(run.editor).items()]
     words += [f"--model={model}", *([f"--dtype={dtype}"] if dtype else [])]

@@ -152,6 +152,14 @@ def test_a_model_comes_in_the_precision_asked_for(local: Path, dtype: torch.dtyp
     assert {w.dtype for w in load_model(str(local), dtype=dtype).model.parameters()} == {dtype}
 
 
+def test_a_tokenizer_that_knows_no_characters_of_its_tokens_is_refused(
+    local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: object())
+    with pytest.raises(ValueError, match=r"has a object; its tokenizer must be a fast one"):
+        load_model(str(local))
+
+
 def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     model = tiny_model("gpt2")
     model.config.save_pretrained(tmp_path)

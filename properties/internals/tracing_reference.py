@@ -85,7 +85,7 @@ def naive_trace(
 
     def scored(logits: Tensor) -> Tensor:
         log_p = logits.log_softmax(-1)
-        joint = sum(log_p[:, index, token] for index, token in enumerate(target_ids))
+        joint = torch.stack([log_p[:, i, token] for i, token in enumerate(target_ids)]).sum(0)
         difference = logits[:, place, target_ids[place]] - logits[:, place, alternative]
         return torch.stack([joint.exp(), joint, difference], dim=-1)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from properties.bench import Bench
 from properties.findings import Unasked, needs, require
@@ -128,7 +128,7 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
             f"was: {found}")  # fmt: skip
 
 
-def _interrupt(model: nn.Module, editor: Editor, edit: Edit, n_forwards: int) -> bool:
+def _interrupt(model: PreTrainedModel, editor: Editor, edit: Edit, n_forwards: int) -> bool:
     """Edit, raising at the end of the n-th forward of the last block; whether it got that far."""
     left = [n_forwards]
 

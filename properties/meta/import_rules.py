@@ -137,13 +137,14 @@ def _imports(source: str, module: str) -> Iterator[Import]:
     """Every import in `source`; a package's own file goes by the name `package.__init__`."""
 
     def visit(node: ast.AST, when: str) -> Iterator[Import]:
-        for name in _imported_names(node, module):
-            yield Import(name, when, node.lineno)
+        if isinstance(node, ast.stmt | ast.expr):
+            for name in _imported_names(node, module):
+                yield Import(name, when, node.lineno)
         if isinstance(node, ast.If) and _is_type_checking(node.test):
-            for child in node.body:
-                yield from visit(child, "type")
-            for child in node.orelse:
-                yield from visit(child, when)
+            for statement in node.body:
+                yield from visit(statement, "type")
+            for statement in node.orelse:
+                yield from visit(statement, when)
             return
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and when == "load":
             when = "called"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 from reports.figures.style import AXIS, PALETTE, PAPER, label, tick_labels
 from wise.measures.estimates import Measure
@@ -31,7 +31,7 @@ def league_size(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def _grid(
-    ax: Axes, numbers: np.ndarray, texts: np.ndarray, *, colors, low: float, high: float
+    ax: Axes, numbers: np.ndarray, texts: np.ndarray, *, colors: Colormap, low: float, high: float
 ) -> None:
     """A heat map with black text on light cells and white text on dark ones, on any page."""
     sns.heatmap(
@@ -121,6 +121,7 @@ def draw_effects(ax: Axes, table: pd.DataFrame, *, row: str) -> Axes:
     ax.tick_params(length=0)
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=30)
     bar.outline.set_visible(False)
-    bar.solids.set_rasterized(False)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
     bar.set_label("indirect effect (probability)", color=AXIS)
     return ax

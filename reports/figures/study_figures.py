@@ -31,7 +31,11 @@ _COSTS = {
     "inference_ratio": "inference time / bare model's",
 }
 _SHADES = LinearSegmentedColormap.from_list("layers", ["#2b7bba", "#8a6fbf", "#d1662f"])
-_UNITS = {"seconds_per_edit": "{x:g}", "bytes": EngFormatter("B"), "inference_ratio": "{x:g}"}
+_UNITS: dict[str, str | EngFormatter] = {
+    "seconds_per_edit": "{x:g}",
+    "bytes": EngFormatter("B"),
+    "inference_ratio": "{x:g}",
+}
 
 
 def draw_costs(ax: Axes, table: pd.DataFrame) -> Axes:
@@ -107,7 +111,7 @@ def draw_strongest(ax: Axes, table: pd.DataFrame) -> Axes:
     )  # fmt: skip
     ax.set(xlabel="layer of the strongest effect", ylabel="facts")
     ax.set_xticks(table.layer[:: math.ceil(len(table) / 12)])
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params("y", integer=True)
     return ax
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,6 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from wise.measures.text import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.typing import RcKeyType
 
 __all__ = [
     "AXIS",
@@ -25,6 +29,7 @@ __all__ = [
     "PAPER",
     "THEME",
     "Mark",
+    "figure_of",
     "intervals",
     "label",
     "legend_below",
@@ -65,7 +70,7 @@ THEME = {
 }
 _MARKERS = "osD^vPX*"
 
-_RC = {
+_RC: dict[RcKeyType, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": AXIS,
     "axes.facecolor": "none",
@@ -118,6 +123,13 @@ def new_axes(width: float = PANEL_WIDTH, height: float = 2.6) -> Axes:
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that `ax` is in; raises ValueError for axes in none, or in a part of one."""
+    if not isinstance(ax.figure, Figure):
+        raise ValueError(f"the axes are in {ax.figure}; they must be in a whole figure")
+    return ax.figure
+
+
 def mark(index: int) -> Mark:
     """The mark of series number `index`; from the ninth on, colours repeat."""
     return Mark(PALETTE[index % len(PALETTE)], _MARKERS[(index + index // 8) % len(_MARKERS)])
@@ -141,17 +153,27 @@ def tick_labels(names: Iterable[object]) -> list[str]:
     return [label(str(name), _MOST_TICK) for name in names]
 
 
-def intervals(ax: Axes, x, y, low, high, *, axis: str = "y", **how) -> None:
+def intervals(
+    ax: Axes,
+    x: pd.Series | Sequence[float],
+    y: pd.Series | Sequence[float],
+    low: pd.Series,
+    high: pd.Series,
+    *,
+    axis: str = "y",
+    **how: Any,
+) -> None:
     """Marks with their intervals; missing numbers are not drawn."""
-    along = y if axis == "y" else x
+    along: pd.Series = y if axis == "y" else x
     how = {"linestyle": "-" if axis == "y" else "none", "elinewidth": 1.1, **how}
-    ax.errorbar(x, y, **{f"{axis}err": [along - low, high - along]}, capsize=0, **how)
+    how[f"{axis}err"] = [along - low, high - along]
+    ax.errorbar(x, y, capsize=0, **how)
 
 
 def titled(ax: Axes, text: str) -> None:
     """A title over the whole figure, from its left edge."""
-    how = {"x": 0.01, "ha": "left", "fontsize": 9, "fontweight": "bold"}
-    ax.get_figure().suptitle(label(text, _MOST_TITLE), **how)
+    shown = label(text, _MOST_TITLE)
+    figure_of(ax).suptitle(shown, x=0.01, ha="left", fontsize=9, fontweight="bold")
 
 
 def share_axis(ax: Axes, axis: str, text: str) -> None:
@@ -174,8 +196,10 @@ def legend_below(ax: Axes) -> None:
     if not labels:
         return
     n_columns = 2 if max(map(len, labels)) <= _MOST_IN_COLUMN else 1
-    figure = ax.get_figure()
+    figure = figure_of(ax)
     figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * math.ceil(len(labels) / n_columns))
     below = ScaledTranslation(0, _LEGEND_DROP / 72, figure.dpi_scale_trans)
-    place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0}
-    ax.legend(handles, labels, ncols=n_columns, bbox_transform=ax.transAxes + below, **place)
+    ax.legend(
+        handles, labels, ncols=n_columns, bbox_transform=ax.transAxes + below,
+        loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0,
+    )  # fmt: skip

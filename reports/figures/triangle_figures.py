@@ -54,9 +54,11 @@ def draw_triangle(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
         at_t = table[(table.t == t) & table["mean"].notna()]
         y = [places[pair] + shift for pair in zip(at_t.metric, at_t.kind, strict=True)]
         fill = color if t == checkpoints[-1] else "none"
-        how = {"marker": mark(index).marker, "color": color, "markerfacecolor": fill}
-        how["alpha"] = 1 if t == checkpoints[-1] else 0.65
-        intervals(ax, at_t["mean"], y, at_t.low, at_t.high, axis="x", label=f"T={t:,}", **how)
+        intervals(
+            ax, at_t["mean"], y, at_t.low, at_t.high, axis="x", label=f"T={t:,}",
+            marker=mark(index).marker, color=color, markerfacecolor=fill,
+            alpha=1 if t == checkpoints[-1] else 0.65,
+        )  # fmt: skip
     _published_rows(ax, labels)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)

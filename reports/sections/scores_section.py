@@ -50,10 +50,10 @@ def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
             where = {"model": model, "stream": stream, "protocol": protocol}
             parts = [_where(each, where) for each in (final, corners, ranked, ages)]
             editors = list(dict.fromkeys([*parts[2].editor, *parts[0].editor]))
-            ordered = [_in_order(each, editors) for each in parts]
+            here, edges, best, aged = (_in_order(each, editors) for each in parts)
             name = " · ".join(filter(None, [place, PROTOCOL_WORDS[protocol]]))
             key = number * 10 + list(PROTOCOL_WORDS).index(protocol)
-            yield from _of_scene(_Scene(key, name, *ordered, confidence))
+            yield from _of_scene(_Scene(key, name, here, edges, best, aged, confidence))
         last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
         if last.protocol.nunique() > 1:
             best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from reports.csv_text import counted
-from reports.figures.style import PANEL_WIDTH, legend_below, new_axes, styled, titled
+from reports.figures.style import PANEL_WIDTH, figure_of, legend_below, new_axes, styled, titled
 from reports.figures.svg import to_svg
 
 __all__ = ["Panel", "Section", "panel", "panels_of", "rows_height", "shown"]
@@ -52,7 +53,7 @@ def panel(
     height: float = 2.7,
     width: float = PANEL_WIDTH,
     heading: str | None = None,
-    **how: object,
+    **how: Any,
 ) -> Panel:
     """Draw `of` by `plot` on new axes, sized in inches; `caption` is the text alternative.
 
@@ -63,7 +64,7 @@ def panel(
         if heading := title if heading is None else heading:
             titled(ax, heading)
         legend_below(ax)
-        svg = to_svg(ax.figure, name=name, title=title, description=caption)
+        svg = to_svg(figure_of(ax), name=name, title=title, description=caption)
     return Panel(name, title, svg, is_wide=width > PANEL_WIDTH)
 
 
@@ -74,7 +75,7 @@ def panels_of(
     name: str,
     caption: Callable[[str, pd.DataFrame], str],
     height: Callable[[pd.DataFrame], float] = lambda _: 2.7,
-    **how: object,
+    **how: Any,
 ) -> tuple[Panel, ...]:
     """A numbered panel for each group of a table under its title."""
     return tuple(

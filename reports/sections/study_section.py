@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -39,15 +40,15 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
         )
         told.append(f"for {name}, {text}")
         traced = {"tracing effect": means.pop("tracing")}
-        how = {"title": name, "caption": f"On {model}: {text}."}
         unit = f"{100 * confidence:g} % interval"
         lines = study.regressions(own, "rewrite")
-        for plot, of, more in (
-            (figures.draw_layers, (means,), {"unit": f"score, {unit}"}),
-            (figures.draw_layers, (traced,), {"unit": f"effect, {unit}"}),
-            (figures.draw_scatter, (own, lines), {"score": "rewrite"}),
+        for plot, *of in (
+            (partial(figures.draw_layers, unit=f"score, {unit}"), means),
+            (partial(figures.draw_layers, unit=f"effect, {unit}"), traced),
+            (partial(figures.draw_scatter, score="rewrite"), own, lines),
         ):
-            panels.append(panel(plot, *of, name=f"layers-{len(panels) + 1}", **how, **more))
+            number, caption = len(panels) + 1, f"On {model}: {text}."
+            panels.append(panel(plot, *of, name=f"layers-{number}", title=name, caption=caption))
     scores = [
         study.by_layer(table, score, confidence=confidence).assign(score=score)
         for score in (*study.SCORES, "tracing")
@@ -86,15 +87,15 @@ def of_effects(path: Path) -> Iterator[Section]:
         one = own[own.fact == fact].sort_values("token_index", kind="stable")
         places = zip(one.token_index, one.token, strict=True)
         one = one.assign(place=[f"{index} {token}" for index, token in places])
-        for plot, of, name, more in (
-            (grids.draw_effects, one, f"{site}: {fact}", {"row": "place"}),
-            (grids.draw_effects, mean, f"{site}: mean over facts", {"row": "role"}),
-            (figures.draw_strongest, count, f"{site}: strongest layer", {}),
+        by_place, by_role = (partial(grids.draw_effects, row=row) for row in ("place", "role"))
+        for plot, of, name, n_rows in (
+            (by_place, one, f"{site}: {fact}", one.place.nunique()),
+            (by_role, mean, f"{site}: mean over facts", mean.role.nunique()),
+            (figures.draw_strongest, count, f"{site}: strongest layer", 7),
         ):
-            n_rows = of[more["row"]].nunique() if more else 7
             panels.append(panel(
                 plot, of, name=f"effects-{len(panels) + 1}", title=name, caption=f"{told[-1]}.",
-                height=rows_height(n_rows + 2), **more,
+                height=rows_height(n_rows + 2),
             ))  # fmt: skip
     caption = listed(told)
     caption = f"{caption[:1].upper()}{caption[1:]}."
