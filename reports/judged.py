@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from reports.reading import Items
-from reports.tables import SERIES, groups, in_series, scores_of
+from reports.tables import SERIES, in_series, scores_of
 from wise.measures.estimates import CONDITION, Measure, estimates
 from wise.measures.rows import Run
 from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, Verdict, judge_mean
@@ -103,8 +103,7 @@ def exclusions(items: Items) -> pd.DataFrame:
     table = in_series(items, items.table)
     table = table[table.excluded != ""]
     by = [*SERIES, *CONDITION, "excluded"]
-    lines = [key | {"n": len(group)} for key, group in groups(table[by], by)]
-    return pd.DataFrame(lines, columns=[*by, "n"])
+    return table.groupby(by, observed=True).size().reset_index(name="n")
 
 
 def failures(items: Items, *, most: int = 3) -> pd.DataFrame:

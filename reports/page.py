@@ -169,11 +169,7 @@ def write_page(
         symbols=OUTCOMES,
         words=WORDS,
         theme=list(style.THEME.items()),
-        ink=style.INK[1:],
-        grid=style.GRID[1:],
-        axis=style.AXIS[1:],
-        muted=style.MUTED[1:],
-        paper=style.PAPER[1:],
+        style=style,
     )
     path = out / "index.html"
     path.write_text(text, encoding="utf-8", newline="\n")
