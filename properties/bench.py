@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil, log
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -210,6 +211,31 @@ class Bench:
         """
         rate = self.thresholds.get("reliability", 0.5)
         return int(binom.isf(_FALSE_FAIL / n_tests, n, 1 - rate)) if n else 0
+
+    def misses_in_a_row(self, *, n_tests: int) -> int:
+        """How many edits in a row an editor just at the reliability threshold does not miss.
+
+        It misses as many, in any of `n_tests` rows, with a chance of 1e-4 at most.
+        """
+        miss = 1 - self.thresholds.get("reliability", 0.5)
+        return ceil(log(_FALSE_FAIL / n_tests) / log(miss)) if miss else 1
+
+    def repeatedly(self, find: Callable[[Sequence[Edit]], Sequence[str]], *, n: int = 6) -> None:
+        """Require that `find`, given `n` edits, finds at most a third of them wrong.
+
+        It says what is wrong with each. Broken where it finds more of every set of edits; of those
+        there are so many that an editor just at the reliability threshold, which errs at random,
+        is Broken with a chance of 1e-4.
+        """
+        edits = self.edits(20, least=2)
+        n = min(n, len(edits))
+        chance = float(binom.sf(n // 3, n, 1 - self.thresholds.get("reliability", 0.5)))
+        n_sets = max(1, ceil(log(_FALSE_FAIL) / log(chance)))
+        for begin in range(0, n_sets * (n - 1), n - 1):
+            wrong = find([edits[(begin + k) % len(edits)] for k in range(n)])
+            if len(wrong) <= n // 3:
+                return
+        raise Broken(f"{wrong[0]} (so {len(wrong)} of {n} edits, and {n_sets} sets of edits)")
 
     def saved_copy(self, editor: Persistent, folder: Any) -> Editor:
         """Another editor that has loaded what `editor` saved."""

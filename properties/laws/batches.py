@@ -1,48 +1,98 @@
-"""How a prompt is asked does not matter: padding, batch mates, cache, and a target after it."""
+"""How a prompt is asked does not matter: padding, batch mates, order, and a target after it.
+
+Logits are compared at every token of a prompt, not only at its last.
+"""
 
 from __future__ import annotations
 
-from itertools import takewhile
+import random
+from collections.abc import Sequence
 
-import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
 from properties.bench import Bench
-from properties.findings import close, needs, require, tolerance
-from wise.editor import Editor, Generates, Routed
-from wise.lm.decoding import Answer, answer_of, greedy_by_logits
-from wise.lm.tokens import IGNORED, Batch, encode
+from properties.findings import close, needs, require
+from wise.editor import Editor, Retrieves, Routed
+from wise.edits import PROBE_KINDS
+from wise.lm.tokens import Batch, encode
 
 __all__ = [
+    "check_a_batch_of_any_size_is_answered_as_its_rows_alone",
+    "check_a_route_does_not_depend_on_the_batch",
     "check_a_target_does_not_open_the_gate",
     "check_batch_mates_do_not_matter",
-    "check_cached_generation_says_the_same",
+    "check_equal_rows_are_answered_alike",
+    "check_out_of_scope_rows_are_the_unedited_model_at_every_token",
     "check_padding_does_not_matter",
     "check_padding_side_does_not_matter",
+    "check_the_order_of_rows_does_not_matter",
+    "questions",
 ]
 
+_SIZES = (2, 7, 65, 130)  # below, at and above what an editor might process at once
+_N_TAUGHT = 30  # edits in one turn: more than one memory holds, where there are several
+_N_MIXED = 12
 
-def _check_query(bench: Bench, editor: Editor, query: Queries, alone: dict[str, Tensor]) -> None:
-    """Require that each prompt of `query` has the same next-token logits as when it is alone."""
-    tokenizer, side, extra = bench.loaded.tokenizer, query.padding_side, query.extra_padding
-    batch = encode(tokenizer, query.prompts, padding_side=side).to(bench.loaded.model.device)
+
+def questions(bench: Bench, n: int) -> list[str]:
+    """Up to `n` different prompts, in and out of scope in turn, of many lengths."""
+    edits = bench.stream.live()
+    kinds = [[edit.prompt for edit in edits]]
+    kinds += [[probe.prompt for probe in bench.stream.probes if probe.kind == kind]
+              for kind in PROBE_KINDS]  # fmt: skip
+    kinds.append([e.paraphrases[i % len(e.paraphrases)] for i, e in enumerate(edits)
+                  if e.paraphrases])  # fmt: skip
+    kinds.append([text for edit in edits for text in edit.paraphrases])
+    in_turn = (kind[i] for i in range(max(map(len, kinds))) for kind in kinds if i < len(kind))
+    return list(dict.fromkeys(in_turn))[:n]
+
+
+def _padded(bench: Bench, prompts: Sequence[str], side: str, extra: int = 0) -> Batch:
+    """The prompts with `extra` more padding on one side than they need.
+
+    Padding holds an ordinary token, so that only the mask shows it.
+    """
+    batch = encode(bench.loaded.tokenizer, prompts, padding_side=side)
     room = (extra, 0) if side == "left" else (0, extra)
     mask = nn.functional.pad(batch.attention_mask, room)  # B T
     ids = nn.functional.pad(batch.input_ids, room)  # B T
     ordinary = int(batch.input_ids[0][batch.attention_mask[0].bool()][0])
-    ids = ids.masked_fill(mask == 0, ordinary)  # only the mask shows what is padding
-    logits = editor.logits(ids, mask)
-    last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
-    for row, prompt in enumerate(query.prompts):
-        found, expected = logits[row, int(last[row])], alone[prompt]
-        require(
-            close(found, expected),
-            f"after {prompt!r}, logits differ by {_gap(found, expected)} from those of the prompt "
-            f"alone when it is asked with {len(query.prompts) - 1} others, padded on the {side} by "
-            f"{int((mask[row] == 0).sum())}",
-        )
+    padded = Batch.of_prompts(ids.masked_fill(mask == 0, ordinary), mask.bool())
+    return padded.to(bench.loaded.model.device)
+
+
+def _read(
+    bench: Bench, editor: Editor, prompts: Sequence[str], *, side: str = "left", extra: int = 0
+) -> list[Tensor]:
+    """[T V] for each prompt, asked in one batch: the logits at its own tokens."""
+    batch = _padded(bench, prompts, side, extra)
+    logits = editor.logits(batch.input_ids, batch.attention_mask)
+    return [row[mask] for row, mask in zip(logits, batch.prompt_mask, strict=True)]
+
+
+def _alone(bench: Bench, editor: Editor, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """[T V] for each prompt, asked alone."""
+    return {prompt: _read(bench, editor, [prompt])[0] for prompt in prompts}
+
+
+def _require_rows(
+    prompts: Sequence[str], found: Sequence[Tensor], expected: Sequence[Tensor], how: str, than: str
+) -> None:
+    """Require that each row of a batch has the expected logits at all of its tokens."""
+    rows = zip(prompts, found, expected, strict=True)
+    apart = [n for n, (_, one, other) in enumerate(rows) if not close(one, other)]
+    if not apart:
+        return
+    row = apart[0]
+    gaps = (found[row] - expected[row]).abs().amax(-1)
+    require(
+        False,
+        f"{prompts[row]!r}, {how}, is answered otherwise than {than}: logits at its token "
+        f"{int(gaps.argmax()) + 1} of {len(gaps)} differ by {float(gaps.max()):.1e} (row {row + 1} "
+        f"of {len(prompts)}; {len(apart)} rows differ); only rounding may",
+    )
 
 
 def _gap(one: Tensor, other: Tensor) -> str:
@@ -51,12 +101,18 @@ def _gap(one: Tensor, other: Tensor) -> str:
 
 def _check(bench: Bench, side: str, **sizes: int) -> None:
     editor = bench.editor(bench.edits(least=1))
-    alone = {prompt: bench.logits(editor, [prompt])[0] for prompt in bench.prompts}
-    drawn = queries(st.sampled_from(bench.prompts), **sizes)
-    bench.for_all(
-        drawn.map(lambda query: query._replace(padding_side=side)),
-        lambda query: _check_query(bench, editor, query, alone),
-    )
+    alone = _alone(bench, editor, bench.prompts)
+
+    def law(query: Queries) -> None:
+        found = _read(bench, editor, query.prompts, side=side, extra=query.extra_padding)
+        n_others = len(query.prompts) - 1
+        _require_rows(
+            query.prompts, found, [alone[prompt] for prompt in query.prompts],
+            f"asked with {n_others} others and {query.extra_padding} more columns of padding on "
+            f"the {side}", "alone",
+        )  # fmt: skip
+
+    bench.for_all(queries(st.sampled_from(bench.prompts), **sizes), law)
 
 
 def check_padding_does_not_matter(bench: Bench) -> None:
@@ -74,51 +130,108 @@ def check_batch_mates_do_not_matter(bench: Bench) -> None:
     _check(bench, "left", max_prompts=8, max_padding=0)
 
 
-@needs(Generates)
-def check_cached_generation_says_the_same(bench: Bench) -> None:
-    """`generate` gives the greedy continuation by `logits`, token by token."""
+def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> None:
+    """Each of 2, 7, 65 or 130 rows, of several memories and of none, is answered as alone."""
+    editor = _taught_in_one_turn(bench)
+    prompts = questions(bench, max(_SIZES))
+    alone = _alone(bench, editor, prompts)
+    for size, side in zip(_SIZES, ("right", "left", "right", "left"), strict=True):
+        asked = prompts[:size]
+        _require_rows(
+            asked, _read(bench, editor, asked, side=side), [alone[prompt] for prompt in asked],
+            f"in a batch of {len(asked)} rows", "alone",
+        )  # fmt: skip
+
+
+def _taught_in_one_turn(bench: Bench) -> Editor:
+    editor = bench.editor()
+    editor.edit(bench.edits(_N_TAUGHT, least=1))
+    return editor
+
+
+def check_equal_rows_are_answered_alike(bench: Bench) -> None:
+    """A prompt that is asked twice in a batch of mixed lengths is answered as alone both times."""
     editor = bench.editor(bench.edits(least=1))
-    assert isinstance(editor, Generates)
-    n_new = bench.reader.max_new_tokens
-    batch = bench.batch(bench.prompts)
-    found = editor.generate(batch.input_ids, batch.attention_mask, n_new)
-    by_logits = greedy_by_logits(
-        editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, n_new
-    )
-    require(
-        found.shape[1] <= n_new and len(found) == len(bench.prompts),
-        f"generate gives {tuple(found.shape)} tokens for {len(bench.prompts)} prompts and "
-        f"max_new_tokens={n_new}; it must give only the new tokens",
-    )
-    rows = zip(bench.prompts, found.tolist(), by_logits.tolist(), strict=True)
-    for prompt, *both in rows:
-        one, other = (answer_of(bench.loaded.tokenizer, ids) for ids in both)
+    by_length = sorted(bench.prompts, key=len)
+    pairs = zip(by_length, reversed(by_length), strict=True)
+    twice = [prompt for pair in pairs for prompt in pair]  # each from both ends: short, long, ...
+    alone = _alone(bench, editor, bench.prompts)
+    for side in ("left", "right"):
+        _require_rows(
+            twice, _read(bench, editor, twice, side=side), [alone[prompt] for prompt in twice],
+            "asked twice in one batch", "alone",
+        )  # fmt: skip
+
+
+def check_the_order_of_rows_does_not_matter(bench: Bench) -> None:
+    """With the rows of a batch in another order, the answers are in that order too."""
+    editor = bench.editor(bench.edits(least=1))
+    prompts = questions(bench, _N_MIXED)
+    found = dict(zip(prompts, _read(bench, editor, prompts), strict=True))
+    shuffled = random.Random(bench.seed).sample(prompts, len(prompts))
+    for order in (prompts[::-1], sorted(prompts, key=len), shuffled):
+        _require_rows(
+            order, _read(bench, editor, order), [found[prompt] for prompt in order],
+            "with the rows of its batch in another order", "before",
+        )  # fmt: skip
+
+
+@needs(Routed)
+def check_a_route_does_not_depend_on_the_batch(bench: Bench) -> None:
+    """A prompt opens the same memory in a batch as alone, among prompts that open others."""
+    editor = _taught_in_one_turn(bench)
+    assert isinstance(editor, Routed)
+    prompts = questions(bench, 65)
+    alone = [bench.opens(editor, [prompt])[0] for prompt in prompts]
+    for prompt, found, expected in zip(prompts, bench.opens(editor, prompts), alone, strict=True):
         require(
-            one.text == other.text or _is_near_tie(bench, editor, prompt, one, other),
-            f"after {prompt!r}, generate says {one.text!r}, but logits, token by token, "
-            f"{other.text!r}",
+            found == expected,
+            f"{prompt!r} is routed to {'an edit' if expected else 'no edit'} alone, and to "
+            f"{'an edit' if found else 'no edit'} in a batch of {len(prompts)} rows",
+        )
+    if isinstance(editor, Retrieves):
+        opened = [_opened(bench, editor, [prompt])[0] for prompt in prompts]
+        rows = zip(prompts, _opened(bench, editor, prompts), opened, strict=True)
+        other = [prompt for prompt, one, two in rows if one != two]
+        require(
+            not other,
+            f"{len(other)} of {len(prompts)} prompts open another memory together than alone, "
+            f"first {other[0] if other else ''!r}",
         )
 
 
-def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
-    """Whether two answers diverge where the two best tokens are nearly tied."""
-    same = list(
-        takewhile(
-            lambda pair: pair[0] == pair[1], zip(one.token_ids, other.token_ids, strict=False)
+def _opened(bench: Bench, editor: Retrieves, prompts: Sequence[str]) -> list[set[str]]:
+    """The prompts of the edits in the memory that each prompt opens."""
+    batch = bench.batch(prompts)
+    found = editor.retrieved(batch.input_ids, batch.attention_mask)
+    return [{edit.prompt for edit in memory} for memory in found]
+
+
+@needs(Routed)
+def check_out_of_scope_rows_are_the_unedited_model_at_every_token(bench: Bench) -> None:
+    """A prompt that opens no edit has the unedited model's logits at each token, in any batch."""
+    editor = bench.editor(bench.edits(least=1))
+    assert isinstance(editor, Routed)
+    prompts = questions(bench, 4 * _N_MIXED)
+    is_open = bench.opens(editor, prompts)
+    closed = [n for n, opens in enumerate(is_open) if not opens]
+    targets = [edit.target for edit in bench.stream.live()]
+    forced = bench.batch(prompts, [targets[n % len(targets)] for n in range(len(prompts))])
+    batches = {
+        "": _padded(bench, prompts, "left"),
+        ", padded on the right": _padded(bench, prompts, "right"),
+        ", with a target teacher-forced after it": forced,
+    }
+    for how, batch in batches.items():
+        one, other = (bench.routed(each, batch) for each in (editor, bench.base))
+        own = batch.attention_mask.bool()
+        _require_rows(
+            [prompts[n] for n in closed],
+            [one[n][own[n]] for n in closed],
+            [other[n][own[n]] for n in closed],
+            f"which opens no edit, in a batch with {sum(is_open)} prompts that do{how}",
+            "by the unedited model",
         )
-    )
-    shared = [token for token, _ in same]
-    batch = bench.batch([prompt])
-    follows = torch.tensor([shared], dtype=torch.long, device=batch.input_ids.device)
-    ids = torch.cat([batch.input_ids, follows], dim=1)
-    mask, prompt_mask = (
-        nn.functional.pad(x, (0, len(shared))) for x in (batch.attention_mask, batch.prompt_mask)
-    )
-    mask[:, -len(shared) - 1 :] = 1
-    whole = Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
-    logits = bench.routed(editor, whole)[0, -1]
-    best, second = logits.topk(2).values
-    return float(best - second) <= tolerance(logits)
 
 
 @needs(Routed)
@@ -129,13 +242,13 @@ def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
     assert isinstance(editor, Routed)
     is_open = bench.opens(editor, bench.prompts)
     for prompt, opens in zip(bench.prompts, is_open, strict=True):
+        alone = _alone(bench, editor, [prompt])[prompt]
         for follows in (edits[0].prompt, edits[-1].target):
             batch = bench.batch([prompt], [follows])
-            n = int(batch.prompt_mask.sum())
-            forced = bench.routed(editor, batch)[0, n - 1 :]
-            expected = bench.logits(editor, [prompt])
+            forced = bench.routed(editor, batch)[0]
+            expected = alone
             if not opens:  # then the unedited model answers at every token of the target
-                expected = bench.routed(bench.base, batch)[0, n - 1 :]
+                expected = bench.routed(bench.base, batch)[0]
             found = forced[: len(expected)]
             require(
                 close(found, expected),

@@ -41,7 +41,7 @@ def test_check_editor_returns_a_table_of_what_it_found() -> None:
 
 def test_check_editor_raises_or_warns_or_returns_what_failed() -> None:
     options = dict(model="gptj", checks=SHORT)
-    with pytest.raises(EditorFailedError, match="the-last-write-wins: 8 of 8 prompts are not "):
+    with pytest.raises(EditorFailedError, match=r"the-last-write-wins: .* is answered"):
         check_editor(memory.FirstWriteWins, **options)
     with pytest.warns(UserWarning, match="the-last-write-wins"):
         check_editor(memory.FirstWriteWins, on_fail="warn", **options)

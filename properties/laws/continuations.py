@@ -1,0 +1,175 @@
+"""`generate` is greedy decoding by `logits`: for every row of a batch and every limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+
+from properties.bench import Bench
+from properties.findings import needs, require, tolerance
+from properties.laws.batches import questions
+from wise.editor import Editor, Generates, Routed
+from wise.edits import Edit
+from wise.lm.decoding import Answer, answer_of, greedy_by_logits
+from wise.lm.tokens import IGNORED, Batch
+
+__all__ = [
+    "check_a_row_is_continued_as_alone",
+    "check_cached_generation_says_the_same",
+    "check_generating_first_changes_no_answer",
+    "check_out_of_scope_prompts_are_continued_by_the_unedited_model",
+]
+
+_N_EDITS = 6
+_N_ASKED = 16
+
+
+def _n_tokens(bench: Bench, edit: Edit) -> int:
+    return len(bench.loaded.tokenizer(f" {edit.target}", add_special_tokens=False).input_ids)
+
+
+def _edits(bench: Bench) -> list[Edit]:
+    """Edits with the longest and the shortest targets of the stream."""
+    by_length = sorted(bench.edits(20, least=1), key=lambda edit: -_n_tokens(bench, edit))
+    n_long = min(_N_EDITS // 2, len(by_length))
+    return [*by_length[:n_long], *by_length[n_long:][-_N_EDITS // 2 :]]
+
+
+def _prompts(bench: Bench, edits: Sequence[Edit]) -> list[str]:
+    """What the edits ask, and other prompts in and out of scope."""
+    asked = [edit.prompt for edit in edits]
+    return list(dict.fromkeys([*asked, *questions(bench, _N_ASKED)]))[:_N_ASKED]
+
+
+def _generate(bench: Bench, editor: Editor, prompts: Sequence[str], n_new: int) -> Tensor:
+    """[B S]: the new tokens, at most `n_new` for each prompt, and only padding after EOS."""
+    assert isinstance(editor, Generates)
+    batch = bench.batch(prompts)
+    found = editor.generate(batch.input_ids, batch.attention_mask, n_new)
+    require(
+        found.ndim == 2 and found.shape[1] <= n_new and len(found) == len(prompts),
+        f"generate gives {tuple(found.shape)} tokens for {len(prompts)} prompts and "
+        f"max_new_tokens={n_new}; it must give only the new tokens",
+    )
+    tokenizer = bench.loaded.tokenizer
+    eos, padding = tokenizer.eos_token_id, {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    for prompt, ids in zip(prompts, found.tolist(), strict=True):
+        after = ids[ids.index(eos) :] if eos in ids else []
+        require(
+            set(after) <= padding,
+            f"after {prompt!r}, generate ends its answer with EOS and goes on with "
+            f"{tokenizer.decode(after[1:])!r}; only padding may follow",
+        )
+    return found
+
+
+def _require_answers(
+    bench: Bench,
+    editor: Editor,
+    prompts: Sequence[str],
+    found: Tensor,
+    expected: Sequence[Sequence[int]],
+    says: str,
+    wanted: str,
+) -> None:
+    """Require equal answers up to EOS, but for nearly tied tokens."""
+    for prompt, *both in zip(prompts, found.tolist(), expected, strict=True):
+        one, other = (answer_of(bench.loaded.tokenizer, list(ids)) for ids in both)
+        same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
+        require(
+            same or _is_near_tie(bench, editor, prompt, one, other),
+            f"after {prompt!r}, {says} {_quoted(one)}, but {wanted} {_quoted(other)}",
+        )
+
+
+def _quoted(answer: Answer) -> str:
+    return f"{answer.text!r} {'and stops' if answer.stopped else 'without an end'}"
+
+
+def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
+    """Whether two answers diverge where the two best tokens are nearly tied."""
+    same = list(
+        takewhile(
+            lambda pair: pair[0] == pair[1], zip(one.token_ids, other.token_ids, strict=False)
+        )
+    )
+    shared = [token for token, _ in same]
+    batch = bench.batch([prompt])
+    follows = torch.tensor([shared], dtype=torch.long, device=batch.input_ids.device)
+    ids = torch.cat([batch.input_ids, follows], dim=1)
+    mask, prompt_mask = (
+        nn.functional.pad(x, (0, len(shared))) for x in (batch.attention_mask, batch.prompt_mask)
+    )
+    mask[:, -len(shared) - 1 :] = 1
+    whole = Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
+    logits = bench.routed(editor, whole)[0, -1]
+    best, second = logits.topk(2).values
+    return float(best - second) <= tolerance(logits)
+
+
+@needs(Generates)
+def check_cached_generation_says_the_same(bench: Bench) -> None:
+    """`generate` gives the greedy continuation by `logits`, to 1, 2 or many tokens."""
+    edits = _edits(bench)
+    editor, prompts = bench.editor(edits), _prompts(bench, edits)
+    batch, most = bench.batch(prompts), bench.reader.max_new_tokens
+    by_logits = greedy_by_logits(
+        editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, most
+    )
+    for n_new in (1, 2, most):
+        _require_answers(
+            bench, editor, prompts, _generate(bench, editor, prompts, n_new),
+            by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
+            "logits, token by token, say",
+        )  # fmt: skip
+
+
+@needs(Generates)
+def check_a_row_is_continued_as_alone(bench: Bench) -> None:
+    """An answer is the same whether its row ends first or last in its batch, or is alone."""
+    edits = _edits(bench)
+    editor, prompts = bench.editor(edits), _prompts(bench, edits)
+    most = bench.reader.max_new_tokens
+    alone = {prompt: _generate(bench, editor, [prompt], most)[0].tolist() for prompt in prompts}
+    eos = bench.loaded.tokenizer.eos_token_id
+    shortest_first = sorted(prompts, key=lambda prompt: [*alone[prompt], eos].index(eos))
+    for order in (shortest_first, shortest_first[::-1]):
+        _require_answers(
+            bench, editor, order, _generate(bench, editor, order, most),
+            [alone[prompt] for prompt in order],
+            f"generate says, in a batch of {len(order)} rows of different lengths,", "alone",
+        )  # fmt: skip
+
+
+@needs(Generates)
+def check_generating_first_changes_no_answer(bench: Bench) -> None:
+    """Answers are bitwise the same whether `generate` or `logits` is asked first."""
+    edits = bench.edits(least=1)
+    one, other = bench.editor(edits), bench.editor(edits)
+    most = bench.reader.max_new_tokens
+    generated_first = _generate(bench, one, bench.prompts, most)
+    read_after, read_first = (bench.logits(each, bench.prompts) for each in (one, other))
+    bench.same(read_after, read_first, "asked for logits after it has generated")
+    generated_after = _generate(bench, other, bench.prompts, most)
+    _require_answers(
+        bench, other, bench.prompts, generated_after, generated_first.tolist(),
+        "generate says, once logits have been asked,", "before",
+    )  # fmt: skip
+
+
+@needs(Generates, Routed)
+def check_out_of_scope_prompts_are_continued_by_the_unedited_model(bench: Bench) -> None:
+    """A prompt that opens no edit is continued as by the unedited model, in a batch with others."""
+    edits = _edits(bench)
+    editor, prompts = bench.editor(edits), _prompts(bench, edits)
+    assert isinstance(editor, Routed)
+    most = bench.reader.max_new_tokens
+    found, expected = (_generate(bench, each, prompts, most) for each in (editor, bench.base))
+    closed = [n for n, opens in enumerate(bench.opens(editor, prompts)) if not opens]
+    _require_answers(
+        bench, bench.base, [prompts[n] for n in closed], found[closed], expected[closed].tolist(),
+        "which opens no edit, generate says", "the unedited model",
+    )  # fmt: skip
