@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from tqdm import tqdm
@@ -17,9 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import Edit, EditStream
-from wise.evaluation.metrics import BaseAnswers, Measured, measure
-from wise.evaluation.plan import Block, plan
-from wise.evaluation.routing import measure_routing
+from wise.evaluation.metrics import (
+    BaseAnswers,
+    Measured,
+    Question,
+    at_edit_questions,
+    final_questions,
+    measure,
+)
+from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.decoding import Reader
 from wise.measures import rows
 from wise.measures.estimates import PROTOCOL_WORDS
@@ -30,6 +36,22 @@ PROTOCOLS = tuple(PROTOCOL_WORDS)
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
 _EXTRA_TOKENS = 2  # an answer may be this much longer than the longest known one
 _LEAST_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Block:
+    """Questions asked together after `end` edits, of which [begin, end) are the last turn.
+
+    They ask for the edits of that turn ("at-edit"), for everything at a checkpoint ("final"), or
+    for the routing activations of the latter. Each question is a row. `name` is unique in its plan.
+    """
+
+    name: str
+    begin: int
+    end: int
+    kind: Literal["at-edit", "final", "routing"]
+    protocol: str
+    questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)
@@ -65,11 +87,26 @@ class LifelongRun:
         return rows.Run(self.editor, self.model, stream.name, stream.sha256, self.seed)
 
     def plan(self, *, is_routed: bool) -> tuple[Block, ...]:
-        """The blocks of the run; a routed editor's has its routing too."""
-        return plan(
-            self.stream, self.checkpoints, self.protocols,
-            edits_per_turn=self.edits_per_turn, is_routed=is_routed,
-        )  # fmt: skip
+        """All blocks, in the order of the work: each turn's edits, then its checkpoint.
+
+        A turn also ends at each checkpoint. A routed editor's run has its routing too.
+        """
+        edits, step = self.stream.edits, self.edits_per_turn
+        stops = pairwise(sorted({0, *self.checkpoints, len(edits)}))
+        ends = [end for a, b in stops for end in (*range(a + step, b, step), b)]
+        blocks = []
+        for begin, end in pairwise([0, *ends]):
+            own = tuple(at_edit_questions(edits[begin:end]))
+            blocks.append(Block(f"edit {end}", begin, end, "at-edit", "free", own))
+            if end not in self.checkpoints:
+                continue
+            asked, name = tuple(final_questions(self.stream.prefix(end))), f"checkpoint {end}"
+            blocks += [Block(f"{name} {each}", begin, end, "final", each, asked)
+                       for each in self.protocols]  # fmt: skip
+            if is_routed:
+                routed = tuple(routed_questions(asked))
+                blocks.append(Block(f"{name} routing", begin, end, "routing", "free", routed))
+        return tuple(blocks)
 
     def row(self, block: Block, measured: Measured) -> rows.Row:
         question = measured.question
