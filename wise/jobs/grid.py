@@ -146,6 +146,7 @@ def run_apart(
                 try:
                     future.result()
                 except BrokenProcessPool:
+                    pool.shutdown()  # until the process has let go of its files
                     yield task, False
                     start()
                 else:
