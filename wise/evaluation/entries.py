@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,13 +125,8 @@ def best_options(path: Path, *, model: str) -> dict[str, dict[str, Any]]:
         return {}
     with path.open(newline="", encoding="utf-8") as file:
         trials = [trial for trial in csv.DictReader(file) if trial["model"] == model]
-    return {trial["editor"]: json.loads(trial["options"]) for trial in _bests(trials)}
-
-
-def _bests(trials: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     best: dict[str, dict[str, str]] = {}
     for trial in trials:
-        held = best.setdefault(trial["editor"], trial)
-        if float(trial["worst"]) > float(held["worst"]):
-            best[trial["editor"]] = trial
-    return list(best.values())
+        held = best.get(trial["editor"], trial)
+        best[trial["editor"]] = max(held, trial, key=lambda each: float(each["worst"]))
+    return {editor: json.loads(trial["options"]) for editor, trial in best.items()}
