@@ -209,7 +209,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
     fails_at: int, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[Path] = []
-    own = wise.editors.saved.replace_file
+    own = wise.editors.saved.write_whole
 
     def crash(path: Path, content: bytes) -> None:
         replaced.append(path)
@@ -218,7 +218,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
             raise KeyboardInterrupt
         own(path, content)
 
-    monkeypatch.setattr(wise.editors.saved, "replace_file", crash)
+    monkeypatch.setattr(wise.editors.saved, "write_whole", crash)
     with pytest.raises(KeyboardInterrupt):
         make_wise(edits=EDITS[:5]).save(saved)
     monkeypatch.undo()

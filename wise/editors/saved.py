@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -21,13 +19,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from wise.edits import Background
+from wise.jobs.ledger import write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["FORMAT_VERSION", "identity", "read", "replace_file", "write"]
+__all__ = ["FORMAT_VERSION", "identity", "read", "write"]
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -69,8 +68,8 @@ def write(
     manifest = {"format": FORMAT_VERSION, **belongs_to, "tensors": name, "sha256": digest, **record}
     manifest["manifest sha256"] = _digest(manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / name, payload)
-    replace_file(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    write_whole(folder / name, payload)
+    write_whole(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     for stale in folder.glob("state-*"):
         if stale.name != name:
             stale.unlink()
@@ -104,16 +103,6 @@ def read(
         raise ValueError(
             f"checkpoint {folder}: {path.name} does not hold its state: {error}"
         ) from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically, once all of it is on the disk."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, Self
+from uuid import uuid4
 
 if sys.platform != "win32":
     import fcntl
@@ -108,9 +109,12 @@ def forget(path: Path, is_forgotten: Callable[[Mapping[str, Any]], bool]) -> Non
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `path` whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
+    """Write `content` to `path` atomically, once all of it is on the disk."""
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 

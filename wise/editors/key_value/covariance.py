@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.saved import replace_file
 from wise.edits import Background
+from wise.jobs.ledger import write_whole
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -132,5 +132,5 @@ class Covariance:
         if not path.is_file():
             found = {name: tensor.cpu() for name, tensor in compute().items()}
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, save(found))
+            write_whole(path, save(found))
         return {name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
