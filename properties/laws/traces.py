@@ -80,7 +80,7 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
                 require(not found, f"{name} changed {found}")
                 before = after
             found = first.change_to(before)
-            require(not found, f"after the last reset there is still changed {found}")
+            require(not found, f"after the last reset, something is not as it was: {found}")
 
 
 def check_answers_are_the_callers_own(bench: Bench) -> None:
