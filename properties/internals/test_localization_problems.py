@@ -189,19 +189,8 @@ def test_an_editor_erases_the_truth() -> None:
     assert rewrite(before, after, objective="lower") > 0.9
 
 
-@pytest.mark.parametrize(
-    ("make", "noise", "n_noise", "least"),
-    [
-        (make_rome, SubjectNoise(SIGMA), 1, 0.5),
-        (make_rome, SubjectNoise(SIGMA, of="answers"), 10, 0.1),
-        (make_ft_m, SubjectNoise(SIGMA, of="answers"), 10, 0.5),
-    ],
-    ids=["rome, where it reads its key", "rome, not seen before", "ft-m, not seen before"],
-)
-def test_an_editor_forces_the_truth_through_noise(
-    make: EditorFactory, noise: SubjectNoise, n_noise: int, least: float
-) -> None:
-    """ROME reads its key under one draw, as released: what it writes holds of others in part."""
+def forced(make: EditorFactory, noise: SubjectNoise, n_noise: int) -> float:
+    """How much of the truth's lost probability an editor wins back under `noise`."""
     editor, lm, asked = edited("fact-forcing", known_edit(), make=make)
     bare = Unedited(loaded().model, loaded().tokenizer)
     before, after = (
@@ -211,7 +200,19 @@ def test_an_editor_forces_the_truth_through_noise(
         for e in (bare, editor)
     )  # fmt: skip
     assert before < 0.5
-    assert rewrite(before, after, objective="raise") > least
+    return rewrite(before, after, objective="raise")
+
+
+@pytest.mark.parametrize(("make", "least"), [(make_rome, 0.1), (make_ft_m, 0.5)])
+def test_an_editor_forces_the_truth_through_noise_that_it_has_not_seen(
+    make: EditorFactory, least: float
+) -> None:
+    assert forced(make, SubjectNoise(SIGMA, of="answers"), 10) > least
+
+
+def test_rome_forces_the_truth_best_through_the_noise_that_its_key_was_read_under() -> None:
+    unseen = forced(make_rome, SubjectNoise(SIGMA, of="answers"), 10)
+    assert forced(make_rome, SubjectNoise(SIGMA), 1) > unseen + 0.1
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def test_a_search_goes_on_to_its_budget_and_the_league_finds_its_best(
     assert options[0] != options[1]
     best = max(found, key=lambda trial: float(trial["worst"]))
     assert best_options(path, model="gptj") == {"wise": json.loads(best["options"])}
-    with pytest.raises(ValueError, match="holds trials with edits=2, not 3; a budget is one"):
+    with pytest.raises(
+        ValueError, match="holds trials with edits=2, not 3; all editors share one budget"
+    ):
         search("wise", loaded, loaded.world.stream(1000, 3, split="tuning"), n_trials=3,
                path=path, seed=1000)  # fmt: skip
 
