@@ -212,7 +212,7 @@ def test_merging_changes_no_input_and_carries_no_gradient(method):
         ({"tensors": [torch.zeros(2, 3)]}, r"tensors\[0\] has .*2, 3.*base has .*2, 2"),
         ({"tensors": []}, "0 tensors"),
         ({"tensors": [torch.full((2, 2), math.nan)]}, r"tensors\[0\] .*not finite"),
-        ({"weights": [1.0]}, r"weights=\[1.0\] are 1 for 2 tensors"),
+        ({"weights": [1.0]}, r"weights=\[1.0\]: 1 for 2 tensors; give one for each"),
         ({"weights": [1.0, -0.5]}, r"\[1.0, -0.5\] must be finite and >= 0"),
         ({"weights": [1.0, math.inf]}, r"\[1.0, inf\] must be finite"),
         ({"weights": [math.nan, 1.0]}, r"\[nan, 1.0\] must be finite"),
