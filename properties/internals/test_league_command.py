@@ -19,7 +19,12 @@ pytestmark = pytest.mark.internals
         ("league", "--models=llama,", 1, "model='' is neither an embedded family"),
         ("league", "--search=no.csv", 2, "File 'no.csv' does not exist"),
         ("league", "--write=no/page.md", 2, "no/page.md is not a file in a folder that exists"),
-        ("study", "--layers=a", 1, "--layers=a are not layers of the model, 0..11, parted by"),
+        (
+            "study",
+            "--layers=a",
+            1,
+            "--layers=a are not layers of the model, 0..11, comma-separated",
+        ),
         ("study", "--layers=0,12", 1, "--layers=0,12 are not layers of the model, 0..11"),
         ("study", "--facts-file=no.json", 1, "--facts-file=no.json is not [FORMAT:]FILE, a file"),
         ("study", "--facts-file=zsre:no.json", 1, "--facts-file=zsre:no.json is not [FORMAT:]"),

@@ -165,7 +165,7 @@ def test_an_error_in_the_last_forward_leaves_all_as_it_was(kind: str, model_type
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
-        ([], "edits=.. holds nothing"),
+        ([], "edits=.. is empty"),
         ([EDITS[0], replace(EDITS[0], target="Bonn")], "the same prompt twice"),
         ([EDITS[0], Edit("word " * 80, "Oslo")], "the model reads at most 64"),
         ([EDITS[0], Edit("Ada lives in", "\u200b" * 70)], "the model reads at most 64"),
