@@ -163,7 +163,7 @@ def test_two_editors_of_one_model_do_not_know_of_each_other() -> None:
 
 def bad_turns() -> dict[str, tuple[list[Edit], str]]:
     return {
-        "nothing": ([], "nothing to edit"),
+        "nothing": ([], "a turn needs at least one edit"),
         "twice": ([EDITS[3], Edit(EDITS[3].prompt, "Danish")], "same prompt twice"),
         "too long": ([EDITS[3], Edit("very " * 70 + "long", "x")], "reads at most 64"),
     }
