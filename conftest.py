@@ -176,7 +176,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
             for line in lines:
                 terminalreporter.write_line(line)
         if path.exists():
-            write_rulings(verdicts_beside(path), rulings_of(settings, path, spec, reports))
+            rulings = rulings_of(settings, path, spec, reports)
+            write_rulings(verdicts_beside(path), rulings, resume=settings.resume)
     if settings.report is not None:
         arguments = config.invocation_params.args
         page = _write_page(session, settings.report, reports, arguments)

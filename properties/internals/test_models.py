@@ -167,3 +167,11 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match=r"model.safetensors"):
         load_model(str(tmp_path))
+
+
+def test_a_folder_without_weights_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder_of("gptj") / name).read_bytes())
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors") as error:
+        load_model(str(tmp_path))
+    assert "\n" not in str(error.value)

@@ -153,3 +153,14 @@ def test_a_line_that_is_no_verdict_is_named(tmp_path: Path) -> None:
     path.write_text('{"editor": "wise"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1 is not a verdict: 'model'"):
         read_rulings(path)
+
+
+def test_a_resumed_call_keeps_the_verdicts_that_it_does_not_judge_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.verdicts.jsonl"
+    low, high = judge([0.0] * 50, 0.85), judge([1.0] * 50, 0.85)
+    first = [Ruling(RUN, "free", 100, name, low) for name in ("reliability", "far")]
+    write_rulings(path, first)
+    write_rulings(path, [Ruling(RUN, "free", 100, "far", high)], resume=True)
+    assert [each.verdict for each in read_rulings(path)] == [low, high]
+    write_rulings(path, first[1:])
+    assert read_rulings(path) == first[1:]

@@ -117,11 +117,16 @@ class Ruling(NamedTuple):
     verdict: Verdict
 
 
-def write_rulings(path: Path, rulings: Iterable[Ruling]) -> None:
-    """Write rulings as JSON lines, as `read_rulings` reads them."""
+def write_rulings(path: Path, rulings: Iterable[Ruling], *, resume: bool = False) -> None:
+    """Write rulings as JSON lines, as `read_rulings` reads them.
+
+    With `resume` those that `path` holds stay, but for checks that are judged again.
+    """
+    held = read_rulings(path) if resume and path.exists() else []
+    latest = {ruling[:-1]: ruling for ruling in (*held, *rulings)}
     lines = (
         json.dumps(run._asdict() | {"protocol": protocol, "t": t, "check": check} | asdict(verdict))
-        for run, protocol, t, check, verdict in rulings
+        for run, protocol, t, check, verdict in latest.values()
     )
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
