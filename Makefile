@@ -15,7 +15,7 @@ NEEDS_PYTHON := -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 
 help:
 	@echo 'make lifelong   edit 100 facts one by one and see what held; ARGS="--edits 1000" goes on to pytest'
 	@echo 'make test       lint, then every test that is neither slow nor for a GPU, on a short stream'
-	@echo 'make unit       the tests that need no model, in half a minute'
+	@echo 'make unit       the tests that need no model, in about a minute'
 	@echo 'make gallery    a small version of everything on one page, runs/gallery/page/index.html'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     rewrite the code as ruff wants it'
