@@ -108,12 +108,12 @@ def check_misses_look_like_chance(bench: Bench) -> None:
     over all measures. A kind counts only where it is below the threshold by itself.
     """
     first = first_run(bench)
-    measured = [name for name in bench.thresholds if final_rows(first, name, bench.protocol)]
-    for metric in measured:
-        if not any(_missed(final_rows(first, metric, bench.protocol))):
+    asked = {metric: final_rows(first, metric, bench.protocol) for metric in bench.thresholds}
+    measured = {metric: rows for metric, rows in asked.items() if rows}
+    for metric, rows in measured.items():
+        if not any(_missed(rows)):
             continue
-        is_short = len(final_rows(first, metric, bench.protocol)) < _SHORT
-        n_first = max(1, bench.max_looks - 1) if is_short else 1
+        n_first = max(1, bench.max_looks - 1) if len(rows) < _SHORT else 1
         runs = list(islice(bench.runs, n_first))
         items, features = _pooled(bench, runs, metric)
         clusters = [row.cluster for row in items]

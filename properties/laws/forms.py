@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import require
+from properties.findings import Broken, require
 from wise.editor import Generates, Routed
 
 __all__ = ["check_answers_have_the_promised_form"]
@@ -15,8 +15,7 @@ __all__ = ["check_answers_have_the_promised_form"]
 def _tensor(found: object, what: str, shape: tuple[int, ...]) -> Tensor:
     """`found`, once it is a tensor of `shape`."""
     if not isinstance(found, Tensor):
-        require(False, f"{what} gives {type(found).__name__}; needed: a tensor of shape {shape}")
-    assert isinstance(found, Tensor)
+        raise Broken(f"{what} gives {type(found).__name__}; needed: a tensor of shape {shape}")
     given = tuple(found.shape)
     require(given == shape, f"{what} gives a tensor of shape {given}; needed: {shape}")
     return found

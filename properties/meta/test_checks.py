@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -52,7 +51,6 @@ def test_a_law_that_is_no_check_is_named(tmp_path: Path) -> None:
 
 def test_a_law_says_its_name_its_needs_and_its_metrics() -> None:
     module = ModuleType("manners")
-    sys.modules.pop("manners", None)
 
     @needs(Persistent, Routed)
     def check_it_is_polite(bench: object) -> None: ...
