@@ -17,6 +17,7 @@ from properties.internals.tiny_editors import (
     EDITS,
     facts_of,
 )
+from wise.editors.kept import Kept
 from wise.editors.key_value.covariance import Covariance, second_moment
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Background, Edit
@@ -113,8 +114,8 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
 ) -> None:
     def at(layer: int, background: Background = BACKGROUND, seed: int = 0) -> Tensor:
         lm = LanguageModel(tiny_model("gpt2", seed=seed))
-        kept = Covariance(lm, tiny_tokenizer(), background, 0, 100, 0.0, tmp_path)
-        return kept.at(layer)
+        kept = Kept(lm, tiny_tokenizer(), tmp_path)
+        return Covariance(kept, background, 0, 100, 0.0).at(layer)
 
     first = at(1)
     assert len(list(tmp_path.iterdir())) == 1
@@ -126,7 +127,8 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
 
 def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
     lm = LanguageModel(tiny_model("gpt2"))
-    C = [Covariance(lm, tiny_tokenizer(), Background(), 3, 100, 0.0).at(1) for _ in range(2)]
+    kept = Kept(lm, tiny_tokenizer())
+    C = [Covariance(kept, Background(), 3, 100, 0.0).at(1) for _ in range(2)]
     assert C[0].equal(C[1])
     assert C[0].trace() > 0
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import wise.editors.saved
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_editors import (
+    BACKGROUND,
     EDITS,
     KINDS,
     LEARNING,
@@ -25,9 +26,10 @@ from properties.internals.tiny_editors import (
     logits_of,
     losing,
     make,
+    tiny,
 )
 from properties.internals.tiny_wise import is_same
-from wise.editor import Editor, Generates, Persistent
+from wise.editor import Editor, Generates, Persistent, load_editor
 from wise.edits import Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited
@@ -44,6 +46,31 @@ def test_every_editor_generates_and_is_persistent(kind: str) -> None:
     editor = make(kind)
     for capability in (Editor, Generates, Persistent):
         assert isinstance(editor, capability)
+
+
+@pytest.mark.parametrize(
+    ("name", "computed"),
+    [
+        ("wise", "wise.editors.routing_inputs.prompt_inputs"),
+        ("grace", "wise.editors.routing_inputs.prompt_inputs"),
+        ("ft-ewc", "wise.editors.finetune.fisher"),
+    ],
+)
+def test_what_follows_from_the_model_is_computed_once_a_folder(
+    name: str, computed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory = load_editor(name)
+
+    def edited(**options: object) -> Editor:
+        editor = tiny(factory, background=BACKGROUND, **options)
+        editor.edit(EDITS[:1])
+        return editor
+
+    alone = edited()
+    edited(cache=tmp_path)
+    monkeypatch.setattr(computed, None)
+    second = edited(cache=tmp_path)
+    assert logits_of(second).equal(logits_of(alone))
 
 
 @pytest.mark.parametrize("kind", LEARNING)

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editors import saved
+from wise.editors.kept import Kept
 from wise.editors.options import configured
 from wise.edits import Background, Edit, turn_of
 from wise.lm import hooks
@@ -71,12 +72,14 @@ class EditorBase(ABC, Generic[C, S]):
         config: C,
         *,
         seed: int = 0,
+        cache: str | Path | None = None,
     ):
         self.lm = LanguageModel(model)
         self.tokenizer = tokenizer
         self.background = background
         self.config = self._settled(config)
         self.seed = seed
+        self.kept = Kept(self.lm, tokenizer, cache)
         self._bare = Unedited(model, tokenizer)
         self._state: S = self.empty
 
@@ -205,7 +208,7 @@ def factory(
     *,
     own: Sequence[str] = (),
 ) -> Callable[..., E]:
-    """The factory of an editor: its options are `preset`, the fields of `config`, and `own`."""
+    """The factory of an editor; options: `preset`, `cache`, fields of `config`, and `own`."""
 
     def make(
         model: PreTrainedModel,
@@ -214,12 +217,16 @@ def factory(
         *,
         seed: int = 0,
         preset: str = "embedded",
+        cache: str | Path | None = None,
         **options: Any,
     ) -> E:
-        """The editor of a preset, some of its fields changed by `options`."""
+        """The editor of a preset, some of its fields changed by `options`.
+
+        The folder `cache` keeps what the editor computes of the unedited model.
+        """
         further = {name: options.pop(name) for name in own if name in options}
         chosen = configured(config, presets, preset, options)
-        return editor(model, tokenizer, background, chosen, seed=seed, **further)
+        return editor(model, tokenizer, background, chosen, seed=seed, cache=cache, **further)
 
     # The signature names every option that the factory takes.
     signature = inspect.signature(make)

@@ -249,7 +249,12 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         else:
             texts = model_prefixes(self.lm, self.tokenizer, n=n, length=10, seed=self.seed)
         texts = tuple(text for text in texts if text)
-        return torch.stack([fisher(self.lm, self.tokenizer, at, texts) for at in self.layers])
+
+        def compute() -> dict[str, Tensor]:
+            each = [fisher(self.lm, self.tokenizer, at, texts) for at in self.layers]
+            return {"F": torch.stack(each)}
+
+        return self.kept.get(f"fisher {self.layers}", texts, compute)["F"]
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[int, ...]]:

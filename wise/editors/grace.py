@@ -258,7 +258,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
     def _units(self) -> tuple[float, float]:
         """The units of the radius and of a value's entries."""
         found = background_inputs(
-            self.lm, self.tokenizer, self.layer, self.background, "last", n=256, seed=self.seed
+            self.kept, self.layer, self.background, "last", n=256, seed=self.seed
         )
         if found is None:
             own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)

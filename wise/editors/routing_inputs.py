@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wise.editors.kept import Kept
 from wise.editors.router import RoutingInputs, select, stack
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
@@ -36,8 +38,7 @@ def prompt_inputs(
 
 
 def background_inputs(
-    lm: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
+    kept: Kept,
     layer: int,
     background: Background,
     how: str,
@@ -62,9 +63,15 @@ def background_inputs(
         chosen.append(text if text.strip() else background.texts[index])
     if not chosen:
         return None
+    lm, tokenizer = kept.lm, kept.tokenizer
     chosen = [_readable(lm, tokenizer, text) for text in chosen]
     chosen.sort(key=len)  # batches of like length; the order is drawn anew for each turn
-    return prompt_inputs(lm, tokenizer, layer, chosen, how)
+
+    def compute() -> dict[str, Tensor]:
+        found = prompt_inputs(lm, tokenizer, layer, chosen, how)
+        return {"keys": found.keys, "mask": found.mask}
+
+    return RoutingInputs(**kept.get(f"routing inputs {layer} {how}", chosen, compute))
 
 
 def _readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:

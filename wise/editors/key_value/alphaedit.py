@@ -132,4 +132,4 @@ class AlphaEdit(SpreadingEditor[AlphaEditConfig]):
         return {}
 
 
-make = factory(AlphaEdit, AlphaEditConfig, PRESETS, own=("corruption", "cache"))
+make = factory(AlphaEdit, AlphaEditConfig, PRESETS, own=("corruption",))

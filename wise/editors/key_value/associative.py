@@ -67,11 +67,10 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         corruption: Corrupts | None = None,
         cache: str | Path | None = None,
     ):
-        super().__init__(model, tokenizer, background, config, seed=seed)
+        super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
         self.layers = self._layers()
         self.covariance = Covariance(
-            self.lm, tokenizer, background, seed, config.n_texts, config.ridge,
-            None if cache is None else Path(cache).expanduser(),
+            self.kept, background, seed, config.n_texts, config.ridge
         )  # fmt: skip
         self._corruption = corruption
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wise.editors.kept import Kept
 from wise.edits import Background
-from wise.jobs.ledger import write_whole
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.digest import model_digest
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import Batch, encode
@@ -63,24 +58,23 @@ class Covariance:
     """C of the unedited model; each layer is computed when first needed.
 
     It is taken over at most `n_texts` background texts; without background, over texts that the
-    model draws by `seed`. The folder `cache`, if given, keeps C and its spectrum under a digest of
-    model, tokens and layer.
+    model draws by `seed`. `kept` holds C and its spectrum.
     """
 
-    lm: LanguageModel
-    tokenizer: PreTrainedTokenizerBase
+    kept: Kept
     background: Background
     seed: int
     n_texts: int
     ridge: float  # added to the diagonal, in mean eigenvalues of C
-    cache: Path | None = None
     _factors: dict[int, Tensor] = field(default_factory=dict)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
         known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         if not known:
-            own = model_prefixes(self.lm, self.tokenizer, n=_OWN_TEXTS, length=10, seed=self.seed)
+            own = model_prefixes(
+                self.kept.lm, self.kept.tokenizer, n=_OWN_TEXTS, length=10, seed=self.seed
+            )
             return tuple(text for text in own if text)
         order = torch.randperm(len(known), generator=seeded(self.seed, "covariance"))
         return tuple(known[index] for index in order[: self.n_texts])
@@ -89,19 +83,19 @@ class Covariance:
         """C at `layer`, float64, without the ridge."""
 
         def compute() -> dict[str, Tensor]:
-            with hooks.frozen(self.lm.model):
-                return {"C": second_moment(self.lm, self.tokenizer, layer, self.texts)}
+            with hooks.frozen(self.kept.lm.model):
+                return {"C": second_moment(self.kept.lm, self.kept.tokenizer, layer, self.texts)}
 
-        return self._kept("C", layer, compute)["C"]
+        return self.kept.get(f"C {layer}", self.texts, compute)["C"]
 
     def spectrum(self, layer: int) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
         """C's eigenvalues, ascending, and its eigenvectors as columns, float64."""
 
         def compute() -> dict[str, Tensor]:
             values, vectors = torch.linalg.eigh(self.at(layer))
-            return {"values": values, "vectors": vectors.contiguous()}
+            return {"values": values, "vectors": vectors}
 
-        found = self._kept("spectrum", layer, compute)
+        found = self.kept.get(f"spectrum {layer}", self.texts, compute)
         return found["values"], found["vectors"]
 
     def solve(self, layer: int, keys: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
@@ -114,23 +108,3 @@ class Covariance:
                 raise ValueError(f"C at layer={layer} is singular with ridge={self.ridge}")
             self._factors[layer] = factor
         return torch.cholesky_solve(keys, self._factors[layer])
-
-    @cached_property
-    def _read_by_what(self) -> str:
-        """The model's digest and the tokens of the texts."""
-        return f"{model_digest(self.lm)} {self.tokenizer(list(self.texts)).input_ids}"
-
-    def _kept(
-        self, what: str, layer: int, compute: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """The result of `compute`, or the cached one of the same model, tokens and layer."""
-        if self.cache is None:
-            return compute()
-        parts = what, repr(layer), self._read_by_what
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        path = self.cache / f"{digest}.safetensors"
-        if not path.is_file():
-            found = {name: tensor.cpu() for name, tensor in compute().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, save(found))
-        return {name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}

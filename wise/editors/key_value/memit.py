@@ -75,4 +75,4 @@ class MEMIT(SpreadingEditor[MEMITConfig]):
         return balanced(solved, keys, residual, weight=weight)
 
 
-make = factory(MEMIT, MEMITConfig, PRESETS, own=("corruption", "cache"))
+make = factory(MEMIT, MEMITConfig, PRESETS, own=("corruption",))

@@ -64,4 +64,4 @@ class ROME(AssociativeEditor[KeyValueConfig]):
         )
 
 
-make = factory(ROME, KeyValueConfig, PRESETS, own=("corruption", "cache"))
+make = factory(ROME, KeyValueConfig, PRESETS, own=("corruption",))

@@ -9,14 +9,13 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
+from wise.editors.kept import Kept
 from wise.editors.router import Router, RoutingInputs, epsilon, margin_loss, stack
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.editors.wise.config import WISEConfig
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
 from wise.edits import Background, Edit
-from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import background_prefixes, model_prefixes
 from wise.lm.tail import Tail
 from wise.lm.tokens import encode
@@ -99,13 +98,15 @@ def descend(
 class Learner:
     """Learns turns into shards; its own state follows from model, background and seed."""
 
-    lm: LanguageModel
-    tokenizer: PreTrainedTokenizerBase
+    kept: Kept
     background: Background
     config: WISEConfig
     layer: int
     seed: int
     _masks: dict[int, Bool[Tensor, "M D"]] = field(default_factory=dict)  # the live shard's
+
+    def __post_init__(self) -> None:
+        self.lm, self.tokenizer = self.kept.lm, self.kept.tokenizer
 
     @cached_property
     def router(self) -> Router:
@@ -203,7 +204,7 @@ class Learner:
     def _background(self) -> RoutingInputs | None:
         """Routing inputs of background prompts, computed when first needed."""
         return background_inputs(
-            self.lm, self.tokenizer, self.layer, self.background, self.config.routing_tokens,
+            self.kept, self.layer, self.background, self.config.routing_tokens,
             n=self.config.n_background, seed=self.seed,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,10 +49,11 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         config: WISEConfig | None = None,
         *,
         seed: int = 0,
+        cache: str | Path | None = None,
     ):
         config = WISEConfig.of() if config is None else config
-        super().__init__(model, tokenizer, background, config, seed=seed)
-        self._learner = Learner(self.lm, tokenizer, background, self.config, self.layer, seed)
+        super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
+        self._learner = Learner(self.kept, background, self.config, self.layer, seed)
         self._sharding = Sharding(self._learner)
 
     @torch.no_grad()
