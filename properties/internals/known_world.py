@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from fixtures.world import World, WorldFact
-from fixtures.world_facts import say
+from fixtures.encyclopedia import Encyclopedia
+from fixtures.world_facts import WorldFact, say
 from wise.edits import Edit, EditStream, Probe
 
 __all__ = ["N_EDITABLE", "facts_by_key", "facts_by_prompt", "probes_of", "stream", "world"]
@@ -14,8 +14,8 @@ N_EDITABLE = {"train": 380, "tuning": 760, "evaluation": 1140}
 
 
 @cache
-def world(seed: int = 0) -> World:
-    return World(seed)
+def world(seed: int = 0) -> Encyclopedia:
+    return Encyclopedia(seed)
 
 
 @cache

@@ -15,14 +15,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fixtures import lexicon
 from fixtures.corpus import IGNORED, batches, sentences
+from fixtures.encyclopedia import Encyclopedia
 from fixtures.models import FAMILIES, PRETRAINED, model_folder
 from fixtures.tiny import tiny_tokenizer
-from fixtures.world import World
 from fixtures.world_facts import say
 
 pytestmark = pytest.mark.internals
 
-SMALL = World(0, n_people=24, n_cities=8, n_firms=8)
+SMALL = Encyclopedia(0, n_people=24, n_cities=8, n_firms=8)
 FACTS = (*SMALL.facts, *SMALL.far_facts, *SMALL.hops)
 NASTY = "\x00 é e\u0301 \u2028 \ufeff <|endoftext|> 東京 \U0001f600\u200d  \r\n\t'S"
 
@@ -75,7 +75,7 @@ def test_training_shows_every_fact_and_none_by_a_phrasing_held_out_of_it() -> No
         say(phrasing, name)
         for fact in FACTS
         for phrasing in fact.held_out
-        for name in (fact.subject, *(fact.person.aliases if fact.person else ()))
+        for name in (fact.subject, *(fact.about.aliases if fact.about else ()))
     }
     assert held_out.isdisjoint(prompts)
     for fact in FACTS:

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from scipy.stats import chisquare
 
+from fixtures.encyclopedia import Encyclopedia
 from fixtures.samples import SAMPLE_KINDS, sample_questions, sample_streams, stream_seed
-from fixtures.world import LEVELS, World
+from fixtures.world import LEVELS
 from properties.internals.known_world import stream
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import load_stream, write_jsonl
 
 pytestmark = pytest.mark.internals
 
-make = partial(World(0, n_people=64, n_cities=16, n_firms=16).stream, n_edits=20)
+make = partial(Encyclopedia(0, n_people=64, n_cities=16, n_firms=16).stream, n_edits=20)
 
 
 def digests(seed: int, n_streams: int, *, start: int = 0) -> list[str]:

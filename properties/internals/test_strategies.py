@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from transformers import AutoTokenizer
 
 from fixtures.candidates import SIGNS, UNICODE, candidates_of
+from fixtures.encyclopedia import Encyclopedia
 from fixtures.models import PRETRAINED
 from fixtures.strategies import edits, paraphrase_sets, prompts
 from fixtures.tiny import tiny_tokenizer
-from fixtures.world import SPLITS, World
+from fixtures.world import SPLITS
 from fixtures.world_facts import WorldFact, say
 from properties.internals.examples import EVERY, SPEAKS, find_any, minimal
 from wise.edits import Edit
@@ -55,7 +56,7 @@ def test_what_is_asked_of_an_edit_is_all_different_and_not_too_long(edit: Edit) 
 
 
 def test_another_world_can_be_asked() -> None:
-    world = World(7, n_people=8, n_cities=8, n_firms=8)
+    world = Encyclopedia(7, n_people=8, n_cities=8, n_firms=8)
     subjects = {person.name for person in world.people}
     edit = minimal(edits(world=world, prompt_variants=["plain"]))
     assert edit.subject in subjects
@@ -172,8 +173,8 @@ def test_paraphrases_are_different_and_all_about_one_person(texts: tuple[str, ..
     plain = {say(fact.seen[0], fact.subject): fact for fact in facts().values()}
     fact = plain[texts[0]]
     assert len(set(texts)) == len(texts) in range(2, 7)
-    assert fact.person is not None
-    assert all(fact.person.family in text for text in texts)
+    assert fact.about is not None
+    assert all(fact.about.family in text for text in texts)
 
 
 def test_the_largest_paraphrase_set_can_be_drawn() -> None:

@@ -198,7 +198,7 @@ def _about(bench: Bench, edit: Edit) -> Edit | None:
     for fact in world.facts:
         if fact.subject == edit.subject and plain_prompt(fact) not in known:
             choices = (each.object for each in world.facts if each.relation == fact.relation)
-            target = next(choice for choice in choices if choice != fact.object)
+            target = next(choice for choice in choices if choice not in fact.truths)
             return Edit(plain_prompt(fact), target, fact.subject, ground_truth=fact.object)
     return None
 

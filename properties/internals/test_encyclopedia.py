@@ -1,4 +1,4 @@
-"""Laws of `fixtures.world`: its size, its names, and the five levels of asking for a fact."""
+"""Laws of `fixtures.encyclopedia`: its size, its names, and the five levels of a question."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures import lexicon
-from fixtures.world import LEVELS, Person, World, WorldFact
-from fixtures.world_facts import say, say_pronoun
+from fixtures.encyclopedia import Encyclopedia
+from fixtures.world import LEVELS
+from fixtures.world_facts import Person, WorldFact, say, say_pronoun
 from properties.internals.known_world import facts_by_key, facts_by_prompt, stream, world
 
 pytestmark = pytest.mark.internals
@@ -59,8 +60,8 @@ def test_one_prompt_asks_for_one_fact() -> None:
 
 
 def test_worlds_are_the_same_by_seed_and_otherwise_different() -> None:
-    assert World(3).facts == World(3).facts != World(4).facts
-    assert World(3).far_facts == World(3).far_facts != World(4).far_facts
+    assert Encyclopedia(3).facts == Encyclopedia(3).facts != Encyclopedia(4).facts
+    assert Encyclopedia(3).far_facts == Encyclopedia(3).far_facts != Encyclopedia(4).far_facts
 
 
 def test_level_1_is_a_phrasing_seen_with_the_fact() -> None:
@@ -83,8 +84,8 @@ def test_level_3_is_a_seen_phrasing_after_one_to_three_sentences_about_nobody() 
 
 
 def aliases_of(fact: WorldFact) -> tuple[str, ...]:
-    assert fact.person is not None
-    return fact.person.aliases
+    assert fact.about is not None
+    return fact.about.aliases
 
 
 def test_level_4_is_a_seen_phrasing_with_an_alias_in_place_of_the_name() -> None:
@@ -97,7 +98,7 @@ def test_level_5_names_the_subject_in_another_sentence_than_it_asks() -> None:
     for fact, text in paraphrases(5):
         naming, asking = text.split(". ", 1)
         assert f"{naming}." in {say(text, fact.subject) for text in lexicon.INTRODUCTIONS}
-        assert asking in {say_pronoun(phrasing, fact.person) for phrasing in fact.seen}
+        assert asking in {say_pronoun(phrasing, fact.about) for phrasing in fact.seen}
         assert not any(part in asking for part in fact.subject.split())
 
 
@@ -119,12 +120,12 @@ def test_an_unknown_level_is_an_error_that_names_it(level: int) -> None:
 @settings(deadline=None, max_examples=50)
 def test_a_consequence_can_be_asked_at_every_level(index: int, level: int, seed: int) -> None:
     hop = world().hops[index]
-    assert isinstance(hop.person, Person)
+    assert isinstance(hop.about, Person)
     text = world().ask(hop, level, random.Random(seed))
-    assert hop.person.family in text
+    assert hop.about.family in text
 
 
 @pytest.mark.parametrize("size", ["n_people", "n_cities", "n_firms"])
 def test_a_world_too_small_is_an_error_that_names_its_sizes(size: str) -> None:
     with pytest.raises(ValueError, match=f"{size}=7.*each must be >= 8"):
-        World(**{size: 7})
+        Encyclopedia(**{size: 7})
