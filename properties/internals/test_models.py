@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import fisher_exact
 
 from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, load_model
@@ -175,3 +175,13 @@ def test_a_folder_without_weights_is_refused_in_one_line(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"cannot be loaded: .*safetensors") as error:
         load_model(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_lacks_a_weight_is_refused(local: Path, tmp_path: Path) -> None:
+    for path in local.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(local / "model.safetensors")
+    del weights["transformer.h.1.mlp.c_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, the first transformer\.h\.1\.mlp"):
+        load_model(str(tmp_path))
