@@ -118,7 +118,7 @@ def trace(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     scene, model = world_scene(MODEL, 0, N_EDITS), load_model(MODEL)
     asked = [fact_of(edit) for edit in scene.stream.edits if edit.subject and edit.ground_truth]
-    facts = known(model.model, model.tokenizer, asked)[:N_TRACED]
+    facts = known(model.model, model.tokenizer, asked, most=N_TRACED)
     text = io.StringIO()
     writer = csv.DictWriter(text, EFFECT, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

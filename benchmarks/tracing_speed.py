@@ -1,6 +1,6 @@
 """Causal tracing against the loop of the papers' code, at equal numbers in one run.
 
-`python -m benchmarks.tracing_speed` traces facts of an embedded model by the sweep, by attribution
+`python -m benchmarks.tracing_speed` traces facts of a model by the sweep, by attribution
 and by one forward of the whole model per restored state: the least that gives the same numbers, and
 as in the published code, for all tokens and with a clean row in every batch. `--pyvene` adds
 pyvene.
@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from fixtures.models import FAMILIES, LoadedModel, load_model
+from benchmarks import arguments
+from fixtures.models import LoadedModel, load_model
 from properties.internals.tracing_reference import Reading, naive_trace
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
@@ -72,9 +73,9 @@ def compare(
     loaded: LoadedModel, *, n_facts: int, n_noise: int, window: int, site: Site, with_pyvene: bool
 ) -> None:
     model, tokenizer = loaded.model, loaded.tokenizer
-    world = FAMILIES[loaded.name].size.world()
-    facts = [fact_of(edit) for edit in world.stream(0, 2 * n_facts, split="tuning").edits]
-    facts = known(model, tokenizer, facts, max_new_tokens=12)[:n_facts]
+    stream = loaded.own_world.stream(0, 2 * n_facts, split="tuning")
+    facts = [fact_of(edit) for edit in stream.edits]
+    facts = known(model, tokenizer, facts, most=n_facts)
 
     def trace(**options: Any) -> Trace:
         return causal_trace(
@@ -124,7 +125,7 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=tuple(FAMILIES), action="append")
+    parser.add_argument("--model", type=arguments.model, action="append")
     parser.add_argument("--facts", type=int, default=10)
     parser.add_argument("--noise", type=int, default=10)
     parser.add_argument("--window", type=int, default=5)

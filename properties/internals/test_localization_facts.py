@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from transformers import PreTrainedModel
 
 from fixtures.models import load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
+from wise.editor import Editor
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import Reader
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.localization.known_facts import (
@@ -106,14 +109,39 @@ def test_an_edit_overwrites_its_ground_truth() -> None:
         fact_of(Edit("Bo lives in", "Riga", subject="Bo"))
 
 
-def test_known_facts_are_those_that_the_model_answers() -> None:
+def test_known_facts_are_those_that_the_model_begins_its_answer_with() -> None:
     loaded = load_model("gpt2")
     assert loaded.world is not None
     facts = [fact_of(edit) for edit in loaded.world.stream(0, 12, split="tuning").edits]
     wrong = [KnownFact(f.prompt, f.subject, f.alternative, id=f"not {f.id}") for f in facts]
-    found = known(loaded.model, loaded.tokenizer, [*facts, *wrong], max_new_tokens=8)
+    found = known(loaded.model, loaded.tokenizer, [*facts, *wrong])
     assert len(found) >= 11
     assert set(found) <= set(facts)
+
+
+def test_a_fact_is_known_also_where_the_answer_goes_on() -> None:
+    loaded = load_model("gpt2")
+    facts = [fact_of(edit) for edit in loaded.own_world.stream(0, 40, split="tuning").edits]
+    begun = [replace(fact, target=fact.target.split()[0]) for fact in facts if " " in fact.target]
+    assert len(known(loaded.model, loaded.tokenizer, begun)) >= len(begun) - 1 >= 3
+
+
+def test_no_more_facts_are_asked_than_it_takes_to_find_some_known_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = load_model("gpt2")
+    facts = [fact_of(edit) for edit in loaded.own_world.stream(0, 80, split="tuning").edits]
+    asked: list[str] = []
+    forced = Reader.forced
+
+    def watched(reader: Reader, editor: Editor, prompts: list[str], targets: list[str]) -> object:
+        asked.extend(prompts)
+        return forced(reader, editor, prompts, targets)
+
+    monkeypatch.setattr(Reader, "forced", watched)
+    found = known(loaded.model, loaded.tokenizer, facts, most=3)
+    assert found == known(loaded.model, loaded.tokenizer, facts[:32])[:3]
+    assert asked == [fact.prompt for fact in facts[:32]] * 2
 
 
 def traced() -> FactTrace:

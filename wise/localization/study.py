@@ -128,16 +128,12 @@ def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, T
 
 def _known(scene: Scene, n_facts: int) -> EditStream:
     """The first edits of facts that the model knows, with their probes."""
-    found: list[str] = []
-    edits = [edit for edit in scene.stream.edits if edit.ground_truth and edit.subject]
-    for start in range(0, len(edits), n_facts):
-        some = [fact_of(edit) for edit in edits[start : start + n_facts]]
-        found += [fact.id for fact in known(scene.model, scene.tokenizer, some)]
-        if len(found) >= n_facts:
-            break
-    if not found:
+    edits = [edit for edit in scene.stream.edits
+             if edit.ground_truth and edit.subject and edit.subject in edit.prompt]  # fmt: skip
+    facts = known(scene.model, scene.tokenizer, [*map(fact_of, edits)], most=n_facts)
+    if not facts:
         raise ValueError(f"the model knows none of {len(edits)} facts; a study needs known ones")
-    kept = set(found[:n_facts])
+    kept = {fact.id for fact in facts}
     return EditStream(
         tuple(edit for edit in edits if edit.id in kept),
         tuple(probe for probe in scene.stream.probes if probe.edit_id in kept),
