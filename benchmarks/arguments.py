@@ -1,10 +1,12 @@
-"""Counts and seeds on a benchmark's command line."""
+"""Counts, seeds and models on a benchmark's command line."""
 
 from __future__ import annotations
 
 import argparse
 
-__all__ = ["seed", "whole"]
+from fixtures.models import source_of
+
+__all__ = ["model", "seed", "whole"]
 
 
 def whole(text: str, least: int = 1) -> int:
@@ -17,3 +19,12 @@ def whole(text: str, least: int = 1) -> int:
 def seed(text: str) -> int:
     """A whole number >= 0."""
     return whole(text, least=0)
+
+
+def model(text: str) -> str:
+    """A model's name, folder or file, as `fixtures.models` takes them."""
+    try:
+        source_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

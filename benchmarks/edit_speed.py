@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editors.router import Router
 from wise.editors.wise.config import WISEConfig
@@ -59,7 +60,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     """One edit of `n_steps` equal steps by the tail and by the whole model."""
     lm = LanguageModel(loaded.model)
     layer = 3 * lm.n_layers // 4
-    edit = FAMILIES[loaded.name].size.world().stream(0, 1, split="tuning").edits[0]
+    edit = loaded.own_world.stream(0, 1, split="tuning").edits[0]
     config = WISEConfig.of("embedded", layer=layer)
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
     router = Router(tokens=config.routing_tokens, weight=lm.value_weight(layer))
@@ -114,7 +115,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
 
 def held_bytes(loaded: LoadedModel) -> None:
     """Bytes held by side memories stored with a mask."""
-    stream = FAMILIES[loaded.name].size.world().stream(0, 20, split="tuning")
+    stream = loaded.own_world.stream(0, 20, split="tuning")
     config: dict[str, Any] = dict(
         memory="retrieve", n_steps=3, n_shards=1, edits_per_shard=5, mask_ratio=0.2
     )
@@ -174,11 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--model", type=arguments.model, action="append",
+                        help="of the edit steps; repeatable")  # fmt: skip
     parser.add_argument("--only", choices=("edit", "inference"))
     options = parser.parse_args()
     if options.only != "inference":
-        for family in ("llama", "gpt2"):
-            edit_steps(load_model(family), n_steps=options.steps, repeats=options.repeats)
+        for name in options.model or ("llama", "gpt2"):
+            edit_steps(load_model(name), n_steps=options.steps, repeats=options.repeats)
         held_bytes(load_model("llama"))
     if options.only != "edit":
         tokenizer = load_model("llama").tokenizer

@@ -8,6 +8,7 @@ space lies. All trials go to one CSV file, which a later search continues and th
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import time
@@ -28,7 +29,7 @@ from optuna.distributions import (
 )
 
 from benchmarks import arguments
-from fixtures.models import FAMILIES, LoadedModel, load_model
+from fixtures.models import LoadedModel, load_model
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
@@ -161,8 +162,8 @@ def _tried(
     factory = with_cache(load_editor(entry.spec), path.parent / "cache")
     try:
         editor = factory(
-            load_model(loaded.name).model, loaded.tokenizer, FAMILIES[loaded.name].size.world()
-            .background(), seed=seed, **{**dict(entry.options), **options},
+            copy.deepcopy(loaded.model), loaded.tokenizer, loaded.own_world.background(),
+            seed=seed, **{**dict(entry.options), **options},
         )  # fmt: skip
         turn = T if entry.group == "mass" else 1
         run = LifelongRun(entry.name, loaded.name, seed, stream, (T,), ("free",), turn)
@@ -206,7 +207,7 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
-    parser.add_argument("--model", default="llama", choices=FAMILIES)
+    parser.add_argument("--model", type=arguments.model, default="llama")
     parser.add_argument(
         "--trials", type=arguments.whole, default=12, help="for each editor, with those in the file"
     )
@@ -225,9 +226,8 @@ def main(words: Sequence[str] | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         transformers.utils.logging.disable_progress_bar()
         loaded = load_model(asked.model)
-        world = FAMILIES[asked.model].size.world()
-        stream = world.stream(asked.stream_seed, asked.edits, split="tuning")
         try:
+            stream = loaded.own_world.stream(asked.stream_seed, asked.edits, split="tuning")
             for name in names:
                 search(name, loaded, stream, n_trials=asked.trials, path=asked.csv,
                        seed=asked.stream_seed)  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arguments
-from fixtures.models import FAMILIES, LoadedModel, load_model
+from fixtures.models import LoadedModel, load_model
 from fixtures.world import LEVELS
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
@@ -60,7 +60,7 @@ def triangle(
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", default="wise")
-    parser.add_argument("--model", choices=FAMILIES, default="llama")
+    parser.add_argument("--model", type=arguments.model, default="llama")
     parser.add_argument("--edits", type=arguments.whole, default=100)
     parser.add_argument("--seeds", type=arguments.seed, nargs="+", default=[0, 1, 2])
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
@@ -71,9 +71,10 @@ def main(words: Sequence[str] | None = None) -> None:
         options = factory_options(asked.option)
         if asked.csv is not None:
             _check_header(asked.csv)
+        loaded = load_model(asked.model)
+        world = loaded.own_world
     except ValueError as error:
         parser.error(str(error))
-    world, loaded = FAMILIES[asked.model].size.world(), load_model(asked.model)
     found = []
     for seed in asked.seeds:
         stream = world.stream(seed, asked.edits)

@@ -135,7 +135,7 @@ def check_editor(
     on_fail: Literal["raise", "warn"] | None = "raise",
     **options: Any,
 ) -> list[Result]:
-    """Every check (or those named) on the editor that `factory` makes of an embedded model.
+    """Every check (or those named) on the editor that `factory` makes of a model with a world.
 
     `options` go to the factory. With `on_fail` "raise", EditorFailedError follows at the end; with
     "warn", a warning for each failure; with None, nothing. Raises ValueError for an unknown check,

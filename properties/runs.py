@@ -67,10 +67,7 @@ def world_bench(
     `of_stream` changes every stream, `background` replaces the world's. Raises ValueError for a
     model without a world and for a threshold of an unknown metric.
     """
-    world = loaded.world
-    if world is None:
-        raise ValueError(f"model {loaded.name!r} has no world to take edits from")
-
+    world = loaded.own_world
     unknown = (thresholds or {}).keys() - set(METRICS)
     if unknown:
         raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(METRICS)}")
