@@ -215,7 +215,11 @@ def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
 def reader_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
 ) -> Reader:
-    """The reader whose budget of new tokens fits every answer that `stream` knows."""
+    """The reader whose `max_new_tokens` fit every answer that `stream` knows.
+
+    They are two more than the longest has, and at least 8: also the number over which locality is
+    compared where the unedited model does not stop.
+    """
     known = {edit.target for edit in stream.edits}
     known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
     longest = max(len(tokenizer(f" {text}", add_special_tokens=False).input_ids) for text in known)

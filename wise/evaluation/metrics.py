@@ -1,7 +1,13 @@
 """The questions put to an edited model, and the score of each answer.
 
-Reliability, generalization and portability ask for a known answer; locality asks whether the answer
-is still that of the unedited model, which must have been asked before the first edit.
+Reliability, generalization and portability ask for a known answer: free-run, an answer is right if
+it equals the target and ends with EOS there; teacher-forced, by the share of the target's tokens
+that are the most likely ones.
+
+Locality asks whether the answer is still that of the unedited model, which must have been asked
+before the first edit. A pretrained model need not stop: free-run, all tokens up to EOS or to the
+reader's `max_new_tokens` must be the same; teacher-forced, the score is the share of the unedited
+continuation's tokens at which both models predict the same token.
 """
 
 from __future__ import annotations
