@@ -13,12 +13,13 @@ import pytest
 
 from fixtures.faulty import memory_faults as memory
 from fixtures.faulty import saving_faults as saving
-from fixtures.models import load_model
+from fixtures.models import FAMILIES, load_model
 from fixtures.perfect import make_perfect
 from properties.checks import CHECKS, EditorFailedError, check_editor, checks_for, table_of
-from properties.known_failures import read_known_failures, stale
+from properties.known_failures import known_failures, read_known_failures, stale
 from properties.meta.called import ROOT, run_pytest
 from properties.report import in_order
+from wise.editor import BUILT_IN
 from wise.editors.corners import make_unedited
 from wise.edits import Background
 from wise.measures.verdicts import read_rulings
@@ -109,6 +110,12 @@ def test_bad_known_failures_are_named(tmp_path: Path, text: str, message: str) -
     file.write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         read_known_failures(file, "llama", 1)
+
+
+@pytest.mark.parametrize("editor", BUILT_IN)
+def test_what_a_built_in_editor_is_known_to_fail_are_checks(editor: str) -> None:
+    for model in FAMILIES:
+        assert not stale(known_failures(editor, "", model, 100))
 
 
 def test_a_known_failure_is_expected_strictly_and_stale_ones_are_reported(tmp_path: Path) -> None:
