@@ -152,6 +152,8 @@ def bench(session: Session, editor_spec: str) -> Bench:
     try:
         bench = session.bench(editor_spec)
         _ = bench.example
+        if session.settings.resume:
+            session.check_resumable(editor_spec)
     except ValueError as error:  # a wrong model, stream, option or file: no test could run
         pytest.exit(f"{editor_spec}: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
     return bench

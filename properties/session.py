@@ -24,7 +24,7 @@ from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.datasets import load_stream
-from wise.evaluation.lifelong import LifelongRun, reader_of, run_lifelong
+from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -149,16 +149,27 @@ class Session:
             ) from error
         return bench
 
-    def _rows(self, spec: str, look: int) -> list[Row]:
-        settings, loaded = self.settings, self.loaded
-        stream, background = self.stream(look)
-        bench, path = self.bench(spec), self.rows_path(spec, look)
-        run = LifelongRun(
-            bench.name, self.model_name, self.seed(look), stream,
+    def check_resumable(self, spec: str) -> None:
+        """Raise ValueError where a rows file of the editor is not of what would be run now."""
+        loaded = self.loaded
+        for look in range(self.settings.max_looks):
+            path = self.rows_path(spec, look)
+            if path.exists():
+                check_resumable(self._run(spec, look), loaded.model, loaded.tokenizer, path)
+
+    def _run(self, spec: str, look: int) -> LifelongRun:
+        settings, (stream, background) = self.settings, self.stream(look)
+        return LifelongRun(
+            settings.editor_name(spec), self.model_name, self.seed(look), stream,
             settings.checkpoints_of(len(stream.edits)), settings.protocols,
+            spec=spec, options=settings.editor_options, background=background,
         )  # fmt: skip
+
+    def _rows(self, spec: str, look: int) -> list[Row]:
+        run, loaded, path = self._run(spec, look), self.loaded, self.rows_path(spec, look)
         with FileLock(self.folder / f"{path.name}.lock"):
-            editor = replace(bench, background=background).editor(seed=run.seed)
+            bench = replace(self.bench(spec), background=run.background)
+            editor = bench.editor(seed=run.seed)
             return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
 
     def _baseline(self) -> list[Row]:

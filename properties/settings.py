@@ -5,6 +5,7 @@ Torch is imported only for what cannot be checked without it, so that pytest sta
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,6 +109,8 @@ class Settings:
         if self.rows is None or len(self.editors) == 1:
             return self.rows
         name = "".join(letter if letter.isalnum() else "-" for letter in spec)
+        if name != spec:  # another editor may have these letters too
+            name += f"-{hashlib.sha256(spec.encode()).hexdigest()[:8]}"
         return self.rows.with_name(f"{self.rows.stem}.{name}{self.rows.suffix}")
 
     def refuse_existing_rows(self) -> None:

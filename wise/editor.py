@@ -36,6 +36,7 @@ __all__ = [
     "Routed",
     "factory_options",
     "load_editor",
+    "module_of",
     "takes",
     "with_cache",
 ]
@@ -186,14 +187,8 @@ def load_editor(spec: str) -> EditorFactory:
 
     Raises ValueError saying what exists; errors inside the named module are passed on unchanged.
     """
-    source, colon, attribute = BUILT_IN.get(spec, spec).rpartition(":")
-    if not colon or not source or not attribute:
-        raise ValueError(
-            f"editor={spec!r} is not a built-in editor ({', '.join(sorted(BUILT_IN))}), "
-            "and not of the form module:factory or file.py:factory"
-        )
-    load = _file if source.endswith(".py") else _imported
-    module = load(source, spec)
+    module = module_of(spec)
+    source, _, attribute = BUILT_IN.get(spec, spec).rpartition(":")
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -203,6 +198,17 @@ def load_editor(spec: str) -> EditorFactory:
             f"it has {', '.join(callables) or 'no public function'}"
         )
     return factory
+
+
+def module_of(spec: str) -> ModuleType:
+    """The module or file that `spec` names. Raises as `load_editor`."""
+    source, colon, attribute = BUILT_IN.get(spec, spec).rpartition(":")
+    if not colon or not source or not attribute:
+        raise ValueError(
+            f"editor={spec!r} is not a built-in editor ({', '.join(sorted(BUILT_IN))}), "
+            "and not of the form module:factory or file.py:factory"
+        )
+    return _file(source, spec) if source.endswith(".py") else _imported(source, spec)
 
 
 def _imported(name: str, spec: str) -> ModuleType:

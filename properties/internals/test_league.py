@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,37 @@ def test_a_folder_of_another_league_is_refused(tmp_path: Path) -> None:
     ):
         run(league_of(ROUTER, n_edits=2), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def an_editor(folder: Path, source: str) -> Entry:
+    """An editor in a file of this source, by a new module each time."""
+    file = folder / "my_editor.py"
+    file.write_text(source)
+    for name in [name for name in sys.modules if name.startswith("_editor_my_editor_")]:
+        del sys.modules[name]
+    return Entry("mine", f"{file}:make")
+
+
+ROUTES = "from wise.editors.corners import make_random_router as make\n"
+
+
+def test_rows_of_an_editor_whose_source_has_changed_are_refused(tmp_path: Path) -> None:
+    run(league_of(an_editor(tmp_path, ROUTES), n_edits=1), tmp_path / "league")
+    before = content(tmp_path / "league")
+    changed = league_of(an_editor(tmp_path, f"{ROUTES}# another\n"), ROUTER, n_edits=1)
+    with pytest.raises(ValueError, match=r"mine_gpt2.* is of another run: my_editor\.py was "):
+        run(changed, tmp_path / "league")
+    assert content(tmp_path / "league") == before
+
+
+def test_a_cell_with_an_error_starts_anew_once_its_editor_is_mended(tmp_path: Path) -> None:
+    fails = "from properties.internals.small_league import make_failing as make\n"
+    out = tmp_path / "league"
+    [failed] = run(league_of(an_editor(tmp_path, fails)), out).values()
+    [mended] = run(league_of(an_editor(tmp_path, ROUTES)), out).values()
+    assert (failed.state, mended.state, len(content(out))) == ("error", "ended", 1)
+    run(league_of(an_editor(tmp_path, ROUTES)), tmp_path / "afresh")
+    assert content(out) == content(tmp_path / "afresh")
 
 
 def test_editors_and_seeds_may_join_a_league(tmp_path: Path) -> None:

@@ -14,7 +14,18 @@ from typing import Any
 
 import pytest
 
-from properties.internals.watched import KINDS, RUN, STREAM, KilledError, Saving, T, Watched, go
+from properties.internals.watched import (
+    KINDS,
+    RUN,
+    STREAM,
+    KilledError,
+    Saving,
+    T,
+    Watched,
+    go,
+    put,
+)
+from wise.edits import Background
 from wise.evaluation import lifelong
 
 pytestmark = pytest.mark.internals
@@ -81,7 +92,7 @@ def test_a_rows_file_cut_at_any_byte_is_resumed_to_the_same_bytes(
     content, _ = uninterrupted()
     for offset in offsets(content):
         path = tmp_path / f"{offset}.jsonl"
-        path.write_bytes(content[:offset])
+        put(path, content[:offset])
         go(path, KINDS[kind](), resume=True)
         assert path.read_bytes() == content, offset
 
@@ -167,7 +178,7 @@ def test_after_kill_9_of_its_process_a_run_is_resumed_to_the_same_bytes(tmp_path
 
 def test_a_whole_run_is_resumed_without_a_call_of_its_editor(tmp_path: Path) -> None:
     path, editor = tmp_path / "rows.jsonl", Watched()
-    path.write_bytes(uninterrupted()[0])
+    put(path, uninterrupted()[0])
     rows = go(path, editor, resume=True)
     assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0], 0)
     assert len(rows) == uninterrupted()[0].count(b"\n")
@@ -182,16 +193,44 @@ def test_an_existing_file_is_an_error_unless_it_is_resumed(tmp_path: Path) -> No
     assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0][:500], 0)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("editor", "rome"), ("model", "gpt2"), ("seed", 1), ("stream", STREAM.prefix(5))],
-)
-def test_rows_of_another_run_are_refused_and_left_alone(
-    field: str, value: object, tmp_path: Path
+OTHERS = {
+    "editor": replace(RUN, editor="rome"),
+    "model": replace(RUN, model="gpt2"),
+    "seed": replace(RUN, seed=1),
+    "stream_sha256": replace(RUN, stream=STREAM.prefix(5), checkpoints=(2,)),
+    "checkpoints": replace(RUN, checkpoints=(3, 6)),
+    "protocols": replace(RUN, protocols=("free",)),
+    "edits_per_turn": replace(RUN, edits_per_turn=2),
+    "options": replace(RUN, options={"lr": 0.5}),
+    "background_sha256": replace(RUN, background=Background(("A text.",))),
+    "wise/editor.py": replace(RUN, spec="none"),
+}
+
+
+@pytest.mark.parametrize("differs", OTHERS)
+@pytest.mark.parametrize("n_lines", [1, None])
+def test_rows_of_another_run_are_refused_by_what_differs_and_left_alone(
+    differs: str, n_lines: int | None, tmp_path: Path
 ) -> None:
+    path, held = tmp_path / "rows.jsonl", uninterrupted()[0]
+    held = b"".join(held.splitlines(keepends=True)[:n_lines])
+    put(path, held)
+    editor = Watched()
+    with pytest.raises(ValueError, match=rf"rows\.jsonl is of another run: .*\b{differs} was "):
+        go(path, editor, OTHERS[differs], resume=True)
+    assert (path.read_bytes(), editor.n_calls) == (held, 0)
+
+
+def test_a_run_on_other_weights_is_refused(tmp_path: Path) -> None:
+    path, other = tmp_path / "rows.jsonl", Watched()
+    put(path, uninterrupted()[0])
+    next(other.wise.lm.model.parameters()).data[0, 0] += 1
+    with pytest.raises(ValueError, match="of another run: model_sha256 was "):
+        go(path, other, resume=True)
+
+
+def test_rows_without_a_word_of_what_was_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(uninterrupted()[0])
-    editor, other = Watched(), replace(RUN, **{"checkpoints": (1,), field: value})
-    with pytest.raises(ValueError, match=f"line 1: {field}.* belongs to another run"):
-        go(path, editor, other, resume=True)
-    assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0], 0)
+    with pytest.raises(ValueError, match=r"resumed: there is no rows\.run\.json beside it"):
+        go(path, Watched(), resume=True)

@@ -12,9 +12,10 @@ from torch import Tensor
 from properties.internals.tiny_wise import EDITS, FAR, make_wise
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.evaluation.provenance import keep_provenance, provenance_of
 from wise.measures.rows import Row
 
-__all__ = ["KINDS", "RUN", "STREAM", "KilledError", "Saving", "T", "Watched", "go"]
+__all__ = ["KINDS", "RUN", "STREAM", "KilledError", "Saving", "T", "Watched", "go", "put"]
 
 STREAM = EditStream(
     tuple(
@@ -82,3 +83,10 @@ def go(path: Path, editor: Watched, run: LifelongRun = RUN, **options: Any) -> l
     """`run` by `editor`, its rows at `path`."""
     lm = editor.wise.lm.model
     return run_lifelong(run, editor, lm, editor.wise.tokenizer, path, progress=False, **options)
+
+
+def put(path: Path, content: bytes) -> None:
+    """Make `path` a rows file of RUN that holds `content`."""
+    path.write_bytes(content)
+    wise = Watched().wise
+    keep_provenance(path, provenance_of(RUN, wise.lm.model, wise.tokenizer))

@@ -188,6 +188,7 @@ def test_rows_of_several_editors_go_to_a_file_each(tmp_path: Path) -> None:
     assert alone.rows_of("none") == path
     assert several.rows_of("none") == tmp_path / "out.none.jsonl"
     assert several.rows_of("wise") == tmp_path / "out.wise.jsonl"
+    assert several.rows_of("my_ed.py:make") != several.rows_of("my-ed.py:make")
 
 
 @pytest.mark.parametrize(

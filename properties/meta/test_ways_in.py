@@ -194,6 +194,24 @@ def test_two_processes_write_the_same_rows_as_one(tmp_path: Path) -> None:
     assert {ruling.check for ruling in read_rulings(two)} >= {"reliability", "far"}
 
 
+def test_rows_of_an_editor_that_has_changed_since_are_refused_in_one_line(tmp_path: Path) -> None:
+    file, rows = tmp_path / "my_editor.py", tmp_path / "rows.jsonl"
+    file.write_text("from wise.editors.corners import make_unedited as make\n")
+    options = (str(ROOT), "-m", "lifelong", "--model=gptj", "--edits=2", "--looks=1",
+               f"--editor={file}:make", f"--rows={rows}")  # fmt: skip
+    run_pytest(*options, "-k", "reliability")
+    before = rows.read_bytes()
+    assert before
+    file.write_text(file.read_text() + "# changed\n")
+    for more, differs in (((), "my_editor.py"), (("--checkpoints=2",), "checkpoints")):
+        ran = run_pytest(*options, "--resume", *more)
+        assert f"{differs} was " in ran.stdout
+        assert "Traceback" not in ran.stdout
+        assert " failed" not in ran.stdout
+        assert (ran.returncode, rows.read_bytes()) == (4, before), ran.stdout
+        assert sum("rows.jsonl is of another run" in line for line in ran.stdout.splitlines()) == 1
+
+
 def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
     file = tmp_path / "junit.xml"
     run_pytest("-m", "triangle", "-k", "far", *PERFECT, "--looks=1", f"--junitxml={file}")

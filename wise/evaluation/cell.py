@@ -16,13 +16,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor, load_editor, with_cache
 from wise.edits import Background, EditStream
 from wise.evaluation.entries import Entry
-from wise.evaluation.lifelong import LifelongRun, now, run_lifelong
+from wise.evaluation.lifelong import LifelongRun, check_resumable, now, run_lifelong
 from wise.jobs.grid import file_name, write_json
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import encode
 from wise.measures.rows import read_rows
 
-__all__ = ["Cost", "LeagueCell", "Outcome", "Scene", "SceneMaker", "one_thread", "run_cell"]
+__all__ = [
+    "Cost",
+    "LeagueCell",
+    "Outcome",
+    "Scene",
+    "SceneMaker",
+    "check_cell",
+    "one_thread",
+    "run_cell",
+]
 
 _N_TIMED = 5  # forwards of the batch; the median is taken
 _N_ROWS = 32  # in the batch
@@ -79,6 +88,11 @@ class LeagueCell:
         found = Outcome.of(self, folder)
         if found.state == "error":
             Outcome(costs=found.costs).keep(self, folder)
+
+    def discard(self, folder: Path) -> None:
+        """Delete its rows and its record."""
+        for path in (self.rows_in(folder), folder / f"{self.key}.json"):
+            path.unlink(missing_ok=True)
 
     def lose(self, folder: Path, message: str) -> None:
         """Record that its process ended with `message`."""
@@ -153,15 +167,24 @@ def run_cell(cell: LeagueCell, scene_of: SceneMaker, folder: Path) -> None:
         record("ended", measured=cell.checkpoints)
 
 
+def check_cell(cell: LeagueCell, scene: Scene, folder: Path) -> None:
+    """Raise ValueError, naming what differs, where rows of `cell` are of something else."""
+    check_resumable(_run_of(cell, scene), scene.model, scene.tokenizer, cell.rows_in(folder))
+
+
+def _run_of(cell: LeagueCell, scene: Scene) -> LifelongRun:
+    entry, stream = cell.entry, scene.stream.prefix(cell.checkpoints[-1])
+    return LifelongRun(
+        entry.editor, cell.model, cell.seed, stream, cell.checkpoints, cell.protocols,
+        cell.edits_per_turn, entry.spec, dict(entry.options), scene.background,
+    )  # fmt: skip
+
+
 def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
     entry, tokenizer = cell.entry, scene.tokenizer
     own = copy.deepcopy(scene.model)  # an editor may write to its model in place
     factory = with_cache(load_editor(entry.spec), folder / "cache")
     editor = factory(own, tokenizer, scene.background, seed=cell.seed, **dict(entry.options))
-    run = LifelongRun(
-        entry.editor, cell.model, cell.seed, scene.stream, cell.checkpoints, cell.protocols,
-        cell.edits_per_turn,
-    )  # fmt: skip
     n_timed, total = 0, 0.0
 
     def after_turn(begin: int, end: int, seconds: float) -> None:
@@ -173,7 +196,7 @@ def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], N
             spent(Cost(end, total / n_timed, n_bytes, _inference_ratio(editor, scene)))
 
     run_lifelong(
-        run, editor, scene.model, tokenizer, cell.rows_in(folder),
+        _run_of(cell, scene), editor, scene.model, tokenizer, cell.rows_in(folder),
         resume=True, progress=False, after_turn=after_turn,
     )  # fmt: skip
 

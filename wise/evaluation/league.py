@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from wise.evaluation.cell import LeagueCell, Outcome, SceneMaker, run_cell
+from wise.evaluation.cell import LeagueCell, Outcome, SceneMaker, check_cell, run_cell
 from wise.evaluation.entries import Entry
 from wise.evaluation.league_table import Contestant, Results
 from wise.jobs.grid import Executor, claimed, run_grid
@@ -18,7 +18,7 @@ from wise.measures.text import spreadsheet_safe
 
 __all__ = ["COST_COLUMNS", "League", "checkpoints_of", "results_of", "run_league", "write_costs"]
 
-_FORMAT = 1
+_FORMAT = 2
 COST_COLUMNS = ("editor", "model", "seed", "t", "seconds_per_edit", "bytes", "inference_ratio")
 
 
@@ -86,15 +86,37 @@ def run_league(
 
     Cells that had an error are tried again. An error in a cell, or the death of its process,
     affects no other cell; after a kill, the same call goes on where it stopped. Raises ValueError
-    where `folder` holds another league, RuntimeError where another process works in it.
+    where `folder` holds another league or rows of something else than would be run now, such as of
+    an editor whose source has changed since; RuntimeError where another process works in it.
     """
     cells = list(league.cells())
     with claimed(folder, "league", league.identity()):
+        _check_kept(league, cells, folder)
         for cell in cells:
             cell.forget_error(folder)
         work = partial(run_cell, scene_of=league.scene_of, folder=folder)
         run_grid(cells, work, folder, executor=executor, name="league", progress=progress)
     return {cell: Outcome.of(cell, folder) for cell in cells}
+
+
+def _check_kept(league: League, cells: Iterable[LeagueCell], folder: Path) -> None:
+    """Raise ValueError where rows are not of what would be run now.
+
+    Those of a cell that had an error are deleted instead: its editor has been mended since.
+    """
+    kept = defaultdict[tuple[str, int], list[LeagueCell]](list)
+    for cell in cells:
+        if cell.rows_in(folder).exists():
+            kept[cell.model, cell.seed].append(cell)
+    for (model, seed), of_scene in kept.items():
+        scene = league.scene_of(model, seed, league.n_edits)
+        for cell in of_scene:
+            try:
+                check_cell(cell, scene, folder)
+            except ValueError:
+                if Outcome.of(cell, folder).state != "error":
+                    raise
+                cell.discard(folder)
 
 
 def results_of(outcomes: Mapping[LeagueCell, Outcome], folder: Path) -> Results:

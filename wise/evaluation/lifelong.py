@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
-from wise.edits import Edit, EditStream
+from wise.edits import Background, Edit, EditStream
 from wise.evaluation.metrics import (
     BaseAnswers,
     Measured,
@@ -25,12 +25,13 @@ from wise.evaluation.metrics import (
     final_questions,
     measure,
 )
+from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.decoding import Reader
 from wise.measures import rows
 from wise.measures.estimates import PROTOCOL_WORDS
 
-__all__ = ["PROTOCOLS", "LifelongRun", "now", "reader_of", "run_lifelong"]
+__all__ = ["PROTOCOLS", "LifelongRun", "check_resumable", "now", "reader_of", "run_lifelong"]
 
 PROTOCOLS = tuple(PROTOCOL_WORDS)
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
@@ -58,6 +59,8 @@ class Block:
 class LifelongRun:
     """One run's identity and settings. `checkpoints` are the T at which everything is measured.
 
+    `spec` and `options` name what made the editor, and `background` is what it saw of the world;
+    without a `spec` its source is not known, and a change of it not seen when the run is resumed.
     Raises ValueError for a checkpoint outside 1..T, an unknown protocol and a turn without edits.
     """
 
@@ -68,6 +71,9 @@ class LifelongRun:
     checkpoints: tuple[int, ...]
     protocols: tuple[str, ...] = PROTOCOLS
     edits_per_turn: int = 1
+    spec: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    background: Background = field(default_factory=Background)
 
     def __post_init__(self) -> None:
         n_edits = len(self.stream.edits)
@@ -135,15 +141,20 @@ def run_lifelong(
 
     `editor` must hold no edit yet: the unedited model is asked first. With `resume`, complete
     blocks in `path` are kept, and their edits only made again (from a saved state where the editor
-    can save); the rows are those of an uninterrupted run. Without it, existing rows at `path` are
-    an error. `after_turn` is called after each turn that is made here, before it is measured, with
-    its edits' range [begin, end) and its seconds.
+    can save); the rows are those of an uninterrupted run, and rows of any other run a ValueError
+    that names what differs. Without it, existing rows at `path` are an error. `after_turn` is
+    called after each turn that is made here, before it is measured, with its edits' range
+    [begin, end) and its seconds.
     """
     blocks = run.plan(is_routed=isinstance(editor, Routed))
+    provenance = provenance_of(run, model, tokenizer)
+    if resume:
+        check_provenance(path, provenance)
     if resume and _is_finished(path, run, blocks):
         return rows.read_rows(path)
     states = path.with_name(f"{path.name}.states")
     with rows.RowWriter(path, run.identity, resume=resume) as writer:
+        keep_provenance(path, provenance)
         done = set(writer.blocks)
         reader = reader_of(model, tokenizer, run.stream)
         asked = [question for block in blocks for question in block.questions]
@@ -169,6 +180,15 @@ def run_lifelong(
                         _save(editor, states, end)
     shutil.rmtree(states, ignore_errors=True)
     return rows.read_rows(path)
+
+
+def check_resumable(
+    run: LifelongRun, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> None:
+    """Raise ValueError, naming what differs, where `path` holds what `run` cannot go on with."""
+    check_provenance(path, provenance_of(run, model, tokenizer))
+    if path.exists():
+        rows.check_rows(path, run.identity)
 
 
 @contextmanager

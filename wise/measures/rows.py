@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 
-__all__ = ["Row", "RowWriter", "Run", "read_rows"]
+__all__ = ["Row", "RowWriter", "Run", "check_rows", "read_rows"]
 
 _CHOICES = {
     "protocol": ("free", "forced"),
@@ -158,15 +158,7 @@ class RowWriter(Ledger):
 
     def _whole_blocks(self, records: list[Record]) -> int:
         """How many records stand before the last block."""
-        starts: dict[str, int] = {}
-        for number, record in enumerate(records):
-            row = _row(record)
-            check_claim(row.run._asdict(), self._run._asdict(), what="run", place=record.place)
-            if row.block in starts and row.block != next(reversed(starts)):
-                raise ValueError(
-                    f"{record.place}: block={row.block!r} is there twice; a file holds one run"
-                )
-            starts.setdefault(row.block, number)
+        starts = _blocks(records, self._run)
         n_kept = starts.popitem()[1] if starts else 0
         self.blocks = list(starts)
         return n_kept
@@ -190,6 +182,25 @@ class RowWriter(Ledger):
                 raise ValueError(f"Row.block={row.block!r} is written with block {block!r}")
         self.append(*map(asdict, rows))
         self.blocks.append(block)
+
+
+def check_rows(path: Path | str, run: Run) -> None:
+    """Raise ValueError, as a resuming `RowWriter` does, where `path` holds other than `run`."""
+    _blocks(read_records(path, truncated="drop"), run)
+
+
+def _blocks(records: Sequence[Record], run: Run) -> dict[str, int]:
+    """The blocks of `run` in order, each with the number of its first record."""
+    starts: dict[str, int] = {}
+    for number, record in enumerate(records):
+        row = _row(record)
+        check_claim(row.run._asdict(), run._asdict(), what="run", place=record.place)
+        if row.block in starts and row.block != next(reversed(starts)):
+            raise ValueError(
+                f"{record.place}: block={row.block!r} is there twice; a file holds one run"
+            )
+        starts.setdefault(row.block, number)
+    return starts
 
 
 def read_rows(path: Path | str, *, truncated: Literal["raise", "drop"] = "raise") -> list[Row]:
