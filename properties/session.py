@@ -84,10 +84,8 @@ class Session:
             stream = load_stream(settings.dataset, n_edits=n_edits, seed=seed)
             left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
             background = background.apart_from(stream) + left.apart_from(stream)
-        elif world is not None:
-            stream = world.stream(seed, max(n_edits or DEFAULT_EDITS, least))
         else:
-            raise ValueError(f"model {settings.model!r} has no world; name a stream with --dataset")
+            stream = self.loaded.own_world.stream(seed, max(n_edits or DEFAULT_EDITS, least))
         background.check_disjoint(stream)
         self._check_lengths(stream)
         return stream, background

@@ -111,7 +111,7 @@ def league(
     confidence: float,
 ) -> None:
     """Run editors on the same streams and rank them; repeat the call to resume it."""
-    from fixtures.models import model_folder, world_of
+    from fixtures.models import model_folder, no_world, world_of
     from fixtures.scenes import world_scene
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
@@ -122,7 +122,7 @@ def league(
     try:
         for model in models.split(","):
             if world_of(model_folder(model)) is None:
-                raise ValueError(f"model {model!r} has no world to take edits from")
+                raise no_world(model)
             entries[model] = entries_named(
                 editors.split(","), best=best_options(search or _SEARCH, model=model),
                 options=options, corners=CALIBRATION,

@@ -91,7 +91,7 @@ def _named(weights: dict[str, Tensor], config: Any) -> Iterator[tuple[str, Tenso
 @reads_gguf
 def test_a_gguf_file_is_the_model_that_was_written(file: Path, cache: Path) -> None:
     loaded, ids = load_model(str(file)), torch.arange(9)[None]
-    assert (loaded.name, loaded.world, loaded.model.config.model_type) == ("tiny", None, "llama")
+    assert (loaded.name, loaded.model.config.model_type) == ("tiny", "llama")
     with torch.no_grad():
         assert torch.equal(loaded.model(ids).logits, tiny_model("llama")(ids).logits)
     text = "The quiet mother of Bo Rask speaks"

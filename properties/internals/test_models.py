@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import fisher_exact
 
-from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, load_model
+from fixtures.atlas import PACKAGES, Atlas
+from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, _atlas, load_model, world_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from fixtures.train import exact_match
 
@@ -129,9 +130,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_local_folder_is_loaded_as_it_was_saved_and_has_no_world(local: Path) -> None:
+def test_a_local_folder_is_loaded_as_it_was_saved(local: Path) -> None:
     found = load_model(str(local))
-    assert (found.name, found.world, found.model.training) == ("mine", None, False)
+    assert (found.name, found.model.training) == ("mine", False)
     saved = tiny_model("gpt2").state_dict()
     weights = found.model.state_dict()
     assert all(weights[name].equal(weight) for name, weight in saved.items())
@@ -145,6 +146,17 @@ def test_a_local_folder_with_a_world_comes_with_it(local: Path) -> None:
     (local / "world.json").unlink()
     assert world is not None
     assert (world.seed, len(world.people), len(world.cities), len(world.firms)) == (5, 16, 8, 9)
+
+
+@pytest.mark.parametrize("missing", [None, *PACKAGES])
+def test_a_folder_without_a_world_has_the_atlas_where_all_its_packages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    monkeypatch.setattr("fixtures.models.find_spec", lambda name: name != missing or None)
+    _atlas.cache_clear()
+    world = world_of(tmp_path)
+    _atlas.cache_clear()
+    assert world is None if missing else isinstance(world, Atlas)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
