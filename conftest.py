@@ -24,7 +24,7 @@ from properties.profiles import register_profiles
 from properties.pytest_options import add_options
 from properties.report import check_records, editor_lines, header_lines, in_order, rulings_of
 from properties.settings import Settings, verdicts_beside
-from wise.measures.verdicts import write_rulings
+from wise.measures.verdicts import THRESHOLDS, write_rulings
 
 if TYPE_CHECKING:
     from properties.bench import Bench
@@ -203,9 +203,11 @@ def _write_page(
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."
     ) if n_looks > 1 else ""  # fmt: skip
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
+    # The others are judged by the checks alone, which ask the unedited model.
+    thresholds = {name: each for name, each in settings.thresholds.items() if name in THRESHOLDS}
     try:
         return build_page(
-            rows, out, thresholds=settings.thresholds, confidence=settings.confidence,
+            rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], settings=shown, note=note,
         )  # fmt: skip

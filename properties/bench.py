@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from math import ceil, log
 from typing import Any
 
@@ -39,9 +40,9 @@ class Bench:
 
     `loaded.model` is the reference: no editor is ever made on it, only on copies. Exact laws use
     `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent lifelong
-    runs, each made when it is needed, at most `max_looks` of them; with a `baseline`, they are
-    compared with these rows instead of `thresholds`. Numbers go to `record`, a failed sequence of
-    operations to `on_broken`, which says how to run it again.
+    runs of `streams`, each made when it is needed, at most `max_looks` of them; with a `baseline`,
+    they are compared with these rows instead of `thresholds`. Numbers go to `record`, a failed
+    sequence of operations to `on_broken`, which says how to run it again.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Bench:
     is_random: bool = False
     phases: tuple[Phase, ...] = PHASES
     runs: Iterable[Sequence[Row]] = field(default=(), repr=False)
+    streams: Iterable[EditStream] = field(default=(), repr=False)
     thresholds: Mapping[str, float] = field(default_factory=dict)
     confidence: float = 0.95
     max_looks: int = 1
@@ -165,6 +167,11 @@ class Bench:
     @cached_property
     def _asked(self) -> dict[str, Answer]:
         return {}
+
+    def stream_of(self, rows: Sequence[Row]) -> EditStream | None:
+        """The stream of a run, by its digest; None where it is none of `streams`."""
+        streams = islice(self.streams, self.max_looks)
+        return next((each for each in streams if each.sha256 == rows[0].stream_sha256), None)
 
     def says(self, editor: Editor, edits: Sequence[Edit]) -> list[bool]:
         """Whether each edited prompt is answered by its target."""

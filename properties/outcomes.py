@@ -30,6 +30,7 @@ def run_as_test(check: Check, bench: Bench, record: Record) -> None:
     try:
         found = check.run(replace(bench, record=record))
     except Unasked as error:
+        record("unasked", str(error))
         pytest.skip(str(error))
     except Undecided as error:
         record("message", str(error))

@@ -9,7 +9,7 @@ from itertools import islice
 
 from properties.bench import Bench
 from properties.findings import require
-from properties.rates import final_rows, first_run, where
+from properties.rates import first_run, judged_rows, where
 from wise.measures.rows import Row
 from wise.measures.slices import Feature, slice_of, strongest_slice
 from wise.measures.verdicts import judge
@@ -77,7 +77,7 @@ def _items(bench: Bench, rows: Sequence[Row], metric: str) -> tuple[list[Row], d
         return len(bench.loaded.tokenizer(text, add_special_tokens=False).input_ids)
 
     at = {row.edit_id: row.t for row in rows if row.when == "at-edit"}
-    items = final_rows(rows, metric, bench.protocol)
+    items = judged_rows(bench, rows, metric)
     return items, features_of(items, at, n_tokens)
 
 
@@ -108,7 +108,7 @@ def check_misses_look_like_chance(bench: Bench) -> None:
     over all measures. A kind counts only where it is below the threshold by itself.
     """
     first = first_run(bench)
-    asked = {metric: final_rows(first, metric, bench.protocol) for metric in bench.thresholds}
+    asked = {metric: judged_rows(bench, first, metric) for metric in bench.thresholds}
     measured = {metric: rows for metric, rows in asked.items() if rows}
     for metric, rows in measured.items():
         if not any(_missed(rows)):

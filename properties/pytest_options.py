@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from properties.settings import DEFAULT_EDITS
-from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS
+from wise.measures.verdicts import DEFAULT_THRESHOLDS, MAX_LOOKS
 
 __all__ = ["add_options"]
 
@@ -78,7 +78,7 @@ def add_options(parser: pytest.Parser) -> None:
         "threshold",
         [],
         "what a metric must reach, such as reliability=.9 or generalization-3=.5; repeatable",
-        shown=" ".join(f"{metric}={value}" for metric, value in THRESHOLDS.items()),
+        shown=" ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
         action="append",
         metavar="METRIC=VALUE",
     )

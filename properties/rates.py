@@ -8,16 +8,18 @@ from dataclasses import asdict
 from fixtures.world import LEVELS
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, for_metrics, require
+from properties.reach import within_reach
 from wise.measures.estimates import Measure
 from wise.measures.paired import mcnemar
 from wise.measures.rows import Row
-from wise.measures.verdicts import Verdict, judge_in_looks
+from wise.measures.verdicts import RELATIVE, Verdict, judge_in_looks
 
 __all__ = [
     "ALLOWED_DROP",
     "check_rate",
     "final_rows",
     "first_run",
+    "judged_rows",
     "require_pass",
     "where",
 ]
@@ -34,6 +36,29 @@ def final_rows(rows: Sequence[Row], metric: str, protocol: str) -> list[Row]:
         if (row.when, row.t, row.protocol) == ("final", last, protocol)
         and Measure(row.metric, row.kind).name == metric and row.score is not None
     ]  # fmt: skip
+
+
+def judged_rows(bench: Bench, rows: Sequence[Row], metric: str) -> list[Row]:
+    """Those of `final_rows` that the metric's threshold is about.
+
+    Levels 3 to 5 and portability are relative to the model: they are about the questions within its
+    reach, on edits that the editor answers directly.
+    """
+    asked = final_rows(rows, metric, bench.protocol)
+    if metric not in RELATIVE:
+        return asked
+    stream = bench.stream_of(rows)
+    reached = within_reach(bench, stream) if stream else set()
+    answered = _answered(bench, rows)
+    return [
+        row for row in asked if row.edit_id in answered and (row.edit_id, row.prompt) in reached
+    ]
+
+
+def _answered(bench: Bench, rows: Sequence[Row]) -> set[str]:
+    """The ids of the edits that the final model answers directly."""
+    asked = final_rows(rows, "reliability", bench.protocol)
+    return {row.edit_id for row in asked if row.score == 1}
 
 
 def require_pass(bench: Bench, verdict: Verdict, text: str) -> str:
@@ -67,11 +92,15 @@ def first_run(bench: Bench) -> Sequence[Row]:
     "near-subject", "near-relation", "portability",
 )  # fmt: skip
 def check_rate(bench: Bench, metric: str) -> str:
-    """The final model reaches the metric's threshold, or is not worse than the baseline."""
+    """The final model reaches the metric's threshold, or is not worse than the baseline.
+
+    The harder metrics are judged relative to what the unedited model can do (`judged_rows`): an
+    editor whose share of that is at the threshold fails by chance at a rate of 1 - confidence.
+    """
     first = first_run(bench)
     asked = final_rows(first, metric, bench.protocol)
     if not asked:
-        raise Unasked(f"the stream asks nothing for {metric}")
+        raise Unasked("the stream has no question for it")
     if bench.baseline:
         return _not_worse(bench, metric, asked)
     if metric not in bench.thresholds:
@@ -79,14 +108,40 @@ def check_rate(bench: Bench, metric: str) -> str:
 
     def draws() -> Iterator[tuple[list[float], list[str]]]:
         for rows in bench.runs:
-            chosen = final_rows(rows, metric, bench.protocol)
+            chosen = judged_rows(bench, rows, metric)
             scores = [row.score for row in chosen if row.score is not None]
             yield scores, [row.cluster for row in chosen]
 
     found = judge_in_looks(
         draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
     )
-    return require_pass(bench, found, found.describe(metric))
+    text = found.describe(metric)
+    if metric in RELATIVE:
+        if not found.n:
+            raise Undecided(f"{metric} is not judged: {_why_none(bench, first, asked)}")
+        text += ", of what the unedited model answers about edits that hold"
+    missed = [row for row in judged_rows(bench, first, metric) if row.score == 0]
+    if found.outcome == "fail" and missed:
+        row = missed[0]
+        text += f"; {row.prompt!r} is answered {row.answer!r}, needed: {row.expected!r}"
+    return require_pass(bench, found, text)
+
+
+def _why_none(bench: Bench, rows: Sequence[Row], asked: Sequence[Row]) -> str:
+    """Why none of the rows `asked` is judged relative to the unedited model."""
+    stream = bench.stream_of(rows)
+    if not _answered(bench, rows):
+        return "the editor answers none of its edits directly"
+    if stream is None or not any(edit.ground_truth for edit in stream.edits):
+        return "the stream does not say what the answers were before the edits (ground_truth)"
+    n_within = sum((row.edit_id, row.prompt) in within_reach(bench, stream) for row in asked)
+    return (
+        f"the unedited model answers {n_within} of its {len(asked)} questions about the facts as "
+        "they were, and none of them is about an edit that the editor answers directly"
+        if n_within
+        else "for none of its questions is the answer before the edit known, to the stream and to "
+        "the unedited model"
+    )
 
 
 def _not_worse(bench: Bench, metric: str, rows: Sequence[Row]) -> str:

@@ -95,7 +95,7 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
             listed = report.longreprtext.removeprefix(_PASSES)
             detail = f"passes, though it is listed as a known failure: {listed}"
         elif report.skipped and not detail:
-            outcome = "excluded"
+            outcome, detail = "excluded", found.get("unasked", "")
         elif report.failed and not detail:
             outcome, detail = "error", str(report.longreprtext).strip().splitlines()[-1]
         yield {
@@ -116,19 +116,25 @@ def in_order(
 
 
 def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
-    """A line for each check with a message, and a count of the others."""
+    """A line for each check with a message and for what the stream cannot ask; then counts."""
     quiet: Counter[str] = Counter()
+    unasked: dict[str, list[str]] = {}
     for record in check_records(reports):
         if record["editor"] != editor:
             continue
-        if record["outcome"] == "excluded" or not record["detail"]:
+        detail, name = record["detail"], record["name"]
+        if not detail:
             quiet["are not asked of it" if record["outcome"] == "excluded" else "hold"] += 1
             continue
-        detail, name = record["detail"], record["name"]
+        if record["outcome"] == "excluded":
+            unasked.setdefault(detail, []).append(name)
+            continue
         detail = detail.removeprefix("pass: ").removeprefix("fail: ").removeprefix("inconclusive: ")
         told = detail if detail.startswith(f"{name} ") else f"{name}: {detail}"
         known = f" (known: {record['reason']})" if record["reason"] else ""
         yield f"{record['outcome']:<12} {told}{known}"
+    for reason, names in unasked.items():
+        yield f"{'not asked':<12} {', '.join(names)}: {reason}"
     if quiet:
         yield ", ".join(
             f"{n} more checks {what}" for what, n in sorted(quiet.items(), reverse=True)

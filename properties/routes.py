@@ -61,7 +61,7 @@ def check_separation(bench: Bench, metric: str) -> str:
     compared = [_separated(bench, inside, _of(rows, kinds), threshold) for kinds in _KINDS.values()]
     found = compared[list(_KINDS).index(metric)]
     if found is None:
-        raise Unasked(f"the stream asks nothing for {metric}")
+        raise Unasked("the stream has no question for it")
     p_values = [each.permutation_p for each in compared if each is not None]
     adjusted = multipletests(p_values, method="holm")[1]
     judged = found.judge(bench.thresholds[metric])
@@ -100,7 +100,7 @@ def check_gate(bench: Bench, metric: str) -> str:
             yield right, [row.cluster for row in chosen]
 
     if not next(draws())[0]:
-        raise Unasked(f"the stream asks nothing for {metric}")
+        raise Unasked("the stream has no question for it")
     found = judge_in_looks(
         draws(), bench.thresholds[metric], confidence=bench.confidence, max_looks=bench.max_looks
     )

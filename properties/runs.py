@@ -18,7 +18,7 @@ from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
-from wise.measures.verdicts import MAX_LOOKS, METRICS, THRESHOLDS, SharedDraws
+from wise.measures.verdicts import DEFAULT_THRESHOLDS, MAX_LOOKS, SharedDraws
 
 __all__ = ["LEVELS", "checkpoints_of", "make_runs", "world_bench"]
 
@@ -68,20 +68,19 @@ def world_bench(
     model without a world and for a threshold of an unknown metric.
     """
     world = loaded.own_world
-    unknown = (thresholds or {}).keys() - set(METRICS)
+    unknown = (thresholds or {}).keys() - set(DEFAULT_THRESHOLDS)
     if unknown:
-        raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(METRICS)}")
+        raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(DEFAULT_THRESHOLDS)}")
+
+    def seed_of(look: int) -> int:
+        return stream_seed(seed, look) if look else seed
+
+    def stream(look: int) -> EditStream:
+        return of_stream(world.stream(seed_of(look), n_edits))
 
     def rows_of(look: int) -> list[Row]:
-        own = stream_seed(seed, look) if look else seed
-        run = LifelongRun(
-            name,
-            loaded.name,
-            own,
-            of_stream(world.stream(own, n_edits)),
-            checkpoints_of(n_edits),
-            ("free",),
-        )
+        own = seed_of(look)
+        run = LifelongRun(name, loaded.name, own, stream(look), checkpoints_of(n_edits), ("free",))
         path = folder / f"look-{look}.jsonl"
         return run_lifelong(
             run, bench.editor(seed=own), loaded.model, loaded.tokenizer, path, progress=False
@@ -98,7 +97,8 @@ def world_bench(
         n_examples=n_examples,
         phases=phases,
         runs=make_runs(rows_of),
-        thresholds={**THRESHOLDS, **(thresholds or {})},
+        streams=SharedDraws(stream),
+        thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
         max_looks=MAX_LOOKS,
     )
     return bench

@@ -30,6 +30,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 from wise.lm.tokens import encode
 from wise.measures.rows import Row, read_rows
+from wise.measures.verdicts import SharedDraws
 
 __all__ = ["Session"]
 
@@ -127,6 +128,7 @@ class Session:
             n_examples=max(5, hypothesis_settings().max_examples // 10),
             is_random=not hypothesis_settings().derandomize,
             runs=make_runs(lambda look: self._rows(spec, look)),
+            streams=SharedDraws(lambda look: self.stream(look)[0]),
             thresholds=settings.thresholds,
             confidence=settings.confidence,
             max_looks=settings.max_looks,

@@ -84,18 +84,21 @@ def turn_of(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 class Probe:
     """A prompt outside the scope of every edit (or, for `portability`, a consequence of one).
 
-    `edit_id` names the edit a probe was made for; `answer`, where known, is the right answer.
+    `edit_id` names the edit a probe was made for; `answer`, where known, is the right answer. Of a
+    consequence, `ground_truth` is, where known, the answer before the edit.
     """
 
     prompt: str
     kind: str
     answer: str = ""
     edit_id: str = ""
+    ground_truth: str = ""
 
     def __post_init__(self) -> None:
         _check_text(self, "prompt", required=True)
         _check_text(self, "answer", required=self.kind == "portability")
-        _check_text(self, "edit_id", required=False)
+        for field in ("edit_id", "ground_truth"):
+            _check_text(self, field, required=False)
         if self.kind not in PROBE_KINDS:
             raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
 

@@ -28,12 +28,10 @@ from properties.checks import CHECKS, Result, run_check
 from properties.runs import world_bench
 from wise.edits import Background
 
-__all__ = ["MATRIX", "N_EDITS", "THRESHOLDS", "failures_of_the_perfect", "measure", "read"]
+__all__ = ["MATRIX", "N_EDITS", "failures_of_the_perfect", "measure", "read"]
 
 MATRIX = Path(__file__).with_suffix(".toml")
 N_EDITS = 90  # about the least at which far probes, all right, pass at the first of three looks
-THRESHOLDS = {"generalization-3": 0.75, "generalization-4": 0.75, "generalization-5": 0.75,
-              "portability": 0.5}  # fmt: skip
 _N_EXAMPLES = 15
 _CAUGHT = ("fail", "error")
 
@@ -56,7 +54,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         bench = world_bench(
             planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
-            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, of_stream=planted.stream,
+            n_examples=_N_EXAMPLES, of_stream=planted.stream,
             phases=(Phase.generate,),  # that a law is broken is enough here; how, is not asked
             # Its own object: the fault of shared state is planted in editors of one background.
             background=replace(planted.background(background, stream)),
@@ -73,7 +71,7 @@ def failures_of_the_perfect(seed: int, model: str = "mistral") -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             make_perfect, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name="perfect",
-            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, background=background,
+            n_examples=_N_EXAMPLES, background=background,
         )  # fmt: skip
         results = [run_check(check, bench) for check in CHECKS.values()]
     return [r for r in results if r.outcome != "pass" and r.outcome != "not asked"]

@@ -12,7 +12,7 @@ import pytest
 from properties.meta.called import run_pytest
 from properties.pytest_options import add_options
 from properties.settings import Settings
-from wise.measures.verdicts import THRESHOLDS
+from wise.measures.verdicts import DEFAULT_THRESHOLDS
 
 pytestmark = pytest.mark.meta
 
@@ -29,7 +29,7 @@ DEFAULTS = {
     "--checkpoints": "powers of ten, and T",
     "--stream-seed": "0",
     "--protocol": "both",
-    "--threshold": " ".join(f"{metric}={value}" for metric, value in THRESHOLDS.items()),
+    "--threshold": " ".join(f"{metric}={value}" for metric, value in DEFAULT_THRESHOLDS.items()),
     "--confidence": "0.95",
     "--looks": "3",
     "--baseline": "none",
@@ -88,7 +88,7 @@ def test_without_options_the_defaults_hold() -> None:
     assert (found.editors, found.editor_options, found.model) == (("wise",), {}, "llama")
     assert (found.device, found.dtype, found.dataset) == ("cpu", "float32", "")
     assert (found.n_edits, found.checkpoints, found.seed) == (None, (), 0)
-    assert (found.protocols, found.thresholds) == (("free", "forced"), dict(THRESHOLDS))
+    assert (found.protocols, found.thresholds) == (("free", "forced"), dict(DEFAULT_THRESHOLDS))
     assert (found.confidence, found.rows, found.resume) == (0.95, None, False)
 
 
@@ -154,7 +154,7 @@ def test_values_are_read_as_what_they_mean(tmp_path: Path) -> None:
     assert found.editor_options == {"lr": 0.5, "memory": "merge", "layer": 3}
     assert (found.n_edits, found.checkpoints, found.seed) == (20, (1, 5, 20), 7)
     assert found.protocols == ("forced",)
-    assert found.thresholds == {**THRESHOLDS, "far": 0.5, "generalization-5": 0.25}
+    assert found.thresholds == {**DEFAULT_THRESHOLDS, "far": 0.5, "generalization-5": 0.25}
     assert (found.confidence, found.rows, found.resume) == (0.9, tmp_path / "r", True)
 
 

@@ -13,7 +13,8 @@ line is an edit, with exactly the fields of `Edit` and the probes made for it:
      "paraphrases": ["Ada Lorn works for"], "ground_truth": "MIT", "id": "17", "levels": [1],
      "probes": [{"prompt": "Bo Rask's employer is", "kind": "near-relation", "answer": "MIT"}]}
 
-(on one line). Only `prompt` and `target` are required, and `prompt` and `kind` of a probe. Without
+(on one line). Only `prompt` and `target` are required, and `prompt` and `kind` of a probe, whose
+`ground_truth` is the answer to a consequence before the edit. Without
 `id` an edit has the id jsonl-N; a given id is kept, even if empty or repeated, so that any stream
 can be written. A line of nothing but `probes` holds probes made for no edit; a line of `id` and
 `probes` holds more probes of the edit with that id, so that any order of probes can be written.
@@ -46,7 +47,7 @@ __all__ = ["FORMATS", "load_stream", "write_jsonl"]
 _log = logging.getLogger(__name__)
 
 _EDIT_KEYS = (*(field.name for field in fields(Edit)), "probes")
-_PROBE_KEYS = ("prompt", "kind", "answer")
+_PROBE_KEYS = ("prompt", "kind", "answer", "ground_truth")
 
 
 def _unused(candidate: str, index: int, taken: set[str]) -> str:
@@ -129,8 +130,8 @@ def _probe_of(item: Field, edit_id: str) -> Probe:
         Probe,
         prompt=item["prompt"].text(),
         kind=item["kind"].text(),
-        answer=item["answer"].text(blank=True) if "answer" in item else "",
         edit_id=edit_id,
+        **{key: item[key].text(blank=True) for key in ("answer", "ground_truth") if key in item},
     )
 
 
