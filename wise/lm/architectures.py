@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -31,24 +31,33 @@ class Architecture:
 _LLAMA = Architecture(
     "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.down_proj", "model.norm"
 )
+_NORMED_VALUE = replace(_LLAMA, value_norm="post_feedforward_layernorm")
+_GPT2 = Architecture(
+    "transformer.wte", "transformer.h", "attn", "mlp", "mlp.c_proj", "transformer.ln_f"
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma2": Architecture(
-        "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.down_proj", "model.norm",
-        value_norm="post_feedforward_layernorm",
-    ),
+    "smollm3": _LLAMA,
+    "phi3": _LLAMA,
+    "stablelm": _LLAMA,
+    "gemma2": _NORMED_VALUE,
+    "gemma3_text": _NORMED_VALUE,
+    "olmo2": _NORMED_VALUE,
     "phi": Architecture(
         "model.embed_tokens", "model.layers", "self_attn", "mlp", "mlp.fc2", "model.final_layernorm"
     ),
     "gptj": Architecture(
         "transformer.wte", "transformer.h", "attn", "mlp", "mlp.fc_out", "transformer.ln_f"
     ),
-    "gpt2": Architecture(
-        "transformer.wte", "transformer.h", "attn", "mlp", "mlp.c_proj", "transformer.ln_f"
+    "gpt2": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "falcon": Architecture(
+        "transformer.word_embeddings", "transformer.h", "self_attention", "mlp",
+        "mlp.dense_4h_to_h", "transformer.ln_f",
     ),
     "gpt_neox": Architecture(
         "gpt_neox.embed_in", "gpt_neox.layers", "attention", "mlp", "mlp.dense_4h_to_h",
@@ -60,12 +69,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }  # fmt: skip
 
+# Settings that change what a block computes from what this module and the tail assume.
+_UNSUPPORTED: tuple[tuple[str, bool, str], ...] = (
+    ("do_layer_norm_before", False, "a block must add the output of W_v, or its norm, to the "
+     "residual stream, and not norm their sum"),
+    ("alibi", True, "positions must be rotary or embedded, as the tail cuts what blocks are given "
+     "by columns"),
+)  # fmt: skip
+
 
 class LanguageModel:
     """A causal language model of transformers, with its parts by name.
 
     L blocks, hidden width D, inner width M. Raises ValueError for a model type outside the table,
-    and for post-norm blocks.
+    and for a setting with which its blocks work otherwise.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -76,10 +93,9 @@ class LanguageModel:
                 f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths in one "
                 "line of ARCHITECTURES in wise/lm/architectures.py"
             )
-        if not getattr(model.config, "do_layer_norm_before", True):
-            raise ValueError(
-                "do_layer_norm_before=False is not supported; only pre-norm blocks are"
-            )
+        for setting, value, needed in _UNSUPPORTED:
+            if getattr(model.config, setting, not value) == value:
+                raise ValueError(f"{setting}={value} is not supported: {needed}")
         self.model = model
         self.architecture = ARCHITECTURES[model_type]
         self.embedding = model.get_submodule(self.architecture.embedding)
@@ -102,7 +118,7 @@ class LanguageModel:
     @property
     def activation(self) -> nn.Module:
         """The function that the MLP applies before W_v."""
-        names = ("hidden_act", "hidden_activation", "activation_function")
+        names = ("hidden_act", "hidden_activation", "activation_function", "activation")
         named = (getattr(self.model.config, name, None) for name in names)
         return ACT2FN[next(name for name in named if name)]
 

@@ -71,7 +71,8 @@ def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Ten
 
     def see_value(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         shape = batch.input_ids.shape
-        seen["inputs"], seen["value"] = args[0].view(*shape, -1), output.view(*shape, -1)
+        seen["inputs"] = args[0].view(*shape, -1)
+        seen["value"] = output.view(*shape, -1).clone()  # Falcon's block adds to it in place
 
     def see_block(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         seen["stream"] = first_tensor(output)

@@ -132,7 +132,8 @@ def run_rows(
 
     def see_state(output: Tensor) -> Tensor:
         states.append(output.view(*ids.shape, -1))
-        return states[-1].view(output.shape)  # the state itself, for gradients to pass through
+        # Gradients pass through the state itself; the block gets a copy, as Falcon's writes to it.
+        return states[-1].view(output.shape).clone()
 
     def embed(output: Tensor) -> Tensor:
         if corruption is not None and corruption.noise is not None:
