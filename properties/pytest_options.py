@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, Literal
 
 import pytest
@@ -13,12 +14,24 @@ __all__ = ["add_options"]
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """The option group "model editors"; the ini key editors_OPTION sets an option's default."""
+    """The option group "model editors"; the ini key editors_OPTION sets an option's default.
+
+    Every option is --editors-OPTION too, which no other plugin takes as it may take --OPTION: then
+    that stays the plugin's.
+    """
     group = parser.getgroup("model editors", "model editors")
+
+    def register(name: str, **more: Any) -> None:
+        own = f"--editors-{name}"
+        more["dest"] = f"editors_{name.replace('-', '_')}"
+        try:
+            group.addoption(f"--{name}", own, **more)
+        except argparse.ArgumentError:
+            group.addoption(own, **more)
 
     def add(name: str, default: Any, text: str, *, shown: str = "", **more: Any) -> None:
         shown = shown or (" ".join(default) if isinstance(default, list) else default)
-        group.addoption(f"--{name}", default=None, help=f"{text} (default: {shown})", **more)
+        register(name, default=None, help=f"{text} (default: {shown})", **more)
         kind: Literal["linelist", "string"]
         kind = "linelist" if more.get("action") == "append" else "string"
         key = name.replace("-", "_")
@@ -119,4 +132,4 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="FOLDER",
     )
     add("rows", None, "file for every measured item, as JSON lines", shown="none", metavar="FILE")
-    group.addoption("--resume", action="store_true", help="go on with the rows of --rows")
+    register("resume", action="store_true", help="go on with the rows of --rows")

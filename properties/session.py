@@ -189,7 +189,7 @@ class Session:
         text = "".join(json.dumps(operation) + "\n" for operation in log)
         folder = self.repro / sha256(f"{spec} {text}".encode()).hexdigest()[:8]
         checkout = Path(__file__).resolve().parents[1]
-        places = shlex.quote(str(checkout)), shlex.quote(f"--replay={folder}")
+        places = shlex.quote(str(checkout)), shlex.quote(f"--editors-replay={folder}")
         line = f"pytest {places[0]} {self.settings.arguments(spec)} {places[1]}"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -56,11 +56,11 @@ class Settings:
     @classmethod
     def of(cls, config: pytest.Config) -> Settings:
         def text(name: str) -> str:
-            value = config.getoption(name)
+            value = config.getoption(f"editors_{name}")
             return str(config.getini(f"editors_{name}") if value is None else value)
 
         def texts(name: str) -> list[str]:
-            return list(config.getoption(name) or config.getini(f"editors_{name}"))
+            return list(config.getoption(f"editors_{name}") or config.getini(f"editors_{name}"))
 
         try:
             options = factory_options(texts("editor_option"))
@@ -86,7 +86,7 @@ class Settings:
                 confidence=_share("confidence", text("confidence"), least=0.5),
                 max_looks=_whole("looks", text("looks"), least=1),
                 rows=_new_file("rows", text("rows")),
-                resume=bool(config.getoption("resume")),
+                resume=bool(config.getoption("editors_resume")),
                 baseline=_new_file("baseline", text("baseline")),
                 known_failures={
                     spec: known_failures(
@@ -143,7 +143,7 @@ class Settings:
             "edits": self.n_edits, "stream-seed": self.seed,
         }  # fmt: skip
         chosen += [(name, value) for name, value in single.items() if value is not None]
-        return " ".join(shlex.quote(f"--{name}={value}") for name, value in chosen)
+        return " ".join(shlex.quote(f"--editors-{name}={value}") for name, value in chosen)
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
         """The given checkpoints, or the powers of ten, and T itself."""

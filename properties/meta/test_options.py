@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from properties.meta.called import run_pytest
+from properties.meta.called import ROOT, run_pytest
 from properties.pytest_options import add_options
 from properties.settings import Settings
 from wise.measures.verdicts import DEFAULT_THRESHOLDS
@@ -44,8 +45,10 @@ DEFAULTS = {
 class Options:
     """As much of pytest's parser and configuration as the suite's options use."""
 
-    def __init__(self, *arguments: str, **ini: str | list[str]) -> None:
-        self.parser, self.ini = argparse.ArgumentParser(), {}
+    def __init__(self, *arguments: str, taken: Sequence[str] = (), **ini: str | list[str]) -> None:
+        self.parser, self.ini = argparse.ArgumentParser(allow_abbrev=False), {}
+        for name in taken:
+            self.parser.add_argument(name)
         add_options(self)
         assert ini.keys() <= self.ini.keys()
         self.ini |= ini
@@ -54,8 +57,8 @@ class Options:
     def getgroup(self, *names: str) -> Options:
         return self
 
-    def addoption(self, name: str, **more: Any) -> None:
-        self.parser.add_argument(name, **more)
+    def addoption(self, *names: str, **more: Any) -> None:
+        self.parser.add_argument(*names, **more)
 
     def addini(self, name: str, help: str, *, type: str, default: str | list[str]) -> None:
         self.ini[name] = default
@@ -67,8 +70,8 @@ class Options:
         return self.ini[name]
 
 
-def settings_of(*arguments: str, **ini: str | list[str]) -> Settings:
-    return Settings.of(Options(*arguments, **ini))
+def settings_of(*arguments: str, **more: Any) -> Settings:
+    return Settings.of(Options(*arguments, **more))
 
 
 def test_help_shows_every_option_and_its_default_in_one_group() -> None:
@@ -76,11 +79,62 @@ def test_help_shows_every_option_and_its_default_in_one_group() -> None:
     group = re.search(r"\nmodel editors:\n(.+?)\n\n", text, re.DOTALL)
     assert group is not None
     described = re.split(r"\n  (?=--)", "\n" + group[1])[1:]
-    found = {re.split("[= \n]", option)[0]: " ".join(option.split()) for option in described}
+    found = {re.split("[=, \n]", option)[0]: " ".join(option.split()) for option in described}
     assert found.keys() == DEFAULTS.keys()
     for name, default in DEFAULTS.items():
         if default is not None:
             assert found[name].endswith(f"(default: {default})"), name
+
+
+# Options that widely used plugins define: cov, timeout, rerunfailures, html, django, benchmark,
+# randomly, sugar, playwright, replay, base-url, selenium, dotenv, testmon, picked, syrupy,
+# json-report, order, split, repeat, bdd, regressions, asyncio, mypy, ruff.
+OF_PLUGINS = """
+    --cov --cov-report --cov-config --cov-append --cov-branch --cov-fail-under --no-cov
+    --cov-context --timeout --timeout-method --session-timeout --reruns --reruns-delay --only-rerun
+    --rerun-except --html --self-contained-html --css --ds --dc --reuse-db --create-db
+    --nomigrations --migrations --benchmark-only --benchmark-skip --benchmark-save
+    --benchmark-compare --benchmark-json --randomly-seed --randomly-dont-reorganize --old-summary
+    --force-sugar --browser --headed --browser-channel --slowmo --device --output --tracing --video
+    --screenshot --full-page-screenshot --replay --replay-record-dir --replay-base-name
+    --replay-skip-cleanup --base-url --verify-base-url --driver --driver-path --capability --host
+    --port --sensitive-url --envfile --testmon --testmon-noselect --testmon-nocollect --tmnet
+    --picked --mode --parent-branch --snapshot-update --snapshot-details --snapshot-warn-unused
+    --json-report --json-report-file --json-report-summary --indulgent-ordering --order-scope
+    --order-dependencies --sparse-ordering --splits --group --durations-path --store-durations
+    --splitting-algorithm --count --repeat-scope --gherkin-terminal-reporter --cucumberjson
+    --generate-missing --feature --force-regen --regen-all --with-test-class-names --asyncio-mode
+    --asyncio-debug --mypy --mypy-config-file --mypy-report-style --ruff --ruff-format
+""".split()
+
+
+def test_an_option_that_a_plugin_takes_has_its_prefixed_name_and_the_others_keep_both() -> None:
+    assert {"--device", "--replay"} == set(OF_PLUGINS) & DEFAULTS.keys()
+    found = settings_of("--editors-device=cpu", "--device=iPhone", "--dtype=bfloat16",
+                        "--editors-model=gpt2", taken=OF_PLUGINS)  # fmt: skip
+    assert (found.device, found.dtype, found.model) == ("cpu", "bfloat16", "gpt2")
+
+
+def test_every_option_may_be_taken() -> None:
+    with pytest.raises(pytest.UsageError, match="--edits=0 is not"):
+        settings_of("--edits=9", "--editors-edits=0", taken=list(DEFAULTS))
+    assert settings_of("--edits=9", taken=list(DEFAULTS)).n_edits is None
+
+
+def test_the_suite_loads_beside_plugins_that_take_its_options(tmp_path: Path) -> None:
+    taken = dict.fromkeys([*OF_PLUGINS, "--report", "--resume", "--rows"])
+    (tmp_path / "other_plugins.py").write_text(
+        "def pytest_addoption(parser):\n"
+        f"    for name in {list(taken)}:\n"
+        "        parser.addoption(name)\n"
+    )
+    ran = run_pytest(
+        str(ROOT / "properties" / "meta" / "test_names.py"), "-p", "other_plugins",
+        "--device=iPhone", "--editors-edits=7", "--editors-rows=rows.jsonl", "--collect-only", "-q",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "test_names.py" in ran.stdout, ran.stdout + ran.stderr
+    assert ran.stdout.count("\n") < 20
 
 
 def test_without_options_the_defaults_hold() -> None:
