@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickletools
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
@@ -127,7 +128,8 @@ def _is_pickle(path: Path) -> bool:
     if content.startswith(b"\x93NUMPY"):
         return b"|O" in content[:128]
     try:
-        *_, (last, _, place) = pickletools.genops(content)
+        with warnings.catch_warnings(action="ignore"):  # of escapes, in what is no pickle
+            *_, (last, _, place) = pickletools.genops(content)
     except ValueError:
         return False
     return last.name == "STOP" and place == len(content) - 1

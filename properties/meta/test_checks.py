@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from properties.checks import CHECKS, laws_of
 from properties.findings import for_metrics, needs
+from properties.laws.states import _is_pickle
 from properties.meta.called import ROOT
 from wise.editor import Persistent, Routed
 
@@ -72,3 +74,10 @@ def test_a_law_says_its_name_its_needs_and_its_metrics() -> None:
 def test_no_two_checks_share_a_name() -> None:
     assert len(CHECKS) == len(list(CHECKS.values()))
     assert all(check.name == name for name, check in CHECKS.items())
+
+
+def test_a_file_is_told_from_a_pickle_without_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    file.write_bytes(rb"S'\?'" + b"\n")
+    with warnings.catch_warnings(action="error"):
+        assert not _is_pickle(file)
