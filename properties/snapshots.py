@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import require
+from properties.findings import Broken, require
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import Edit
 from wise.lm.decoding import Answer
 
-__all__ = ["Snapshot", "require_same", "require_same_answers", "snapshot"]
+__all__ = ["Snapshot", "is_same", "require_same", "require_same_answers", "snapshot"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,12 @@ def require_same(found: Snapshot, expected: Snapshot, when: str) -> None:
         found.retrieved == expected.retrieved,
         f"{when}, the memories that prompts open hold other edits than they should",
     )
+
+
+def is_same(found: Snapshot, expected: Snapshot) -> bool:
+    """Whether all which is shown is bitwise equal."""
+    try:
+        require_same(found, expected, "")
+    except Broken:
+        return False
+    return True

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import require
+from properties.findings import Unasked, needs, require
 from properties.surroundings import random_states
+from wise.editor import Editor, Layered, takes
+from wise.lm import hooks
+from wise.lm.architectures import LanguageModel
 
 __all__ = [
+    "check_an_edit_changes_no_layer_below_its_own",
     "check_global_random_state_does_not_matter",
     "check_making_an_editor_changes_nothing",
-    "check_questions_change_nothing",
     "check_same_seed_gives_the_same_editor",
     "check_the_background_is_apart_from_the_stream",
     "check_two_editors_do_not_influence_each_other",
@@ -34,24 +41,6 @@ def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
     """Before the first edit, logits are bitwise those of the unedited model."""
     found = bench.logits(bench.editor(), bench.prompts)
     bench.same(found, bench.logits(bench.base, bench.prompts), "before any edit")
-
-
-def check_questions_change_nothing(bench: Bench) -> None:
-    """Questions change no later answer, no weight, and nothing that is learned later."""
-    *edits, last = bench.edits(least=2)
-    model = bench.copy_model()
-    editor, unasked = bench.editor(edits, model=model), bench.editor(edits)
-    before = bench.logits(editor, bench.prompts)
-    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
-    for _ in range(3):
-        bench.ask(editor, bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), before, "asked again after other questions")
-    changed = [n for n, weight in model.state_dict().items() if not torch.equal(weight, weights[n])]
-    require(not changed, f"questions changed weights of the caller's model: {changed[:3]}")
-    editor.edit([last])
-    unasked.edit([last])
-    expected = bench.logits(unasked, bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), expected, "edited after questions")
 
 
 def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
@@ -100,3 +89,33 @@ def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
         bench.background.check_disjoint(bench.stream)
     except ValueError as error:
         require(False, str(error))
+
+
+@needs(Layered)
+def check_an_edit_changes_no_layer_below_its_own(bench: Bench) -> None:
+    """An editor of layer l says that it is, and what enters the block l stays bitwise the same."""
+    if not takes(bench.factory, "layer"):
+        raise Unasked("its factory takes no layer")
+    n_layers = LanguageModel(bench.loaded.model).n_layers
+    for layer in sorted({min(1, n_layers - 1), n_layers - 1}):
+        model = bench.copy_model()
+        editor = bench.editor(bench.edits(1), model=model, layer=layer)
+        assert isinstance(editor, Layered)
+        require(editor.layer == layer, f"made with layer={layer}, its layer is {editor.layer}")
+        found = _entering(bench, editor, model, layer)
+        expected = _entering(bench, bench.base, bench.loaded.model, layer)
+        if found:  # an editor may run a model of its own
+            require(torch.equal(found[0], expected[0]), f"an edit at layer {layer} changes what "
+                    "enters its block: something is edited below")  # fmt: skip
+
+
+def _entering(bench: Bench, editor: Editor, model: PreTrainedModel, layer: int) -> Sequence[Tensor]:
+    """What enters the block `layer` of `model` while `editor` is asked."""
+    found: list[Tensor] = []
+
+    def see(args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append((*args, *named.values())[0].clone())
+
+    with hooks.observe(LanguageModel(model).blocks[layer], see):
+        bench.logits(editor, bench.prompts)
+    return found
