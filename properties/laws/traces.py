@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from properties.bench import Bench
 from properties.findings import require
-from properties.surroundings import Surroundings
+from properties.snapshots import Snapshot, is_same, require_same, snapshot
+from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed
 
 __all__ = [
+    "check_a_reset_gives_back_the_memory",
     "check_answers_are_the_callers_own",
     "check_every_call_leaves_the_world_as_it_was",
     "check_questions_keep_nothing",
+    "check_the_callers_settings_change_no_answer",
 ]
 
 _N_QUESTIONS = 4  # after the first two
+_N_CYCLES = 2
 _EDITING = ("edit", "remove", "load", "reset")
+
+# What a caller may have set: its name, and how a model and a tokenizer are set so.
+_SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object]] = {
+    "frozen weights": lambda model, tokenizer: model.requires_grad_(False),
+    "a model in training mode": lambda model, tokenizer: model.train(),
+    "a tokenizer that pads on the right": lambda model, tokenizer: setattr(
+        tokenizer, "padding_side", "right"
+    ),
+    "gradients off": lambda model, tokenizer: torch.set_grad_enabled(False),
+}
 
 _Call = tuple[str, Callable[[], object]]
 
@@ -60,8 +75,18 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     That is, between making and the last reset: values, dtypes, training mode, requires_grad and
     hooks of the model, both configurations, the tokenizer, the modes, threads and random states of
     torch, the environment, and files in the working folder. A call that raises is no exception.
+    Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
+    tokenizer that pads on the right, gradients off.
     """
+    for settings in ((), tuple(_SETTINGS)):
+        with undisturbed(bench.loaded.tokenizer):
+            _leaves_the_world(bench, settings)
+
+
+def _leaves_the_world(bench: Bench, settings: Sequence[str]) -> None:
     model, tokenizer = bench.copy_model(), bench.loaded.tokenizer
+    for name in settings:
+        _SETTINGS[name](model, tokenizer)
     original = Surroundings.of(model, tokenizer)
     editor = bench.editor(model=model)
     found = original.change_to(Surroundings.of(model, tokenizer))
@@ -81,6 +106,43 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
                 before = after
             found = first.change_to(before)
             require(not found, f"after the last reset, something is not as it was: {found}")
+
+
+def check_the_callers_settings_change_no_answer(bench: Bench) -> None:
+    """An editor learns and answers bitwise alike, whatever settings its caller has chosen.
+
+    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off. An
+    editor may refuse to edit with some of them, by an error.
+    """
+    expected = _with_settings(bench, ())
+    assert expected is not None
+    together = _with_settings(bench, tuple(_SETTINGS))
+    if together is not None and is_same(together, expected):
+        return
+    for name in _SETTINGS:
+        found = _with_settings(bench, (name,))
+        if found is not None:
+            require_same(found, expected, f"edited with {name}, and not as without: now")
+    if together is not None:
+        require_same(together, expected, f"edited with {' and '.join(_SETTINGS)}: now")
+
+
+def _with_settings(bench: Bench, settings: Sequence[str]) -> Snapshot | None:
+    """What an editor shows after a turn and an edit; None where it refuses with these settings."""
+    one, two, three, _ = bench.edits()
+    model = bench.copy_model()
+    with undisturbed(bench.loaded.tokenizer):
+        for name in settings:
+            _SETTINGS[name](model, bench.loaded.tokenizer)
+        editor = bench.editor(model=model)
+        try:
+            editor.edit([one, two])
+            editor.edit([three])
+        except Exception:
+            if settings:
+                return None
+            raise
+        return snapshot(bench, editor)
 
 
 def check_answers_are_the_callers_own(bench: Bench) -> None:
@@ -142,4 +204,22 @@ def check_questions_keep_nothing(bench: Bench) -> None:
         held[1] <= held[0],
         f"after {_N_QUESTIONS} more questions the tensors alive take {held[1] - held[0]:,} bytes "
         "more; needed: a question leaves nothing in memory",
+    )
+
+
+def check_a_reset_gives_back_the_memory(bench: Bench) -> None:
+    """However often an editor is edited, asked and reset, it holds no more tensors than before."""
+    editor = bench.editor()
+    held = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            for _ in range(_N_CYCLES):
+                for _, call in _calls(bench, editor, Path(folder)):
+                    with suppress(Exception):
+                        call()
+            held.append(_held())
+    require(
+        held[1] <= held[0],
+        f"after {_N_CYCLES} more rounds of edits, questions and a reset the tensors alive take "
+        f"{held[1] - held[0]:,} bytes more; needed: a reset leaves nothing of an edit in memory",
     )
