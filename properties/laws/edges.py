@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
-from properties.findings import Unasked, require
+from properties.findings import Unasked, needs, require
+from wise.editor import Editor, Routed
 from wise.edits import Edit
+from wise.lm.decoding import normalized
 from wise.measures.verdicts import judge
 
-__all__ = ["check_an_edit_stays_within_its_scope", "edges_of"]
+__all__ = [
+    "check_an_edit_opens_no_prompt_at_the_edge_of_its_scope",
+    "check_an_edit_stays_within_its_scope",
+    "check_an_edit_without_a_subject_has_no_wider_scope",
+    "edges_of",
+]
 
 _N_MADE = 10
 _N_ASKED = 16  # prompts of a kind
 _N_ORDERS = 2  # of an edit's words
+_N_SENTENCES = 3  # before the edit that a long text quotes
 _THRESHOLD = 0.75  # as of near probes
+_CLOSED = 0.5  # of the prompts of a kind: a route that changes no answer does less harm
 # Scrambled words ask for nothing clearly: what is wrong is to see no difference at all.
 _ORDER, _OF_ORDER = "with an edit's words in another order", 0.25
 
@@ -43,6 +54,9 @@ def edges_of(
                 yield "with an edit's words, about another subject", prompt
             text = f"{edit.prompt} {edit.target}. {other.prompt}"
             yield "that quote an edit, and ask about another subject", text
+            before, after = (unrelated_sentences(rng, n) for n in (_N_SENTENCES, 1))
+            text = f"{before} {edit.prompt} {edit.target}. {after} {other.prompt}"
+            yield "that quote an edit in a long text, and ask about another subject", text
         for other in strangers:
             if edit.subject and set(edit.subject.split()) & set(other.subject.split()):
                 prompt = edit.prompt.replace(edit.subject, other.subject)
@@ -53,6 +67,24 @@ def edges_of(
             yield "about an edit's new answer", asked[edit.target]
 
 
+def _edges(bench: Bench, made: Sequence[Edit]) -> dict[str, list[str]]:
+    """Prompts of each kind; Unasked where there are none."""
+    done = {edit.prompt for edit in made}
+    later = [edit for edit in bench.stream.live() if edit.prompt not in done]
+    world = bench.loaded.world
+    about = {} if world is None else {fact.subject: world.ask(fact, 1, random.Random(0))
+                                      for fact in world.far_facts}  # fmt: skip
+    prompts: dict[str, list[str]] = {}
+    for kind, prompt in edges_of(made, later, about):
+        prompts.setdefault(kind, []).append(prompt)
+    ids = {edit.id for edit in made}
+    near = [p.prompt for p in bench.stream.probes if p.edit_id in ids and p.kind == "near-subject"]
+    prompts["about an edit's subject, for another fact"] = near
+    if not any(prompts.values()):
+        raise Unasked("the stream has no prompts that are close to an edit")
+    return {kind: list(dict.fromkeys(every))[:_N_ASKED] for kind, every in prompts.items()}
+
+
 def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
     """Prompts that share something with an edit, and ask for another fact, are answered as before.
 
@@ -61,21 +93,9 @@ def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
     all kinds at most.
     """
     edits = bench.edits(_N_MADE, least=2)
-    later = [edit for edit in bench.stream.live() if edit.prompt not in {e.prompt for e in edits}]
-    world = bench.loaded.world
-    about = {} if world is None else {fact.subject: world.ask(fact, 1, random.Random(0))
-                                      for fact in world.far_facts}  # fmt: skip
-    prompts: dict[str, list[str]] = {}
-    for kind, prompt in edges_of(edits, later, about):
-        prompts.setdefault(kind, []).append(prompt)
-    made = {edit.id for edit in edits}
-    near = [p.prompt for p in bench.stream.probes if p.edit_id in made and p.kind == "near-subject"]
-    prompts["about an edit's subject, for another fact"] = near
-    if not any(prompts.values()):
-        raise Unasked("the stream has no prompts that are close to an edit")
+    prompts = _edges(bench, edits)
     editor = bench.editor(edits)
-    for kind, every in prompts.items():
-        some = list(dict.fromkeys(every))[:_N_ASKED]
+    for kind, some in prompts.items():
         before = bench.base_answers(some)
         rows = list(zip(some, before, bench.ask(editor, some), strict=True))
         changed = [row for row in rows if row[1].text != row[2].text]
@@ -90,3 +110,52 @@ def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
                 f"answered otherwise than before: {prompt!r} said {was.text!r} and says "
                 f"{is_now.text!r}; needed: {threshold:g} of them as before",
             )
+
+
+@needs(Routed)
+def check_an_edit_opens_no_prompt_at_the_edge_of_its_scope(bench: Bench) -> None:
+    """Prompts that share something with an edit, and ask for another fact, are routed to no edit.
+
+    At least half of each kind, by its own, or a quarter of an edit's words in another order. An
+    editor that closes as many fails by chance in 5 % of all kinds at most.
+    """
+    edits = bench.edits(_N_MADE, least=2)
+    prompts = _edges(bench, edits)
+    editor = bench.editor(edits)
+    assert isinstance(editor, Routed)
+    for kind, some in prompts.items():
+        is_open = bench.opens(editor, some)
+        threshold = _OF_ORDER if kind == _ORDER else _CLOSED
+        if judge([float(not each) for each in is_open], threshold).outcome == "fail":
+            require(
+                False,
+                f"after {len(edits)} edits, {sum(is_open)} of {len(some)} prompts {kind} are "
+                f"routed to an edit, first {some[is_open.index(True)]!r}; needed: {threshold:g} of "
+                "them to none",
+            )
+
+
+def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:
+    """Those of `probes`, out of every scope, that are routed to an edit or answered otherwise."""
+    if isinstance(editor, Routed):
+        is_changed = bench.opens(editor, probes)
+    else:
+        pairs = zip(bench.ask(editor, probes), bench.base_answers(probes), strict=True)
+        is_changed = [normalized(is_now.text) != normalized(was.text) for is_now, was in pairs]
+    return [probe for probe, changed in zip(probes, is_changed, strict=True) if changed]
+
+
+def check_an_edit_without_a_subject_has_no_wider_scope(bench: Bench) -> None:
+    """Edits whose subject is not given reach no more prompts out of scope than with a subject."""
+    edits = [edit for edit in bench.edits(_N_MADE, least=2) if edit.subject]
+    probes = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_ASKED]
+    if not edits or not probes:
+        raise Unasked("the stream has no edits with a subject, or no far probes")
+    without = [replace(edit, subject="") for edit in edits]
+    few, many = (_reached(bench, bench.editor(each), probes) for each in (edits, without))
+    if len(many) - len(few) > len(probes) / 2:
+        require(
+            False,
+            f"{len(edits)} edits without a subject reach {len(many)} of {len(probes)} prompts out "
+            f"of their scope, first {many[0]!r}; the same edits with their subjects, {len(few)}",
+        )
