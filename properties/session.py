@@ -35,7 +35,7 @@ from wise.measures.verdicts import SharedDraws
 __all__ = ["Session"]
 
 _MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
-_LEAST_EXACT, _MOST_EXACT = 20, 40  # edits of the stream that exact laws take theirs from
+_N_EXACT = 40  # edits of the stream that exact laws take theirs from, where there are so many
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
 
@@ -112,7 +112,7 @@ class Session:
         """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
-        stream, background = self.stream(0, _LEAST_EXACT)
+        stream, background = self.stream(0, _N_EXACT)
         n_edits = len(self.stream(0)[0].edits)
         for t in settings.checkpoints_of(n_edits):
             if t > n_edits:
@@ -121,7 +121,7 @@ class Session:
             name=settings.editor_name(spec),
             factory=with_cache(load_editor(spec), self.folder / "cache"),
             loaded=self.loaded,
-            stream=stream.prefix(min(_MOST_EXACT, len(stream.edits))),
+            stream=stream.prefix(min(_N_EXACT, len(stream.edits))),
             background=background,
             seed=settings.seed,
             options=settings.editor_options,

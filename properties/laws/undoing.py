@@ -20,6 +20,7 @@ __all__ = [
     "check_a_refused_removal_changes_nothing",
     "check_a_refused_turn_leaves_nothing",
     "check_a_removed_edit_can_be_made_again",
+    "check_removing_an_edit_brings_back_no_earlier_one",
     "check_removing_an_edit_leaves_the_others",
     "check_removing_the_newest_edits_undoes_them",
     "check_reset_forgets_everything",
@@ -115,6 +116,27 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
             )
     if not written:
         raise Undecided(f"none of {len(others)} other edits was written; nothing is to be kept")
+
+
+@needs(Erasable)
+def check_removing_an_edit_brings_back_no_earlier_one(bench: Bench) -> None:
+    """A prompt that was edited twice is as if never edited once it is removed, by either record.
+
+    A removal names edits by their prompts: the target and id of the record do not matter.
+    """
+    one, two, three, _ = bench.edits()
+    last = replace(one, target=two.target)
+    expected = snapshot(bench, bench.editor([three]), _asked(bench, [one, three]))
+    records = {"its first record": one, "its last record": last,
+               "a record with its prompt alone": Edit(one.prompt, three.target)}  # fmt: skip
+    for what, record in records.items():
+        editor = bench.editor([three, one, last])
+        _remove(editor, [record])
+        require_same_answers(
+            snapshot(bench, editor, expected.prompts), expected,
+            f"the edit of {one.prompt!r} to {one.target!r} and then to {last.target!r} was removed "
+            f"by {what}, and not as if never made: now",
+        )  # fmt: skip
 
 
 @needs(Erasable)

@@ -24,11 +24,14 @@ __all__ = [
     "check_a_mass_turn_writes_all_of_its_edits",
     "check_a_repeated_edit_is_still_written",
     "check_a_shared_target_opens_no_other_prompt",
+    "check_a_turn_of_mixed_lengths_is_written",
     "check_an_edit_can_be_taken_back_to_the_truth",
     "check_an_edit_holds_again_after_another",
+    "check_an_edit_without_a_subject_is_written",
     "check_edits_of_one_subject_hold_together",
     "check_edits_that_begin_alike_are_kept_apart",
     "check_edits_to_one_target_hold_together",
+    "check_the_first_edits_outlive_many_others",
     "check_the_id_of_an_edit_changes_no_answer",
     "check_the_last_write_wins",
 ]
@@ -37,6 +40,7 @@ _SIZES = (2, 5, 7, 9)  # of turns: with a remainder, whatever the size of a grou
 _N_PLACES = 20
 _N_WORDS = 24  # that prompts share at their beginning, at least
 _N_PROBES = 12
+_FEW, _MANY = 10, 70  # edits after the first: what any editor holds, and more than a buffer of 64
 
 Turns = Sequence[Sequence[Edit]]
 
@@ -271,6 +275,66 @@ def check_a_shared_target_opens_no_other_prompt(bench: Bench) -> None:
         return [f"{len(edits)} edits to the one target {target!r} change {shared} of "
                 f"{len(probes)} answers out of their scope; edits of the same prompts to several "
                 f"targets change {apart}"] * len(edits)  # fmt: skip
+
+    bench.repeatedly(find)
+
+
+def check_an_edit_without_a_subject_is_written(bench: Bench) -> None:
+    """Edits whose subject is not given are written as well as with it."""
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        pairs = [(replace(edit, subject=""), edit) for edit in edits if edit.subject]
+        if not pairs:
+            return []
+        turns, control = (_singly(each) for each in zip(*pairs, strict=True))
+        found = _unwritten(bench, pairs, turns, control, _base_answer(bench))
+        return [f"{edit.prompt!r}, edited to {edit.target!r} without a subject, is answered "
+                f"{text!r}, as by the unedited model; with its subject, it is right"
+                for edit, text, _ in found]  # fmt: skip
+
+    bench.repeatedly(find)
+
+
+def check_a_turn_of_mixed_lengths_is_written(bench: Bench) -> None:
+    """Edits of short and long prompts in one turn are written as well as in turns of their own."""
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        rng = random.Random(bench.seed)
+        starts = [f"{unrelated_sentences(rng, n)} " if n else "" for n in range(len(edits))]
+        mixed = [replace(edit, prompt=start + edit.prompt)
+                 for edit, start in zip(edits, starts, strict=True)]  # fmt: skip
+        targets = [edit.target for edit in edits]
+
+        def stale(edit: Edit) -> list[str]:
+            return [*_base_answer(bench)(edit), *targets]
+
+        pairs = [(edit, edit) for edit in mixed]
+        found = _unwritten(bench, pairs, [mixed], _singly(mixed), stale)
+        return [f"{edit.prompt!r}, edited to {edit.target!r} in a turn of prompts of mixed "
+                f"lengths, is answered {text!r}; in a turn of its own, it is right"
+                for edit, text, _ in found]  # fmt: skip
+
+    bench.repeatedly(find)
+
+
+def check_the_first_edits_outlive_many_others(bench: Bench) -> None:
+    """After 70 more edits the first are not as if never made, if they hold after ten more."""
+    world = bench.loaded.world
+    edits = bench.edits(_N_PLACES, least=2)
+    first = {edit.subject for edit in edits}
+    later = bench.stream if world is None else world.stream(bench.seed, 2 * (_MANY + _N_PLACES))
+    others = [edit.as_taught() for edit in later.live() if edit.subject not in first][:_MANY]
+    if len(others) < _MANY:
+        raise Unasked(f"the stream has {len(others)} edits of other subjects; this law needs 70")
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        pairs = [(edit, edit) for edit in edits]
+        found = _unwritten(
+            bench, pairs, [edits, others], [edits, others[:_FEW]], _base_answer(bench)
+        )
+        return [f"{edit.prompt!r}, edited to {edit.target!r} and followed by {_MANY} other edits, "
+                f"is answered {text!r}, as by the unedited model; followed by {_FEW}, it is right"
+                for edit, text, _ in found]  # fmt: skip
 
     bench.repeatedly(find)
 
