@@ -11,10 +11,11 @@ SMOLLM2 := $(VENV)/.smollm2
 NEEDS_PYTHON := -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version)'
 
 .DEFAULT_GOAL := help
-.PHONY: help install smollm2 lifelong test unit gallery lint format clean
+.PHONY: help install smollm2 lifelong real test unit gallery lint format clean
 
 help:
 	@echo 'make lifelong   edit 100 facts one by one and see what held; ARGS="--edits 1000" goes on to pytest'
+	@echo 'make real       the same rates on a real language model, SmolLM2-135M, with real facts'
 	@echo 'make test       lint, then every test that is neither slow nor for a GPU, on a short stream'
 	@echo 'make unit       the tests that need no model, in about a minute'
 	@echo 'make gallery    a small version of everything on one page, runs/gallery/page/index.html'
@@ -46,6 +47,11 @@ $(SMOLLM2): $(STAMP)
 
 lifelong: $(STAMP)
 	$(BIN)/python -m pytest -m lifelong $(ARGS)
+
+# Without pytest's capture, so that the progress is seen.
+real: $(SMOLLM2)
+	@echo 'T=100 real facts, edited one by one into SmolLM2-135M, and then asked for: 10 to 15 minutes on two cores'
+	$(BIN)/python -m pytest -m triangle --model=smollm2 --looks=1 --capture=no $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --edits 20 $(ARGS)

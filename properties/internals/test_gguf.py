@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from wise.lm.decoding import Reader, Unedited
 
 pytestmark = pytest.mark.internals
 
+ROOT = Path(__file__).parents[2]
 MISSING = [name for name in ("gguf", "accelerate", "platformdirs") if find_spec(name) is None]
 reads_gguf = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} are not installed")
 _PARTS = {
@@ -183,3 +186,9 @@ def test_smollm2_knows_what_a_small_language_model_knows() -> None:
     answers = reader.free(Unedited(loaded.model, loaded.tokenizer), prompts)
     for answer, object_ in zip(answers, ("Paris", "Paris", "German"), strict=True):
         assert answer.text.startswith(object_)
+
+
+def test_the_command_for_missing_packages_names_those_of_the_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {re.split("[<>=]", need)[0] for need in project["optional-dependencies"]["real"]}
+    assert extra - {"transformers"} <= set(INSTALL.split())

@@ -50,6 +50,22 @@ def test_a_run_returns_the_rows_of_its_file(tmp_path: Path) -> None:
     assert found == read_rows(tmp_path / "rows.jsonl")
 
 
+def test_every_question_that_is_asked_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+
+    class Counting(lifelong.tqdm):  # type: ignore[misc,name-defined]
+        def update(self, n: int = 1) -> None:
+            if self.unit == "question":
+                counted.append(n)
+
+    monkeypatch.setattr(lifelong, "tqdm", Counting)
+    go(tmp_path / "rows.jsonl", Watched())
+    asked = [row for row in read_rows(tmp_path / "rows.jsonl") if not row.excluded]
+    assert sum(counted) >= len(asked)
+
+
 def test_blocks_stand_in_the_order_of_the_work(rows: list[Row]) -> None:
     at_edit = [f"edit {t}" for t in range(1, T + 1)]
     final = [f"checkpoint {t} {protocol}" for t in (2, 6) for protocol in ("free", "forced")]

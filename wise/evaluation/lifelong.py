@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -153,15 +153,20 @@ def run_lifelong(
     if resume and _is_finished(path, run, blocks):
         return rows.read_rows(path)
     states = path.with_name(f"{path.name}.states")
-    with rows.RowWriter(path, run.identity, resume=resume) as writer:
+    shown: dict[str, Any] = dict(disable=not progress, mininterval=1)
+    with (
+        rows.RowWriter(path, run.identity, resume=resume) as writer,
+        tqdm(unit="question", desc="asked", leave=False, **shown) as asked_so_far,
+    ):
         keep_provenance(path, provenance)
         done = set(writer.blocks)
         reader = reader_of(model, tokenizer, run.stream)
+        reader = replace(reader, on_batch=asked_so_far.update)
         asked = [question for block in blocks for question in block.questions]
         base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
         begin_at = _restore(editor, states, blocks, done)
-        with tqdm(total=len(run.stream.edits), initial=begin_at, unit="edit", desc=run.editor,
-                  disable=not progress, mininterval=1) as bar:  # fmt: skip
+        n_edits = len(run.stream.edits)
+        with tqdm(total=n_edits, initial=begin_at, unit="edit", desc=run.editor, **shown) as bar:
             turns = groupby(blocks, key=lambda block: (block.begin, block.end))
             for turn, ((begin, end), of_turn) in enumerate(turns, start=1):
                 if end > begin_at:

@@ -138,13 +138,17 @@ def _plain_generation(model: PreTrainedModel) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Reader:
-    """How answers are read: the same for every editor, each in the order of the prompts."""
+    """How answers are read: the same for every editor, each in the order of the prompts.
+
+    `on_batch` is called with the number of prompts of each batch that was read.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_new_tokens: int = 16
     device: torch.device | str = "cpu"
     max_length: int | None = None
     batch_size: int = 128
+    on_batch: Callable[[int], object] | None = None
 
     def text(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids))).strip()
@@ -200,6 +204,8 @@ class Reader:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             found |= zip(rows, ask(rows), strict=True)
+            if self.on_batch is not None:
+                self.on_batch(len(rows))
         return [found[index] for index in range(len(prompts))]
 
 
