@@ -7,10 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wise.editors.exported import load_exported
     from wise.editors.wise.wise import WISE, WISEConfig
     from wise.edits import Background, Edit
 
-__all__ = ["WISE", "Background", "Edit", "WISEConfig", "__version__"]
+__all__ = ["WISE", "Background", "Edit", "WISEConfig", "__version__", "load_exported"]
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ _MODULES = {
     "Edit": "wise.edits",
     "WISE": "wise.editors.wise.wise",
     "WISEConfig": "wise.editors.wise.wise",
+    "load_exported": "wise.editors.exported",
 }
 
 

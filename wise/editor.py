@@ -27,6 +27,7 @@ __all__ = [
     "Editor",
     "EditorFactory",
     "Erasable",
+    "Exports",
     "Generates",
     "Growing",
     "Layered",
@@ -153,6 +154,20 @@ class Persistent(Protocol):
 
         One that is missing, damaged or of a model with other weights is an error and changes
         nothing.
+        """
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """Can be taken away as a folder that answers as it does."""
+
+    def export(self, path: str | Path) -> None:
+        """Write the edited model into the new folder `path`, whole or not at all.
+
+        Where its edits are weights, that is a Hugging Face folder: AutoModelForCausalLM and
+        AutoTokenizer load it without this project. Where they are not, `wise.load_exported` does,
+        with the editor's factory. Neither the state nor the model changes. Raises OSError where
+        `path` is a file, or a folder that is not empty.
         """
 
 

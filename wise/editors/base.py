@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editors import saved
+from wise.editors import exported, saved
 from wise.editors.kept import Kept
 from wise.editors.options import configured
 from wise.edits import Background, Edit, turn_of
@@ -108,6 +108,10 @@ class EditorBase(ABC, Generic[C, S]):
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
         """The state of a record and tensors; ValueError or KeyError where they make none."""
 
+    def _weights(self, state: S) -> Mapping[int, Float[Tensor, "M D"]] | None:
+        """The change of W_v by layer, where the edits are that and nothing else; else None."""
+        return None
+
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         """The model as edited, for rows with this mask."""
         return nullcontext()
@@ -160,6 +164,18 @@ class EditorBase(ABC, Generic[C, S]):
     def load(self, path: str | Path) -> None:
         """Load a saved state. One that does not fit raises ValueError and changes nothing."""
         self._state = saved.read(Path(path), self._identity(), self._restored, self.lm.device)
+
+    def export(self, path: str | Path) -> None:
+        """Write the edited model into the new folder `path`; see `wise.editor.Exports`."""
+        changes = self._weights(self._state)
+        with exported.new_folder(path) as folder:
+            if changes is not None:
+                exported.write_model(folder, self.lm, self.tokenizer, changes)
+                return
+            exported.write_with_state(
+                folder, self.lm, self.tokenizer, self.background, self.save,
+                editor=type(self), seed=self.seed, options=asdict(self.config),
+            )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""
@@ -233,6 +249,7 @@ def factory(
     *named, options = signature.parameters.values()
     names = (*own, *(field.name for field in fields(config)))
     taken = [inspect.Parameter(name, options.KEYWORD_ONLY, default=None) for name in names]
+    vars(make)["editor"] = editor
     vars(make)["__signature__"] = signature.replace(parameters=[*named, *taken])
     return make
 

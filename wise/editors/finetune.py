@@ -131,9 +131,11 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
     def _record(self, state: FineTuned) -> dict[str, Any]:
         return {**super()._record(state), "n_turns": state.n_turns}
 
+    def _weights(self, state: FineTuned) -> dict[int, Float[Tensor, "M D"]]:
+        return {} if state.tau is None else self._by_layer(state.tau)
+
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        tau = self._state.tau
-        return nullcontext() if tau is None else added(self.lm, self._by_layer(tau))
+        return added(self.lm, self._weights(self._state))
 
     def _by_layer(self, tau: Float[Tensor, "L M D"]) -> dict[int, Float[Tensor, "M D"]]:
         return dict(zip(self.layers, tau, strict=True))

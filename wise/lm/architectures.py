@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -145,6 +146,16 @@ class LanguageModel:
         module = self.part(layer, "value")
         weight = cast(Tensor, module.weight)
         return weight.T if isinstance(module, nn.Linear) else weight
+
+    def weights_with(self, changes: Mapping[int, Float[Tensor, "M D"]]) -> dict[str, Tensor]:
+        """The model's weights by name, with W_v + change at each layer of `changes`."""
+        weights = dict(self.model.state_dict())
+        for layer, change in changes.items():
+            module = self.part(layer, "value")
+            name = f"{self.architecture.blocks}.{layer}.{self.architecture.value}.weight"
+            tau = change.T if isinstance(module, nn.Linear) else change
+            weights[name] = (weights[name].to(tau.dtype) + tau).to(weights[name].dtype)
+        return weights
 
     def value_norm(self, layer: int, value: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """What the block adds to the residual stream when W_v gives `value`."""

@@ -11,7 +11,8 @@ from wise.lm.architectures import LanguageModel
 
 __all__ = ["model_digest"]
 
-_NOT_COUNTED = ("_name_or_path", "transformers_version")  # keys of a configuration
+# Keys of a configuration that saving a model sets, and that change none of its answers.
+_NOT_COUNTED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 def model_digest(lm: LanguageModel) -> str:

@@ -135,8 +135,11 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         """v* of each edit by itself, on the model as it is."""
         return optimize(self.facts, self.layers[-1], edits, self.config, site=self.site)
 
+    def _weights(self, state: KeyValueState) -> Mapping[int, Float[Tensor, "M D"]]:
+        return state.changes
+
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return added(self.lm, self._state.changes)
+        return added(self.lm, self._weights(self._state))
 
     def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: KeyValueState) -> Tensor:
         """The stored change of a layer with `change` added, in float32."""

@@ -1,0 +1,97 @@
+"""What is taken away: a folder that answers as the editor did, without it."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from properties.bench import Bench
+from properties.findings import Broken, close, needs, require
+from properties.surroundings import Surroundings
+from wise.editor import Editor, Exports
+from wise.editors.exported import load_exported
+from wise.lm.decoding import Unedited
+
+__all__ = [
+    "check_an_export_replaces_nothing",
+    "check_export_answers_as_the_editor_did",
+    "check_exporting_changes_nothing",
+]
+
+_N = 4  # edits
+
+
+def _taken(bench: Bench, folder: Path) -> Editor:
+    """What a user makes of an exported folder: a model of transformers, or else an editor."""
+    if not (folder / "config.json").is_file():
+        return load_exported(folder, factory=bench.factory)
+    options = dict(local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return Unedited(model.eval().to(bench.loaded.model.device), tokenizer)
+
+
+@needs(Exports)
+def check_export_answers_as_the_editor_did(bench: Bench) -> None:
+    """An exported folder, loaded by itself, gives the logits of the editor that wrote it.
+
+    In scope and out of it, up to the order of additions, as an edit may become part of a weight.
+    """
+    editor = bench.editor(bench.edits(_N, least=1))
+    assert isinstance(editor, Exports)
+    expected, own = bench.logits(editor, bench.prompts), bench.ask(editor, bench.prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported"
+        editor.export(path)
+        taken = _taken(bench, path)
+        found = bench.logits(taken, bench.prompts)
+        if close(found, expected):
+            return
+        theirs = bench.ask(taken, bench.prompts)
+    for prompt, was, is_now in zip(bench.prompts, own, theirs, strict=True):
+        require(
+            was.text == is_now.text,
+            f"the exported model answers {prompt!r} by {is_now.text!r}; needed: {was.text!r}, as "
+            "the editor that exported it",
+        )
+    gap = float((found - expected).abs().max())
+    raise Broken(f"the logits of the exported model differ by up to {gap:.1e} from the editor's")
+
+
+@needs(Exports)
+def check_exporting_changes_nothing(bench: Bench) -> None:
+    """After an export the editor answers as before, and its model is as before."""
+    model = bench.copy_model()
+    editor = bench.editor(bench.edits(_N, least=1), model=model)
+    assert isinstance(editor, Exports)
+    expected = bench.logits(editor, bench.prompts)
+    before = Surroundings.of(model, bench.loaded.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        editor.export(Path(folder) / "exported")
+        left = sorted(path.name for path in Path(folder).iterdir())
+    change = before.change_to(Surroundings.of(model, bench.loaded.tokenizer))
+    require(not change, f"an export changes what it was given: {change}")
+    require(left == ["exported"], f"an export to 'exported' leaves {', '.join(left)} there")
+    bench.same(bench.logits(editor, bench.prompts), expected, "after an export")
+
+
+@needs(Exports)
+def check_an_export_replaces_nothing(bench: Bench) -> None:
+    """An export into a folder that holds a file is refused with an OSError, and leaves the file."""
+    editor = bench.editor()
+    assert isinstance(editor, Exports)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported"
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+        with suppress(OSError):
+            editor.export(path)
+            raise Broken("it exports over a file that was there; needed: an OSError that names it")
+        found = {each.name: each.read_text() for each in path.iterdir() if each.is_file()}
+        require(
+            found == {"config.json": "{}"},
+            f"a refused export leaves {', '.join(sorted(found))} where config.json alone was",
+        )
