@@ -163,6 +163,7 @@ class Session:
             settings.editor_name(spec), self.model_name, self.seed(look), stream,
             settings.checkpoints_of(len(stream.edits)), settings.protocols,
             spec=spec, options=settings.editor_options, background=background,
+            tells_knowledge=not self.loaded.was_taught,
         )  # fmt: skip
 
     def _rows(self, spec: str, look: int) -> list[Row]:

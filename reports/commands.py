@@ -10,6 +10,7 @@ import pandas as pd
 from reports.calibration import CALIBRATION
 from reports.reading import Items
 from reports.study_tables import options_of
+from wise.measures.rows import ASIDE
 from wise.measures.text import visible
 
 __all__ = ["commands"]
@@ -25,7 +26,7 @@ def commands(items: Items) -> list[tuple[str, str]]:
     """
     found = []
     for index, run in items.runs.iterrows():
-        own = items.table[(items.table.run == index) & (items.table.metric != "routing")]
+        own = items.table[(items.table.run == index) & ~items.table.metric.isin(ASIDE)]
         stream = f"stream {run.stream}, sha256 {run.stream_sha256}"
         if ":" in run.stream:  # FORMAT:FILE
             stream += "; its file is named without its folder"

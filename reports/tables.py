@@ -24,6 +24,7 @@ from wise.measures.estimates import (
     places,
     with_corners,
 )
+from wise.measures.rows import ASIDE
 
 __all__ = [
     "SERIES",
@@ -58,7 +59,7 @@ def in_series(items: Items, table: pd.DataFrame) -> pd.DataFrame:
 
 def scores_of(items: Items) -> pd.DataFrame:
     """Every scored or excluded item in its series; conditions and measures are in their order."""
-    return in_order(in_series(items, items.table[items.table.metric != "routing"]))
+    return in_order(in_series(items, items.table[~items.table.metric.isin(ASIDE)]))
 
 
 def groups(

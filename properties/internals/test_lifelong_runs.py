@@ -13,6 +13,8 @@ from properties.internals.watched import KINDS, RUN, STREAM, T, Watched, go
 from wise.editor import Editor, Persistent
 from wise.edits import EditStream
 from wise.evaluation import lifelong
+from wise.lm.decoding import Reader, Unedited
+from wise.measures.estimates import in_order, long_table
 from wise.measures.rows import Row, read_rows
 
 pytestmark = pytest.mark.internals
@@ -139,3 +141,33 @@ def test_edits_without_subject_and_id_are_clusters_of_their_own(tmp_path: Path) 
     bare = EditStream(EDITS[:2])
     found = go(tmp_path / "rows.jsonl", Watched(), replace(RUN, stream=bare, checkpoints=(2,)))
     assert {row.cluster for row in found} == {edit.prompt for edit in EDITS[:2]}
+
+
+def test_what_the_unedited_model_knows_is_told_before_all_else_and_changes_no_other_row(
+    tmp_path: Path,
+) -> None:
+    wise = Watched().wise
+    base, prompts = Unedited(wise.lm.model, wise.tokenizer), [edit.prompt for edit in STREAM.edits]
+    truths = [f"{edit.target} or {edit.subject}" for edit in STREAM.edits]
+    edits = [replace(e, ground_truth=t) for e, t in zip(STREAM.edits, truths, strict=True)]
+    stream = EditStream(tuple(edits), STREAM.probes, STREAM.name)
+    told = go(tmp_path / "told", Watched(), replace(RUN, stream=stream, tells_knowledge=True))
+    untold = go(tmp_path / "untold", Watched(), replace(RUN, stream=stream))
+    first, rest = told[: len(edits)], told[len(edits) :]
+    assert rest == untold
+    assert {(row.metric, row.when, row.protocol, row.t) for row in first} == {
+        ("knowledge", "unedited", "forced", 0)
+    }
+    assert [(row.edit_id, row.expected) for row in first] == [
+        (edit.id, edit.ground_truth) for edit in edits
+    ]
+    answers = Reader(wise.tokenizer).forced(base, prompts, truths)
+    assert [row.score for row in first] == [answer.share_right for answer in answers]
+
+
+def test_no_estimate_is_made_of_what_the_unedited_model_knows(rows: list[Row]) -> None:
+    more = replace(rows[0], metric="knowledge", when="unedited", protocol="forced", t=0, block="k")
+    assert (
+        in_order(long_table([more, *rows])).metric.nunique()
+        == in_order(long_table(rows)).metric.nunique()
+    )

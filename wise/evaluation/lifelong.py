@@ -23,11 +23,12 @@ from wise.evaluation.metrics import (
     Question,
     at_edit_questions,
     final_questions,
+    knowledge_questions,
     measure,
 )
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
-from wise.lm.decoding import Reader
+from wise.lm.decoding import Reader, Unedited
 from wise.measures import rows
 from wise.measures.estimates import PROTOCOL_WORDS
 
@@ -43,14 +44,15 @@ _LEAST_TOKENS = 8
 class Block:
     """Questions asked together after `end` edits, of which [begin, end) are the last turn.
 
-    They ask for the edits of that turn ("at-edit"), for everything at a checkpoint ("final"), or
-    for the routing activations of the latter. Each question is a row. `name` is unique in its plan.
+    They ask for what the unedited model knows ("unedited"), for the edits of that turn ("at-edit"),
+    for everything at a checkpoint ("final"), or for the routing activations of the latter. Each
+    question is a row. `name` is unique in its plan.
     """
 
     name: str
     begin: int
     end: int
-    kind: Literal["at-edit", "final", "routing"]
+    kind: Literal["unedited", "at-edit", "final", "routing"]
     protocol: str
     questions: tuple[Question, ...]
 
@@ -61,7 +63,9 @@ class LifelongRun:
 
     `spec` and `options` name what made the editor, and `background` is what it saw of the world;
     without a `spec` its source is not known, and a change of it not seen when the run is resumed.
-    Raises ValueError for a checkpoint outside 1..T, an unknown protocol and a turn without edits.
+    With `tells_knowledge`, the first rows tell which edits replace a fact that the model knows: for
+    a model that was not trained on the facts. Raises ValueError for a checkpoint outside 1..T, an
+    unknown protocol and a turn without edits.
     """
 
     editor: str
@@ -74,6 +78,7 @@ class LifelongRun:
     spec: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     background: Background = field(default_factory=Background)
+    tells_knowledge: bool = False
 
     def __post_init__(self) -> None:
         n_edits = len(self.stream.edits)
@@ -101,6 +106,8 @@ class LifelongRun:
         stops = pairwise(sorted({0, *self.checkpoints, len(edits)}))
         ends = [end for a, b in stops for end in (*range(a + step, b, step), b)]
         blocks = []
+        if self.tells_knowledge and (known := tuple(knowledge_questions(edits))):
+            blocks.append(Block("knowledge", 0, 0, "unedited", "forced", known))
         for begin, end in pairwise([0, *ends]):
             own = tuple(at_edit_questions(edits[begin:end]))
             blocks.append(Block(f"edit {end}", begin, end, "at-edit", "free", own))
@@ -118,7 +125,7 @@ class LifelongRun:
         question = measured.question
         return rows.Row(
             **self.identity._asdict(), protocol=block.protocol,
-            when="at-edit" if block.kind == "at-edit" else "final", t=block.end,
+            when="final" if block.kind == "routing" else block.kind, t=block.end,
             metric=question.metric, kind=question.kind, edit_id=question.edit_id,
             cluster=question.subject, age=question.age, prompt=question.prompt,
             expected=measured.expected, answer=measured.answer, score=measured.score,
@@ -163,6 +170,7 @@ def run_lifelong(
         reader = reader_of(model, tokenizer, run.stream)
         reader = replace(reader, on_batch=asked_so_far.update)
         asked = [question for block in blocks for question in block.questions]
+        unedited = Unedited(model, tokenizer)
         base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
         begin_at = _restore(editor, states, blocks, done)
         n_edits = len(run.stream.edits)
@@ -180,7 +188,8 @@ def run_lifelong(
                 for block in of_turn:
                     if block.name not in done:
                         bar.set_postfix_str(f"measuring {block.name}")
-                        writer.write_block(list(_measured(run, block, editor, reader, base)))
+                        asked_of = unedited if block.kind == "unedited" else editor
+                        writer.write_block(list(_measured(run, block, asked_of, reader, base)))
                     if block.kind == "at-edit" and end > begin_at and turn % _SAVE_EVERY == 0:
                         _save(editor, states, end)
     shutil.rmtree(states, ignore_errors=True)

@@ -27,6 +27,7 @@ __all__ = [
     "Question",
     "at_edit_questions",
     "final_questions",
+    "knowledge_questions",
     "measure",
 ]
 
@@ -89,6 +90,19 @@ def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
     return [
         Question("reliability", "", edit.prompt, edit.target, edit.id, _cluster(edit), 0)
         for edit in edits
+    ]
+
+
+def knowledge_questions(edits: Sequence[Edit]) -> list[Question]:
+    """Each edit's prompt with the answer that it replaces, to be asked of the unedited model.
+
+    Teacher-forced, a score of 1 says that the model knows the fact: its continuation begins with
+    the ground truth. Source: ROME, section 2.1.
+    """
+    return [
+        Question("knowledge", "", edit.prompt, edit.ground_truth, edit.id, _cluster(edit), 0)
+        for edit in edits
+        if edit.ground_truth.strip()
     ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
-from wise.measures.rows import Row, Run
+from wise.measures.rows import ASIDE, Row, Run
 from wise.measures.statistics import format_share, interval_at, worth
 
 if TYPE_CHECKING:
@@ -168,9 +168,9 @@ def long_table(rows: Iterable[Row]) -> pd.DataFrame:
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """The items with a score or a reason for having none, sorted by condition and measure.
 
-    Routing rows have no score and are left out.
+    Rows of metrics that are no results, such as routing, are left out.
     """
-    table = table[table.metric != "routing"].copy()
+    table = table[~table.metric.isin(ASIDE)].copy()
     for name in ("protocol", "when", "metric", "kind"):
         words = sorted(table[name].unique(), key=_place)
         table[name] = table[name].cat.set_categories(words, ordered=True)

@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple, NoReturn
 
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 
-__all__ = ["Row", "RowWriter", "Run", "check_rows", "read_rows"]
+__all__ = ["ASIDE", "Row", "RowWriter", "Run", "check_rows", "read_rows"]
 
 _CHOICES = {
     "protocol": ("free", "forced"),
-    "when": ("at-edit", "final"),
-    "metric": ("reliability", "generalization", "locality", "portability", "routing"),
+    "when": ("unedited", "at-edit", "final"),
+    "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge"),
 }
 # By metric: the kinds that it has, in words and as a pattern.
 _KINDS = {
@@ -29,11 +29,14 @@ _KINDS = {
     "generalization": ("a level from 1 up, or none where ungraded", "|[1-9][0-9]*"),
     "locality": ("far, near-subject or near-relation", "far|near-subject|near-relation"),
     "portability": ("portability", "portability"),
+    "knowledge": ("none", ""),
     "routing": (
         "edit, paraphrase or paraphrase-LEVEL, far, near-subject, near-relation, threshold",
         "edit|paraphrase(-[1-9][0-9]*)?|far|near-subject|near-relation|threshold",
     ),
 }
+# Metrics that tell something about the items of the others, and are no results of an editor.
+ASIDE = frozenset({"routing", "knowledge"})
 _NOT_BLANK = ("editor", "model", "stream", "cluster", "prompt", "block")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -56,9 +59,10 @@ class Row:
     its own (0 at-edit). `cluster` is what is resampled together: the subject, or the
     item itself where it has none. `kind` is a paraphrase level or a kind of probe. Where the metric
     is "routing", `value` is the routing activation of the prompt in place of a score, or, in the
-    one row of kind "threshold", what it is compared with. An item that could not be measured has
-    the reason in `excluded`, and no number. Raises ValueError naming field, value and what is
-    allowed.
+    one row of kind "threshold", what it is compared with. Where it is "knowledge", the score is the
+    share of the ground truth's tokens that the unedited model predicts: 1 if it knows the fact that
+    is edited later. An item that could not be measured has the reason in `excluded`, and no number.
+    Raises ValueError naming field, value and what is allowed.
     """
 
     editor: str
@@ -100,8 +104,10 @@ class Row:
             value = getattr(self, field)
             if type(value) is not int or value < 0:
                 self._refuse(field, "is not an int >= 0")
-        if self.when == "at-edit" and self.age:
-            self._refuse("age", "is not 0, which it is at-edit")
+        if self.when != "final" and self.age:
+            self._refuse("age", f"is not 0, which it is {self.when}")
+        if (self.when == "unedited") != (self.metric == "knowledge"):
+            self._refuse("when", f"does not go with {self.metric}; knowledge is asked unedited")
         allowed, pattern = _KINDS[self.metric]
         if not re.fullmatch(pattern, self.kind):
             self._refuse("kind", f"is no kind of {self.metric}; allowed: {allowed}")
