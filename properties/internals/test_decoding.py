@@ -78,6 +78,16 @@ def test_generate_and_logits_give_the_same_answers(model_type: str) -> None:
     assert not all(answer.stopped for answer in by_generate)
 
 
+def test_a_reader_tells_of_every_batch() -> None:
+    read: list[int] = []
+    reader = Reader(tiny_tokenizer(), batch_size=2, on_batch=read.append)
+    editor = unedited(tiny_model("llama"))
+    prompts = ["Ada", "Bo lives in", "Cleo"]
+    reader.free(editor, prompts)
+    reader.forced(editor, prompts, ["x"] * 3)
+    assert read == [2, 1, 2, 1]
+
+
 @every_architecture
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
 def test_an_answer_alone_is_its_answer_in_any_batch_and_order(
