@@ -168,6 +168,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     from properties.session import Session
 
     session = Session(settings, config.stash[FOLDER])
+    _, notes = session.dataset
+    if notes:
+        terminalreporter.section(f"{settings.dataset}: read with these notes")
+        for note in notes:
+            terminalreporter.write_line(note)
     is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if is_whole and settings.baseline is not None and session.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")
@@ -198,10 +203,11 @@ def _write_page(
     names = [settings.editor_name(spec) for spec in settings.editors]
     records = in_order(check_records(reports), names)
     n_looks = max(map(session.n_looks, settings.editors))
-    note = (
+    notes = [
         "Verdicts at the last T are those of the checks: a check of a rate judged up to "
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."
-    ) if n_looks > 1 else ""  # fmt: skip
+    ] * (n_looks > 1)
+    notes += [f"{note}." for note in session.dataset[1]]
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     # The others are judged by the checks alone, which ask the unedited model.
     thresholds = {name: each for name, each in settings.thresholds.items() if name in THRESHOLDS}
@@ -209,7 +215,8 @@ def _write_page(
         return build_page(
             rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
-            checks=[CheckRecord(**record) for record in records], settings=shown, note=note,
+            checks=[CheckRecord(**record) for record in records], settings=shown,
+            note=" ".join(notes),
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

@@ -23,7 +23,7 @@ from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache
 from wise.edits import Background, EditStream
-from wise.evaluation.datasets import load_stream
+from wise.evaluation.datasets import drawn, read_dataset
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
@@ -68,6 +68,12 @@ class Session:
             name += f" {model_digest(LanguageModel(self.loaded.model))[:8]}"
         return name if dtype == "float32" else f"{name} {dtype}"
 
+    @cached_property
+    def dataset(self) -> tuple[EditStream, tuple[str, ...]]:
+        """The whole of --dataset, and what its loader changed or left out; both empty without."""
+        spec = self.settings.dataset
+        return read_dataset(spec) if spec else (EditStream(()), ())
+
     def seed(self, look: int) -> int:
         """--stream-seed itself, and for later looks seeds that follow from it."""
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
@@ -79,10 +85,10 @@ class Session:
         background = Background() if world is None else world.background()
         seed, n_edits = self.seed(look), settings.n_edits
         if settings.dataset:
-            whole = load_stream(settings.dataset)
+            whole, _ = self.dataset
             n_edits = max(n_edits or min(DEFAULT_EDITS, len(whole.edits)), least)
             n_edits = n_edits if least == 1 else min(n_edits, len(whole.edits))
-            stream = load_stream(settings.dataset, n_edits=n_edits, seed=seed)
+            stream = drawn(whole, n_edits=n_edits, seed=seed)
             left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
             background = background.apart_from(stream) + left.apart_from(stream)
         else:

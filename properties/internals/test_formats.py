@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.datasets import load_stream
+from wise.evaluation.datasets import load_stream, read_dataset
 
 pytestmark = pytest.mark.internals
 
@@ -232,12 +232,18 @@ def test_a_missing_or_mistyped_field_is_named(
         ("qaedit", QAEDIT, "prompt"),
     ],
 )
-def test_a_blank_prompt_or_target_is_an_error(
+def test_a_record_with_a_blank_text_is_left_out_and_counted(
     format_name: str, record: dict[str, object], field: str, tmp_path: Path
 ) -> None:
-    path = write(tmp_path, record, {**record, field: "\t"})
+    blank = {**record, field: "\t"}
+    whole = load_stream(f"{format_name}:{write(tmp_path, record)}")
+    path = write(tmp_path, record, blank, blank)
+    stream, notes = read_dataset(f"{format_name}:{path}")
+    assert stream == whole
+    assert f"{path}: 2 records with a blank {field}, left out" in notes
+    path = write(tmp_path, blank)
     with pytest.raises(
-        ValueError, match=rf"line 3, record 1: {field}='\\t' is not a non-blank text"
+        ValueError, match=rf"line 2, record 0: {field}='\\t' is not a non-blank text"
     ):
         load_stream(f"{format_name}:{path}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 import warnings
@@ -210,6 +211,24 @@ def test_rows_of_an_editor_that_has_changed_since_are_refused_in_one_line(tmp_pa
         assert " failed" not in ran.stdout
         assert (ran.returncode, rows.read_bytes()) == (4, before), ran.stdout
         assert sum("rows.jsonl is of another run" in line for line in ran.stdout.splitlines()) == 1
+
+
+def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail(
+    tmp_path: Path,
+) -> None:
+    edits = load_model("gptj").world.stream(0, 25).edits
+    records = [dict(prompt=e.prompt, target_new=e.target, subject=e.subject, locality={},
+                    promt="?") for e in edits]  # fmt: skip
+    records.append({**records[0], "prompt": " "})
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    options = (*PERFECT, f"--dataset=zsre:{tmp_path / 'records.json'}", "-m", "contract")
+    note = "records.json: 26 records with a key that is not read, 'promt'"
+    for more, code in ((("-k", "last-write"), 0), (("--editor=none", "-k", "last-write"), 1)):
+        ran = run_pytest(*options, *more, f"--report={tmp_path / 'page'}")
+        assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout
+        assert ran.stdout.count("records.json: 1 records with a blank prompt, left out") == 1
+        page = html.unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
+        assert page.count(note) == 1
 
 
 def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ can be written. A line of nothing but `probes` holds probes made for no edit; a 
 Edits and probes are in the order of the file. One line {"probes": []} is the empty stream. An
 unknown key is an error.
 
-Nothing is dropped in silence: a bad record raises ValueError naming file, line, record and field.
+Nothing is dropped in silence: a bad record raises ValueError naming file, line, record and field. A
+record of a published file in which a text is blank that must not be is left out, and counted in
+the notes.
 """
 
 from __future__ import annotations
@@ -32,22 +34,23 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.fields import Field, read_array, read_lines
+from wise.evaluation.fields import BlankTextError, Field, read_array, read_lines
 from wise.evaluation.formats import ID_KEYS, SCHEMAS, Case, parse
 from wise.jobs.ledger import write_whole
 
-__all__ = ["FORMATS", "load_stream", "write_jsonl"]
+__all__ = ["FORMATS", "drawn", "load_stream", "read_dataset", "write_jsonl"]
 
 _log = logging.getLogger(__name__)
 
 _EDIT_KEYS = (*(field.name for field in fields(Edit)), "probes")
 _PROBE_KEYS = ("prompt", "kind", "answer", "ground_truth")
+_Read = tuple[EditStream, Counter[str]]  # a file's stream, and how often each note holds of it
 
 
 def _unused(candidate: str, index: int, taken: set[str]) -> str:
@@ -68,7 +71,7 @@ def _own_id(record: Field) -> str | None:
     return None
 
 
-def _read_published(format_name: str, path: Path) -> EditStream:
+def _read_published(format_name: str, path: Path) -> _Read:
     edits: list[Edit] = []
     probes: list[Probe] = []
     notes: Counter[str] = Counter()
@@ -76,15 +79,20 @@ def _read_published(format_name: str, path: Path) -> EditStream:
     for index, record in enumerate(read_array(path)):
         own = _own_id(record)
         edit_id = _unused(f"{format_name}-{index if own is None else own}", index, taken)
-        edit, made_for_it = parse(format_name, Case(record, edit_id, notes))
+        try:
+            edit, made_for_it = parse(format_name, Case(record, edit_id, notes))
+        except BlankTextError as error:
+            notes[f"records with a blank {error.name}, left out"] += 1
+            blank = error
+            continue
         edits.append(edit)
         probes.extend(made_for_it)
-    for note, n_records in notes.items():
-        _log.warning("%s: %d %s", path, n_records, note)
-    return EditStream(tuple(edits), tuple(probes))
+    if not edits:
+        raise blank
+    return EditStream(tuple(edits), tuple(probes)), notes
 
 
-def _read_jsonl(path: Path) -> EditStream:
+def _read_jsonl(path: Path) -> _Read:
     records = list(read_lines(path))
     given = {record["id"].text(blank=True) for record in records if "id" in record}
     edits: list[Edit] = []
@@ -103,7 +111,7 @@ def _read_jsonl(path: Path) -> EditStream:
     for record in records:
         if "id" in record and record["id"].value not in known:
             raise record["id"].error("the id of an edit in this file")
-    return EditStream(tuple(edits), tuple(probes))
+    return EditStream(tuple(edits), tuple(probes)), Counter()
 
 
 def _edit_of(record: Field, edit_id: str) -> Edit:
@@ -163,7 +171,7 @@ def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
 
 
 # Format name -> parser of a whole file.
-FORMATS: dict[str, Callable[[Path], EditStream]] = {
+FORMATS: dict[str, Callable[[Path], _Read]] = {
     "jsonl": _read_jsonl,
     **{format_name: partial(_read_published, format_name) for format_name in SCHEMAS},
 }
@@ -172,14 +180,20 @@ FORMATS: dict[str, Callable[[Path], EditStream]] = {
 def load_stream(spec: str, *, n_edits: int | None = None, seed: int | None = None) -> EditStream:
     """The edit stream of FORMAT:FILE (split at the first colon), named by FORMAT and base name.
 
-    `n_edits` takes the first n in file order, or with a seed n drawn without replacement, in the
-    order drawn (without `n_edits`: all, shuffled); the stream of n begins that of every larger n.
-    Probes come with their edits, in file order, and so do all probes made for no edit. The whole
-    file is checked, whatever n. Warnings in the log count what was changed or left out.
+    It is `drawn` from the whole file, which is checked, whatever n. Warnings in the log are the
+    notes of `read_dataset`. Raises as these two do.
+    """
+    whole, notes = read_dataset(spec)
+    for note in notes:
+        _log.warning("%s", note)
+    return drawn(whole, n_edits=n_edits, seed=seed)
 
-    Raises ValueError for a spec of another form, an unknown format, a bad record (with file, line,
-    record and field) and an `n_edits` outside 0..the file's number of edits; OSError naming FILE
-    where it cannot be read.
+
+def read_dataset(spec: str) -> tuple[EditStream, tuple[str, ...]]:
+    """All edits of FORMAT:FILE, and notes that count what was changed or left out.
+
+    Raises ValueError for a spec of another form, an unknown format and a bad record (with file,
+    line, record and field); OSError naming FILE where it cannot be read.
     """
     format_name, _, file = spec.partition(":")
     known = ", ".join(sorted(FORMATS))
@@ -189,14 +203,25 @@ def load_stream(spec: str, *, n_edits: int | None = None, seed: int | None = Non
         raise ValueError(
             f"dataset format {format_name!r} in {spec!r} is unknown; FORMAT is one of {known}"
         )
-    stream = FORMATS[format_name](Path(file))
-    n_all = len(stream.edits)
+    stream, notes = FORMATS[format_name](Path(file))
+    told = tuple(f"{file}: {n} {note}" for note, n in notes.items())
+    return replace(stream, name=f"{format_name}:{Path(file).name}"), told
+
+
+def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = None) -> EditStream:
+    """The first `n_edits` of a stream, or with a seed as many drawn without replacement.
+
+    Those are in the order drawn (without `n_edits`: all, shuffled); the stream of n begins that of
+    every larger n. Probes come with their edits, in their order, and so do all probes made for no
+    edit. Raises ValueError for an `n_edits` outside 0..the number of edits.
+    """
+    n_all = len(whole.edits)
     if n_edits is not None and not 0 <= n_edits <= n_all:
-        raise ValueError(f"n_edits={n_edits} is outside 0..{n_all}: {file} holds {n_all} edits")
+        raise ValueError(f"n_edits={n_edits} is outside 0..{n_all}: {whole.name} has {n_all} edits")
     order: Sequence[int] = range(n_all)
     if seed is not None:
         order = random.Random(seed).sample(order, n_all)
-    edits = tuple(stream.edits[index] for index in order[:n_edits])
+    edits = tuple(whole.edits[index] for index in order[:n_edits])
     kept = {"", *(edit.id for edit in edits)}
-    probes = tuple(probe for probe in stream.probes if probe.edit_id in kept)
-    return EditStream(edits, probes, f"{format_name}:{Path(file).name}")
+    probes = tuple(probe for probe in whole.probes if probe.edit_id in kept)
+    return EditStream(edits, probes, whole.name)

@@ -17,13 +17,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["Field", "read_array", "read_lines"]
+__all__ = ["BlankTextError", "Field", "read_array", "read_lines"]
 
 _T = TypeVar("_T")
 _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 # A record is searched only where it may hold what is not JSON: constants, lone surrogates.
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class BlankTextError(ValueError):
+    """A text that must not be blank is; `name` is its field's."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(str(field.error("a non-blank text")))
+        self.name = re.sub(r"\[\d+\]", "", field.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,10 @@ class Field:
         return [Field(v, self.place, f"{self.name}[{i}]") for i, v in enumerate(self.value)]
 
     def text(self, *, blank: bool = False) -> str:
-        if not isinstance(self.value, str) or not (blank or self.value.strip()):
+        if not isinstance(self.value, str):
             raise self.error("a text" if blank else "a non-blank text")
+        if not blank and not self.value.strip():
+            raise BlankTextError(self)
         return self.value
 
     def texts(self) -> tuple[str, ...]:
