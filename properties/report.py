@@ -58,10 +58,24 @@ def editor_lines(
 def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     found = estimates_of_runs(rows, confidence=settings.confidence)
     yield from table_text(found).splitlines()
+    yield _interval_line(settings)
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def _interval_line(settings: Settings) -> str:
+    """At which confidence the table's intervals stand, and at which a check judges."""
+    confidence, n_looks = settings.confidence, settings.max_looks
+    text = f"Intervals at {100 * confidence:.4g} %"
+    if n_looks > 1:
+        of_look = 1 - (1 - confidence) / n_looks
+        text += (
+            f"; a check's own, and the page's, at {100 * of_look:.3g} %, as up to {n_looks} looks "
+            "share the error"
+        )
+    return f"{text}."
 
 
 def rulings_of(

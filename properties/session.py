@@ -148,11 +148,14 @@ class Session:
                 *arguments, seed=settings.seed, **settings.editor_options
             )
         except TypeError as error:
-            taken = inspect.signature(bench.factory).parameters.values()
-            named = [each.name for each in taken if each.kind is each.KEYWORD_ONLY]
+            signature = inspect.signature(bench.factory)
+            taken = signature.parameters.values()
+            named = ", ".join(each.name for each in taken if each.kind is each.KEYWORD_ONLY)
             raise ValueError(
-                f"its factory does not take these options: {error}; it takes {', '.join(named)}"
-            ) from error
+                f"its factory does not take these options: {error}; it takes {named}" if named else
+                f"its factory takes {signature}, and does not take (model, tokenizer, background, "
+                f"*, seed, **options): {error}"
+            ) from error  # fmt: skip
         return bench
 
     def check_resumable(self, spec: str) -> None:

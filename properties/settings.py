@@ -96,7 +96,7 @@ class Settings:
                     for spec in texts("editor")
                 },
                 report=_new_folder("report", text("report")),
-                replay=_folder("replay", text("replay")),
+                replay=_recorded("replay", text("replay")),
             )  # fmt: skip
         except ValueError as error:
             raise pytest.UsageError(str(error)) from error
@@ -229,11 +229,12 @@ def _device(text: str) -> str:
 
 def _dataset(text: str) -> str:
     format_name, _, file = text.partition(":")
-    if text and (format_name not in FORMATS or not Path(file).is_file()):
+    if text and (format_name not in FORMATS or not file):
         raise ValueError(
-            f"--dataset={text} is not FORMAT:FILE, FORMAT one of {', '.join(sorted(FORMATS))} "
-            "and FILE a file that exists"
+            f"--dataset={text} is not FORMAT:FILE, FORMAT one of {', '.join(sorted(FORMATS))}"
         )
+    if text and not Path(file).is_file():
+        raise ValueError(f"--dataset={text}: there is no file {file!r} in {Path.cwd()}")
     return text
 
 
@@ -249,7 +250,8 @@ def _new_folder(name: str, text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _folder(name: str, text: str) -> Path | None:
-    if text and not Path(text).is_dir():
-        raise ValueError(f"--{name}={text} is not a folder that exists")
+def _recorded(name: str, text: str) -> Path | None:
+    file = Path(text) / "operations.jsonl"
+    if text and not (file.is_file() and file.stat().st_size):
+        raise ValueError(f"--{name}={text} is not a folder with an operations.jsonl to run again")
     return Path(text) if text else None

@@ -72,10 +72,13 @@ _write = partial(_option, "--write", type=_file(), callback=_in_a_folder)
 def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **options: Any) -> None:
     """Make one page of ROWS, files of JSON lines: index.html in the folder --out."""
     from reports.build import build_page
+    from reports.reading import check_has_rows
 
     if not rows and not options["compare"]:
         raise click.UsageError("name a file of rows, or two to --compare")
     try:
+        for path in (*rows, *(options["compare"] or ()), *options["sweeps"]):
+            check_has_rows(path)
         click.echo(build_page(rows, out, thresholds=threshold, **options))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -121,8 +124,10 @@ def league(
     entries = {}
     try:
         for model in models.split(","):
-            if world_of(model_folder(model)) is None:
+            world = world_of(model_folder(model))
+            if world is None:
                 raise no_world(model)
+            world.stream(0, edits)  # which has as many
             entries[model] = entries_named(
                 editors.split(","), best=best_options(search or _SEARCH, model=model),
                 options=options, corners=CALIBRATION,
@@ -248,6 +253,7 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
     from wise.localization.fact_streams import read_facts
     from wise.localization.study import Study
 
+    entries = tuple(_entry(name, model, asked) for name in asked["editor"])
     source, n_candidates = asked["facts_file"], None
     scene_of: SceneMaker = world_scene
     if source is not None:
@@ -260,8 +266,7 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
         raise ValueError(f"--rule={asked['rule']} is none of the study's layers "
                          f"{', '.join(map(str, layers))}")  # fmt: skip
     return Study(
-        model, tuple(_entry(name, model, asked) for name in asked["editor"]),
-        layers, asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
+        model, entries, layers, asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
         tuple(range(asked["seeds"])), asked["window"],
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ import pandas as pd
 from reports.csv_text import counted, listed, shorten
 from wise.measures.rows import Row, Run
 
-__all__ = ["Items", "Notice", "Source", "read_items"]
+__all__ = ["Items", "Notice", "Source", "check_has_rows", "read_items"]
 
 _TEXTS = ("protocol", "when", "metric", "kind", "edit_id", "cluster", "excluded")
 _LONG_TEXTS = ("prompt", "expected", "answer")
@@ -135,6 +135,19 @@ def read_items(paths: Sequence[Path | str]) -> Items:
     return Items(table[table.run >= 0].reset_index(drop=True), runs, tuple(sources), tuple(notices))
 
 
+def check_has_rows(path: Path) -> None:
+    """Raise ValueError, saying what is wrong with its first line, where no line is a row."""
+    first = "it is empty"
+    for number, line in enumerate(_lines(path), start=1):
+        row = _row(line)
+        if isinstance(row, Row):
+            return
+        first = f"line 1: {row}" if number == 1 else first
+        if number > _MOST_BAD:
+            break
+    raise ValueError(f"{path} holds no rows: {first}")
+
+
 def _read(
     path: Path, index: int, columns: _Columns, blocks: list[_Block], notices: list[Notice]
 ) -> Source:
@@ -180,7 +193,7 @@ def _row(line: bytes) -> Row | str:
     if not line.endswith(b"\n"):
         return "it is cut off"
     try:
-        values = json.loads(line.decode())
+        values = json.loads(line.decode("utf-8-sig"))  # some editors write a mark
     except (ValueError, RecursionError) as error:
         return f"it is not JSON in UTF-8 ({error})"
     if not isinstance(values, dict):

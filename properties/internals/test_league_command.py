@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fixtures import models
 from reports.__main__ import main
 
 pytestmark = pytest.mark.internals
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.internals
     [
         ("league", "--models=lama", 1, "model='lama' is neither an embedded family (llama, "),
         ("league", "--models=llama,", 1, "model='' is neither an embedded family"),
+        ("league", "--edits=99999", 1, "n_edits=99999 is outside the evaluation split's 1.."),
         ("league", "--search=no.csv", 2, "File 'no.csv' does not exist"),
         ("league", "--write=no/page.md", 2, "no/page.md is not a file in a folder that exists"),
         (
@@ -39,6 +41,18 @@ def test_a_bad_option_is_named_before_anything_runs(
     assert result.exit_code == code
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_names_an_unknown_editor_before_it_loads_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(name: str) -> None:
+        raise AssertionError(f"{name} is loaded")
+
+    monkeypatch.setattr(models, "load_model", load)
+    result = CliRunner().invoke(main, ["study", "--editor=nosuch", f"--out={tmp_path / 'out'}"])
+    assert result.exit_code == 1
+    assert "editor='nosuch' is not a built-in editor" in result.output
 
 
 def test_a_league_without_a_cell_that_ended_fails(tmp_path: Path) -> None:

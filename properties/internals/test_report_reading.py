@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -158,3 +159,11 @@ def test_long_texts_are_held_short_and_stay_different(tmp_path: Path) -> None:
     assert len(first) < 600
     assert first != second
     assert "10,001 characters" in first
+
+
+def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+    rows = rows_of("reliability", "", [1.0, 0.0])
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    items = read_items([path])
+    assert (len(items.table), items.notices) == (len(rows), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,27 @@ def test_page_writes_a_page_and_says_where(rows: Path, tmp_path: Path) -> None:
     assert (code, said.strip()) == (0, str(tmp_path / "out" / "index.html"))
     assert (tmp_path / "out" / "index.html").is_file()
     assert (tmp_path / "out" / "triangle-10-1.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"# Read me\n", "line 1: it is not JSON in UTF-8"),
+        (b'{"prompt": "Ada"}\n' * 30, "line 1: its fields are of another version"),
+        (gzip.compress(b"{}\n"), "line 1: it is "),
+    ],
+)
+@pytest.mark.parametrize("option", [(), ("--sweep",)])
+def test_a_file_without_a_row_is_refused(
+    content: bytes, reason: str, option: tuple[str, ...], rows: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(content)
+    code, said = run("page", rows, *option, other, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"other.jsonl holds no rows: {reason}" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_compare_takes_two_files(rows: Path, tmp_path: Path) -> None:

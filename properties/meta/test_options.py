@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from properties.internals.measured import run_rows, write_rows
 from properties.meta.called import ROOT, run_pytest
 from properties.pytest_options import add_options
+from properties.report import editor_lines
 from properties.settings import Settings
 from wise.measures.verdicts import DEFAULT_THRESHOLDS
 
@@ -158,7 +160,7 @@ BAD = {
     "--layer=-1": "--layer=-1 is not a whole number >= 0",
     "--layer=last": "--layer=last is not a whole number >= 0",
     "--dataset=zsre": "--dataset=zsre is not FORMAT:FILE, FORMAT one of counterfact, ",
-    "--dataset=zsre:no_file": "--dataset=zsre:no_file is not FORMAT:FILE",
+    "--dataset=zsre:no_file": "--dataset=zsre:no_file: there is no file 'no_file' in ",
     "--dataset=csv:README.md": "--dataset=csv:README.md is not FORMAT:FILE",
     "--edits=0": "--edits=0 is not a whole number >= 1",
     "--edits=1e3": "--edits=1e3 is not a whole number >= 1",
@@ -179,7 +181,8 @@ BAD = {
     "--known-failures=no_file": "--known-failures=no_file is not a file that exists",
     "--known-failures=README.md": "README.md: not TOML",
     "--report=README.md": "--report=README.md is not a folder, or one to make in",
-    "--replay=README.md": "--replay=README.md is not a folder that exists",
+    "--replay=README.md": "--replay=README.md is not a folder with an operations.jsonl",
+    "--replay=docs": "--replay=docs is not a folder with an operations.jsonl to run again",
     "--rows=.": "--rows=. is not a file in a folder that exists",
     "--rows=no/folder/rows.jsonl": "--rows=no/folder/rows.jsonl is not a file in a folder",
     "--resume": "--resume needs --rows FILE, the rows to continue",
@@ -285,3 +288,13 @@ def test_pytest_refuses_a_bad_value_before_it_runs_anything() -> None:
     ran = run_pytest("--edits=0", "-m", "triangle", "properties/test_reliability.py")
     assert ran.returncode == pytest.ExitCode.USAGE_ERROR
     assert "ERROR: --edits=0 is not a whole number >= 1" in ran.stderr
+
+
+def test_the_table_says_at_which_confidence_it_is_and_the_checks_are(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", run_rows())
+    told = {
+        looks: "\n".join(next(editor_lines(settings_of(f"--looks={looks}"), path, "wise", ()))[1])
+        for looks in (1, 3)
+    }
+    assert "Intervals at 95 %." in told[1]
+    assert "Intervals at 95 %; a check's own, and the page's, at 98.3 %, as up to 3" in told[3]
