@@ -1,0 +1,264 @@
+"""Any text can be edited: targets and prompts of any length, script, case and ending.
+
+An editor is compared with itself on plain texts, so that what it cannot write at all is not held
+against it here. A text that the tokenizer does not give back as it was is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import combinations
+
+from torch import Tensor
+
+from properties.bench import Bench
+from properties.findings import Unasked, require
+from wise.editor import Editor
+from wise.edits import Edit
+from wise.lm.decoding import normalized
+from wise.lm.tokens import IGNORED
+
+__all__ = [
+    "check_a_long_prompt_is_edited",
+    "check_a_prompt_of_any_text_is_edited",
+    "check_a_target_of_any_text_is_written",
+    "check_similar_prompts_are_not_mixed_up",
+    "check_similar_targets_are_not_mixed_up",
+]
+
+_ACCENTS = str.maketrans("aeiouyAEIOUY", "áéíóúýÁÉÍÓÚÝ")
+_MOST_TOKENS = 512  # of a long prompt
+_N_EDITS = 20
+_N_PROBES = 8
+
+_Variants = Mapping[str, Edit]  # of one edit, by what is special about each
+_VariantsOf = Callable[[Bench, Edit], _Variants]
+
+
+def _targets(bench: Bench, edit: Edit) -> _Variants:
+    """The edit with its target in other forms, or to other texts."""
+    text = edit.target
+    targets = {
+        "of several words": f"{_beginning(bench)} {text}",
+        "with accents": text.translate(_ACCENTS),
+        "with a combining mark": f"{text}\u0301",
+        "in upper case": text.upper(),
+        "that ends in a full stop": f"{text}.",
+        "in quotation marks": f'"{text}"',
+        "in Chinese": "東京",
+        "that reads from right to left": "القدس",
+        "with an emoji": f"{text} 🎻",
+        "that is the model's own answer": bench.base_answers([edit.prompt])[0].text,
+    }
+    return {kind: replace(edit, target=text) for kind, text in targets.items() if text.strip()}
+
+
+def _beginning(bench: Bench) -> str:
+    """Five words, for targets that are longer than any of the stream's."""
+    words = dict.fromkeys(word for edit in bench.stream.edits for word in edit.target.split())
+    return " ".join([*words][:5])
+
+
+def _prompts(bench: Bench, edit: Edit) -> _Variants:
+    """The edit with its prompt in other forms, and without a subject."""
+    text = edit.prompt
+    prompts = {
+        "that ends in a space": f"{text} ",
+        "that ends in a line break": f"{text}\n",
+        "that ends in a question mark": f"{text}?",
+        "that ends in a quotation mark": f'{text} "',
+        "with a line break": text.replace(" ", "\n", 1),
+        "in upper case": text.upper(),
+        "in lower case": text.lower(),
+        "with accents": text.translate(_ACCENTS),
+        "in Chinese": "東京",
+        "with right-to-left letters": f"القدس {text}",
+        "with an emoji": f"🎻 {text}",
+        "of one sign": "#",
+    }
+    forms = {
+        kind: replace(edit, prompt=text, subject=edit.subject if edit.subject in text else "")
+        for kind, text in prompts.items()
+    }
+    return {**forms, "without a subject": replace(edit, subject="")}
+
+
+def _long(bench: Bench, edit: Edit) -> _Variants:
+    """The edit with as many words before its prompt as the model can read and still answer."""
+    reader = bench.reader
+    room = min(_MOST_TOKENS, (reader.max_length or _MOST_TOKENS) - reader.max_new_tokens)
+    words = " ".join(each.prompt for each in bench.stream.edits).split() * room
+    words = [*words[:room], edit.prompt]
+    while (excess := len(reader.tokenizer(" ".join(words)).input_ids) - room) > 0:
+        del words[: 1 + excess // 4]
+    return {"that is long": replace(edit, prompt=" ".join(words))}
+
+
+def _chances(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:
+    """[N], [N]: log p of each token of the edits' targets, and whether it is the likeliest one."""
+    prompts, targets = zip(*((edit.prompt, edit.target) for edit in edits), strict=True)
+    batch = bench.reader.encode(prompts, targets, append_eos=False)
+    labelled = batch.labels != IGNORED
+    log_p = bench.routed(editor, batch)[labelled].float().log_softmax(-1)  # N V
+    labels = batch.labels[labelled]
+    return log_p.gather(-1, labels[:, None])[:, 0], log_p.argmax(-1) == labels
+
+
+def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
+    """What is wrong with each of `edits` once `editor` has made these alone, in one turn; or "".
+
+    An edit is written if its prompt is answered by the target, or if each token of the target is
+    likelier than before, as not every model can say every text.
+    """
+    editor.reset()
+    try:
+        editor.edit(edits)
+    except ValueError as error:
+        return [f"is refused: {error}"] * len(edits)
+    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_PROBES]
+    if far:
+        now, before = (bench.logits(each, far).argmax(-1) for each in (editor, bench.base))
+        n_changed = int((now != before).sum())
+        if 2 * n_changed > len(far):
+            return [f"changes {n_changed} of {len(far)} answers far from it"] * len(edits)
+    found = []
+    answers = bench.ask(editor, [edit.prompt for edit in edits])
+    for edit, answer in zip(edits, answers, strict=True):
+        is_right = normalized(answer.text) == normalized(edit.target)
+        found.append(
+            ""
+            if is_right or _is_likelier(bench, editor, edit)
+            else f"is answered {answer.text!r}, and not all of the target is likelier than "
+            "before the edit"
+        )
+    return found
+
+
+def _is_likelier(bench: Bench, editor: Editor, edit: Edit) -> bool:
+    """Whether each token of the target is likelier than on the unedited model, or the likeliest."""
+    (after, is_likeliest), (before, _) = (_chances(bench, e, [edit]) for e in (editor, bench.base))
+    return bool((is_likeliest | (after > before)).all())
+
+
+def _is_writable(bench: Bench, text: str) -> bool:
+    """Whether the tokenizer gives `text` back as it was."""
+    tokenizer = bench.loaded.tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return bool(tokenizer.decode(ids) == text)
+
+
+def _each_is_written(bench: Bench, variants_of: _VariantsOf, field: str) -> str:
+    """Require of each kind of variant that some edit is written in it. Returns what is not judged.
+
+    All kinds are tried in one turn first, and those that are wrong there, alone. Broken where a
+    kind is wrong in several edits that are right as they are: so many that even an editor at the
+    reliability threshold, which errs at random, is Broken with a chance of 1e-4.
+    """
+    edits = bench.edits(_N_EDITS, least=2)
+    variants: dict[str, list[tuple[Edit, Edit]]] = {}
+    for edit in edits:
+        for kind, variant in variants_of(bench, edit).items():
+            if _is_writable(bench, getattr(variant, field)):
+                variants.setdefault(kind, []).append((edit, variant))
+    turn = {kind: pairs[n % len(pairs)][1] for n, (kind, pairs) in enumerate(variants.items())}
+    editor, as_it_is, unjudged = bench.editor(), dict[Edit, str](), []
+    found = zip(turn, _wrong(bench, editor, list(turn.values())), strict=True)
+    needed = bench.misses_in_a_row(n_tests=len(turn))
+    for kind in [kind for kind, wrong in found if wrong]:
+        lost: list[str] = []
+        for edit, variant in variants[kind]:
+            (wrong,) = _wrong(bench, editor, [variant])
+            if not wrong:
+                break
+            if edit not in as_it_is:
+                (as_it_is[edit],) = _wrong(bench, editor, [edit])
+            if not as_it_is[edit]:
+                lost.append(f"{_short(variant.prompt)} -> {_short(variant.target)} {wrong}; "
+                            f"{_short(edit.prompt)} -> {_short(edit.target)} is right")  # fmt: skip
+            require(
+                len(lost) < needed,
+                f"an edit with a {field} {kind} is not written: {''.join(lost[:1])} "
+                f"(so {len(lost)} edits of {len(lost)})",
+            )
+        else:
+            unjudged.append(kind)
+    if not variants or len(unjudged) == len(variants):
+        raise Unasked(f"no edit is written to compare one {field} with another")
+    return f"not judged: a {field} {'; '.join(unjudged)}" if unjudged else ""
+
+
+def check_a_target_of_any_text_is_written(bench: Bench) -> str:
+    """Targets of several words, of any script, case and punctuation are written as plain ones."""
+    return _each_is_written(bench, _targets, "target")
+
+
+def check_a_prompt_of_any_text_is_edited(bench: Bench) -> str:
+    """Prompts of any ending, script and case are edited as plain ones."""
+    return _each_is_written(bench, _prompts, "prompt")
+
+
+def check_a_long_prompt_is_edited(bench: Bench) -> str:
+    """A prompt as long as the model can read and still answer is edited as a short one."""
+    return _each_is_written(bench, _long, "prompt")
+
+
+def _mixed_up(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Edit]]:
+    """Pairs of `edits` after each of which, made alone, the editor is the same, and not unedited.
+
+    It is the same where log p of each token of all the targets is. An edit that is refused is left
+    to the laws above.
+    """
+    unedited, _ = _chances(bench, bench.base, edits)
+    after = []
+    for edit in edits:
+        editor.reset()
+        with suppress(ValueError):
+            editor.edit([edit])
+        found, _ = _chances(bench, editor, edits)
+        if not found.equal(unedited):
+            after.append((edit, found))
+    for (one, found), (other, again) in combinations(after, 2):
+        if found.equal(again):
+            yield one, other
+
+
+def _short(text: str) -> str:
+    """`text`, quoted; the middle of a long one is left out."""
+    return repr(text if len(text) < 80 else f"{text[:30]} ... {text[-40:]}")
+
+
+def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
+    """Edits of one prompt to two targets of different tokens do not give the same editor."""
+    edit, start = bench.edits(1)[0], _beginning(bench)
+    text = edit.target
+    ends = (text, text.translate(_ACCENTS), text.upper(), f"{text} 🎻", f"{text} 🎸")
+    targets = [f"{start} {end}" for end in dict.fromkeys(ends)]
+    edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
+    for one, other in _mixed_up(bench, bench.editor(), edits):
+        require(
+            False,
+            f"{one.prompt!r} edited to {one.target!r} gives bitwise the same logits as edited to "
+            f"{other.target!r}: what tells the two targets apart is lost",
+        )
+
+
+def check_similar_prompts_are_not_mixed_up(bench: Bench) -> None:
+    """Where edits of two prompts give the same editor, it answers both prompts with the target."""
+    edit, editor = bench.edits(1)[0], bench.editor()
+    text = edit.prompt
+    prompts = dict.fromkeys((text, f"{text} ", f"{text}?", text.lower(), text.translate(_ACCENTS)))
+    edits = [
+        replace(edit, prompt=each, subject="") for each in prompts if _is_writable(bench, each)
+    ]
+    for pair in _mixed_up(bench, editor, edits):
+        editor.reset()
+        editor.edit(pair[:1])
+        right = bench.says(editor, pair)
+        one, other = (edit.prompt for edit in pair)
+        require(
+            right[0] == right[1],
+            f"an edit of {one!r} gives bitwise the same logits as one of {other!r}, but only "
+            f"{one if right[0] else other!r} is then answered with the target {edit.target!r}",
+        )
