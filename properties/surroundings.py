@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import random
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -15,6 +19,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 __all__ = ["Surroundings", "random_states", "undisturbed"]
 
@@ -42,10 +47,9 @@ def _edited(model: nn.Module) -> Iterator[tuple[str, object]]:
     """What an edit may change: the modules, their hooks and their forwards."""
     for name, module in model.named_modules():
         yield f"type of module {name or 'model'}", type(module)
-        yield (
-            f"number of hooks on module {name or 'model'}",
-            tuple(len(vars(module)[each]) for each in _HOOKS),
-        )
+        for kind in _HOOKS:
+            hooks = kind.strip("_").replace("_", " ")
+            yield f"number of {hooks} on module {name or 'model'}", len(vars(module)[kind])
         yield f"forward of module {name or 'model'}", vars(module).get("forward")
 
 
@@ -57,6 +61,7 @@ def _kept(
         yield f"dtype of {name}", weight.dtype
         yield f"device of {name}", weight.device
         yield f"requires_grad of {name}", weight.requires_grad
+        yield f"gradient of {name}", "none" if weight.grad is None else "some"
     for name, module in model.named_modules():
         yield f"training mode of module {name or 'model'}", module.training
     yield "model's config", model.config.to_json_string(use_diff=False)
@@ -66,12 +71,31 @@ def _kept(
         yield "tokenizer's number of tokens", len(tokenizer)
         for name in _OF_TOKENIZER:
             yield f"tokenizer's {name}", getattr(tokenizer, name)
+    yield from _process()
+
+
+def _process() -> Iterator[tuple[str, object]]:
+    """The modes, limits, logs, threads and files of the process."""
     yield "gradient mode", torch.is_grad_enabled()
     yield "inference mode", torch.is_inference_mode_enabled()
     yield "default dtype", torch.get_default_dtype()
     yield "number of threads", torch.get_num_threads()
     yield "use of deterministic algorithms", torch.are_deterministic_algorithms_enabled()
     yield "precision of float32 products", torch.get_float32_matmul_precision()
+    yield "detection of anomalies", torch.is_anomaly_enabled()
+    yield "autocast", (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+    yield "use of TF32", torch.backends.cuda.matmul.allow_tf32
+    yield "benchmark mode of cuDNN", torch.backends.cudnn.benchmark
+    yield "NumPy's handling of errors", numpy.geterr()
+    yield "level below which logging is off", logging.root.manager.disable
+    yield "level of the root logger", logging.root.level
+    yield "number of handlers of the root logger", len(logging.root.handlers)
+    yield "verbosity of transformers", transformers_logging.get_verbosity()
+    yield "standard output", id(sys.stdout)
+    yield "import path", list(sys.path)
+    yield "limit of recursion", sys.getrecursionlimit()
+    yield "collection of garbage", gc.isenabled()
+    yield "number of Python threads", threading.active_count()
     yield "list of warning filters", tuple(map(str, warnings.filters))
     yield "environment", dict(os.environ)
     yield "working folder", os.getcwd()
@@ -87,6 +111,8 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
+    silenced, verbosity = logging.root.manager.disable, transformers_logging.get_verbosity()
+    is_collecting = gc.isenabled()
     python, legacy, environment = random.getstate(), numpy.random.get_state(), dict(os.environ)  # noqa: NPY002
     try:
         with (
@@ -100,6 +126,9 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(is_deterministic)
+        logging.disable(silenced)
+        transformers_logging.set_verbosity(verbosity)
+        (gc.enable if is_collecting else gc.disable)()
         random.setstate(python)
         numpy.random.set_state(legacy)  # noqa: NPY002
         os.environ.clear()

@@ -224,7 +224,7 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     good = [replace(one, target=two.target), two]
     for place in range(3):
         turn = [*good[:place], bad, *good[place:]]
-        what = f"a turn of 3 edits of which number {place + 1} is too long"
+        what = f"a turn of 3 edits, number {place + 1} with a target beyond the context,"
         try:
             editor.edit(turn)
         except Exception:  # noqa: BLE001 - which error it must be is another law's
