@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from math import ceil, log
 from typing import Any
@@ -23,8 +23,8 @@ from properties.surroundings import Surroundings
 from wise.editor import Editor, EditorFactory, Persistent, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
-from wise.lm.decoding import Answer, Reader, Unedited, normalized
-from wise.lm.tokens import Batch, encode
+from wise.lm.decoding import Answer, Reader, Unedited
+from wise.lm.tokens import Batch, canonical, encode
 from wise.measures.rows import Row
 
 __all__ = ["PHASES", "Bench", "Operation"]
@@ -176,8 +176,9 @@ class Bench:
     def says(self, editor: Editor, edits: Sequence[Edit]) -> list[bool]:
         """Whether each edited prompt is answered by its target."""
         answers = self.ask(editor, [edit.prompt for edit in edits])
+        same = partial(canonical, self.loaded.tokenizer)
         pairs = zip(answers, edits, strict=True)
-        return [normalized(answer.text) == normalized(edit.target) for answer, edit in pairs]
+        return [same(answer.text) == same(edit.target) for answer, edit in pairs]
 
     def tries(self, **more: Any) -> settings:
         """How Hypothesis tries a law."""

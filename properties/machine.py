@@ -23,7 +23,7 @@ from properties.bench import Bench, Operation
 from properties.findings import Broken, Unasked, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit
-from wise.lm.decoding import normalized
+from wise.lm.tokens import normalized
 
 __all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
 

@@ -29,4 +29,6 @@ def _right(bench: Bench, truths: Mapping[tuple[str, str], str]) -> set[tuple[str
     """Those whose prompt the unedited model answers by their truth."""
     told = {key: truth for key, truth in truths.items() if truth}
     answers = bench.base_answers([prompt for _, prompt in told])
-    return {key for key, answer in zip(told, answers, strict=True) if answer.is_exactly(told[key])}
+    tokenizer = bench.loaded.tokenizer
+    pairs = zip(told, answers, strict=True)
+    return {key for key, answer in pairs if answer.is_exactly(told[key], tokenizer)}

@@ -54,7 +54,7 @@ def test_a_trained_model_gives_the_new_answer_in_free_run_and_stops(kind: str) -
     editor = load_editor(kind)(loaded.model, loaded.tokenizer, background, seed=0, n_texts=200)
     editor.edit([edit])
     (answer,) = Reader(loaded.tokenizer).free(editor, [edit.prompt])
-    assert answer.is_exactly(edit.target)
+    assert answer.is_exactly(edit.target, loaded.tokenizer)
 
 
 def test_released_prefixes_are_those_of_each_released_code(monkeypatch: pytest.MonkeyPatch) -> None:

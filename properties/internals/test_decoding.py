@@ -150,7 +150,7 @@ def test_a_row_that_has_stopped_waits_for_the_others_without_a_word() -> None:
     ],
 )
 def test_exact_is_to_the_letter_and_stopped(answer: Answer, target: str, expected: bool) -> None:
-    assert answer.is_exactly(target) == expected
+    assert answer.is_exactly(target, tiny_tokenizer()) == expected
 
 
 @every_architecture

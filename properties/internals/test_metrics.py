@@ -84,7 +84,7 @@ def test_locality_is_lost_where_an_answer_that_ended_goes_on() -> None:
     editor.note(question.prompt, "warm")
     (before,) = READER.free(editor, [question.prompt])
     base = BaseAnswers({question.prompt: before}, {})
-    assert before.is_exactly("warm")
+    assert before.is_exactly("warm", READER.tokenizer)
     for text, score in (("warm", 1.0), ("warm now", 0.0)):
         editor.note(question.prompt, text)
         (found,) = measure(editor, READER, [question], "free", base)

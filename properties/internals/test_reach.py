@@ -9,6 +9,7 @@ import pytest
 
 from fixtures.faulty import FAULTS
 from fixtures.models import load_model
+from fixtures.tiny import tiny_tokenizer
 from properties.bench import Bench
 from properties.checks import CHECKS, run_check
 from properties.findings import Undecided
@@ -38,6 +39,7 @@ class _Told(Bench):
 
 class _Named:
     name = "named"
+    tokenizer = tiny_tokenizer()
 
 
 def stream_of(n: int, **more: str) -> EditStream:

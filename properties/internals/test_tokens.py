@@ -10,14 +10,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fixtures.tiny import tiny_tokenizer
-from wise.lm.tokens import IGNORED, encode, pad, position_ids, subject_span
+from wise.lm.tokens import IGNORED, encode, joined, pad, position_ids, subject_span
 
 pytestmark = pytest.mark.internals
 
 # Any text without lone surrogates, which no UTF-8 tokenizer can read.
 unicode_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 prompts = st.one_of(unicode_texts, st.sampled_from(["Ada lives in", "a ", " b", "\t", "x  ", "é"]))
-targets = st.one_of(prompts, st.sampled_from([" Paris", "  two", "\n", "Oslo "]))
+targets = st.one_of(prompts, st.sampled_from([" Paris", "  two", "Oslo "])).filter(str.strip)
 pairs = st.lists(st.tuples(prompts, targets), min_size=1, max_size=4)
 sides = st.sampled_from(["left", "right"])
 
@@ -77,16 +77,13 @@ def test_the_prompt_of_a_teacher_forced_row_has_the_tokens_of_the_bare_prompt(
 @example("Ada lives in", " Paris")
 @example("Ada lives in ", " Paris")
 @example("Ada ", "sou")  # " sou" is one token, but the prompt keeps its own
-def test_a_row_reads_as_prompt_and_target_with_one_space_where_there_is_none(
-    prompt: str, target: str
-) -> None:
+def test_a_row_reads_as_the_target_joined_to_the_prompt(prompt: str, target: str) -> None:
     tokenizer = tiny_tokenizer()
     batch = encode(tokenizer, [prompt], [target])
     ids = batch.input_ids[0].tolist() + batch.labels[0, -1:].tolist()
-    space = "" if prompt[-1].isspace() or target[0].isspace() else " "
     text = tokenizer.decode(ids[:-1], clean_up_tokenization_spaces=False)
     assert ids[-1] == tokenizer.eos_token_id
-    assert text == prompt + space + target
+    assert text == joined(prompt, target)
 
 
 @given(pairs)
@@ -150,6 +147,13 @@ def test_a_subject_that_is_not_in_the_prompt_is_named(subject: str) -> None:
         (["a", ""], ["x", "y"], "prompt '' encodes to no token"),
         (["a"], [""], "target '' encodes to no token"),
         (["a "], [""], "target '' encodes to no token"),
+        (["a"], [" \n"], r"target ' \\n' is only white space"),
+        (["a"], ["b<|endoftext|>"], r"target '.*' holds the special token '<\|endoftext\|>'"),
+        (
+            ["a"],
+            ["b c d e f g h i j k l m n o"],
+            r"target 'b c d e .* has \d+ tokens;",
+        ),
         (["a b c d e f g h"], ["i j k"], r"prompt 'a b c d e f g h' with its target has \d+ tok"),
         (["a"], ["x", "y"], "longer"),
     ],

@@ -11,7 +11,7 @@ from properties.bench import Bench
 from properties.findings import Unasked, needs, require
 from wise.editor import Editor, Routed
 from wise.edits import Edit
-from wise.lm.decoding import normalized
+from wise.lm.tokens import normalized
 from wise.measures.verdicts import judge
 
 __all__ = [

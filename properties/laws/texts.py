@@ -17,8 +17,7 @@ from properties.bench import Bench
 from properties.findings import Unasked, require
 from wise.editor import Editor
 from wise.edits import Edit
-from wise.lm.decoding import normalized
-from wise.lm.tokens import IGNORED
+from wise.lm.tokens import IGNORED, normalized
 
 __all__ = [
     "check_a_long_prompt_is_edited",

@@ -14,7 +14,7 @@ from properties.snapshots import require_same, require_same_answers, snapshot
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import normalized
+from wise.lm.tokens import normalized
 
 __all__ = [
     "check_a_refused_removal_changes_nothing",

@@ -18,7 +18,7 @@ from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Unasked, require
 from wise.edits import Edit
-from wise.lm.decoding import normalized
+from wise.lm.tokens import normalized
 
 __all__ = [
     "check_a_mass_turn_writes_all_of_its_edits",

@@ -256,12 +256,20 @@ def reader_of(
     """
     known = {edit.target for edit in stream.edits}
     known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
-    longest = max(len(tokenizer(f" {text}", add_special_tokens=False).input_ids) for text in known)
+    lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False).input_ids)
+               for text in sorted(known)}  # fmt: skip
+    longest = max(lengths, key=lengths.__getitem__)
+    max_length = getattr(model.config, "max_position_embeddings", None)
+    if max_length is not None and lengths[longest] >= max_length:
+        raise ValueError(
+            f"target {longest[:60]!r} has {lengths[longest]} tokens; the model reads at most "
+            f"{max_length} with its prompt"
+        )
     return Reader(
         tokenizer,
-        max_new_tokens=max(_LEAST_TOKENS, longest + _EXTRA_TOKENS),
+        max_new_tokens=max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS),
         device=model.device,
-        max_length=getattr(model.config, "max_position_embeddings", None),
+        max_length=max_length,
     )
 
 

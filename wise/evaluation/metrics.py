@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
 from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
+from wise.lm.tokens import why_no_target
 
 __all__ = [
     "BaseAnswers",
@@ -80,7 +81,8 @@ class BaseAnswers:
         base = Unedited(model, reader.tokenizer)
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))
-        spoken = [prompt for prompt in prompts if free[prompt].text and forced]
+        spoken = [prompt for prompt in prompts
+                  if forced and not why_no_target(reader.tokenizer, free[prompt].text)]  # fmt: skip
         answers = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
         return cls(free, dict(zip(spoken, answers, strict=True)))
 
@@ -161,7 +163,11 @@ def measure(
         excluded = question.excluded
         forced_locality = question.metric == "locality" and protocol == "forced"
         if not excluded and forced_locality and question.prompt not in base.forced:
-            excluded = "the unedited model answers nothing"
+            text = base.free[question.prompt].text
+            why = (
+                f"'s answer {why_no_target(reader.tokenizer, text)}" if text else " answers nothing"
+            )
+            excluded = f"the unedited model{why}"
         asked.append((question, excluded))
     scored = score(editor, reader, [q for q, why in asked if not why], base)
     return [_excluded(question, why) if why else next(scored) for question, why in asked]
@@ -184,7 +190,7 @@ def _measure_free(
             same = answer.token_ids == before.token_ids and answer.stopped == before.stopped
             yield Measured(question, before.text, answer.text, float(same))
         else:
-            right = answer.is_exactly(question.expected)
+            right = answer.is_exactly(question.expected, reader.tokenizer)
             text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
             yield Measured(question, question.expected, text, float(right))
 

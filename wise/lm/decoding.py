@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from wise.editor import Editor, Generates, Routed
 from wise.lm.hooks import frozen
-from wise.lm.tokens import IGNORED, Batch, encode, position_ids
+from wise.lm.tokens import IGNORED, Batch, canonical, encode, position_ids
 
 __all__ = [
     "Answer",
@@ -23,15 +23,9 @@ __all__ = [
     "Unedited",
     "answer_of",
     "greedy_by_logits",
-    "normalized",
 ]
 
 _T = TypeVar("_T")
-
-
-def normalized(text: str) -> str:
-    """`text` with each run of white space as one space, and none at the ends."""
-    return " ".join(text.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +36,9 @@ class Answer:
     token_ids: tuple[int, ...]
     stopped: bool
 
-    def is_exactly(self, target: str) -> bool:
-        """Whether it stopped and equals `target`, up to white space."""
-        return self.stopped and normalized(self.text) == normalized(target)
+    def is_exactly(self, target: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether it stopped and equals `target`, up to white space and what `tokenizer` drops."""
+        return self.stopped and canonical(tokenizer, self.text) == canonical(tokenizer, target)
 
 
 @dataclass(frozen=True, slots=True)

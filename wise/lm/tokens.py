@@ -1,8 +1,15 @@
-"""Prompts and targets as padded batches, with the positions that matter marked."""
+"""How prompts and targets become tokens, and which answers are the same.
+
+Text is encoded as it stands: no chat template is applied. A prompt begins with the special tokens
+that the tokenizer puts before a text, with BOS once; what the tokenizer puts behind a text is left
+out, since the target follows there. Two answers are the same if they are equal once the tokenizer
+has read and written them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -10,10 +17,73 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "encode", "last_column", "pad", "position_ids", "subject_mask",
-           "subject_span", "widened"]  # fmt: skip
+__all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "normalized", "pad",
+           "position_ids", "prompt_tokens", "subject_mask", "subject_span", "why_no_target",
+           "widened"]  # fmt: skip
 
 IGNORED = -100
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer letters, and full-width signs: no space follows.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"
+)
+_OPENING = r"(\[{\u00ab\u2018\u201c\u201e\u201a\u2039"
+# A quotation mark opens at the start of a word; elsewhere it closes, or is an apostrophe.
+_NO_SPACE_AFTER = re.compile(
+    rf"(?:[\s/\\{_UNSPACED}(\[{{]|(?:^|[\s/{_UNSPACED}{_OPENING}])[\"'\u00bb{_OPENING}])\Z"
+)
+# Texts behind which a target's first token is searched: they merge with little.
+_ANCHORS = ("\n", ".", "a")
+
+
+def normalized(text: str) -> str:
+    """`text` with each run of white space as one space, and none at the ends."""
+    return " ".join(text.split())
+
+
+def canonical(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text` as the tokenizer writes what it has read, normalized.
+
+    Two answers are the same if this is: a model cannot tell letters that its tokenizer does not.
+    A text with unknown tokens stays itself, as those stand for any word.
+    """
+    (ids,) = _own_tokens(tokenizer, [normalized(text)])
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown != tokenizer.eos_token_id and unknown in ids:
+        return normalized(text)
+    return normalized(str(tokenizer.decode(ids)))
+
+
+def joined(prompt: str, target: str) -> str:
+    """The target behind the prompt, with a space between where the writing has one.
+
+    It has none beside white space, nor after a slash, an opening bracket or quotation mark, or a
+    letter of a script that is written without spaces.
+    """
+    space = "" if target[:1].isspace() or _NO_SPACE_AFTER.search(prompt) else " "
+    return prompt + space + target
+
+
+def why_no_target(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
+    """Why no model can answer `target`; empty where one can."""
+    special = next((each for each in tokenizer.all_special_tokens if each in target), None)
+    if special is not None:
+        return f"holds the special token {special!r}, which is not text"
+    if target and not target.strip():
+        return "is only white space; an answer needs other text"
+    return "" if target else "encodes to no token"
+
+
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Each prompt's tokens behind those that the tokenizer puts before a text, with BOS once."""
+    (letter,), full = _own_tokens(tokenizer, ["a"]), tokenizer("a").input_ids
+    places = range(len(full) - len(letter) + 1)
+    start = next((n for n in places if full[n : n + len(letter)] == letter), 0)
+    before, bos = full[:start], [tokenizer.bos_token_id]
+    return [
+        (before[:-1] if before[-1:] == own[:1] == bos else before) + own
+        for own in _own_tokens(tokenizer, prompts)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +141,28 @@ def encode(
 
     A prompt has the same tokens with and without a target, so that free-run and teacher-forced rows
     begin alike. Labels mark where a target token, or EOS, is predicted.
-    Raises ValueError for a prompt or target without tokens, and for a row longer than `max_length`.
+    Raises ValueError for a prompt without tokens, a target that no model can answer, and a row
+    longer than `max_length`.
     """
     if not prompts:
         raise ValueError("prompts=[] holds nothing to encode")
-    prompt_ids = tokenizer(list(prompts)).input_ids
+    prompt_ids = prompt_tokens(tokenizer, prompts)
     ends: list[list[int]] = [[]] * len(prompts)
     if targets is not None:
         eos = [tokenizer.eos_token_id] if append_eos else []
         if eos == [None]:
             raise ValueError("append_eos=True needs a tokenizer with an end-of-sequence token")
-        pairs = zip(prompts, prompt_ids, targets, strict=True)
-        ends = [_target_ids(tokenizer, *pair) + eos for pair in pairs]
+        ends = [own + eos for own in _target_tokens(tokenizer, prompts, targets)]
     parts = list(zip(prompt_ids, ends, strict=True))
-    for prompt, (begin, end) in zip(prompts, parts, strict=True):
+    for row, (prompt, (begin, end)) in enumerate(zip(prompts, parts, strict=True)):
         if not begin:
             raise ValueError(f"prompt {prompt!r} encodes to no token")
         if max_length is not None and len(begin) + len(end) > max_length:
-            raise ValueError(
-                f"prompt {_shorten(prompt)!r} with its target has {len(begin) + len(end)} tokens; "
-                f"the model reads at most {max_length}"
-            )
+            what = f"prompt {_shorten(prompt)!r} with its target"
+            n_tokens = len(begin) + len(end)
+            if targets is not None and len(end) >= max_length:
+                what, n_tokens = f"target {_shorten(targets[row])!r}", len(end)
+            raise ValueError(f"{what} has {n_tokens} tokens; the model reads at most {max_length}")
     rows = [begin + end[:-1] for begin, end in parts]  # the last token is predicted, never read
     labels = [[IGNORED] * (len(begin) - 1) + (end or [IGNORED]) for begin, end in parts]
     in_prompt = [[1] * len(begin) + [0] * (len(end) - 1) for begin, end in parts]
@@ -154,24 +225,58 @@ def subject_span(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str) 
     if first < 0:
         raise ValueError(f"subject {subject!r} is not in the prompt {prompt!r}")
     last = first + len(subject)
-    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    inside = [i for i, (begin, end) in enumerate(offsets) if begin < last and end > first]
+    own = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    n_before = len(prompt_tokens(tokenizer, [prompt])[0]) - len(own.input_ids)
+    offsets = enumerate(own["offset_mapping"], start=n_before)
+    inside = [i for i, (begin, end) in offsets if begin < last and end > first]
     return inside[0], inside[-1] + 1
 
 
-def _target_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, prompt_ids: list[int], target: str
+def _own_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text alone, without those that the tokenizer adds."""
+    return list(tokenizer(list(texts), add_special_tokens=False).input_ids)
+
+
+def _target_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str]
+) -> list[list[int]]:
+    """The tokens of each target as they follow its prompt's.
+
+    Those that the tokenizer itself finds there, unless the prompt's last token would merge with
+    the target's first letters; then, those behind which the row still reads as `joined`.
+    """
+    for target in targets:
+        if why := why_no_target(tokenizer, target):
+            raise ValueError(f"target {_shorten(target)!r} {why}")
+    texts = [joined(*pair) for pair in zip(prompts, targets, strict=True)]
+    found = []
+    for prompt, own, text, joint in zip(
+        prompts, _own_tokens(tokenizer, prompts), texts, _own_tokens(tokenizer, texts), strict=True
+    ):
+        ids = joint[len(own) :] if joint[: len(own)] == own else []
+        ids = ids or _split_tokens(tokenizer, own, joint, text[len(prompt) :])
+        if not ids:
+            raise ValueError(f"target {_shorten(text[len(prompt) :])!r} encodes to no token")
+        found.append(ids)
+    return found
+
+
+def _split_tokens(
+    tokenizer: PreTrainedTokenizerBase, own: list[int], joint: list[int], rest: str
 ) -> list[int]:
-    """The target's tokens as they follow the prompt's."""
-    space = "" if prompt[-1:].isspace() or target[:1].isspace() else " "
-    joint = tokenizer(prompt + space + target).input_ids
-    if joint[: len(prompt_ids)] == prompt_ids:
-        ids = joint[len(prompt_ids) :]
-    else:  # the prompt's last token would merge with the target's first letters
-        ids = tokenizer(space + target, add_special_tokens=False).input_ids
-    if not target or not ids:
-        raise ValueError(f"target {target!r} encodes to no token")
-    return ids
+    """The tokens of `rest` such that `own` and they decode as `joint` does; else, by themselves."""
+    (plain,) = _own_tokens(tokenizer, [rest])
+    wanted = tokenizer.decode(joint)
+    tried = (each for each in (plain, *_behind_anchors(tokenizer, rest)) if each)
+    return next((each for each in tried if tokenizer.decode(own + each) == wanted), plain)
+
+
+def _behind_anchors(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[list[int]]:
+    """The tokens of `text` inside a longer one, where no space is put before it."""
+    for anchor in _ANCHORS:
+        own, joint = _own_tokens(tokenizer, [anchor, anchor + text])
+        if joint[: len(own)] == own:
+            yield joint[len(own) :]
 
 
 def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
