@@ -44,7 +44,7 @@ def test_a_run_that_saves_states_gives_the_same_bytes_and_leaves_no_state(
     monkeypatch.setattr(lifelong, "_SAVE_EVERY", 2)
     go(tmp_path / "rows.jsonl", KINDS["with saved states"]())
     assert (tmp_path / "rows.jsonl").read_bytes() == path.read_bytes()
-    assert {child.name for child in tmp_path.iterdir()} == {"rows.jsonl", "rows.run.json"}
+    assert {child.name for child in tmp_path.iterdir()} == {"rows.jsonl", "rows.jsonl.run.json"}
 
 
 def test_a_run_returns_the_rows_of_its_file(tmp_path: Path) -> None:

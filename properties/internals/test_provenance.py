@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wise.evaluation.provenance import sources_of
+from wise.evaluation.provenance import check_provenance, keep_provenance, sources_of
 
 pytestmark = pytest.mark.internals
 
@@ -54,3 +54,12 @@ def test_a_built_in_editor_has_its_source_and_that_of_no_other() -> None:
     found = sources_of("grace")
     assert "wise/editors/grace.py" in found
     assert "wise/editors/incontext.py" not in found
+
+
+def test_rows_files_of_one_stem_each_have_their_provenance(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("rows", "rows.look-1", "rows.jsonl")]
+    for path in paths:
+        path.write_text("{}\n")
+        keep_provenance(path, {"stream": path.name})
+    for path in paths:
+        check_provenance(path, {"stream": path.name})

@@ -232,5 +232,5 @@ def test_a_run_on_other_weights_is_refused(tmp_path: Path) -> None:
 def test_rows_without_a_word_of_what_was_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(uninterrupted()[0])
-    with pytest.raises(ValueError, match=r"resumed: there is no rows\.run\.json beside it"):
+    with pytest.raises(ValueError, match=r"resumed: there is no rows\.jsonl\.run\.json beside it"):
         go(path, Watched(), resume=True)

@@ -126,7 +126,7 @@ def check_provenance(rows: Path, provenance: Mapping[str, object]) -> None:
 
 
 def _beside(rows: Path) -> Path:
-    return rows.with_name(f"{rows.stem}.run.json")
+    return rows.with_name(f"{rows.name}.run.json")
 
 
 def _shown(values: Mapping[str, object], name: str) -> str:
