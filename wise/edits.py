@@ -71,8 +71,11 @@ class Edit:
 
 
 def turn_of(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """`edits` as one turn; ValueError where it is empty or edits a prompt twice."""
-    edits = tuple(edits)
+    """`edits` as one turn; ValueError where it is empty, edits a prompt twice or has a bad field.
+
+    Fields are checked again, as a record may have been made without its own checks.
+    """
+    edits = tuple(replace(edit) for edit in edits)
     if not edits:
         raise ValueError("edits=() is empty; a turn needs at least one edit")
     if len({edit.prompt for edit in edits}) < len(edits):

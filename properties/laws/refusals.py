@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -65,9 +66,11 @@ def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
 def check_refuses_a_target_without_tokens(bench: Bench) -> None:
     """A turn with one blank target, or one blank prompt, is refused as a whole."""
     good, other, last, *_ = bench.edits(least=3)
-    for field in ("target", "prompt"):
-        turn = [good, _unchecked(other, subject="", **{field: ""})]
-        _refuses(bench, bench.editor([last]), turn, f"a turn with the {field} ''")
+    editor = bench.editor([last])
+    for field, text in product(("target", "prompt"), ("", " ")):
+        blank = _unchecked(other, subject="", **{field: text})
+        for turn in ([good, blank], [blank, good]):
+            _refuses(bench, editor, turn, f"a turn with the {field} {text!r}")
 
 
 def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
