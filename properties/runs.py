@@ -18,7 +18,7 @@ from wise.edits import Background, EditStream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
-from wise.measures.verdicts import DEFAULT_THRESHOLDS, MAX_LOOKS, SharedDraws
+from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED, MAX_LOOKS, SharedDraws
 
 __all__ = ["LEVELS", "checkpoints_of", "make_runs", "world_bench"]
 
@@ -68,9 +68,9 @@ def world_bench(
     model without a world and for a threshold of an unknown metric.
     """
     world = loaded.own_world
-    unknown = (thresholds or {}).keys() - set(DEFAULT_THRESHOLDS)
+    unknown = (thresholds or {}).keys() - set(JUDGED)
     if unknown:
-        raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(DEFAULT_THRESHOLDS)}")
+        raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(JUDGED)}")
 
     def seed_of(look: int) -> int:
         return stream_seed(seed, look) if look else seed

@@ -20,7 +20,7 @@ from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.evaluation.datasets import FORMATS
 from wise.measures.estimates import PROTOCOL_WORDS
-from wise.measures.verdicts import DEFAULT_THRESHOLDS
+from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
 
@@ -136,7 +136,7 @@ class Settings:
         chosen: list[tuple[str, object]] = [("editor", spec)]
         chosen += [("editor-option", f"{key}={value}") for key, value in options.items()]
         chosen += [("threshold", f"{metric}={value}") for metric, value in self.thresholds.items()
-                   if DEFAULT_THRESHOLDS[metric] != value]  # fmt: skip
+                   if DEFAULT_THRESHOLDS.get(metric) != value]  # fmt: skip
         single = {
             "model": self.model, "device": self.device, "layer": self.editor_options.get("layer"),
             "dtype": self.dtype, "dataset": self.dataset or None,
@@ -190,10 +190,8 @@ def _thresholds(pairs: Sequence[str]) -> dict[str, float]:
     thresholds = dict(DEFAULT_THRESHOLDS)
     for pair in pairs:
         metric, _, value = pair.partition("=")
-        if metric not in DEFAULT_THRESHOLDS:
-            raise ValueError(
-                f"--threshold={pair}: {metric!r} is none of {', '.join(DEFAULT_THRESHOLDS)}"
-            )
+        if metric not in JUDGED:
+            raise ValueError(f"--threshold={pair}: {metric!r} is none of {', '.join(JUDGED)}")
         thresholds[metric] = _share(f"threshold={metric}", value)
     return thresholds
 

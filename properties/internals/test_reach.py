@@ -125,9 +125,10 @@ BLIND = {
 
 
 @pytest.mark.parametrize("fault", BLIND)
-def test_what_an_editor_does_not_understand_fails_a_default_run_of_twenty_edits(
+def test_what_an_editor_does_not_understand_fails_a_run_of_twenty_edits(
     fault: str, tmp_path: Path
 ) -> None:
-    bench = world_bench(FAULTS[fault].editor, load_model("mistral"), tmp_path, n_edits=20)
+    bench = world_bench(FAULTS[fault].editor, load_model("mistral"), tmp_path, n_edits=20,
+                        thresholds={"portability": 0.5})  # fmt: skip
     found = {name: run_check(CHECKS[name], bench).outcome for name in BLIND.values()}
     assert found == {name: "fail" if name == BLIND[fault] else "pass" for name in BLIND.values()}

@@ -28,10 +28,11 @@ from properties.checks import CHECKS, Result, run_check
 from properties.runs import world_bench
 from wise.edits import Background
 
-__all__ = ["MATRIX", "N_EDITS", "failures_of_the_perfect", "measure", "read"]
+__all__ = ["MATRIX", "N_EDITS", "THRESHOLDS", "failures_of_the_perfect", "measure", "read"]
 
 MATRIX = Path(__file__).with_suffix(".toml")
 N_EDITS = 90  # about the least at which far probes, all right, pass at the first of three looks
+THRESHOLDS = {"portability": 0.5}  # the one rate that has none by default
 _N_EXAMPLES = 15
 _CAUGHT = ("fail", "error")
 
@@ -54,7 +55,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         bench = world_bench(
             planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
-            n_examples=_N_EXAMPLES, of_stream=planted.stream,
+            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, of_stream=planted.stream,
             phases=(Phase.generate,),  # that a law is broken is enough here; how, is not asked
             # Its own object: the fault of shared state is planted in editors of one background.
             background=replace(planted.background(background, stream)),
@@ -71,7 +72,7 @@ def failures_of_the_perfect(seed: int, model: str = "mistral") -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             make_perfect, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name="perfect",
-            n_examples=_N_EXAMPLES, background=background,
+            thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, background=background,
         )  # fmt: skip
         results = [run_check(check, bench) for check in CHECKS.values()]
     return [r for r in results if r.outcome != "pass" and r.outcome != "not asked"]

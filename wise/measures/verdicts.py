@@ -21,6 +21,7 @@ from wise.measures.statistics import format_share, interval_at, lower_bound, upp
 
 __all__ = [
     "DEFAULT_THRESHOLDS",
+    "JUDGED",
     "MAX_LOOKS",
     "RELATIVE",
     "THRESHOLDS",
@@ -57,15 +58,12 @@ THRESHOLDS: Mapping[str, float] = {
     "gate-near": 0.75,
     "retrieval": 0.75,
 }
-# The share that each harder metric needs of what the unedited model can do: of the questions that
-# it answers about the facts as they were, on edits that the editor answers directly.
-RELATIVE: Mapping[str, float] = {
-    "generalization-3": 0.75,
-    "generalization-4": 0.75,
-    "generalization-5": 0.75,
-    "portability": 0.5,
-}
-DEFAULT_THRESHOLDS: Mapping[str, float] = {**THRESHOLDS, **RELATIVE}
+# The threshold of a harder metric is the share that is needed of what the unedited model can do: of
+# the questions that it answers about the facts as they were, on edits that the editor answers
+# directly. Portability has none by default: no editor of the field carries consequences over.
+RELATIVE = ("generalization-3", "generalization-4", "generalization-5", "portability")
+DEFAULT_THRESHOLDS: Mapping[str, float] = {**THRESHOLDS, **dict.fromkeys(RELATIVE[:3], 0.75)}
+JUDGED = (*THRESHOLDS, *RELATIVE)  # the metrics that may have a threshold
 MAX_LOOKS = 3
 
 
