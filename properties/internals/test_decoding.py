@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from fixtures.tiny import VOCAB_SIZE, tiny_model, tiny_tokenizer
-from wise.lm.architectures import ARCHITECTURES
+from wise.lm.architectures import ARCHITECTURES, context_length
 from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
 from wise.lm.tokens import encode
 
@@ -19,6 +19,20 @@ pytestmark = pytest.mark.internals
 every_architecture = pytest.mark.parametrize("model_type", ARCHITECTURES)
 PROMPTS = ("Ada Lorn lives in", "Why", "The sun sets over the", "Dov speaks ", "a b c d e f")
 EOS = 0
+
+
+@every_architecture
+def test_a_row_beyond_the_context_is_refused(model_type: str) -> None:
+    model = tiny_model(model_type)
+    length = context_length(model)
+    assert length is not None
+    ids = torch.full((1, length + 1), 5)
+    mask = torch.ones_like(ids)
+    bare = Unedited(model, tiny_tokenizer())
+    with pytest.raises(ValueError, match=f"a row has {length + 1} tokens; .* at most {length}"):
+        bare.logits(ids, mask)
+    mask[0, 0] = 0  # padding is not read
+    assert bare.logits(ids, mask).shape[:2] == ids.shape
 
 
 class ByLogits:

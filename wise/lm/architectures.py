@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-__all__ = ["ARCHITECTURES", "Architecture", "LanguageModel"]
+__all__ = ["ARCHITECTURES", "Architecture", "LanguageModel", "context_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ _UNSUPPORTED: tuple[tuple[str, bool, str], ...] = (
 )  # fmt: skip
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens the model can read; None where its configuration does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
 class LanguageModel:
     """A causal language model of transformers, with its parts by name.
 
@@ -114,7 +119,7 @@ class LanguageModel:
     @property
     def context_length(self) -> int | None:
         """The most tokens the model can read; None where its configuration does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return context_length(self.model)
 
     @property
     def activation(self) -> nn.Module:

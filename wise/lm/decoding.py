@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Generates, Routed
+from wise.lm.architectures import context_length
 from wise.lm.hooks import frozen
 from wise.lm.tokens import IGNORED, Batch, canonical, encode, position_ids
 
@@ -81,6 +82,12 @@ class Unedited:
 
     @torch.no_grad()
     def logits(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
+        """Logits of every token. Raises ValueError for a row beyond the model's context."""
+        limit = context_length(self.model)
+        if limit is not None and input_ids.shape[1] > limit:  # its rows are counted only then
+            longest = int(attention_mask.sum(-1).max())
+            if longest > limit:
+                raise ValueError(f"a row has {longest} tokens; the model reads at most {limit}")
         with frozen(self.model):
             return self.model(
                 input_ids=input_ids,
