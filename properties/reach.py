@@ -13,8 +13,8 @@ __all__ = ["within_reach"]
 def within_reach(bench: Bench, stream: EditStream) -> set[tuple[str, str]]:
     """(edit id, prompt) of the paraphrases and consequences that the unedited model answers.
 
-    It answers them, and the edit's own prompt, by the `ground_truth` of the record: what was right
-    before the edit. A record without one is out of reach, as nobody can tell.
+    Its answers to them, and to the edit's own prompt, begin with the `ground_truth` of the record:
+    what was right before the edit. A record without one is out of reach, as nobody can tell.
     """
     own = {(edit.id, edit.prompt): edit.ground_truth for edit in stream.edits}
     known = {edit_id for edit_id, _ in _right(bench, own)}
@@ -31,4 +31,4 @@ def _right(bench: Bench, truths: Mapping[tuple[str, str], str]) -> set[tuple[str
     answers = bench.base_answers([prompt for _, prompt in told])
     tokenizer = bench.loaded.tokenizer
     pairs = zip(told, answers, strict=True)
-    return {key for key, answer in pairs if answer.is_exactly(told[key], tokenizer)}
+    return {key for key, answer in pairs if answer.begins_with(told[key], tokenizer)}

@@ -35,6 +35,17 @@ def test_a_row_beyond_the_context_is_refused(model_type: str) -> None:
     assert bare.logits(ids, mask).shape[:2] == ids.shape
 
 
+@pytest.mark.parametrize(
+    ("said", "begins"),
+    [("Ada Lorn", True), ("Ada Lorn lives in", True), ("Ada Lorn.", True),
+     ("Ada Lorns", False), ("in Ada Lorn", False), ("Ada", False)],
+)  # fmt: skip
+def test_an_answer_begins_with_whole_words(said: str, begins: bool) -> None:
+    for stopped in (True, False):
+        answer = Answer(said, (), stopped)
+        assert answer.begins_with("Ada Lorn", tiny_tokenizer()) == begins
+
+
 class ByLogits:
     """An editor without `generate`."""
 

@@ -41,6 +41,11 @@ class Answer:
         """Whether it stopped and equals `target`, up to white space and what `tokenizer` drops."""
         return self.stopped and canonical(tokenizer, self.text) == canonical(tokenizer, target)
 
+    def begins_with(self, target: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether its first words are `target`, whatever follows: a base model never stops."""
+        said, told = canonical(tokenizer, self.text), canonical(tokenizer, target)
+        return said.startswith(told) and not said[len(told) : len(told) + 1].isalnum()
+
 
 @dataclass(frozen=True, slots=True)
 class ForcedAnswer:
