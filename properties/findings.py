@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from wise.editor import Editor, Erasable
+from wise.edits import Edit
+
 __all__ = [
-    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "require", "tolerance",
+    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "require",
+    "take_back", "tolerance",
 ]  # fmt: skip
 
 _Law = TypeVar("_Law", bound=Callable[..., Any])
@@ -57,6 +61,16 @@ def require(holds: bool, message: str) -> None:
     """Raise Broken with `message` unless the law `holds`."""
     if not holds:
         raise Broken(message)
+
+
+def take_back(editor: Editor, edits: Sequence[Edit]) -> None:
+    """Remove `edits`, which are in force, if the editor can; Broken where it refuses."""
+    if isinstance(editor, Erasable):
+        try:
+            editor.remove(edits)
+        except (KeyError, ValueError) as error:
+            what = ", ".join(repr(edit.prompt) for edit in edits)
+            raise Broken(f"the edit of {what} was made, and cannot be removed: {error}") from error
 
 
 def tolerance(logits: Tensor) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import require
+from properties.findings import require, take_back
 from properties.snapshots import require_same, snapshot
 from wise.editor import Editor, Erasable, Generates, Routed
 from wise.edits import Edit
@@ -33,10 +33,6 @@ def _steps(bench: Bench) -> list[_Step]:
     def edit(*edits: Edit) -> Callable[[Editor], object]:
         return lambda editor: editor.edit(edits)
 
-    def remove(editor: Editor) -> None:
-        assert isinstance(editor, Erasable)
-        editor.remove([two])
-
     one, two, three, _ = bench.edits()
     steps: list[_Step] = [
         ("an edit", edit(one)),
@@ -44,9 +40,9 @@ def _steps(bench: Bench) -> list[_Step]:
         ("another target for the first", edit(replace(one, target=two.target))),
         ("a third edit", edit(three)),
     ]
-    return (
-        [*steps, ("the second removed", remove)] if isinstance(bench.example, Erasable) else steps
-    )
+    if isinstance(bench.example, Erasable):
+        steps.append(("the second removed", lambda editor: take_back(editor, [two])))
+    return steps
 
 
 def check_questions_change_nothing(bench: Bench) -> None:

@@ -15,9 +15,9 @@ from zipfile import is_zipfile
 import torch
 
 from properties.bench import Bench
-from properties.findings import Broken, needs, require
+from properties.findings import Broken, needs, require, take_back
 from properties.snapshots import Snapshot, require_same, snapshot
-from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
+from wise.editor import Editor, Layered, Persistent, Prepares, takes
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 
@@ -67,8 +67,7 @@ def _live_through(bench: Bench, editor: Editor) -> None:
     editor.edit([replace(one, target=two.target)])
     with suppress(ValueError):  # an editor may refuse what its tokenizer cannot say
         editor.edit([replace(two, target=_UNUSUAL)])
-    if isinstance(editor, Erasable):
-        editor.remove([three])
+    take_back(editor, [three])
 
 
 @needs(Persistent)
@@ -98,8 +97,7 @@ def _futures(bench: Bench, editor: Editor) -> Iterator[tuple[str, Snapshot]]:
     yield "", snapshot(bench, editor)
     editor.edit([four, three])
     editor.edit([replace(two, target=four.target)])
-    if isinstance(editor, Erasable):
-        editor.remove([one])
+    take_back(editor, [one])
     yield " and was edited on", snapshot(bench, editor)
     editor.reset()
     editor.edit([four])
@@ -227,8 +225,7 @@ def check_loading_replaces_all_that_was_in_force(bench: Bench) -> None:
         editor.reset()
         editor.edit([held])
         editor.edit([three, four])
-        if isinstance(editor, Erasable):
-            editor.remove([held])
+        take_back(editor, [held])
         snapshot(bench, editor)
         load("state", "held other edits")
         load("other", "held as many edits of the same prompts")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, Undecided, needs, require
+from properties.findings import Broken, Unasked, Undecided, needs, require, take_back
 from properties.snapshots import require_same, require_same_answers, snapshot
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
@@ -39,15 +39,6 @@ def _twins(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
     return one, of_target, of_subject, three
 
 
-def _remove(editor: Editor, edits: Sequence[Edit]) -> None:
-    assert isinstance(editor, Erasable)
-    try:
-        editor.remove(edits)
-    except (KeyError, ValueError) as error:
-        what = ", ".join(repr(edit.prompt) for edit in edits)
-        raise Broken(f"the edit of {what} was made, and cannot be removed: {error}") from error
-
-
 def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
     """The prompts of these edits, some paraphrases of theirs, and what the bench asks."""
     known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
@@ -75,7 +66,7 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
 
     def remove(removed: Sequence[Edit], n_left: int) -> None:
         snapshot(bench, editor, asked)
-        _remove(editor, removed)
+        take_back(editor, removed)
         prompts = " and ".join(repr(edit.prompt) for edit in removed)
         when = f"made last, the edit of {prompts} was removed, and not as if never made: now"
         require_same_answers(snapshot(bench, editor, asked), expected[n_left], when)
@@ -99,7 +90,7 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
     right = bench.says(editor, others)
     written = [edit for edit, is_right in zip(others, right, strict=True) if is_right]
     bench.ask(editor, asked)
-    _remove(editor, [removed])
+    take_back(editor, [removed])
     for edit, is_right in zip(written, bench.says(editor, written), strict=True):
         require(is_right, f"removing the edit of {removed.prompt!r} took that of {edit.prompt!r} "
                 "with it")  # fmt: skip
@@ -131,7 +122,7 @@ def check_removing_an_edit_brings_back_no_earlier_one(bench: Bench) -> None:
                "a record with its prompt alone": Edit(one.prompt, three.target)}  # fmt: skip
     for what, record in records.items():
         editor = bench.editor([three, one, last])
-        _remove(editor, [record])
+        take_back(editor, [record])
         require_same_answers(
             snapshot(bench, editor, expected.prompts), expected,
             f"the edit of {one.prompt!r} to {one.target!r} and then to {last.target!r} was removed "
@@ -172,7 +163,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     refuse([of_subject], "an edit never made, about the subject of one in force,")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")
-    editor.remove([other])
+    take_back(editor, [other])
     refuse([other], "an edit that was removed already")
     editor.reset()
     refuse([one], "an edit after a reset")
@@ -194,7 +185,7 @@ def check_a_removed_edit_can_be_made_again(bench: Bench) -> None:
     others = [replace(edit, target=target)
               for edit, target in zip(written, targets[1:] + targets[:1], strict=True)]  # fmt: skip
     for again, how in ((written, "alike"), (others, "with another target")):
-        _remove(editor, written)
+        take_back(editor, written)
         for edit in again:
             editor.edit([edit])
         require(
