@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 _N_ORDERED = 20
+_N_PLACES = 40  # more than a memory of 25 edits, or of 32, holds
 _N_FAR = 8  # prompts outside every scope, so that the unedited model answers
 _AGREEMENT = 0.75  # at least, between the answers after one order and the other
 _GROWTH = 0.001  # of a forward, for each edit: allowed to an editor that declares nothing
@@ -27,14 +28,15 @@ _GROWTH = 0.001  # of a forward, for each edit: allowed to an editor that declar
 def check_the_order_of_edits_does_not_matter(bench: Bench) -> str:
     """With the edits made in reverse order, nearly the same ones are answered.
 
-    At no place of the stream is an edit lost, whichever stands there: an editor just at the
-    reliability threshold, which errs at random, fails so with a chance of 1e-4.
+    At no place of a stream, of twice the length too, is an edit lost, whichever stands there: an
+    editor just at the reliability threshold, which errs at random, fails so with a chance of 1e-4.
     """
     edits = bench.edits(_N_ORDERED)
     forth, back = (bench.says(bench.editor(order), edits) for order in (edits, edits[::-1]))
     by_place = [not (one or other) for one, other in zip(forth, back[::-1], strict=True)]
     if sum(by_place) <= len(edits) / 2:  # where most are lost, no single place is at fault
         _require_all_places(bench, edits, by_place)
+        _require_later_places(bench)
     agree = [float(one == other) for one, other in zip(forth, back, strict=True) if one or other]
     if not agree:
         raise Unasked(f"none of {len(edits)} edits is answered after either order")
@@ -46,12 +48,33 @@ def _require_all_places(bench: Bench, edits: Sequence[Edit], is_lost: Sequence[b
     """Require that not every edit is lost at a place, given which were lost in two orders."""
     lost = {place for place, lost in enumerate(is_lost) if lost}
     n_tries = bench.misses_in_a_row(n_tests=len(edits))
-    for k in range(1, n_tries - 1):
+    _require_some_order(bench, edits, lost, range(1, n_tries - 1), n_tries)
+
+
+def _require_later_places(bench: Bench) -> None:
+    """The same of the places of a longer stream; where older edits hold, none fades by age."""
+    edits = bench.edits(_N_PLACES, least=_N_ORDERED)
+    later = set(range(_N_ORDERED, len(edits)))
+    n_tries = bench.misses_in_a_row(n_tests=max(1, len(later)))
+    _require_some_order(bench, edits, later, range(n_tries), n_tries)
+
+
+def _require_some_order(
+    bench: Bench, edits: Sequence[Edit], lost: set[int], turns: range, n_tries: int
+) -> None:
+    """Require of each place in `lost` that its edit is right, or most before it wrong, in an order.
+
+    The edits are made in orders turned by each of `turns`.
+    """
+    for k in turns:
         if not lost:
             return
         order = [*edits[k:], *edits[:k]]
         right = bench.says(bench.editor(order), order)
-        lost -= {place for place in lost if right[place]}
+        lost = {
+            place for place in lost
+            if not right[place] and sum(right[:place]) >= place / 2
+        }  # fmt: skip
     for place in sorted(lost):
         require(
             False,

@@ -6,6 +6,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from properties.bench import Bench
@@ -17,6 +18,7 @@ from wise.lm.decoding import Unedited
 
 __all__ = [
     "check_an_export_replaces_nothing",
+    "check_an_export_without_edits_is_the_model",
     "check_export_answers_as_the_editor_did",
     "check_exporting_changes_nothing",
 ]
@@ -59,6 +61,26 @@ def check_export_answers_as_the_editor_did(bench: Bench) -> None:
         )
     gap = float((found - expected).abs().max())
     raise Broken(f"the logits of the exported model differ by up to {gap:.1e} from the editor's")
+
+
+@needs(Exports)
+def check_an_export_without_edits_is_the_model(bench: Bench) -> None:
+    """An editor without edits exports the caller's model, to the bit and in its precision."""
+    editor = bench.editor()
+    assert isinstance(editor, Exports)
+    own = {name: weight.dtype for name, weight in bench.loaded.model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported"
+        editor.export(path)
+        found = bench.logits(_taken(bench, path), bench.prompts)
+        for file in sorted(path.rglob("*.safetensors")):
+            for name, weight in load_file(file).items():
+                needed = own.get(name, weight.dtype)
+                require(
+                    weight.dtype == needed,
+                    f"an export holds {name} in {weight.dtype}; the model has it in {needed}",
+                )
+    bench.same(found, bench.logits(bench.base, bench.prompts), "exported without an edit")
 
 
 @needs(Exports)

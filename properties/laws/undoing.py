@@ -22,6 +22,7 @@ __all__ = [
     "check_a_removed_edit_can_be_made_again",
     "check_removing_an_edit_brings_back_no_earlier_one",
     "check_removing_an_edit_leaves_the_others",
+    "check_removing_one_wording_leaves_the_other",
     "check_removing_the_newest_edits_undoes_them",
     "check_reset_forgets_everything",
     "check_reset_restores_the_base_model",
@@ -107,6 +108,36 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
             )
     if not written:
         raise Undecided(f"none of {len(others)} other edits was written; nothing is to be kept")
+
+
+@needs(Erasable)
+def check_removing_one_wording_leaves_the_other(bench: Bench) -> None:
+    """Of two edits that say one fact in two wordings, the younger outlives the older."""
+    wordings = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
+    editor = bench.editor()
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        pairs = [(edit, Edit(wordings[edit.prompt][0], edit.target, edit.subject))
+                 for edit in edits if wordings.get(edit.prompt)]  # fmt: skip
+        if not pairs:
+            raise Unasked("the stream has no paraphrases")
+        editor.reset()
+        for older, younger in pairs:
+            editor.edit([older])
+            editor.edit([younger])
+        right = bench.says(editor, [younger for _, younger in pairs])
+        written = [pair for pair, is_right in zip(pairs, right, strict=True) if is_right]
+        for older, _ in pairs:
+            take_back(editor, [older])
+        kept = bench.says(editor, [younger for _, younger in written]) if written else []
+        return [
+            f"removing the edit of {older.prompt!r} took that of {younger.prompt!r} with it, which "
+            "has its target"
+            for (older, younger), is_right in zip(written, kept, strict=True)
+            if not is_right
+        ]
+
+    bench.repeatedly(find)
 
 
 @needs(Erasable)
