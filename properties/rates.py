@@ -104,7 +104,7 @@ def check_rate(bench: Bench, metric: str) -> str:
     if bench.baseline:
         return _not_worse(bench, metric, asked)
     if metric not in bench.thresholds:
-        raise Unasked(f"no threshold is set for {metric}; set one with --threshold {metric}=VALUE")
+        raise Unasked(f"no threshold is set for {metric}; set one with --threshold={metric}=VALUE")
 
     def draws() -> Iterator[tuple[list[float], list[str]]]:
         for rows in bench.runs:

@@ -61,7 +61,6 @@ def _kept(
         yield f"dtype of {name}", weight.dtype
         yield f"device of {name}", weight.device
         yield f"requires_grad of {name}", weight.requires_grad
-        yield f"gradient of {name}", "none" if weight.grad is None else "some"
     for name, module in model.named_modules():
         yield f"training mode of module {name or 'model'}", module.training
     yield "model's config", model.config.to_json_string(use_diff=False)

@@ -72,8 +72,8 @@ def _calls(bench: Bench, editor: Editor, folder: Path) -> Iterator[_Call]:
 def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     """No call changes the caller's model, its tokenizer or the process, but an edit the weights.
 
-    That is, between making and the last reset: values, dtypes, training mode, gradients and hooks
-    of the model, both configurations, the tokenizer, the modes, threads and random states of torch,
+    That is, between making and the last reset: values, dtypes, training mode and hooks of the
+    model, both configurations, the tokenizer, the modes, threads and random states of torch,
     logging, the environment, and files in the working folder. A call that raises is no exception.
     Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
     tokenizer that pads on the right, gradients off.

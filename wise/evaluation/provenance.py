@@ -132,7 +132,8 @@ def _beside(rows: Path) -> Path:
 def _shown(values: Mapping[str, object], name: str) -> str:
     if name not in values:
         return "missing"
-    text = json.dumps(values[name], ensure_ascii=False)
+    value = values[name]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     is_digest = name.endswith(("sha256", ".py", ".so"))
     most = 10 if is_digest else _MOST_SHOWN
     return text if len(text) <= most else f"{text[:most]}..."
