@@ -76,14 +76,16 @@ def why_no_target(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
     """Each prompt's tokens behind those that the tokenizer puts before a text, with BOS once."""
+    return _with_start(tokenizer, _own_tokens(tokenizer, prompts))
+
+
+def _with_start(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> list[list[int]]:
+    """Rows of own tokens behind those that the tokenizer puts before a text, with BOS once."""
     (letter,), full = _own_tokens(tokenizer, ["a"]), tokenizer("a").input_ids
     places = range(len(full) - len(letter) + 1)
     start = next((n for n in places if full[n : n + len(letter)] == letter), 0)
     before, bos = full[:start], [tokenizer.bos_token_id]
-    return [
-        (before[:-1] if before[-1:] == own[:1] == bos else before) + own
-        for own in _own_tokens(tokenizer, prompts)
-    ]
+    return [(before[:-1] if before[-1:] == own[:1] == bos else before) + own for own in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,14 @@ def encode(
     """
     if not prompts:
         raise ValueError("prompts=[] holds nothing to encode")
-    prompt_ids = prompt_tokens(tokenizer, prompts)
+    own_ids = _own_tokens(tokenizer, prompts)
+    prompt_ids = _with_start(tokenizer, own_ids)
     ends: list[list[int]] = [[]] * len(prompts)
     if targets is not None:
         eos = [tokenizer.eos_token_id] if append_eos else []
         if eos == [None]:
             raise ValueError("append_eos=True needs a tokenizer with an end-of-sequence token")
-        ends = [own + eos for own in _target_tokens(tokenizer, prompts, targets)]
+        ends = [ids + eos for ids in _target_tokens(tokenizer, prompts, own_ids, targets)]
     parts = list(zip(prompt_ids, ends, strict=True))
     for row, (prompt, (begin, end)) in enumerate(zip(prompts, parts, strict=True)):
         if not begin:
@@ -238,9 +241,12 @@ def _own_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
 
 
 def _target_tokens(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    own_ids: Sequence[list[int]],
+    targets: Sequence[str],
 ) -> list[list[int]]:
-    """The tokens of each target as they follow its prompt's.
+    """The tokens of each target as they follow its prompt's own.
 
     Those that the tokenizer itself finds there, unless the prompt's last token would merge with
     the target's first letters; then, those behind which the row still reads as `joined`.
@@ -251,7 +257,7 @@ def _target_tokens(
     texts = [joined(*pair) for pair in zip(prompts, targets, strict=True)]
     found = []
     for prompt, own, text, joint in zip(
-        prompts, _own_tokens(tokenizer, prompts), texts, _own_tokens(tokenizer, texts), strict=True
+        prompts, own_ids, texts, _own_tokens(tokenizer, texts), strict=True
     ):
         ids = joint[len(own) :] if joint[: len(own)] == own else []
         ids = ids or _split_tokens(tokenizer, own, joint, text[len(prompt) :])
