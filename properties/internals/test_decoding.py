@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -50,7 +51,10 @@ class ByLogits:
     """An editor without `generate`."""
 
     def __init__(self, inner: Unedited):
-        self.logits = inner.logits
+        self.inner = inner
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.inner.logits(input_ids, attention_mask)
 
     def edit(self, edits: Sequence[object]) -> None: ...
 
@@ -111,6 +115,33 @@ def test_a_reader_tells_of_every_batch() -> None:
     reader.free(editor, prompts)
     reader.forced(editor, prompts, ["x"] * 3)
     assert read == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("decode", ["free", "forced"])
+def test_the_logits_of_a_batch_are_bounded(decode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 2**15
+    monkeypatch.setattr("wise.lm.decoding._MOST_LOGITS", most)
+    shapes: list[tuple[int, int, int]] = []
+
+    class Sized(ByLogits):
+        def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            shapes.append((*input_ids.shape, VOCAB_SIZE))
+            return self.inner.logits(input_ids, attention_mask)
+
+    editor = Sized(unedited(tiny_model("llama")))
+    read = getattr(Reader(tiny_tokenizer(), max_new_tokens=4), decode)
+    prompts = [f"{prompt} {n}" for prompt in PROMPTS for n in range(9)]
+    targets = [["Lorn"] * len(prompts)] if decode == "forced" else []
+    together = read(editor, prompts, *targets)
+    assert max(map(math.prod, shapes)) <= most
+    assert max(rows for rows, _, _ in shapes) > 4  # and no smaller than it must be
+    for prompt, answer in zip(prompts, together, strict=True):
+        (alone,) = read(editor, [prompt], *([target[0]] for target in targets))
+        assert _tokens(alone) == _tokens(answer)
+
+
+def _tokens(answer: Answer | ForcedAnswer) -> tuple[int, ...]:
+    return answer.token_ids if isinstance(answer, Answer) else answer.predicted_ids
 
 
 @every_architecture

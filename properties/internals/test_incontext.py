@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_editors import asked, tiny
@@ -194,3 +195,24 @@ def test_only_retrieval_routes_and_both_do_the_rest() -> None:
 def test_a_bad_option_is_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_ike(tiny_model("llama"), tiny_tokenizer(), BACKGROUND, seed=0, **option)
+
+
+def test_a_long_context_does_not_multiply_the_logits_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    editor = tiny(make_ike, n_edits=3, **QUICK)
+    editor.edit(EDITS[:3])
+    batch = asked([edit.prompt for edit in EDITS[:6]])
+    whole = editor.logits(batch.input_ids, batch.attention_mask)
+    sizes: list[int] = []
+
+    def watched(self: Unedited, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        sizes.append(input_ids.numel() * len(tiny_tokenizer()))
+        return plain(self, input_ids, attention_mask)
+
+    plain, most = Unedited.logits, whole.numel()
+    monkeypatch.setattr("wise.lm.decoding._MOST_LOGITS", most)
+    monkeypatch.setattr(Unedited, "logits", watched)
+    found = editor.logits(batch.input_ids, batch.attention_mask)
+    assert max(sizes) <= most < sum(sizes)
+    torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)

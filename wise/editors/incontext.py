@@ -20,6 +20,7 @@ from torch import Tensor
 from wise.editors.base import ErasableBase, edits_of, factory, live
 from wise.editors.options import Checked
 from wise.edits import Background, Edit
+from wise.lm.decoding import most_rows
 from wise.lm.tokens import encode, pad
 from wise.seeds import seeded
 
@@ -103,8 +104,12 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         if not any(prefixes):
             return self._bare.logits(input_ids, attention_mask)
         rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
-        logits = self._bare.logits(rows, mask)
-        return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))  # B T V
+        n = most_rows(self.tokenizer, rows.shape[1])
+        found = []
+        for some, seen, at in zip(rows.split(n), mask.split(n), places.split(n), strict=True):
+            logits = self._bare.logits(some, seen)
+            found.append(logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
+        return torch.cat(found)  # B T V
 
     def generate(
         self,

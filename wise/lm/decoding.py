@@ -24,9 +24,11 @@ __all__ = [
     "Unedited",
     "answer_of",
     "greedy_by_logits",
+    "most_rows",
 ]
 
 _T = TypeVar("_T")
+_MOST_LOGITS = 2**26  # of one batch: 256 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class Reader:
                 tokens = greedy_by_logits(editor, self.tokenizer, *asked)
             return [answer_of(self.tokenizer, ids) for ids in tokens.tolist()]
 
-        return self.in_batches(prompts, ask)
+        return self.in_batches(prompts, ask, n_more=self.max_new_tokens)
 
     @torch.no_grad()
     def forced(
@@ -195,24 +197,44 @@ class Reader:
                 for target, predicted, row in zip(*found, strict=True)
             ]
 
-        return self.in_batches(prompts, ask)
+        texts = [f"{prompt} {target}" for prompt, target in zip(prompts, targets, strict=True)]
+        return self.in_batches(texts, ask)
 
     def encode(self, *texts: Sequence[str], **options: Any) -> Batch:
         return encode(self.tokenizer, *texts, **options).to(torch.device(self.device))
 
     def in_batches(
-        self, prompts: Sequence[str], ask: Callable[[list[int]], Iterable[_T]]
+        self, texts: Sequence[str], ask: Callable[[list[int]], Iterable[_T]], *, n_more: int = 0
     ) -> list[_T]:
-        """What `ask` gives for the prompts of some numbers: each batch is of like length, so that
-        little is spent on padding."""
-        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        """What `ask` gives for the texts of some numbers, which `n_more` tokens may follow.
+
+        A batch is of like length, so that little is spent on padding, and of so few rows that the
+        logits of all its tokens stay within 256 MiB.
+        """
         found: dict[int, _T] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in self._batches(texts, n_more):
             found |= zip(rows, ask(rows), strict=True)
             if self.on_batch is not None:
                 self.on_batch(len(rows))
-        return [found[index] for index in range(len(prompts))]
+        return [found[index] for index in range(len(texts))]
+
+    def _batches(self, texts: Sequence[str], n_more: int) -> Iterator[list[int]]:
+        """The numbers of the texts, the shortest first."""
+        lengths = [len(ids) for ids in self.tokenizer(list(texts)).input_ids] if texts else []
+        rows: list[int] = []
+        for index in sorted(range(len(texts)), key=lambda index: (lengths[index], index)):
+            n_rows = min(self.batch_size, most_rows(self.tokenizer, lengths[index] + n_more))
+            if len(rows) >= n_rows:
+                yield rows
+                rows = []
+            rows.append(index)
+        if rows:
+            yield rows
+
+
+def most_rows(tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> int:
+    """How many rows of `n_tokens` a batch may have, so that its logits take 256 MiB; at least 1."""
+    return max(1, _MOST_LOGITS // (len(tokenizer) * max(1, n_tokens)))
 
 
 def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
