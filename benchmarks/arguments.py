@@ -1,12 +1,14 @@
-"""Counts, seeds and models on a benchmark's command line."""
+"""Counts, seeds, models and datasets on a benchmark's command line."""
 
 from __future__ import annotations
 
 import argparse
 
 from fixtures.models import source_of
+from wise.edits import EditStream
+from wise.evaluation.datasets import load_stream
 
-__all__ = ["model", "seed", "whole"]
+__all__ = ["dataset", "model", "seed", "whole"]
 
 
 def whole(text: str, least: int = 1) -> int:
@@ -28,3 +30,11 @@ def model(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def dataset(text: str) -> EditStream:
+    """All edits of FORMAT:FILE."""
+    try:
+        return load_stream(text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

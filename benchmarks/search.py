@@ -1,8 +1,9 @@
 """Search hyper-parameters, with one budget for all: `python -m benchmarks.search --editor rome`.
 
 Optuna's TPE maximises the worst corner of the triangle on a stream of the tuning split, which
-shares no fact with the evaluation split. The first trial is the preset "embedded", around which the
-space lies. All trials go to one CSV file, which a later search continues and the league reads.
+shares no fact with the evaluation split, or on records of a file of your own. The first trial is
+the preset "embedded", around which the space lies. All trials go to one CSV file, which a later
+search continues and the league reads.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from optuna.distributions import (
 )
 
 from benchmarks import arguments
-from fixtures.models import LoadedModel, load_model
+from fixtures.models import load_model, title_of
+from fixtures.scenes import scene_of
 from wise.editor import load_editor, with_cache
-from wise.edits import EditStream
+from wise.evaluation.cell import Scene
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
 from wise.evaluation.league_table import counted, measures_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
@@ -118,19 +120,18 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
 }  # fmt: skip
 
 
-def search(
-    name: str, loaded: LoadedModel, stream: EditStream, *, n_trials: int, path: Path, seed: int
-) -> None:
-    """Run trials of editor `name` on this stream until `path` holds `n_trials` of them.
+def search(name: str, scene: Scene, *, model: str, n_trials: int, path: Path, seed: int) -> None:
+    """Run trials of editor `name` on a scene of `model` until `path` holds `n_trials` of them.
 
-    A failed trial counts, with a worst corner of 0. Raises ValueError for an editor without a
-    space, and for a file with trials on another stream.
+    `seed` is that of the stream. A failed trial counts, with a worst corner of 0. Raises ValueError
+    for an editor without a space, and for a file with trials on another stream.
     """
     if name not in SPACES:
         raise ValueError(f"editor={name!r} has no search space; {', '.join(SPACES)} have")
     space = {option: each.within for option, each in SPACES[name].items()}
-    scene = {"editor": name, "model": loaded.name, "edits": len(stream.edits), "stream_seed": seed}
-    done = _trials(path, scene)
+    edits = len(scene.stream.edits)
+    asked = {"editor": name, "model": model, "edits": edits, "stream_seed": seed}
+    done = _trials(path, asked)
     sampler = optuna.samplers.TPESampler(seed=seed + len(done), n_startup_trials=_N_RANDOM)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for record in done:
@@ -144,33 +145,30 @@ def search(
         for number in range(len(done), n_trials):
             trial = study.ask(space)
             rows = Path(folder) / f"{number}.jsonl"
-            found = _tried(entry, loaded, stream, trial.params, seed, rows)
+            found = _tried(entry, model, scene, trial.params, seed, rows)
             study.tell(trial, found["worst"])
-            _append(path, {**scene, "trial": number, "options": json.dumps(trial.params), **found})
+            _append(path, {**asked, "trial": number, "options": json.dumps(trial.params), **found})
 
 
 def _tried(
     entry: Entry,
-    loaded: LoadedModel,
-    stream: EditStream,
+    model: str,
+    scene: Scene,
     options: Mapping[str, Any],
     seed: int,
     path: Path,
 ) -> dict[str, Any]:
     """The corners after all edits, free-run, as the league counts them. Rows go to `path`."""
-    T, start = len(stream.edits), time.perf_counter()
+    T, start = len(scene.stream.edits), time.perf_counter()
     factory = with_cache(load_editor(entry.spec), path.parent / "cache")
     try:
         editor = factory(
-            copy.deepcopy(loaded.model), loaded.tokenizer, loaded.own_world.background(),
+            copy.deepcopy(scene.model), scene.tokenizer, scene.background,
             seed=seed, **{**dict(entry.options), **options},
         )  # fmt: skip
         turn = T if entry.group == "mass" else 1
-        run = LifelongRun(entry.name, loaded.name, seed, stream, (T,), ("free",), turn)
-        rows = run_lifelong(
-            run, editor, loaded.model, loaded.tokenizer, path,
-            progress=False,
-        )  # fmt: skip
+        run = LifelongRun(entry.name, model, seed, scene.stream, (T,), ("free",), turn)
+        rows = run_lifelong(run, editor, scene.model, scene.tokenizer, path, progress=False)
     except (ArithmeticError, RuntimeError, ValueError) as error:  # such as a non-finite loss
         return {"worst": 0.0, "error": f"{type(error).__name__}: {error}"}
     found = measures_of(counted(rows, T))
@@ -179,18 +177,18 @@ def _tried(
     return {"worst": min(corners.values()), **corners, "seconds": seconds}
 
 
-def _trials(path: Path, scene: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The trials of the scene's editor and model; ValueError where any is on another stream."""
+def _trials(path: Path, asked: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The trials of this editor and model; ValueError where any is on another stream."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        of_model = [each for each in csv.DictReader(file) if each["model"] == scene["model"]]
+        of_model = [each for each in csv.DictReader(file) if each["model"] == asked["model"]]
     for record in of_model:
         for key in ("edits", "stream_seed"):
-            if record[key] != str(scene[key]):
-                raise ValueError(f"{path} holds trials with {key}={record[key]}, not {scene[key]}; "
+            if record[key] != str(asked[key]):
+                raise ValueError(f"{path} holds trials with {key}={record[key]}, not {asked[key]}; "
                                  "all editors share one budget: name another file")  # fmt: skip
-    return [record for record in of_model if record["editor"] == scene["editor"]]
+    return [record for record in of_model if record["editor"] == asked["editor"]]
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
@@ -209,11 +207,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
     parser.add_argument("--model", type=arguments.model, default="llama")
     parser.add_argument(
+        "--dataset", type=arguments.dataset, metavar="FORMAT:FILE",
+        help="facts to tune on, other than those to be evaluated; needs a --csv of its own",
+    )  # fmt: skip
+    parser.add_argument(
         "--trials", type=arguments.whole, default=12, help="for each editor, with those in the file"
     )
     parser.add_argument("--edits", type=arguments.whole, default=20)
     parser.add_argument("--stream-seed", type=arguments.seed, default=_STREAM_SEED)
-    parser.add_argument("--csv", type=Path, default=RESULTS)
+    parser.add_argument("--csv", type=Path)
     parser.add_argument("--best", action="store_true", help="only print the best options so far")
     asked = parser.parse_args(words)
     names = asked.editor or ["all"]
@@ -221,19 +223,22 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in names:
         if name not in SPACES:
             parser.error(f"--editor {name}: has no search space; {', '.join(SPACES)}, all have")
+    if asked.dataset is not None and asked.csv is None:
+        parser.error("--dataset needs --csv: its trials are no other stream's")
+    path, model = asked.csv or RESULTS, title_of(asked.model)
     if not asked.best:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         transformers.utils.logging.disable_progress_bar()
-        loaded = load_model(asked.model)
         try:
-            stream = loaded.own_world.stream(asked.stream_seed, asked.edits, split="tuning")
+            scene = scene_of(load_model(asked.model), asked.stream_seed, asked.edits,
+                             whole=asked.dataset, split="tuning")  # fmt: skip
             for name in names:
-                search(name, loaded, stream, n_trials=asked.trials, path=asked.csv,
+                search(name, scene, model=model, n_trials=asked.trials, path=path,
                        seed=asked.stream_seed)  # fmt: skip
         except ValueError as error:
             parser.error(str(error))
-    for name, options in best_options(asked.csv, model=asked.model).items():
+    for name, options in best_options(path, model=model).items():
         print(f"{name:16} {json.dumps(options)}")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import arguments
 from fixtures.models import LoadedModel, load_model
+from fixtures.scenes import scene_of
 from fixtures.world import LEVELS
 from wise.editor import factory_options, load_editor
 from wise.edits import Background, EditStream
@@ -61,6 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", default="wise")
     parser.add_argument("--model", type=arguments.model, default="llama")
+    parser.add_argument("--dataset", type=arguments.dataset, metavar="FORMAT:FILE")
     parser.add_argument("--edits", type=arguments.whole, default=100)
     parser.add_argument("--seeds", type=arguments.seed, nargs="+", default=[0, 1, 2])
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
@@ -72,14 +74,13 @@ def main(words: Sequence[str] | None = None) -> None:
         if asked.csv is not None:
             _check_header(asked.csv)
         loaded = load_model(asked.model)
-        world = loaded.own_world
+        scenes = [scene_of(loaded, seed, asked.edits, whole=asked.dataset) for seed in asked.seeds]
     except ValueError as error:
         parser.error(str(error))
     found = []
-    for seed in asked.seeds:
-        stream = world.stream(seed, asked.edits)
+    for seed, scene in zip(asked.seeds, scenes, strict=True):
         numbers = triangle(
-            loaded, stream, world.background(), seed=seed,
+            loaded, scene.stream, scene.background, seed=seed,
             editor=asked.editor, options=options,
         )  # fmt: skip
         found.append(numbers)

@@ -128,6 +128,7 @@ def check_editor(
     factory: EditorFactory,
     *,
     model: str = "llama",
+    dataset: str | None = None,
     n_edits: int = 100,
     seed: int = 0,
     thresholds: Mapping[str, float] | None = None,
@@ -135,11 +136,12 @@ def check_editor(
     on_fail: Literal["raise", "warn"] | None = "raise",
     **options: Any,
 ) -> list[Result]:
-    """Every check (or those named) on the editor that `factory` makes of a model with a world.
+    """Every check (or those named) on the editor that `factory` makes of a model.
 
-    `options` go to the factory. With `on_fail` "raise", EditorFailedError follows at the end; with
-    "warn", a warning for each failure; with None, nothing. Raises ValueError for an unknown check,
-    or a model without a world.
+    The facts are those of the model's world, or of `dataset`, FORMAT:FILE. `options` go to the
+    factory. With `on_fail` "raise", EditorFailedError follows at the end; with "warn", a warning
+    for each failure; with None, nothing. Raises ValueError for an unknown check, or a model without
+    a world where there is no `dataset`.
     """
     names = list(CHECKS) if checks is None else list(checks)
     unknown = [name for name in names if name not in CHECKS]
@@ -156,7 +158,7 @@ def check_editor(
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             factory, load_model(model), Path(folder), n_edits=n_edits, seed=seed,
-            thresholds=thresholds, options=options,
+            dataset=dataset, thresholds=thresholds, options=options,
         )  # fmt: skip
         results = [run_check(CHECKS[name], bench) for name in names]
     failed = [result for result in results if result.outcome in ("fail", "error")]

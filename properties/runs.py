@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from hypothesis import Phase
 
 from fixtures.models import LoadedModel
 from fixtures.samples import stream_seed
+from fixtures.scenes import scene_of
 from fixtures.world import LEVELS
 from properties.bench import PHASES, Bench
 from wise.editor import EditorFactory, with_cache
 from wise.edits import Background, EditStream
+from wise.evaluation.cell import Scene
+from wise.evaluation.datasets import load_stream
 from wise.evaluation.league import checkpoints_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
@@ -55,6 +59,7 @@ def world_bench(
     n_edits: int = 100,
     seed: int = 0,
     name: str = "editor",
+    dataset: str | None = None,
     thresholds: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
     background: Background | None = None,
@@ -62,12 +67,14 @@ def world_bench(
     n_examples: int = 10,
     phases: tuple[Phase, ...] = PHASES,
 ) -> Bench:
-    """A bench on the model's own world; the runs' rows are written below `folder`.
+    """A bench on the model's own world, or on `dataset`; the runs' rows are written below `folder`.
 
-    `of_stream` changes every stream, `background` replaces the world's. Raises ValueError for a
-    model without a world and for a threshold of an unknown metric.
+    `dataset` is FORMAT:FILE. `of_stream` changes every stream, `background` replaces the world's.
+    Raises ValueError for a model without a world, for more edits than there are, and for a
+    threshold of an unknown metric.
     """
-    world = loaded.own_world
+    whole = None if dataset is None else load_stream(dataset)
+    n_exact = _N_EXACT if whole is None else min(_N_EXACT, len(whole.edits))
     unknown = (thresholds or {}).keys() - set(JUDGED)
     if unknown:
         raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(JUDGED)}")
@@ -75,12 +82,18 @@ def world_bench(
     def seed_of(look: int) -> int:
         return stream_seed(seed, look) if look else seed
 
-    def stream(look: int) -> EditStream:
-        return of_stream(world.stream(seed_of(look), n_edits))
+    @cache
+    def scene(look: int, n: int = n_edits) -> Scene:
+        made = scene_of(loaded, seed_of(look), n, whole=whole)
+        seen = made.background if background is None else background
+        return replace(made, stream=of_stream(made.stream), background=seen)
 
     def rows_of(look: int) -> list[Row]:
-        own = seed_of(look)
-        run = LifelongRun(name, loaded.name, own, stream(look), checkpoints_of(n_edits), ("free",))
+        own, stream = seed_of(look), scene(look).stream
+        run = LifelongRun(
+            name, loaded.name, own, stream, checkpoints_of(n_edits), ("free",),
+            tells_knowledge=scene(look).tells_knowledge,
+        )  # fmt: skip
         path = folder / f"look-{look}.jsonl"
         return run_lifelong(
             run, bench.editor(seed=own), loaded.model, loaded.tokenizer, path, progress=False
@@ -90,14 +103,14 @@ def world_bench(
         name=name,
         factory=with_cache(factory, folder / "cache"),
         loaded=loaded,
-        stream=of_stream(world.stream(seed, _N_EXACT)),
-        background=world.background() if background is None else background,
+        stream=scene(0, n_exact).stream,
+        background=scene(0, n_exact).background,
         seed=seed,
         options=options or {},
         n_examples=n_examples,
         phases=phases,
         runs=make_runs(rows_of),
-        streams=SharedDraws(stream),
+        streams=SharedDraws(lambda look: scene(look).stream),
         thresholds={**DEFAULT_THRESHOLDS, **(thresholds or {})},
         max_looks=MAX_LOOKS,
     )

@@ -18,12 +18,14 @@ from hypothesis import settings as hypothesis_settings
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
+from fixtures.scenes import scene_of
 from properties.bench import Bench, Operation
 from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache
-from wise.edits import Background, EditStream
-from wise.evaluation.datasets import drawn, read_dataset
+from wise.edits import EditStream
+from wise.evaluation.cell import Scene
+from wise.evaluation.datasets import read_dataset
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
@@ -34,7 +36,6 @@ from wise.measures.verdicts import SharedDraws
 
 __all__ = ["Session"]
 
-_MOST_LEFT = 2000  # records of a dataset, beside the stream, that an editor may see
 _N_EXACT = 40  # edits of the stream that exact laws take theirs from, where there are so many
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
@@ -79,23 +80,18 @@ class Session:
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
 
     @cache  # noqa: B019 - a session lives as long as the process
-    def stream(self, look: int, least: int = 1) -> tuple[EditStream, Background]:
-        """The stream of a look, of T edits or `least`, and what an editor may see before it."""
-        settings, world = self.settings, self.loaded.world
-        background = Background() if world is None else world.background()
-        seed, n_edits = self.seed(look), settings.n_edits
+    def scene(self, look: int, least: int = 1) -> Scene:
+        """The model, with the stream of a look, of T edits or `least`, and its background."""
+        settings, whole = self.settings, None
+        n_edits = max(settings.n_edits or DEFAULT_EDITS, least)
         if settings.dataset:
             whole, _ = self.dataset
-            n_edits = max(n_edits or min(DEFAULT_EDITS, len(whole.edits)), least)
-            n_edits = n_edits if least == 1 else min(n_edits, len(whole.edits))
-            stream = drawn(whole, n_edits=n_edits, seed=seed)
-            left = Background.of(whole.edits[:_MOST_LEFT], whole.probes[:_MOST_LEFT])
-            background = background.apart_from(stream) + left.apart_from(stream)
-        else:
-            stream = self.loaded.own_world.stream(seed, max(n_edits or DEFAULT_EDITS, least))
-        background.check_disjoint(stream)
-        self._check_lengths(stream)
-        return stream, background
+            n_all = len(whole.edits)
+            n_edits = max(settings.n_edits or min(DEFAULT_EDITS, n_all), least)
+            n_edits = n_edits if least == 1 else min(n_edits, n_all)
+        made = scene_of(self.loaded, self.seed(look), n_edits, whole=whole)
+        self._check_lengths(made.stream)
+        return made
 
     def _check_lengths(self, stream: EditStream) -> None:
         """Raise ValueError naming the first prompt that leaves no room for an answer."""
@@ -118,8 +114,9 @@ class Session:
         """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
-        stream, background = self.stream(0, _N_EXACT)
-        n_edits = len(self.stream(0)[0].edits)
+        exact = self.scene(0, _N_EXACT)
+        stream, background = exact.stream, exact.background
+        n_edits = len(self.scene(0).stream.edits)
         for t in settings.checkpoints_of(n_edits):
             if t > n_edits:
                 raise ValueError(f"--checkpoints: {t} is beyond the stream's {n_edits} edits")
@@ -134,7 +131,7 @@ class Session:
             n_examples=max(5, hypothesis_settings().max_examples // 10),
             is_random=not hypothesis_settings().derandomize,
             runs=make_runs(lambda look: self._rows(spec, look)),
-            streams=SharedDraws(lambda look: self.stream(look)[0]),
+            streams=SharedDraws(lambda look: self.scene(look).stream),
             thresholds=settings.thresholds,
             confidence=settings.confidence,
             max_looks=settings.max_looks,
@@ -167,12 +164,12 @@ class Session:
                 check_resumable(self._run(spec, look), loaded.model, loaded.tokenizer, path)
 
     def _run(self, spec: str, look: int) -> LifelongRun:
-        settings, (stream, background) = self.settings, self.stream(look)
+        settings, scene = self.settings, self.scene(look)
         return LifelongRun(
-            settings.editor_name(spec), self.model_name, self.seed(look), stream,
-            settings.checkpoints_of(len(stream.edits)), settings.protocols,
-            spec=spec, options=settings.editor_options, background=background,
-            tells_knowledge=not self.loaded.was_taught,
+            settings.editor_name(spec), self.model_name, self.seed(look), scene.stream,
+            settings.checkpoints_of(len(scene.stream.edits)), settings.protocols,
+            spec=spec, options=settings.editor_options, background=scene.background,
+            tells_knowledge=scene.tells_knowledge,
         )  # fmt: skip
 
     def _rows(self, spec: str, look: int) -> list[Row]:

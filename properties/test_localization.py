@@ -38,7 +38,7 @@ class Known:
 @pytest.fixture(scope="module")
 def model_knows(session: Session) -> Iterator[Known]:
     """No fact's subject is at the very beginning of its prompt; the model is in float32."""
-    stream, _ = session.stream(0)
+    stream = session.scene(0).stream
     loaded = session.loaded
     if loaded.model.dtype in (torch.bfloat16, torch.float16):
         loaded = replace(loaded, model=copy.deepcopy(loaded.model).float())

@@ -87,7 +87,9 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 @main.command()
 @_option("--editors", default="all",
          help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
-@_option("--models", default="llama", help="families, comma-separated")
+@_option("--models", default="llama",
+         help="families, smollm2, folders or GGUF files, with commas")  # fmt: skip
+@_option("--dataset", metavar="FORMAT:FILE", help="facts of a file, not of the models' worlds")
 @_option("--edits", default=100, type=click.IntRange(1), help="T")
 @_option("--seeds", default=3, type=click.IntRange(1), help="how many")
 @_jobs
@@ -103,6 +105,7 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 def league(
     editors: str,
     models: str,
+    dataset: str | None,
     edits: int,
     seeds: int,
     jobs: int | None,
@@ -114,27 +117,33 @@ def league(
     confidence: float,
 ) -> None:
     """Run editors on the same streams and rank them; repeat the call to resume it."""
-    from fixtures.models import model_folder, no_world, world_of
-    from fixtures.scenes import world_scene
+    from fixtures.models import model_folder, no_world, title_of, world_of
+    from fixtures.scenes import of_dataset, world_scene
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
+    from wise.evaluation.datasets import load_stream
     from wise.evaluation.entries import best_options, entries_named
     from wise.evaluation.league import League, results_of, run_league, write_costs
 
     entries = {}
     try:
+        if dataset is not None:
+            load_stream(dataset, n_edits=edits)  # which has as many
         for model in models.split(","):
             world = world_of(model_folder(model))
-            if world is None:
-                raise no_world(model)
-            world.stream(0, edits)  # which has as many
+            if dataset is None:
+                if world is None:
+                    raise no_world(model)
+                world.stream(0, edits)
+            best = best_options(search or _SEARCH, model=title_of(model))
             entries[model] = entries_named(
-                editors.split(","), best=best_options(search or _SEARCH, model=model),
+                editors.split(","), best=best,
                 options=options, corners=CALIBRATION,
             )  # fmt: skip
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)
-        asked = League(entries, tuple(range(seeds)), edits, world_scene)
+        scene_of = world_scene if dataset is None else of_dataset(dataset)
+        asked = League(entries, tuple(range(seeds)), edits, scene_of)
         outcomes = run_league(asked, out, executor=_executor(jobs))
     except (ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error

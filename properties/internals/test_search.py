@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
+from fixtures.scenes import scene_of
 from wise.editors import finetune, grace, incontext
 from wise.editors.base import configured
 from wise.editors.key_value import alphaedit, keyvalue, memit, rome
@@ -69,10 +70,9 @@ def test_a_search_goes_on_to_its_budget_and_the_league_finds_its_best(
     loaded: LoadedModel, tmp_path: Path
 ) -> None:
     path = tmp_path / "search.csv"
-    assert loaded.world is not None
-    stream = loaded.world.stream(1000, 2, split="tuning")
+    two, three = (scene_of(loaded, 1000, n, split="tuning") for n in (2, 3))
     for n_trials in (1, 2, 2):
-        search("wise", loaded, stream, n_trials=n_trials, path=path, seed=1000)
+        search("wise", two, model="gptj", n_trials=n_trials, path=path, seed=1000)
     found = trials(path)
     assert tuple(found[0]) == COLUMNS
     assert [trial["trial"] for trial in found] == ["0", "1"]
@@ -84,11 +84,9 @@ def test_a_search_goes_on_to_its_budget_and_the_league_finds_its_best(
     with pytest.raises(
         ValueError, match="holds trials with edits=2, not 3; all editors share one budget"
     ):
-        search("wise", loaded, loaded.world.stream(1000, 3, split="tuning"), n_trials=3,
-               path=path, seed=1000)  # fmt: skip
+        search("wise", three, model="gptj", n_trials=3, path=path, seed=1000)
 
 
 def test_an_editor_without_a_space_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
-    assert loaded.world is not None
     with pytest.raises(ValueError, match="editor='none' has no search space; wise, rome"):
-        search("none", loaded, loaded.world.stream(0, 1), n_trials=1, path=tmp_path / "s", seed=0)
+        search("none", scene_of(loaded, 0, 1), model="gptj", n_trials=1, path=tmp_path, seed=0)

@@ -39,12 +39,16 @@ _N_ROWS = 32  # in the batch
 
 @dataclass(frozen=True)
 class Scene:
-    """What every editor of a league is given: a model, a stream and the background."""
+    """What every editor is given: a model, a stream and the background.
+
+    `tells_knowledge` as in `LifelongRun`.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     stream: EditStream
     background: Background
+    tells_knowledge: bool = False
 
 
 # (model, seed, T) -> scene. A function of a module, so that other processes find it.
@@ -177,6 +181,7 @@ def _run_of(cell: LeagueCell, scene: Scene) -> LifelongRun:
     return LifelongRun(
         entry.editor, cell.model, cell.seed, stream, cell.checkpoints, cell.protocols,
         cell.edits_per_turn, entry.spec, dict(entry.options), scene.background,
+        scene.tells_knowledge,
     )  # fmt: skip
 
 

@@ -72,9 +72,11 @@ class League:
     def identity(self) -> dict[str, object]:
         """What cells must share to be compared; editors, models and seeds may be added later."""
         scene = f"{self.scene_of.__module__}:{self.scene_of.__qualname__}"
+        options = getattr(self.scene_of, "keywords", {})
         return {
             "format": _FORMAT, "scene": scene, "edits": self.n_edits,
             "checkpoints": list(self.checkpoints), "protocols": list(self.protocols),
+            **({"scene options": options} if options else {}),
         }  # fmt: skip
 
 

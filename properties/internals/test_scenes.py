@@ -1,0 +1,103 @@
+"""Every command takes a folder and a file of facts, and tells what the model knows of them."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import search
+from fixtures.models import load_model
+from fixtures.scenes import dataset_scene, scene_of
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.checks import check_editor
+from properties.internals.watched import STREAM
+from reports.__main__ import main
+from wise.editors.corners import make_unedited
+from wise.edits import EditStream
+from wise.evaluation.datasets import load_stream, write_jsonl
+from wise.measures.rows import read_rows
+
+pytestmark = pytest.mark.internals
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that was never taught a world."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model("llama").save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("facts") / "six.jsonl"
+    edits = [replace(edit, ground_truth="Ada") for edit in STREAM.edits]
+    write_jsonl(EditStream(tuple(edits), STREAM.probes), path)
+    return f"jsonl:{path}"
+
+
+def test_a_stream_of_a_file_is_drawn_by_seed_and_apart_from_its_background(
+    folder: str, facts: str
+) -> None:
+    one, other = (dataset_scene(folder, seed, 4, source=facts) for seed in (0, 1))
+    assert one.stream.sha256 != other.stream.sha256
+    asked = {edit.prompt for edit in one.stream.edits}
+    left = {edit.prompt for edit in load_stream(facts).edits} - asked
+    seen = {edit.prompt for edit in one.background.edits}
+    assert left <= seen
+    assert not asked & seen
+    assert one.tells_knowledge
+    assert not scene_of(load_model("gptj"), 0, 1).tells_knowledge
+
+
+def test_a_league_of_a_folder_and_a_file_ends_in_its_table(
+    folder: str, facts: str, tmp_path: Path
+) -> None:
+    words = ["league", "--editors=none,retrieval", f"--models={folder}", f"--dataset={facts}",
+             "--options=tuned", "--edits=3", "--seeds=1", "--jobs=1"]  # fmt: skip
+    found = CliRunner().invoke(main, [*words, f"--out={tmp_path / 'league'}"])
+    assert found.exit_code == 0, found.output
+    assert "| retrieval, embedded |" in found.output
+    for path in (tmp_path / "league").glob("*.jsonl"):
+        first, *_, last = read_rows(path)
+        assert (first.metric, first.stream) == ("knowledge", "jsonl:six.jsonl")
+        assert last.t == 3
+    other = shutil.copy(facts.partition(":")[2], tmp_path / "other.jsonl")
+    words[3] = f"--dataset=jsonl:{other}"
+    found = CliRunner().invoke(main, [*words, f"--out={tmp_path / 'league'}"])
+    assert "belongs to another league" in found.output
+
+
+def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:
+    words = ["league", f"--dataset={facts}", "--edits=7", f"--out={tmp_path / 'league'}"]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 1
+    assert "jsonl:six.jsonl has 6 edits" in found.output
+
+
+def test_a_search_on_a_file_goes_to_a_file_of_its_own(
+    folder: str, facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--editor=retrieval", f"--model={folder}", f"--dataset={facts}", "--edits=3"]
+    with pytest.raises(SystemExit):
+        search.main(words)
+    assert "--dataset needs --csv" in capsys.readouterr().err
+    search.main([*words, "--trials=1", f"--csv={tmp_path / 'trials.csv'}"])
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        (trial,) = csv.DictReader(file)
+    assert (trial["model"], trial["error"]) == ("tiny", "")
+    assert capsys.readouterr().out.startswith("retrieval        {")
+
+
+def test_the_checks_from_python_take_a_file(folder: str, facts: str) -> None:
+    checks = ["reset-restores-the-base-model", "reliability"]
+    found = check_editor(
+        make_unedited, model=folder, dataset=facts, n_edits=3, checks=checks, on_fail=None
+    )
+    assert [each.outcome for each in found] == ["pass", "fail"]
