@@ -16,6 +16,7 @@ from properties.bench import Bench
 from properties.findings import close, needs, require
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import PROBE_KINDS
+from wise.lm.decoding import most_rows
 from wise.lm.tokens import Batch, encode
 
 __all__ = [
@@ -37,7 +38,10 @@ _N_MIXED = 12
 
 
 def questions(bench: Bench, n: int) -> list[str]:
-    """Up to `n` different prompts, in and out of scope in turn, of many lengths."""
+    """Up to `n` different prompts, in and out of scope in turn, of many lengths.
+
+    Where there are enough, they are so short that a batch of `n` has logits of 256 MiB at most.
+    """
     edits = bench.stream.live()
     kinds = [[edit.prompt for edit in edits]]
     kinds += [[probe.prompt for probe in bench.stream.probes if probe.kind == kind]
@@ -46,7 +50,12 @@ def questions(bench: Bench, n: int) -> list[str]:
                   if e.paraphrases])  # fmt: skip
     kinds.append([text for edit in edits for text in edit.paraphrases])
     in_turn = (kind[i] for i in range(max(map(len, kinds))) for kind in kinds if i < len(kind))
-    return list(dict.fromkeys(in_turn))[:n]
+    found = list(dict.fromkeys(in_turn))
+    lengths = [len(ids) for ids in bench.loaded.tokenizer(found).input_ids]
+    n_short = sum(most_rows(bench.loaded.tokenizer, length) >= n for length in lengths)
+    longest = sorted(lengths)[: max(n, n_short)][-1]
+    fitting = zip(found, lengths, strict=True)
+    return [prompt for prompt, length in fitting if length <= longest][:n]
 
 
 def _padded(bench: Bench, prompts: Sequence[str], side: str, extra: int = 0) -> Batch:

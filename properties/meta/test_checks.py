@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gc
 import warnings
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,11 +13,17 @@ from types import ModuleType
 
 import pytest
 
-from properties.checks import CHECKS, laws_of
-from properties.findings import for_metrics, needs
+from fixtures.models import load_model
+from properties.bench import Bench
+from properties.checks import CHECKS, Check, laws_of
+from properties.findings import Broken, for_metrics, needs
+from properties.laws.batches import questions
 from properties.laws.states import _is_pickle
 from properties.meta.called import ROOT
+from properties.outcomes import run_as_test
+from properties.runs import world_bench
 from wise.editor import Persistent, Routed
+from wise.editors.corners import make_unedited
 
 pytestmark = pytest.mark.meta
 
@@ -81,3 +89,35 @@ def test_a_file_is_told_from_a_pickle_without_a_warning(tmp_path: Path) -> None:
     file.write_bytes(rb"S'\?'" + b"\n")
     with warnings.catch_warnings(action="error"):
         assert not _is_pickle(file)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return world_bench(make_unedited, load_model("gptj"), tmp_path, n_edits=5)
+
+
+def test_a_law_that_is_broken_keeps_no_editor_alive(bench: Bench) -> None:
+    made = list[weakref.ref[object]]()
+
+    def law(bench: Bench) -> None:
+        editor = bench.editor()
+        made.append(weakref.ref(editor))
+        raise Broken("it is not kept")
+
+    with pytest.raises(pytest.fail.Exception, match="a-law: it is not kept") as kept:
+        run_as_test(Check("a-law", law), bench, lambda name, value: None)
+    gc.collect()
+    assert kept.value.__traceback__ is not None  # as pytest keeps it
+    assert made[0]() is None
+
+
+def test_a_law_asks_short_questions_where_the_vocabulary_is_large(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, n = bench.loaded.tokenizer, 60
+    lengths = [len(ids) for ids in tokenizer(questions(bench, n)).input_ids]
+    most = sorted(lengths)[n // 2]
+    monkeypatch.setattr("wise.lm.decoding._MOST_LOGITS", n * most * len(tokenizer))
+    asked = questions(bench, n)
+    assert len(asked) == n
+    assert max(len(ids) for ids in tokenizer(asked).input_ids) == most < max(lengths)
