@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from math import ceil, log
 from typing import Any
@@ -176,9 +176,16 @@ class Bench:
     def says(self, editor: Editor, edits: Sequence[Edit]) -> list[bool]:
         """Whether each edited prompt is answered by its target."""
         answers = self.ask(editor, [edit.prompt for edit in edits])
-        same = partial(canonical, self.loaded.tokenizer)
         pairs = zip(answers, edits, strict=True)
-        return [same(answer.text) == same(edit.target) for answer, edit in pairs]
+        return [self.same_text(answer.text, edit.target) for answer, edit in pairs]
+
+    def canonical(self, text: str) -> str:
+        """What two texts share if they are one answer to the model's tokenizer."""
+        return canonical(self.loaded.tokenizer, text)
+
+    def same_text(self, one: str, other: str) -> bool:
+        """Whether two texts are one answer."""
+        return self.canonical(one) == self.canonical(other)
 
     def tries(self, **more: Any) -> settings:
         """How Hypothesis tries a law."""

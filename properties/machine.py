@@ -23,7 +23,6 @@ from properties.bench import Bench, Operation
 from properties.findings import Broken, Unasked, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit
-from wise.lm.tokens import normalized
 
 __all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
 
@@ -61,14 +60,14 @@ class Operations:
             return
         for edit in edits:
             self.live.pop(edit.prompt, None)
-            self.gone.setdefault(edit.prompt, set()).discard(normalized(edit.target))
+            self.gone.setdefault(edit.prompt, set()).discard(self.bench.canonical(edit.target))
             self.live[edit.prompt] = edit
 
     def remove(self, *edits: Edit) -> None:
         assert isinstance(self.editor, Erasable)
         self.editor.remove(edits)
         for edit in edits:
-            self.gone[edit.prompt].add(normalized(self.live.pop(edit.prompt).target))
+            self.gone[edit.prompt].add(self.bench.canonical(self.live.pop(edit.prompt).target))
 
     def reset(self) -> None:
         self.editor.reset()
@@ -96,14 +95,14 @@ class Operations:
         before = self.bench.base_answers(prompts)
         wrong, n_plain = [], 0
         for prompt, answer, base in zip(prompts, answers, before, strict=True):
-            text = normalized(answer.text)
+            text = self.bench.canonical(answer.text)
             require(
-                text not in self.gone.get(prompt, set()) - {normalized(base.text)},
+                text not in self.gone.get(prompt, set()) - {self.bench.canonical(base.text)},
                 f"{prompt!r} is answered {answer.text!r}, by an edit that was removed",
             )
             if prompt in self.live and prompt in self.plain:
                 n_plain += 1
-                wrong += [prompt] * (text != normalized(self.live[prompt].target))
+                wrong += [prompt] * (text != self.bench.canonical(self.live[prompt].target))
         allowed = self.bench.allowed_misses(n_plain, n_tests=self.bench.n_examples * (_N_STEPS + 1))
         require(
             len(wrong) <= allowed,

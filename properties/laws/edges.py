@@ -11,7 +11,6 @@ from properties.bench import Bench
 from properties.findings import Unasked, needs, require
 from wise.editor import Editor, Routed
 from wise.edits import Edit
-from wise.lm.tokens import normalized
 from wise.measures.verdicts import judge
 
 __all__ = [
@@ -141,7 +140,7 @@ def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:
         is_changed = bench.opens(editor, probes)
     else:
         pairs = zip(bench.ask(editor, probes), bench.base_answers(probes), strict=True)
-        is_changed = [normalized(is_now.text) != normalized(was.text) for is_now, was in pairs]
+        is_changed = [not bench.same_text(is_now.text, was.text) for is_now, was in pairs]
     return [probe for probe, changed in zip(probes, is_changed, strict=True) if changed]
 
 

@@ -17,7 +17,7 @@ from properties.bench import Bench
 from properties.findings import Unasked, require
 from wise.editor import Editor
 from wise.edits import Edit
-from wise.lm.tokens import IGNORED, normalized
+from wise.lm.tokens import IGNORED
 
 __all__ = [
     "check_a_long_prompt_is_edited",
@@ -125,7 +125,7 @@ def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
     found = []
     answers = bench.ask(editor, [edit.prompt for edit in edits])
     for edit, answer in zip(edits, answers, strict=True):
-        is_right = normalized(answer.text) == normalized(edit.target)
+        is_right = bench.same_text(answer.text, edit.target)
         found.append(
             ""
             if is_right or _is_likelier(bench, editor, edit)

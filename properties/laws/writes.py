@@ -18,7 +18,6 @@ from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Unasked, require
 from wise.edits import Edit
-from wise.lm.tokens import normalized
 
 __all__ = [
     "check_a_mass_turn_writes_all_of_its_edits",
@@ -76,10 +75,9 @@ def _unwritten(
         if ask:
             bench.ask(editor, prompts)
     for (edit, _), is_held, answer in zip(pairs, held, bench.ask(editor, prompts), strict=True):
-        text = normalized(answer.text)
-        is_stale = text in map(normalized, stale(edit))
+        is_stale = any(bench.same_text(answer.text, text) for text in stale(edit))
         is_lost = is_stale if is_held else not paired
-        if is_lost and text != normalized(edit.target):
+        if is_lost and not bench.same_text(answer.text, edit.target):
             yield edit, answer.text, is_held
 
 
@@ -260,11 +258,12 @@ def check_a_shared_target_opens_no_other_prompt(bench: Bench) -> None:
     probes = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_PROBES]
     if not probes:
         raise Unasked("the stream has no far probes")
-    before = [normalized(answer.text) for answer in bench.base_answers(probes)]
+    before = bench.base_answers(probes)
 
     def n_changed(edits: Sequence[Edit]) -> int:
         answers = bench.ask(bench.editor(edits), probes)
-        return sum(normalized(a.text) != text for a, text in zip(answers, before, strict=True))
+        pairs = zip(answers, before, strict=True)
+        return sum(not bench.same_text(is_now.text, was.text) for is_now, was in pairs)
 
     def find(edits: Sequence[Edit]) -> list[str]:
         target = edits[0].target
