@@ -202,8 +202,8 @@ def load_editor(spec: str) -> EditorFactory:
 
     Raises ValueError saying what exists; errors inside the named module are passed on unchanged.
     """
-    module = module_of(spec)
-    source, _, attribute = BUILT_IN.get(spec, spec).rpartition(":")
+    source, attribute = _split(spec)
+    module = _module(source, spec)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [name for name in vars(module) if not name.startswith("_")]
@@ -217,12 +217,21 @@ def load_editor(spec: str) -> EditorFactory:
 
 def module_of(spec: str) -> ModuleType:
     """The module or file that `spec` names. Raises as `load_editor`."""
+    return _module(_split(spec)[0], spec)
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """The module or file of a specification, and the factory in it."""
     source, colon, attribute = BUILT_IN.get(spec, spec).rpartition(":")
     if not colon or not source or not attribute:
         raise ValueError(
             f"editor={spec!r} is not a built-in editor ({', '.join(sorted(BUILT_IN))}), "
             "and not of the form module:factory or file.py:factory"
         )
+    return source, attribute
+
+
+def _module(source: str, spec: str) -> ModuleType:
     return _file(source, spec) if source.endswith(".py") else _imported(source, spec)
 
 
