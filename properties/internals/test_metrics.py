@@ -161,3 +161,13 @@ def test_measuring_changes_nothing(protocol: str) -> None:
     base = BaseAnswers.ask(tiny_model("llama"), READER, final_questions(STREAM))
     assert measure(editor, READER, final_questions(STREAM), protocol, base) == first
     assert editor.next_token == notes
+
+
+def test_a_target_that_leaves_no_room_for_a_prompt_is_named() -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    target = "a"
+    while len(tokenizer(f" {target}").input_ids) < model.config.max_position_embeddings - 2:
+        target += "a"
+    stream = EditStream((Edit("The first letter is", target),))
+    with pytest.raises(ValueError, match=f"target '{target[:60]}' has"):
+        reader_of(model, tokenizer, stream)

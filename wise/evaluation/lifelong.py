@@ -260,14 +260,15 @@ def reader_of(
                for text in sorted(known)}  # fmt: skip
     longest = max(lengths, key=lengths.__getitem__)
     max_length = getattr(model.config, "max_position_embeddings", None)
-    if max_length is not None and lengths[longest] >= max_length:
+    n_new = max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS)
+    if max_length is not None and n_new >= max_length:
         raise ValueError(
             f"target {longest[:60]!r} has {lengths[longest]} tokens; the model reads at most "
             f"{max_length} with its prompt"
         )
     return Reader(
         tokenizer,
-        max_new_tokens=max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS),
+        max_new_tokens=n_new,
         device=model.device,
         max_length=max_length,
     )
