@@ -143,7 +143,8 @@ def session(request: pytest.FixtureRequest) -> Session:
 
     config = request.config
     repro = config.invocation_params.dir / "repro"
-    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro)
+    is_seen = config.getoption("capture") == "no"  # bars in a failure's report help nobody
+    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro, shows_progress=is_seen)
 
 
 @pytest.fixture(scope="session")
