@@ -143,8 +143,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 
     config = request.config
     repro = config.invocation_params.dir / "repro"
-    is_seen = config.getoption("capture") == "no"  # bars in a failure's report help nobody
-    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro, shows_progress=is_seen)
+    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro)
 
 
 @pytest.fixture(scope="session")

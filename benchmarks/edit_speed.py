@@ -80,8 +80,8 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     def by_tail() -> list[float]:
         with hooks.frozen(loaded.model):
             tail = Tail.capture(lm, layer, batch)
-            rows = router.select(tail.inputs, batch.prompt_mask)
-            objective = Objective(tail, router, rows, None, None, config, 1.0)
+            rows = router.select([tail.inputs], batch.prompt_mask)
+            objective = Objective(tail, router, config, edited=rows)
 
             def loss(tau: Tensor) -> Tensor:
                 logits = tail.logits(tail.value + tail.inputs @ tau)

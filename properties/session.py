@@ -44,14 +44,12 @@ _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 class Session:
     """Makes everything that the tests are given, once and when first needed.
 
-    `folder` is where rows go without --rows; several processes may share it. `shows_progress` says
-    whether somebody sees the bars of a run.
+    `folder` is where rows go without --rows; several processes may share it.
     """
 
     settings: Settings
     folder: Path
     repro: Path = Path("repro")
-    shows_progress: bool = False
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -179,10 +177,7 @@ class Session:
         with FileLock(self.folder / f"{path.name}.lock"):
             bench = replace(self.bench(spec), background=run.background)
             editor = bench.editor(seed=run.seed)
-            return run_lifelong(
-                run, editor, loaded.model, loaded.tokenizer, path, resume=True,
-                progress=self.shows_progress,
-            )  # fmt: skip
+            return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
 
     def _baseline(self) -> list[Row]:
         path = self.settings.baseline

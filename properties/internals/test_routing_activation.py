@@ -31,7 +31,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 def row_deltas(inputs: Tensor, tau: Tensor, mask: Tensor, how: str) -> Tensor:
     """Delta of each row of inputs A(x)."""
     router = Router(tokens=how, weight=torch.zeros_like(tau))
-    (delta,) = router.deltas(router.select(inputs, mask), [lambda keys: keys @ tau])
+    (delta,) = router.deltas(router.select([inputs], mask), [lambda keys: keys @ tau])
     return delta
 
 

@@ -40,7 +40,7 @@ _N_MIXED = 12
 def questions(bench: Bench, n: int) -> list[str]:
     """Up to `n` different prompts, in and out of scope in turn, of many lengths.
 
-    Where there are enough, they are so short that a batch of `n` has logits of 128 MiB at most.
+    Where there are enough, they are so short that a batch of `n` has logits of 256 MiB at most.
     """
     edits = bench.stream.live()
     kinds = [[edit.prompt for edit in edits]]

@@ -298,11 +298,3 @@ def test_the_table_says_at_which_confidence_it_is_and_the_checks_are(tmp_path: P
     }
     assert "Intervals at 95 %." in told[1]
     assert "Intervals at 95 %; a check's own, and the page's, at 98.3 %, as up to 3" in told[3]
-
-
-def test_a_failure_shows_no_progress_and_a_call_without_capture_does() -> None:
-    asked = ("-m", "triangle", "-k", "reliability", "--model=gptj", "--edits=2", "--editor=none")
-    captured, seen = run_pytest(*asked, "-x"), run_pytest(*asked, "-x", "--capture=no")
-    assert captured.returncode == seen.returncode == 1
-    assert "edit/s" not in captured.stdout + captured.stderr
-    assert "edit/s" in seen.stderr

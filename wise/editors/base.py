@@ -205,14 +205,16 @@ class ErasableBase(EditorBase[C, S]):
 
 
 class ValueEditorBase(EditorBase[C, S]):
-    """An editor at the W_v of one block: `config.layer`, or at three quarters of the depth.
+    """An editor at the W_v of one block: `config.layer`, or at the share `config.depth` (else 3/4)
+    of the blocks.
 
     Raises ValueError where the model has no such layer.
     """
 
     def _settled(self, config: C) -> C:
         given = cast(Any, config).layer
-        self.layer = 3 * self.lm.n_layers // 4 if given is None else self.lm.check_layer(given)
+        at_depth = min(int(getattr(config, "depth", 0.75) * self.lm.n_layers), self.lm.n_layers - 1)
+        self.layer = at_depth if given is None else self.lm.check_layer(given)
         self.layers = (self.layer,)
         return replace(config, layer=self.layer)
 
@@ -223,8 +225,12 @@ def factory(
     presets: Mapping[str, Mapping[str, Any]],
     *,
     own: Sequence[str] = (),
+    default: Callable[[PreTrainedModel], str] = lambda _model: "embedded",
 ) -> Callable[..., E]:
-    """The factory of an editor; options: `preset`, `cache`, fields of `config`, and `own`."""
+    """The factory of an editor; options: `preset`, `cache`, fields of `config`, and `own`.
+
+    `default` names the preset of a model for which none is given.
+    """
 
     def make(
         model: PreTrainedModel,
@@ -232,7 +238,7 @@ def factory(
         background: Background,
         *,
         seed: int = 0,
-        preset: str = "embedded",
+        preset: str | None = None,
         cache: str | Path | None = None,
         **options: Any,
     ) -> E:
@@ -241,7 +247,7 @@ def factory(
         The folder `cache` keeps what the editor computes of the unedited model.
         """
         further = {name: options.pop(name) for name in own if name in options}
-        chosen = configured(config, presets, preset, options)
+        chosen = configured(config, presets, default(model) if preset is None else preset, options)
         return editor(model, tokenizer, background, chosen, seed=seed, cache=cache, **further)
 
     # The signature names every option that the factory takes.

@@ -5,20 +5,23 @@ Learning and inference use the same `Router`, so that prompts are routed as was 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from wise.edits import Edit
 from wise.lm.tokens import last_column
 
 __all__ = [
     "REDUCTIONS",
     "ROUTING_TOKENS",
     "Router",
+    "RouterBase",
     "RoutingInputs",
     "SideMemory",
     "ValueChange",
@@ -32,7 +35,17 @@ __all__ = [
 
 
 _T = TypeVar("_T")
-ValueChange = Callable[[Tensor], Tensor]  # A(x) [..., M] -> A(x) (W_v' - W_v) [..., D], in float32
+
+
+class ValueChange(Protocol):
+    """W_v' - W_v of a memory."""
+
+    def __call__(self, inputs: Float[Tensor, "... M"], /) -> Float[Tensor, "... D"]:
+        """A(x) (W_v' - W_v), in float32."""
+
+    @property
+    def recalled(self) -> Float[Tensor, " D"]:
+        """The same at the last token of its own edit's prompt."""
 
 
 class SideMemory(Protocol):
@@ -46,6 +59,14 @@ class SideMemory(Protocol):
     def epsilon(self) -> float:
         """The smallest routing activation of its edits."""
 
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """Its edits."""
+
+    @property
+    def routing(self) -> RoutingInputs:
+        """A(x) of each of them, as its router selects it; empty where routes do not need it."""
+
 
 @dataclass(frozen=True)
 class RoutingInputs:
@@ -53,6 +74,11 @@ class RoutingInputs:
 
     keys: Float[Tensor, "N S M"]
     mask: Bool[Tensor, "N S"]
+
+    @classmethod
+    def none(cls, inner: int, **options: Any) -> RoutingInputs:
+        """Of no prompt; `options` are those of torch.zeros."""
+        return cls(torch.zeros(0, 1, inner, **options), torch.zeros(0, 1).bool())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -138,9 +164,42 @@ def epsilon(activations: Iterable[float]) -> float:
     return min(activations, default=float("inf"))
 
 
+class RouterBase(ABC):
+    """Routes prompts to side memories: the largest activation wins, if above the threshold."""
+
+    @abstractmethod
+    def select(
+        self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
+    ) -> RoutingInputs:
+        """What decides each row's route, from inputs of W_v at the router's layers."""
+
+    @abstractmethod
+    def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
+        """The activation of edits at `rows` in their own memory."""
+
+    def settle(self, memories: Sequence[SideMemory]) -> None:
+        """Do beforehand what routing to these memories needs once."""
+        return
+
+    @abstractmethod
+    def activations(
+        self, rows: RoutingInputs, memories: Sequence[SideMemory]
+    ) -> Float[Tensor, "K N"]:
+        """The activation of each row for each memory."""
+
+    @abstractmethod
+    def threshold(self, memories: Sequence[SideMemory]) -> float:
+        """What an activation must exceed; infinite where there is no memory."""
+
+    def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
+        """The memory that each row opens, by its index in `memories`; -1 = the main memory."""
+        strongest, index = self.activations(rows, memories).max(0)
+        return torch.where(strongest > self.threshold(memories), index, -1)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Router:
-    """Routes prompts to side memories: the largest activation wins, if above the threshold.
+class Router(RouterBase):
+    """Routes prompts by Delta_act of the memories' changes.
 
     tokens: a name of ROUTING_TOKENS.
     weight, activation: W_v, and the function that its outputs pass through before they are
@@ -159,16 +218,20 @@ class Router:
     thresholds: str = "shared"
 
     def select(
-        self, inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
+        self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
     ) -> RoutingInputs:
-        """The routing tokens of each row of inputs of W_v."""
-        return select(inputs, prompt_mask, self.tokens)
+        """The routing tokens of each row, from inputs of W_v at the edited layer."""
+        return select(inputs[-1], prompt_mask, self.tokens)
 
     def deltas(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Float[Tensor, "K N"]:
         """Delta_act of each row under each change."""
         value = None if self.activation is None else rows.keys @ self.weight
         tokens = [routing_activation(c(rows.keys), value, self.activation) for c in changes]
         return torch.stack([aggregate(delta, rows.mask, self.tokens) for delta in tokens])
+
+    def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
+        """Delta_act of each row under the change of its memory."""
+        return self.deltas(rows, [change])[0]
 
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
@@ -186,11 +249,6 @@ class Router:
             return 1.0
         smallest = epsilon(memory.epsilon for memory in memories)
         return self.threshold_scale * smallest if memories else smallest
-
-    def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
-        """The memory that each row opens, by its index in `memories`; -1 = the main memory."""
-        strongest, index = self.activations(rows, memories).max(0)
-        return torch.where(strongest > self.threshold(memories), index, -1)
 
 
 def _over_rows(hinge: Float[Tensor, " N"]) -> Float[Tensor, ""]:

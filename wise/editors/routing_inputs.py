@@ -16,7 +16,7 @@ from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.seeds import seeded
 
-__all__ = ["background_inputs", "prompt_inputs"]
+__all__ = ["background_inputs", "cut_anywhere", "prompt_inputs", "readable"]
 
 
 def prompt_inputs(
@@ -57,14 +57,11 @@ def background_inputs(
     chosen = [asked[i] for i in torch.randperm(len(asked), generator=generator)[:n_asked]]
     order = torch.randperm(len(background.texts), generator=generator)[: n - n_asked]
     for index in order.tolist():
-        words = background.texts[index].split(" ")
-        cut = int(torch.randint(len(words), (), generator=generator)) + 1
-        text = " ".join(words[:cut])
-        chosen.append(text if text.strip() else background.texts[index])
+        chosen.append(cut_anywhere(background.texts[index], generator))
     if not chosen:
         return None
     lm, tokenizer = kept.lm, kept.tokenizer
-    chosen = [_readable(lm, tokenizer, text) for text in chosen]
+    chosen = [readable(lm, tokenizer, text) for text in chosen]
     chosen.sort(key=len)  # batches of like length; the order is drawn anew for each turn
 
     def compute() -> dict[str, Tensor]:
@@ -74,8 +71,15 @@ def background_inputs(
     return RoutingInputs(**kept.get(f"routing inputs {layer} {how}", chosen, compute))
 
 
-def _readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text`, halved until it fits the context: a background prompt may end anywhere."""
+def cut_anywhere(text: str, generator: torch.Generator) -> str:
+    """`text` cut off after a random word: a prompt may end anywhere."""
+    words = text.split(" ")
+    start = " ".join(words[: int(torch.randint(len(words), (), generator=generator)) + 1])
+    return start if start.strip() else text
+
+
+def readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """`text`, halved until it fits the context."""
     while lm.context_length is not None and len(tokenizer(text).input_ids) > lm.context_length:
         text = text[: len(text) // 2]
     return text

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-_MOST_LOGITS = 2**25  # of one batch: 128 MiB in float32
+_MOST_LOGITS = 2**26  # of one batch: 256 MiB in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Reader:
         """What `ask` gives for the texts of some numbers, which `n_more` tokens may follow.
 
         A batch is of like length, so that little is spent on padding, and of so few rows that the
-        logits of all its tokens stay within 128 MiB.
+        logits of all its tokens stay within 256 MiB.
         """
         found: dict[int, _T] = {}
         for rows in self._batches(texts, n_more):
@@ -233,7 +233,7 @@ class Reader:
 
 
 def most_rows(tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> int:
-    """How many rows of `n_tokens` a batch may have, so that its logits take 128 MiB; at least 1."""
+    """How many rows of `n_tokens` a batch may have, so that its logits take 256 MiB; at least 1."""
     return max(1, _MOST_LOGITS // (len(tokenizer) * max(1, n_tokens)))
 
 

@@ -22,7 +22,7 @@ from wise.lm.calls import After, at_columns, full_mask, named
 from wise.lm.hooks import observe
 from wise.lm.tokens import IGNORED, Batch
 
-__all__ = ["BlockStates", "Tail", "block_states", "first_tensor", "value_inputs"]
+__all__ = ["BlockStates", "Tail", "block_states", "first_tensor", "inputs_seen", "value_inputs"]
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -30,18 +30,32 @@ def first_tensor(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@torch.no_grad()
-def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "B T M"]:
-    """The inputs `a` of W_v at `layer`; no block above it is run."""
+@contextmanager
+def inputs_seen(
+    lm: LanguageModel, layers: Sequence[int], batch: Batch, *, stop: bool = False
+) -> Iterator[list[Float[Tensor, "B T M"]]]:
+    """The inputs of W_v at ascending `layers`, filled in by the next forward of `batch`.
+
+    With `stop`, no block above the last of them is run.
+    """
     seen: list[Tensor] = []
 
     def see(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-        seen.append(args[0])
+        seen.append(args[0].reshape(*batch.input_ids.shape, -1))  # B T M
 
-    with observe(lm.part(layer, "value"), see, stop=True):
+    with ExitStack() as stack:
+        for layer in layers:
+            last = stop and layer == layers[-1]
+            stack.enter_context(observe(lm.part(layer, "value"), see, stop=last))
+        yield seen
+
+
+@torch.no_grad()
+def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "B T M"]:
+    """The inputs `a` of W_v at `layer`; no block above it is run."""
+    with inputs_seen(lm, [layer], batch, stop=True) as seen:
         run(lm, batch)
-    rows, width = batch.input_ids.shape
-    return seen[0].reshape(rows, width, -1)  # B T M
+    return seen[0]
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ def tensors_of(state: WISEState) -> dict[str, Tensor]:
     for kind, parts in kinds.items():
         for i, part in enumerate(parts):
             found = part.change.parts()
-            if isinstance(part, Shard):
+            if len(part.routing):
                 found |= {"keys": part.routing.keys, "key_mask": part.routing.mask}
             tensors |= {f"{kind}.{i}.{name}": tensor for name, tensor in found.items()}
     return tensors
@@ -68,21 +68,32 @@ def state_of(
             tuple((number, _turns_in(turns)) for number, turns in group)
             for group in memory["merges"]
         )
-        change = _change_in(f"memory.{i}", tensors, shape)
-        memories.append(Memory(merges, change, memory["epsilon"]))
+        part = f"memory.{i}"
+        memories.append(
+            Memory(
+                merges, _change_in(part, tensors, shape), memory["epsilon"],
+                _routing_in(part, tensors, shape[0]),
+            )
+        )  # fmt: skip
     shards = []
     for i, shard in enumerate(record["shards"]):
         change = _change_in(f"shard.{i}", tensors, shape)
-        routing = RoutingInputs(tensors[f"shard.{i}.keys"], tensors[f"shard.{i}.key_mask"])
+        routing = _routing_in(f"shard.{i}", tensors, shape[0])
         turns, activations = _turns_in(shard["turns"]), tuple(shard["activations"])
         shards.append(Shard(shard["number"], turns, change, routing, activations))
     return WISEState(tuple(memories), tuple(shards), record["n_turns"], record["n_shards"])
 
 
 def _change_in(prefix: str, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Change:
-    names = ("dense", "crow", "col", "values")
+    names = ("dense", "crow", "col", "values", "span", "rows")
     parts = {name: tensors[f"{prefix}.{name}"] for name in names if f"{prefix}.{name}" in tensors}
     return Change.from_parts(parts, shape)
+
+
+def _routing_in(prefix: str, tensors: Mapping[str, Tensor], inner: int) -> RoutingInputs:
+    if f"{prefix}.keys" not in tensors:
+        return RoutingInputs.none(inner)
+    return RoutingInputs(tensors[f"{prefix}.keys"], tensors[f"{prefix}.key_mask"])
 
 
 def _turns_out(turns: tuple[Turn, ...]) -> list[Any]:

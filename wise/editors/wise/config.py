@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from transformers import PreTrainedModel
 
 from wise.editors.options import Checked, Share, Units, configured
 from wise.editors.wise.merge import Merge
 
-__all__ = ["PRESETS", "WISEConfig"]
+__all__ = ["PRESETS", "WISEConfig", "default_preset"]
+
+_LARGE = 50_000_000  # parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,7 @@ class WISEConfig(Checked):
     Where the paper (arXiv 2405.14768) and its released code differ, or the paper does not say, the
     choice is an option here. Raises ValueError naming the field, its value and what is allowed.
 
-    layer: the block whose W_v is copied; None = at three quarters of the depth.
+    layer, depth: the block whose W_v is copied; without `layer`, at that share of the blocks.
     mask_ratio (rho), n_shards (k), edits_per_shard: knowledge sharding; n edits in k subspaces
         (eq. 7, Table 10). A mass turn fills several; every k full shards become one side memory.
     merge, density: how shards are merged (eq. 8) and the share that TIES keeps (released: .53).
@@ -47,6 +50,16 @@ class WISEConfig(Checked):
     negatives: x_i drawn at "random" (paper) or the "hardest" (most activated) of those kept ready.
     n_prefixes, prefix_length, prefixes: token sequences before the prompt (3.1: ten of length 10),
         written by the "model" (paper) or taken from the "background".
+    routing: "activation" (eq. 3 and 5), or "match": by the nearest edit's prompt (Matcher; not in
+        the paper). With "match" no margin is learned: alpha to gamma, the options of x_i, x_m and
+        of thresholds, and routing_tokens are not used.
+    match_layer, match_weight, false_positives: the layer of the mean over tokens; the power of the
+        last token's cosine, None = fitted on the background; the share of background prompts that
+        may open a memory.
+    span: what an open memory changes: every token of its "row" (paper), or the "answer" alone, from
+        the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
+        answered as the edit's own. So it needs routing="match" and one edit a memory.
+    n_contexts: background prompts that learn the target with the edit's own, for span="answer".
     append_eos: the target ends with EOS, so that free-run answers stop.
     replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
@@ -55,6 +68,7 @@ class WISEConfig(Checked):
     """
 
     layer: int | None = None
+    depth: Share = 0.75
     mask_ratio: Share = 0.2
     n_shards: PositiveInt = 2
     edits_per_shard: PositiveInt = 500
@@ -81,6 +95,12 @@ class WISEConfig(Checked):
     n_prefixes: NonNegativeInt = 10
     prefix_length: PositiveInt = 10
     prefixes: Literal["model", "background"] = "model"
+    routing: Literal["activation", "match"] = "activation"
+    match_layer: NonNegativeInt = 0
+    match_weight: NonNegativeFloat | None = None
+    false_positives: Share = 0.01
+    span: Literal["row", "answer"] = "row"
+    n_contexts: NonNegativeInt = 0
     append_eos: bool = True
     replay: NonNegativeInt = 0
     units: Units = "absolute"
@@ -91,6 +111,13 @@ class WISEConfig(Checked):
             raise ValueError(
                 f"threshold_scale={self.threshold_scale!r} is not allowed: "
                 "with thresholds='per-memory' it should be greater than 0"
+            )
+
+        one_each = self.edits_per_shard == self.n_shards == self.mask_ratio == 1
+        if self.span == "answer" and not (self.routing == "match" and one_each):
+            raise ValueError(
+                "span='answer' is not allowed: it needs routing='match', edits_per_shard=1, "
+                "n_shards=1 and mask_ratio=1.0"
             )
 
     @classmethod
@@ -108,6 +135,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         alpha=0.5, beta=2.0, gamma=1.0, lr=0.3, n_steps=30, n_irrelevant=64,
         n_prefixes=0, threshold="recomputed", threshold_scale=0.8,
     ),
+    # One edit a memory, found by its prompt; chosen on a real model's tuning streams.
+    "match": dict(
+        units="model", depth=0.8, routing="match", span="answer", memory="retrieve",
+        mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_prefixes=0,
+        n_background=384,
+    ),
     # Table 10 and appendix A.3; steps and threshold scale from the released configuration.
     "paper-llama-2-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),
     "paper-mistral-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),
@@ -115,3 +148,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         _PAPER, layer=21, n_steps=70, threshold_scale=0.88, alpha=15.0, beta=40.0, gamma=20.0
     ),
 }  # fmt: skip
+
+
+def default_preset(model: PreTrainedModel) -> str:
+    """The preset of a model for which none is given: "match" from 50 million parameters on.
+
+    Each of the two was chosen on tuning streams of models on its side of that size.
+    """
+    return "match" if model.num_parameters() >= _LARGE else "embedded"

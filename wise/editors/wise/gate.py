@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, where
 
-from wise.editors.router import Router, SideMemory
+from wise.editors.router import RouterBase, SideMemory
+from wise.lm.tokens import last_column
 
 __all__ = ["Gate"]
 
@@ -19,37 +22,64 @@ class Gate:
 
     Rows of the main memory keep their bits. With several memories there is one
     synchronisation with the host, to group the rows by memory.
+
+    span: the tokens that an open memory changes: every one of its "row", or the "answer" alone,
+        from the last prompt token on, where the memory answers as for its own edit's prompt.
     """
 
-    router: Router
+    router: RouterBase
     memories: Sequence[SideMemory]
     prompt_mask: Bool[Tensor, "B T"]
+    span: str = "row"
     choice: Int[Tensor, " R"] | None = None  # the memory of each row; -1 = the main one
     rows: dict[int, Int[Tensor, " r"]] = field(default_factory=dict)  # of each memory in use
+    below: list[Tensor] = field(default_factory=list)  # inputs of W_v at the router's lower layer
+
+    def see(self, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        """Keep the inputs of W_v at the router's lower layer until the rows are routed."""
+        if self.choice is None:
+            self.below.append(self._by_row(args[0]))
 
     def __call__(self, inputs: Tensor, value: Tensor) -> Tensor:
         """The output of W_v with the change of each row's memory."""
         if inputs.ndim == 2:  # some blocks flatten rows and tokens
-            width = self.prompt_mask.shape[1]
-            n_rows = len(inputs) // width if self.choice is None else len(self.choice)
-            shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, value))
-            return self(*shaped).view_as(value)
+            return self(self._by_row(inputs), self._by_row(value)).view_as(value)
         choice = self._route(inputs) if self.choice is None else self.choice
         if len(self.memories) == 1:
-            change = self.memories[0].change(inputs).to(value.dtype)
+            change = self._change(self.memories[0], inputs, slice(None)).to(value.dtype)
             return where((choice >= 0)[:, None, None], value + change, value)
         for number, rows in self.rows.items():
-            change = self.memories[number].change(inputs[rows]).to(value.dtype)
+            change = self._change(self.memories[number], inputs, rows).to(value.dtype)
             value = value.index_copy(0, rows, value[rows] + change)
         return value
+
+    def _change(self, memory: SideMemory, inputs: Tensor, rows: Tensor | slice) -> Tensor:
+        """What the memory adds to the outputs of W_v in some rows."""
+        change = memory.change(inputs[rows])
+        width = self.prompt_mask.shape[1]
+        if self.span == "row" or inputs.shape[1] < width:  # later tokens are the answer's
+            return change
+        copies = len(inputs) // len(self.prompt_mask)
+        last = last_column(self.prompt_mask).repeat_interleave(copies)[rows]
+        columns = torch.arange(inputs.shape[1], device=inputs.device)
+        change = where((columns == last[:, None])[..., None], memory.change.recalled, change)
+        return change * (columns >= last[:, None])[..., None]
+
+    def _by_row(self, flat: Tensor) -> Tensor:
+        if flat.ndim == 3:
+            return flat
+        n_rows = len(flat) // self.prompt_mask.shape[1] if self.choice is None else len(self.choice)
+        return flat.view(n_rows, -1, flat.shape[-1])
 
     def _route(self, inputs: Tensor) -> Tensor:
         copies = len(inputs) // len(self.prompt_mask)  # beams come as neighbouring rows
         mask = self.prompt_mask.repeat_interleave(copies, dim=0)
-        self.choice = self.router.choose(self.router.select(inputs, mask), self.memories)
+        rows = self.router.select([*self.below, inputs], mask)
+        self.below.clear()
+        self.choice = self.router.choose(rows, self.memories)
         if len(self.memories) > 1:
             chosen = self.choice.tolist()
             for number in sorted(set(chosen) - {-1}):
-                rows = [row for row, choice in enumerate(chosen) if choice == number]
-                self.rows[number] = self.choice.new_tensor(rows)
+                rows_of = [row for row, choice in enumerate(chosen) if choice == number]
+                self.rows[number] = self.choice.new_tensor(rows_of)
         return self.choice

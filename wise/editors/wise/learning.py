@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -11,14 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from wise.editors.kept import Kept
-from wise.editors.router import Router, RoutingInputs, epsilon, margin_loss, stack
+from wise.editors.router import Router, RouterBase, RoutingInputs, epsilon, margin_loss, stack
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.matcher import Matcher, References
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
 from wise.edits import Background, Edit
 from wise.lm.sampling import background_prefixes, model_prefixes
-from wise.lm.tail import Tail
-from wise.lm.tokens import encode
+from wise.lm.tail import Tail, inputs_seen
+from wise.lm.tokens import IGNORED, encode, last_column
 from wise.seeds import seeded
 
 __all__ = ["Learner", "Objective", "descend"]
@@ -32,17 +33,21 @@ class Objective:
     """
 
     tail: Tail
-    router: Router
-    edited: RoutingInputs  # A(x_e) of every row
-    irrelevant: RoutingInputs | None  # A(x_i)
-    replayed: RoutingInputs | None  # A(x_m)
+    router: RouterBase
     config: WISEConfig
-    unit: float  # of the margins
+    unit: float = 1.0  # of the margins
+    edited: RoutingInputs | None = None  # A(x_e) of every row; None = without L_a
+    irrelevant: RoutingInputs | None = None  # A(x_i)
+    replayed: RoutingInputs | None = None  # A(x_m)
+    changed: Bool[Tensor, "B T"] | None = None  # the tokens that the memory changes; None = all
 
     def __call__(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
         change = self.tail.inputs.float() @ tau  # B T D
+        if self.changed is not None:
+            change = change * self.changed[..., None]
         logits = self.tail.logits(self.tail.value + change.to(self.tail.value.dtype))
-        return self.negative_log_likelihood(logits) + self._margin(tau)
+        loss = self.negative_log_likelihood(logits)
+        return loss if self.edited is None else loss + self._margin(tau, self.edited)
 
     def negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
         """Mean over a row's target tokens, then over rows."""
@@ -51,11 +56,11 @@ class Objective:
         per_token = 1.0 / torch.bincount(self.tail.rows, minlength=n_rows)[self.tail.rows]
         return (losses * per_token).sum() / n_rows
 
-    def _margin(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
+    def _margin(self, tau: Float[Tensor, "M D"], rows: RoutingInputs) -> Float[Tensor, ""]:
         def deltas(rows: RoutingInputs) -> Tensor:
-            return self.router.deltas(rows, [Change(tau)])[0] / self.unit
+            return self.router.own(rows, Change(tau)) / self.unit
 
-        edited = deltas(self.edited)
+        edited = deltas(rows)
         return margin_loss(
             edited,
             edited[:0] if self.irrelevant is None else deltas(self.irrelevant),
@@ -107,14 +112,34 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.lm, self.tokenizer = self.kept.lm, self.kept.tokenizer
+        low = self.config.match_layer
+        if self.config.routing == "match" and low > self.layer:
+            raise ValueError(f"match_layer={low} lies above the edited block, layer={self.layer}")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The blocks whose inputs of W_v decide a route, ascending."""
+        if self.config.routing == "activation" or self.config.match_layer == self.layer:
+            return (self.layer,)
+        return (self.config.match_layer, self.layer)
 
     @cached_property
-    def router(self) -> Router:
+    def weight(self) -> Float[Tensor, "M D"]:
+        """W_v."""
+        return self.lm.value_weight(self.layer).detach()
+
+    @cached_property
+    def router(self) -> RouterBase:
         """How prompts are routed, in learning as at inference."""
         config = self.config
+        if config.routing == "match":
+            return Matcher(
+                self._references, weight=config.match_weight,
+                false_positives=config.false_positives,
+            )  # fmt: skip
         return Router(
             tokens=config.routing_tokens,
-            weight=self.lm.value_weight(self.layer).detach(),
+            weight=self.weight,
             activation=self.lm.activation if config.routing_activation == "activated" else None,
             threshold_scale=config.threshold_scale,
             thresholds=config.thresholds,
@@ -122,13 +147,9 @@ class Learner:
 
     def new_shard(self, number: int) -> Shard:
         """An empty shard: W_v' = W_v."""
-        weight, device = self.router.weight, self.lm.device
-        inner, hidden = weight.shape
-        nothing = RoutingInputs(
-            torch.zeros(0, 1, inner, device=device, dtype=weight.dtype),
-            torch.zeros(0, 1, device=device, dtype=torch.bool),
-        )
-        tau = torch.zeros(inner, hidden, device=device)  # float32 in any model
+        inner, hidden = self.weight.shape
+        nothing = RoutingInputs.none(inner, device=self.lm.device, dtype=self.weight.dtype)
+        tau = torch.zeros(inner, hidden, device=self.lm.device)  # float32 in any model
         return Shard(number, (), Change(tau), nothing, ())
 
     def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
@@ -138,19 +159,38 @@ class Learner:
         prompts = [
             f"{start} {e.prompt}" if start else e.prompt for start in starts for e in turn.edits
         ]
+        targets = [edit.target for edit in turn.edits] * len(starts)
+        if config.span == "answer":  # of one edit
+            contexts = self._contexts(turn.number)
+            prompts, targets = [*prompts, *contexts], targets + targets[:1] * len(contexts)
         batch = encode(
-            self.tokenizer, prompts, [edit.target for edit in turn.edits] * len(starts),
+            self.tokenizer, prompts, targets,
             append_eos=config.append_eos, max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
-        tail = Tail.capture(self.lm, self.layer, batch)
-        rows = self.router.select(tail.inputs, batch.prompt_mask)
+        last = last_column(batch.prompt_mask)
+        first = int(last.min()) if config.span == "answer" else 0
+        with inputs_seen(self.lm, self.layers, batch) as inputs:
+            tail = Tail.capture(self.lm, self.layer, batch, first=first)
+        rows = self.router.select(inputs, batch.prompt_mask)
         unit, lr_factor = self._scales
-        generator = seeded(self.seed, "irrelevant", turn.number)
-        irrelevant = self._irrelevant(shard.change, generator)
-        replayed = self._replayed(earlier, generator)
-        objective = Objective(tail, self.router, rows, irrelevant, replayed, config, unit)
+        objective = Objective(tail, self.router, config, unit)
+        if config.routing == "activation":
+            generator = seeded(self.seed, "irrelevant", turn.number)
+            irrelevant = self._irrelevant(shard.change, generator)
+            replayed = self._replayed(earlier, generator)
+            objective = replace(objective, edited=rows, irrelevant=irrelevant, replayed=replayed)
+        changed = batch.attention_mask.bool()
+        if config.span == "answer":
+            changed = (batch.labels != IGNORED)[:, first:]
+            asked = last[:, None] == torch.arange(first, batch.labels.shape[1], device=last.device)
+            own = inputs[-1][0, last[0]]  # A(x_e)
+            tail = replace(tail, inputs=torch.where(asked[..., None], own, tail.inputs))
+            objective = replace(objective, tail=tail, changed=changed)
         mask = self._mask(shard.number)
-        change = Change(descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor))
+        tau = descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor)
+        change = Change(tau)
+        if mask is None and objective.edited is None and not shard.edits:
+            change = Change.spanned(tau, tail.inputs[changed])
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
         routing = stack([shard.routing, bare])
         activations = self._activations(routing, change)
@@ -158,15 +198,23 @@ class Learner:
             activations = (*shard.activations, *activations[len(shard.activations) :])
         return Shard(shard.number, (*shard.turns, turn), change, routing, activations)
 
+    def routing_of(self, shards: Sequence[Shard | Memory]) -> RoutingInputs:
+        """What a memory of these shards keeps of its edits' A(x_e): all, or none, as routed."""
+        if self.config.routing == "match":
+            return stack([shard.routing for shard in shards])
+        return RoutingInputs.none(len(self.weight), device=self.lm.device)
+
     def epsilon(self, memory: Memory) -> float:
         """The smallest activation of the memory's edits as it is now."""
-        inputs = self._inputs_of([edit.prompt for edit in memory.edits])
+        inputs = memory.routing
+        if not len(inputs):
+            inputs = self._inputs_of([edit.prompt for edit in memory.edits])
         return epsilon(self._activations(inputs, memory.change))
 
     @torch.no_grad()
     def _activations(self, rows: RoutingInputs, change: Change) -> tuple[float, ...]:
         """Delta_act of each row. Raises ValueError where one is non-finite."""
-        (delta,) = self.router.deltas(rows, [change])
+        delta = self.router.own(rows, change)
         if not delta.isfinite().all():
             raise ValueError(f"lr={self.config.lr} made a non-finite activation; lower lr")
         return tuple(delta.tolist())
@@ -180,7 +228,7 @@ class Learner:
         if self.config.mask_ratio == 1.0:
             return None
         if shard not in self._masks:
-            inner, hidden = self.router.weight.shape
+            inner, hidden = self.weight.shape
             generator = seeded(self.seed, "mask", shard)
             mask = sample_mask((inner, hidden), self.config.mask_ratio, generator)
             self._masks = {shard: mask.to(self.lm.device)}
@@ -192,6 +240,12 @@ class Learner:
         return background_prefixes(
             self.background, n=self.config.n_prefixes, seed=self.seed, turn=turn
         )
+
+    def _contexts(self, turn: int) -> list[str]:
+        """Background prompts that a turn's target is learned after, too."""
+        known = [edit.prompt for edit in self.background.edits]
+        order = torch.randperm(len(known), generator=seeded(self.seed, "contexts", turn))
+        return [known[index] for index in order[: self.config.n_contexts].tolist()]
 
     @cached_property
     def _model_prefixes(self) -> tuple[str, ...]:
@@ -209,16 +263,26 @@ class Learner:
         )  # fmt: skip
 
     @cached_property
+    def _references(self) -> References:
+        """Background prompts as they are matched, computed when first needed."""
+        return References.of(
+            self.kept, self.layers, self.background, n=self.config.n_background, seed=self.seed
+        )
+
+    @cached_property
     def _scales(self) -> tuple[float, float]:
         """Unit of the margins and factor of lr, from the background or else from own text."""
         if self.config.units == "absolute":
             return 1.0, 1.0
-        inputs = self._background
-        if inputs is None:
-            own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
-            inputs = self._inputs_of([text for text in own if text])
-        keys = inputs.keys[inputs.mask].float()  # N M
-        unit = float((keys @ self.router.weight.float()).norm(dim=-1).median())
+        if self.config.routing == "match":
+            keys = self._references.edited  # N M
+        else:
+            inputs = self._background
+            if inputs is None:
+                own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
+                inputs = self._inputs_of([text for text in own if text])
+            keys = inputs.keys[inputs.mask].float()
+        unit = float((keys @ self.weight.float()).norm(dim=-1).median())
         return unit, unit**2 / float(keys.square().sum(-1).mean())
 
     def _irrelevant(self, change: Change, generator: Generator) -> RoutingInputs | None:
@@ -227,7 +291,7 @@ class Learner:
             return None
         order = torch.randperm(len(self._background), generator=generator).to(self.lm.device)
         if self.config.negatives == "hardest":
-            (delta,) = self.router.deltas(self._background, [change])
+            delta = self.router.own(self._background, change)
             order = order[delta[order].argsort(descending=True, stable=True)]
         return self._background[order[: self.config.n_irrelevant]]
 

@@ -33,9 +33,14 @@ def sample_mask(
 
 @dataclass(frozen=True)
 class Change:
-    """tau by its changed entries: its transpose as sparse rows, or dense where most changed."""
+    """tau by its changed entries: its transpose as sparse rows, or dense where most changed.
+
+    With `span`, rows of inputs that tau was learned on, tau = span^T tensor: gradients of W_v' lie
+    in the span of its inputs, so that a few tokens' tau is kept exactly in a few rows.
+    """
 
     tensor: Tensor
+    span: Float[Tensor, "R M"] | None = None
 
     @classmethod
     def of(cls, tau: Float[Tensor, "M D"]) -> Change:
@@ -51,18 +56,40 @@ class Change:
                 )
             )
 
+    @classmethod
+    def spanned(cls, tau: Float[Tensor, "M D"], inputs: Float[Tensor, "R M"]) -> Change:
+        """tau, all of whose gradients came from `inputs`."""
+        rows = torch.linalg.pinv(inputs.double().T) @ tau.double()
+        return cls(rows.float(), inputs.float())
+
+    @property
+    def recalled(self) -> Float[Tensor, " D"]:
+        """A(x) tau at the first of the inputs that it was learned on."""
+        if self.span is None:
+            raise ValueError("a change without its span recalls nothing")
+        return self(self.span[0])
+
+    def compact(self) -> Change:
+        return self if self.span is not None else Change.of(self.dense())
+
     def __call__(self, inputs: Float[Tensor, "... M"]) -> Float[Tensor, "... D"]:
         """A(x) tau, in float32."""
+        if self.span is not None:
+            return (inputs.float() @ self.span.T) @ self.tensor
         if self.tensor.layout == torch.strided:
             return inputs.float() @ self.tensor
         flat = inputs.float().reshape(-1, inputs.shape[-1])  # N M
         return (self.tensor @ flat.T).T.reshape(*inputs.shape[:-1], -1)
 
     def dense(self) -> Float[Tensor, "M D"]:
+        if self.span is not None:
+            return self.span.T @ self.tensor
         return self.tensor if self.tensor.layout == torch.strided else self.tensor.to_dense().T
 
     def parts(self) -> dict[str, Tensor]:
         """Its tensors by name; the inverse of `from_parts`."""
+        if self.span is not None:
+            return {"span": self.span, "rows": self.tensor}
         if self.tensor.layout == torch.strided:
             return {"dense": self.tensor.contiguous()}
         crow, col = self.tensor.crow_indices(), self.tensor.col_indices()
@@ -73,6 +100,12 @@ class Change:
         """Raises ValueError where the parts are not those of a change of `shape` [M, D]."""
         if set(parts) == {"dense"} and tuple(parts["dense"].shape) == shape:
             return cls(parts["dense"])
+        if set(parts) == {"span", "rows"}:
+            span, rows = parts["span"], parts["rows"]
+            if (span.shape[1:], rows.shape[1:]) == (shape[:1], shape[1:]) and len(span) == len(
+                rows
+            ):
+                return cls(rows, span)
         if set(parts) != {"crow", "col", "values"}:
             raise ValueError(f"parts {sorted(parts)} do not make a change of shape {shape}")
         with warnings.catch_warnings():
@@ -129,12 +162,14 @@ class Shard:
 class Memory:
     """A finished side memory: its merged change, its eps, and what it was merged from.
 
-    `merges` holds, for each merge in order, the numbers and turns of the shards that joined then.
+    `merges` holds, for each merge in order, the numbers and turns of the shards that joined then;
+    `routing` its edits' A(x_e), empty where routes do not depend on them.
     """
 
     merges: tuple[tuple[tuple[int, tuple[Turn, ...]], ...], ...]
     change: Change
     epsilon: float
+    routing: RoutingInputs
 
     @property
     def edits(self) -> tuple[Edit, ...]:

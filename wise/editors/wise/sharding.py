@@ -123,14 +123,16 @@ class Sharding:
             parts.append(earlier.change.dense())
             known.append(earlier.epsilon)
             merges = (*earlier.merges, *merges)
-        tau = parts[0]
-        if len(parts) > 1:
-            tau = merge(
-                config.merge, torch.zeros_like(tau), parts, weights=weights,
+        if len(parts) == 1:
+            change = shards[0].change.compact()
+        else:
+            change = Change.of(merge(
+                config.merge, torch.zeros_like(parts[0]), parts, weights=weights,
                 density=config.density,
                 generator=seeded(self.learner.seed, "merge", shards[0].number),
-            )  # fmt: skip
-        memory = Memory(merges, Change.of(tau), epsilon(known))
+            ))  # fmt: skip
+        joined: list[Shard | Memory] = [*([] if earlier is None else [earlier]), *shards]
+        memory = Memory(merges, change, epsilon(known), self.learner.routing_of(joined))
         if config.threshold == "recomputed" and len(parts) > 1:
             memory = replace(memory, epsilon=self.learner.epsilon(memory))
         return memory

@@ -6,8 +6,8 @@ tau = W_v' - W_v, and a hook adds A(x) tau to the output of W_v for the rows tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wise.editors.base import ErasableBase, ValueEditorBase, factory
 from wise.editors.router import RoutingInputs
 from wise.editors.wise import checkpoint
-from wise.editors.wise.config import PRESETS, WISEConfig
+from wise.editors.wise.config import PRESETS, WISEConfig, default_preset
 from wise.editors.wise.gate import Gate
 from wise.editors.wise.learning import Learner
-from wise.editors.wise.memory import WISEState
+from wise.editors.wise.memory import Memory, Shard, WISEState
 from wise.editors.wise.sharding import Sharding
 from wise.edits import Background, Edit
 from wise.lm import hooks
-from wise.lm.tail import value_inputs
+from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import Batch
 
 __all__ = ["WISE", "WISEConfig", "make"]
@@ -35,7 +35,7 @@ __all__ = ["WISE", "WISEConfig", "make"]
 class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISEState]):
     """Lifelong editor with side memories; it has every capability of `wise.editor`.
 
-    Without a `config` it has the preset "embedded", as from its factory. Raises ValueError where
+    Without a `config` it has the preset that its factory would choose. Raises ValueError where
     the model has no such layer or is of no known type.
     """
 
@@ -51,7 +51,7 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         seed: int = 0,
         cache: str | Path | None = None,
     ):
-        config = WISEConfig.of() if config is None else config
+        config = WISEConfig.of(default_preset(model)) if config is None else config
         super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
         self._learner = Learner(self.kept, background, self.config, self.layer, seed)
         self._sharding = Sharding(self._learner)
@@ -84,9 +84,17 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
 
     @property
     def growth_per_edit(self) -> float:
-        """Routing multiplies a prompt's last token by one W_v for each side memory."""
-        per_memory = self._learner.router.weight.numel() / self.config.edits_per_shard
-        return per_memory / self.lm.model.num_parameters()
+        """Routing multiplies a prompt's last token by one W_v for each side memory.
+
+        By match, it compares two keys for each edit.
+        """
+        inner, hidden = self._learner.weight.shape
+        per_edit = (
+            2 * inner
+            if self.config.routing == "match"
+            else (inner * hidden / self.config.edits_per_shard)
+        )
+        return per_edit / self.lm.model.num_parameters()
 
     @property
     def threshold(self) -> float:
@@ -95,23 +103,40 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> RoutingInputs:
         mask = attention_mask.bool()
-        with hooks.frozen(self.lm.model):
-            inputs = value_inputs(self.lm, self.layer, Batch.of_prompts(input_ids, mask))
+        batch = Batch.of_prompts(input_ids, mask)
+        with (
+            hooks.frozen(self.lm.model),
+            inputs_seen(self.lm, self._learner.layers, batch, stop=True) as inputs,
+        ):
+            run(self.lm, batch)
         return self._learner.router.select(inputs, mask)
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         memories = self._state.candidates
         if not memories:
             return nullcontext()
-        gate = Gate(self._learner.router, memories, prompt_mask.bool())
-        return hooks.replace(self.lm.part(self.layer, "value"), gate)
+        return self._gated(memories, prompt_mask.bool())
+
+    @contextmanager
+    def _gated(self, memories: Sequence[Memory | Shard], prompt_mask: Tensor) -> Iterator[None]:
+        gate = Gate(self._learner.router, memories, prompt_mask, self.config.span)
+        with ExitStack() as stack:
+            for layer in self._learner.layers[:-1]:
+                stack.enter_context(hooks.observe(self.lm.part(layer, "value"), gate.see))
+            stack.enter_context(hooks.replace(self.lm.part(self.layer, "value"), gate))
+            yield
 
     def _after(self, state: WISEState, edits: tuple[Edit, ...]) -> WISEState:
-        return self._sharding.after(state, edits)
+        return self._settled_at(self._sharding.after(state, edits))
 
     def _without(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
         """Shards and memories with edits of these prompts are learned again without them."""
-        return self._sharding.without(state, prompts)
+        return self._settled_at(self._sharding.without(state, prompts))
+
+    def _settled_at(self, state: WISEState) -> WISEState:
+        """`state`, with the router ready for it."""
+        self._learner.router.settle(state.candidates)
+        return state
 
     def _record(self, state: WISEState) -> dict[str, Any]:
         return checkpoint.record_of(state)
@@ -120,8 +145,8 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         return checkpoint.tensors_of(state)
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WISEState:
-        inner, hidden = self._learner.router.weight.shape
+        inner, hidden = self._learner.weight.shape
         return checkpoint.state_of(record, tensors, (inner, hidden))
 
 
-make = factory(WISE, WISEConfig, PRESETS)
+make = factory(WISE, WISEConfig, PRESETS, default=default_preset)

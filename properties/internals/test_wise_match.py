@@ -1,0 +1,214 @@
+"""Laws of WISE's routing by match and of a memory that changes the answer alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise
+from wise.editors.wise.config import WISEConfig, default_preset
+from wise.editors.wise.matcher import Matcher, References, Whitening, fitted_weight, pooled
+from wise.editors.wise.memory import Change
+from wise.editors.wise.wise import WISE
+from wise.edits import Background
+from wise.lm.decoding import Unedited
+from wise.lm.tokens import Batch, encode, last_column
+
+MATCH: dict[str, Any] = dict(
+    routing="match", span="answer", edits_per_shard=1, threshold="running", lr=0.3, n_steps=40
+)
+
+
+def matching(model: str = "llama", **options: Any) -> WISE:
+    return make_wise(model, **{**MATCH, **options})
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(n=st.integers(4, 30), inner=st.integers(2, 12), seed=st.integers(0, 99))
+def test_whitening_is_the_inverse_root_of_a_dense_covariance(n: int, inner: int, seed: int) -> None:
+    rows = random(n, inner, seed=seed)
+    first = torch.arange(n) // 2 * 2  # every second row rewords the one before it
+    found = Whitening.of(rows, first, wording=0.7, ridge=0.1)(rows)
+    centred = (rows - rows.mean(0)).double()
+    changes = (rows - rows[first])[first != torch.arange(n)].double()
+    parts = [0.3 * centred.T @ centred / centred.square().sum()]
+    parts.append(0.7 * changes.T @ changes / changes.square().sum())
+    values, vectors = torch.linalg.eigh(sum(parts))
+    root = vectors @ torch.diag((values.clamp(min=0) + 0.1 / inner).rsqrt()) @ vectors.T
+    needed = torch.nn.functional.normalize(centred @ root, dim=-1)
+    torch.testing.assert_close(found, needed.float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_that_a_prompt_is_matched_by(side: str) -> None:
+    def keys(batch: Batch) -> Tensor:
+        inputs = batch.input_ids[..., None].float().expand(-1, -1, 3)
+        return pooled([inputs, inputs], batch.prompt_mask)
+
+    texts = [edit.prompt for edit in EDITS]
+    together = keys(encode(tiny_tokenizer(), texts, padding_side=side))
+    alone = torch.cat([keys(encode(tiny_tokenizer(), [text])) for text in texts])
+    torch.testing.assert_close(together, alone)
+
+
+@given(n=st.integers(1, 5), seed=st.integers(0, 99))
+def test_a_change_is_kept_whole_by_the_inputs_that_it_was_learned_on(n: int, seed: int) -> None:
+    inputs = random(n, 12, seed=seed)
+    inputs[-1] = inputs[0]  # a token may stand twice
+    tau = inputs.T @ random(n, 4, seed=seed + 1)
+    change = Change.spanned(tau, inputs)
+    torch.testing.assert_close(change.dense(), tau, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(change.recalled, inputs[0] @ tau, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_edit_is_answered_and_far_rows_keep_their_bits(family: str) -> None:
+    editor = matching(family, edits=EDITS)
+    bare = Unedited(tiny_model(family), tiny_tokenizer())
+    for edit in EDITS:
+        batch = encode(tiny_tokenizer(), [edit.prompt], [edit.target])
+        mask = batch.prompt_mask
+        logits = editor.logits(batch.input_ids, batch.attention_mask, mask)
+        rows, columns = (batch.labels >= 0).nonzero(as_tuple=True)
+        assert logits[rows, columns].argmax(-1).equal(batch.labels[rows, columns])
+        last = int(last_column(mask))
+        assert logits[:, :last].equal(bare.logits(batch.input_ids, batch.attention_mask)[:, :last])
+    batch = encode(tiny_tokenizer(), FAR)
+    opened = editor.routing_activation(batch.input_ids, batch.attention_mask) > editor.threshold
+    logits = editor.logits(batch.input_ids, batch.attention_mask)
+    needed = bare.logits(batch.input_ids, batch.attention_mask)
+    assert not bool(opened.all())
+    assert logits[~opened].equal(needed[~opened])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cached_answer_is_the_forced_one(family: str) -> None:
+    editor = matching(family, edits=EDITS)
+    for edit in EDITS:
+        prompt = encode(tiny_tokenizer(), [edit.prompt])
+        free = editor.generate(prompt.input_ids, prompt.attention_mask, 4)
+        answer = free[:, -4:] if free.shape[1] > 4 else free
+        ids = torch.cat([prompt.input_ids, answer], 1)
+        mask = torch.ones_like(ids)
+        inside = torch.zeros_like(ids, dtype=torch.bool)
+        inside[:, : prompt.input_ids.shape[1]] = True
+        forced = editor.logits(ids, mask, inside)[:, prompt.input_ids.shape[1] - 1 : -1].argmax(-1)
+        ends = (answer == tiny_tokenizer().eos_token_id).int().cumsum(1) - 1
+        assert forced[ends <= 0].equal(answer[ends <= 0])
+
+
+def test_a_removed_edit_was_never_made() -> None:
+    editor = matching(edits=EDITS)
+    editor.remove(EDITS[1:3])
+    never = matching(edits=[edit for edit in EDITS if edit not in EDITS[1:3]])
+    assert [memory.edits for memory in editor._state.memories] == [
+        memory.edits for memory in never._state.memories
+    ]
+    assert editor.threshold == pytest.approx(never.threshold)
+
+
+def test_a_loaded_state_is_the_saved_one(tmp_path: Path) -> None:
+    editor = matching(edits=EDITS[:3])
+    editor.save(tmp_path / "state")
+    other = matching()
+    other.load(tmp_path / "state")
+    assert is_same(other._state, editor._state)
+    editor.edit(EDITS[3:4])
+    other.edit(EDITS[3:4])
+    assert is_same(other._state, editor._state)
+
+
+@pytest.mark.parametrize("n_contexts", [0, 2])
+def test_a_memory_grows_by_its_answers_tokens_alone(n_contexts: int) -> None:
+    editor = matching(edits=EDITS[:1], n_contexts=n_contexts)
+    (memory,) = editor._state.memories
+    batch = encode(tiny_tokenizer(), [EDITS[0].prompt], [EDITS[0].target])
+    assert memory.change.span is not None
+    assert len(memory.change.span) == (1 + n_contexts) * int((batch.labels >= 0).sum())
+
+
+def test_an_editor_without_background_routes_its_edits() -> None:
+    editor = matching(background=Background(), edits=EDITS[:2])
+    batch = encode(tiny_tokenizer(), [edit.prompt for edit in EDITS[:2]])
+    assert editor.retrieved(batch.input_ids, batch.attention_mask) == [(e,) for e in EDITS[:2]]
+
+
+@given(rate=st.sampled_from([0.05, 0.1, 0.3]), seed=st.integers(0, 20))
+def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: int) -> None:
+    held = random(60, 2, 8, seed=seed)
+    references = References(
+        random(40, 8, seed=seed + 1), random(40, 8, seed=seed + 2), torch.arange(40), held,
+        ["far"] * 60, [""] * 60, torch.zeros(0, 2).long(), torch.zeros(0, 2).long(),
+    )  # fmt: skip
+    matcher = Matcher(references, weight=0.5, false_positives=rate)
+    editor = matching(edits=EDITS[:3])
+    rows = matcher._white(random(3, 2, 8, seed=seed + 3))
+    memories = [
+        type(memory)(
+            memory.merges, memory.change, 1.0,
+            type(memory.routing)(rows[i : i + 1], torch.ones(1, 2).bool()),
+        )
+        for i, memory in enumerate(editor._state.memories)
+    ]  # fmt: skip
+    inputs = type(memories[0].routing)(matcher._white(held), torch.ones(60, 2).bool())
+    opened = int((matcher.choose(inputs, memories) >= 0).sum())
+    assert opened <= rate * 60 + 1
+
+
+def test_the_last_token_counts_where_near_texts_differ_by_it() -> None:
+    """Every near text has its edit's mean; only where its last token is another, that helps."""
+    n = 20
+    subject, relation, other = (torch.nn.functional.normalize(random(n, 64, seed=s), dim=-1)
+                                for s in (1, 2, 3))  # fmt: skip
+
+    def fitted(last_of_near: Tensor) -> float:
+        groups = [
+            torch.stack([subject, relation], 1), torch.stack([subject, relation], 1),
+            torch.stack([subject, last_of_near], 1),
+        ]  # fmt: skip
+        white = torch.stack(groups, 1).flatten(0, 1)  # an edit's three rows side by side
+        edits = torch.arange(n) * 3
+        references = References(
+            white[:, 0], white[:, 1], torch.arange(len(white)), white, ["a text"] * len(white),
+            [""] * len(white),
+            torch.stack([edits, edits + 1], 1), torch.stack([edits, edits + 2], 1),
+        )  # fmt: skip
+        return fitted_weight(references, white)
+
+    assert fitted(other) > 0
+    assert fitted(relation) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(routing="activation"), dict(edits_per_shard=2), dict(n_shards=2), dict(mask_ratio=0.5)],
+)
+def test_an_answers_memory_holds_one_matched_edit(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="span='answer' is not allowed: it needs routing='match'"):
+        WISEConfig(**{**dict(routing="match", span="answer", edits_per_shard=1, n_shards=1,
+                             mask_ratio=1.0), **options})  # fmt: skip
+
+
+def test_what_is_matched_by_lies_at_or_below_the_edited_block() -> None:
+    with pytest.raises(ValueError, match="match_layer=2 lies above the edited block, layer=1"):
+        matching(match_layer=2)
+    assert matching(match_layer=1, edits=EDITS[:1]).edits == EDITS[:1]
+
+
+def test_a_large_model_is_matched_and_a_small_one_is_not() -> None:
+    config = AutoConfig.for_model("llama", hidden_size=512, num_hidden_layers=8)
+    with torch.device("meta"):
+        large = AutoModelForCausalLM.from_config(config)
+    assert default_preset(large) == "match"
+    assert default_preset(tiny_model("llama")) == "embedded"
