@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from math import ceil, log
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
@@ -68,6 +69,17 @@ class Bench:
     def copy_model(self) -> PreTrainedModel:
         """The unedited model, for an editor to hold."""
         return copy.deepcopy(self.loaded.model)
+
+    @cached_property
+    def in_half_precision(self) -> Bench:
+        """This bench with its model in bfloat16; itself where that is in half precision."""
+        if self.loaded.model.dtype.itemsize == 2:
+            return self
+        model = self.copy_model()
+        for weight in model.parameters():  # as a model is loaded in bfloat16: not its buffers
+            weight.data = weight.data.bfloat16()
+        model.config.dtype = torch.bfloat16
+        return replace(self, loaded=replace(self.loaded, model=model))
 
     def change_of(self, model: PreTrainedModel) -> str:
         """The first difference of a model from the unedited one; "" where there is none."""
