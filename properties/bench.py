@@ -39,11 +39,12 @@ PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing la
 class Bench:
     """One editor on one model, and everything that its checks need.
 
-    `loaded.model` is the reference: no editor is ever made on it, only on copies. Exact laws use
-    `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent lifelong
-    runs of `streams`, each made when it is needed, at most `max_looks` of them; with a `baseline`,
-    they are compared with these rows instead of `thresholds`. Numbers go to `record`, a failed
-    sequence of operations to `on_broken`, which says how to run it again.
+    `loaded.model` is the reference: no editor is ever made on it, only on copies. `spec` names the
+    factory to another process, as `load_editor` reads it; "" where it has no such name. Exact laws
+    use `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent
+    lifelong runs of `streams`, each made when it is needed, at most `max_looks` of them; with a
+    `baseline`, they are compared with these rows instead of `thresholds`. Numbers go to `record`, a
+    failed sequence of operations to `on_broken`, which says how to run it again.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Bench:
     loaded: LoadedModel
     stream: EditStream
     background: Background
+    spec: str = ""
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     n_examples: int = 10

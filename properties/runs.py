@@ -59,6 +59,7 @@ def world_bench(
     n_edits: int = 100,
     seed: int = 0,
     name: str = "editor",
+    spec: str = "",
     dataset: str | None = None,
     thresholds: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -69,7 +70,8 @@ def world_bench(
 ) -> Bench:
     """A bench on the model's own world, or on `dataset`; the runs' rows are written below `folder`.
 
-    `dataset` is FORMAT:FILE. `of_stream` changes every stream, `background` replaces the world's.
+    `dataset` is FORMAT:FILE. `spec` names the factory, as in a Bench. `of_stream` changes every
+    stream, `background` replaces the world's.
     Raises ValueError for a model without a world, for more edits than there are, and for a
     threshold of an unknown metric.
     """
@@ -105,6 +107,7 @@ def world_bench(
         loaded=loaded,
         stream=scene(0, n_exact).stream,
         background=scene(0, n_exact).background,
+        spec=spec,
         seed=seed,
         options=options or {},
         n_examples=n_examples,

@@ -126,6 +126,7 @@ class Session:
             loaded=self.loaded,
             stream=stream.prefix(min(_N_EXACT, len(stream.edits))),
             background=background,
+            spec=spec,
             seed=settings.seed,
             options=settings.editor_options,
             n_examples=max(5, hypothesis_settings().max_examples // 10),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from properties.bench import Bench
 from properties.findings import Unasked, needs, require
+from properties.processes import asked_in_another_process
 from properties.surroundings import random_states
 from wise.editor import Editor, Layered, takes
 from wise.lm import hooks
@@ -20,6 +22,7 @@ from wise.lm.architectures import LanguageModel
 
 __all__ = [
     "check_an_edit_changes_no_layer_below_its_own",
+    "check_another_process_gives_the_same_editor",
     "check_global_random_state_does_not_matter",
     "check_making_an_editor_changes_nothing",
     "check_same_seed_gives_the_same_editor",
@@ -27,6 +30,8 @@ __all__ = [
     "check_two_editors_do_not_influence_each_other",
     "check_without_edits_it_is_the_base_model",
 ]
+
+_N_ELSEWHERE = 4  # edits
 
 
 def check_making_an_editor_changes_nothing(bench: Bench) -> None:
@@ -53,6 +58,30 @@ def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
     bench.same(bench.logits(second, bench.prompts), expected, "with edits in another editor")
     second.edit([other])
     bench.same(bench.logits(first, bench.prompts), alone, "after edits in another editor")
+
+
+def check_another_process_gives_the_same_editor(bench: Bench) -> None:
+    """The same seed and edits give bitwise the same logits in a new process with other hashes.
+
+    Asked on another number of threads, it adds in another order: there, two thirds of the first
+    tokens are the same. Starting the process takes some seconds.
+    """
+    if not bench.spec:
+        raise Unasked("the editor is given as a function, which another process cannot find")
+    edits, own = bench.edits(_N_ELSEWHERE, least=1), torch.get_num_threads()
+    expected = bench.logits(bench.editor(edits), bench.prompts)
+    other = 1 if own > 1 else 2
+    hash_seed = 2 if os.environ.get("PYTHONHASHSEED") == "1" else 1
+    found, again = asked_in_another_process(
+        bench, edits, hash_seed=hash_seed, n_threads=(own, other)
+    )
+    bench.same(found, expected, f"made again in another process (PYTHONHASHSEED={hash_seed})")
+    n_changed = int((again.argmax(-1) != expected.argmax(-1)).sum())
+    require(
+        3 * n_changed <= len(expected),
+        f"asked on {other} threads in place of {own}, {n_changed} of {len(expected)} prompts are "
+        "answered otherwise; needed: a third at most",
+    )
 
 
 def check_same_seed_gives_the_same_editor(bench: Bench) -> None:

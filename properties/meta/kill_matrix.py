@@ -55,6 +55,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         bench = world_bench(
             planted.editor, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name=fault,
+            spec=f"{planted.editor.__module__}:{planted.editor.__name__}",
             thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, of_stream=planted.stream,
             phases=(Phase.generate,),  # that a law is broken is enough here; how, is not asked
             # Its own object: the fault of shared state is planted in editors of one background.
@@ -72,6 +73,7 @@ def failures_of_the_perfect(seed: int, model: str = "mistral") -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             make_perfect, loaded, Path(folder), n_edits=N_EDITS, seed=seed, name="perfect",
+            spec=f"{make_perfect.__module__}:make_perfect",
             thresholds=THRESHOLDS, n_examples=_N_EXAMPLES, background=background,
         )  # fmt: skip
         results = [run_check(check, bench) for check in CHECKS.values()]

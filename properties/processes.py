@@ -1,0 +1,84 @@
+"""An editor that is made and asked again in a process of its own.
+
+`python -m properties.processes FOLDER` reads a request as JSON, and writes the answers to FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fixtures.models import load_model
+from properties.bench import Bench
+from wise.editor import load_editor
+from wise.edits import Background, Edit
+from wise.lm.tokens import encode
+
+__all__ = ["asked_in_another_process"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_ANSWERS = "answers.safetensors"
+
+
+def asked_in_another_process(
+    bench: Bench, edits: Sequence[Edit], *, hash_seed: int, n_threads: Sequence[int]
+) -> list[Tensor]:
+    """[B V] for each number of threads: next-token logits of the bench's prompts after `edits`.
+
+    They are made on the first number of threads, and asked on each.
+    Raises RuntimeError with what the process wrote, where it fails.
+    """
+    model = bench.loaded.model
+    request = {
+        "spec": bench.spec, "options": dict(bench.options), "seed": bench.seed,
+        "model": model.config.name_or_path, "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."), "background": asdict(bench.background),
+        "edits": [asdict(edit) for edit in edits], "prompts": bench.prompts,
+        "n_threads": list(n_threads),
+    }  # fmt: skip
+    paths = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
+    own = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "properties.processes", folder]
+        ran = subprocess.run(
+            command, input=json.dumps(request), env=own, capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            raise RuntimeError(f"in another process: {ran.stderr.strip()[-2000:]}")
+        found = load_file(Path(folder) / _ANSWERS, device=str(model.device))
+    return [found[str(n)] for n in n_threads]
+
+
+def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
+    """[B V] by number of threads."""
+    loaded = load_model(request["model"], device=request["device"], dtype=request["dtype"])
+    factory, texts = load_editor(request["spec"]), request["background"]["texts"]
+    background = Background(texts, tuple(Edit(**e) for e in request["background"]["edits"]))
+    batch = encode(loaded.tokenizer, request["prompts"]).to(loaded.model.device)
+    torch.set_num_threads(request["n_threads"][0])
+    editor = factory(
+        loaded.model, loaded.tokenizer, background, seed=request["seed"], **request["options"]
+    )
+    for edit in request["edits"]:
+        editor.edit([Edit(**edit)])
+    found = {}
+    for n in request["n_threads"]:
+        torch.set_num_threads(n)
+        logits = editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
+        found[str(n)] = logits.detach().cpu().contiguous()
+    return found
+
+
+if __name__ == "__main__":
+    save_file(_answers(json.load(sys.stdin)), Path(sys.argv[1]) / _ANSWERS)
