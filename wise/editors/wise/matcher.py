@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,7 @@ _T = TypeVar("_T")
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of the last token, that a fit chooses from
 _FIT_RATE = 0.05  # of false positives in a fit: of some 100 paraphrases, fewer would be chance
 _AS_GOOD = 0.02  # a fit takes the smallest weight within this of the best
+_STRAY_COST = 2.0  # of a near text that opens an edit, in paraphrases that do not
 _UNFITTED = 0.5  # where the background asks for no edit twice
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
@@ -183,13 +185,13 @@ class _Prompts:
         return chosen
 
     def _hold(self, edit: Edit, background: Background, generator: Generator) -> None:
-        """Hold an edit's prompt, its first paraphrases (the nearest), and a text of its subject."""
+        """Hold an edit's prompt, its first paraphrases (the nearest), and texts of its subject."""
         row, asked = len(self.held), edit.paraphrases[:2]
         others = _about_subject(edit, background, generator)
         self.held += [edit.prompt, *asked, *others]
         self.subjects += [edit.subject] * (1 + len(asked)) + [""] * len(others)
         self.pairs += [(row, row + 1 + i) for i in range(len(asked))]
-        self.near += [(row, row + 1 + len(asked))] if others else []
+        self.near += [(row, row + 1 + len(asked) + i) for i in range(len(others))]
 
 
 def _shuffled(items: Sequence[_T], generator: Generator) -> list[_T]:
@@ -197,18 +199,23 @@ def _shuffled(items: Sequence[_T], generator: Generator) -> list[_T]:
 
 
 def _about_subject(edit: Edit, background: Background, generator: Generator) -> list[str]:
-    """One text that holds the edit's subject and does not ask for the edit, if there is one."""
+    """A text and an edit's prompt with this edit's subject that do not ask for it, if there are."""
     if not edit.subject:
         return []
     own = (edit.prompt, *edit.paraphrases, *filter(None, [edit.ground_truth]))
-    for text in background.texts:
-        if edit.subject in text and not any(part in text for part in own):
-            before, _, after = text.partition(edit.subject)
-            return [before + edit.subject + (cut_anywhere(after, generator) if after else "")]
-    for other in background.edits:
-        if other.subject == edit.subject and other.ground_truth != edit.ground_truth:
-            return [other.prompt]
-    return []
+    texts = (
+        text for text in background.texts
+        if edit.subject in text and not any(part in text for part in own)
+    )  # fmt: skip
+    prompts = (
+        other.prompt for other in background.edits
+        if other.subject == edit.subject and other.ground_truth != edit.ground_truth
+    )  # fmt: skip
+    found = [*islice(prompts, 1)]
+    for text in islice(texts, 1):
+        before, _, after = text.partition(edit.subject)
+        found.append(before + edit.subject + (cut_anywhere(after, generator) if after else ""))
+    return found
 
 
 @torch.no_grad()
@@ -266,8 +273,8 @@ def _named(
 def fitted_weight(references: References, white: Float[Tensor, "N 2 M"]) -> float:
     """The power of the last token's cosine that serves the held edits best, as if in force.
 
-    Best is the largest share of paraphrases that open their own edit, less the near texts that open
-    any, per edit, at a threshold that paraphrases seldom pass for an edit of another subject.
+    Best is the largest share of paraphrases that open their own edit, less the cost of near texts
+    that open any, per edit, at a threshold that paraphrases seldom pass for another subject's edit.
     `white` are the held rows, whitened.
     """
     pairs, near = references.pairs, references.near
@@ -287,7 +294,8 @@ def fitted_weight(references: References, white: Float[Tensor, "N 2 M"]) -> floa
         threshold = _threshold(others, _FIT_RATE)
         opened = ((own > others) & (own > threshold)).float().mean()
         strayed = _evidence(white[rows], white[near[:, 1]], weight) > threshold  # E Q
-        return float(opened - strayed.any(0).sum() / len(rows))
+        n_near = max(len(near), len(rows))  # a few near texts say little
+        return float(opened - _STRAY_COST * strayed.any(0).sum() / n_near)
 
     gains = [gain(weight) for weight in _WEIGHTS]
     return next(w for w, g in zip(_WEIGHTS, gains, strict=True) if g >= max(gains) - _AS_GOOD)
