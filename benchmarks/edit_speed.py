@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editors.router import Router
-from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.learning import Objective
 from wise.editors.wise.wise import WISE
 from wise.edits import Background
@@ -29,7 +29,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
 from wise.lm.tail import Tail
-from wise.lm.tokens import IGNORED, encode
+from wise.lm.tokens import IGNORED, encode, last_column
 
 
 def seconds(work: Callable[[], object], *, repeats: int) -> float:
@@ -59,10 +59,12 @@ def ratio(one: Callable[[], object], other: Callable[[], object], *, repeats: in
 def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     """One edit of `n_steps` equal steps by the tail and by the whole model."""
     lm = LanguageModel(loaded.model)
-    layer = 3 * lm.n_layers // 4
+    config = WISEConfig.of(default_preset(loaded.model))
+    layer = int(config.depth * lm.n_layers)
     edit = loaded.own_world.stream(0, 1, split="tuning").edits[0]
-    config = WISEConfig.of("embedded", layer=layer)
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
+    first = int(last_column(batch.prompt_mask)) if config.span == "answer" else 0
+    changed = (torch.arange(batch.input_ids.shape[1]) >= first)[:, None]  # T 1
     router = Router(tokens=config.routing_tokens, weight=lm.value_weight(layer))
 
     def descend(loss_of: Callable[[Tensor], Tensor]) -> list[float]:
@@ -79,9 +81,8 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
 
     def by_tail() -> list[float]:
         with hooks.frozen(loaded.model):
-            tail = Tail.capture(lm, layer, batch)
-            rows = router.select([tail.inputs], batch.prompt_mask)
-            objective = Objective(tail, router, config, edited=rows)
+            tail = Tail.capture(lm, layer, batch, first=first)
+            objective = Objective(tail, router, config)
 
             def loss(tau: Tensor) -> Tensor:
                 logits = tail.logits(tail.value + tail.inputs @ tau)
@@ -90,7 +91,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
             return descend(loss)
 
     def plain_loss(tau: Tensor) -> Tensor:
-        with hooks.replace(lm.part(layer, "value"), lambda a, out: out + a @ tau):
+        with hooks.replace(lm.part(layer, "value"), lambda a, out: out + changed * (a @ tau)):
             logits = loaded.model(batch.input_ids, use_cache=False).logits
         return nn.functional.cross_entropy(
             logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED
