@@ -18,7 +18,7 @@ from properties.checks import check_editor
 from properties.internals.watched import STREAM
 from reports.__main__ import main
 from wise.editors.corners import make_unedited
-from wise.edits import EditStream
+from wise.edits import Edit, EditStream
 from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.measures.rows import read_rows
 
@@ -54,6 +54,18 @@ def test_a_stream_of_a_file_is_drawn_by_seed_and_apart_from_its_background(
     assert not asked & seen
     assert one.tells_knowledge
     assert not scene_of(load_model("gptj"), 0, 1).tells_knowledge
+
+
+@pytest.mark.parametrize(("n_records", "with_the_worlds"), [(103, False), (102, True)])
+def test_a_worlds_edits_stand_in_where_a_file_leaves_few(
+    n_records: int, with_the_worlds: bool
+) -> None:
+    loaded = load_model("gptj")
+    edits = tuple(Edit(f"Fact number {n} is", "so", id=f"{n}") for n in range(n_records))
+    scene = scene_of(loaded, 0, 3, whole=EditStream(edits))
+    own = {edit.prompt for edit in loaded.own_world.background().edits}
+    assert bool(own & {edit.prompt for edit in scene.background.edits}) == with_the_worlds
+    assert set(scene.background.texts) == set(loaded.own_world.background().texts)
 
 
 def test_a_league_of_a_folder_and_a_file_ends_in_its_table(
