@@ -189,5 +189,5 @@ def test_an_option_of_another_form_is_refused(pair: str) -> None:
 
 
 def test_an_option_that_wise_lacks_lists_those_it_has() -> None:
-    with pytest.raises(ValueError, match=r"there is no option 'layr'; there are layer, mask_ratio"):
+    with pytest.raises(ValueError, match=r"no option 'layr'; there are layer, depth, mask_ratio"):
         load_editor("wise")(tiny_model("llama"), tiny_tokenizer(), Background(), seed=0, layr=1)
