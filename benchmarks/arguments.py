@@ -8,7 +8,7 @@ from fixtures.models import source_of
 from wise.edits import EditStream
 from wise.evaluation.datasets import load_stream
 
-__all__ = ["dataset", "model", "seed", "whole"]
+__all__ = ["dataset", "model", "seed", "several", "whole"]
 
 
 def whole(text: str, least: int = 1) -> int:
@@ -21,6 +21,11 @@ def whole(text: str, least: int = 1) -> int:
 def seed(text: str) -> int:
     """A whole number >= 0."""
     return whole(text, least=0)
+
+
+def several(text: str) -> int:
+    """A whole number >= 2."""
+    return whole(text, least=2)
 
 
 def model(text: str) -> str:

@@ -2,13 +2,16 @@
 
 `python -m benchmarks.edit_speed` compares, for edit steps on embedded models, the tail with a
 forward of the whole model at every step; and for inference, the routed model with the unedited one,
-on a random Llama of about 300 million parameters, where arithmetic dominates.
+on a random Llama of about 300 million parameters, where arithmetic dominates. With `--only whole`
+it times whole edits, the first and later ones, and says how much memory the process took.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +28,8 @@ from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.learning import Objective
 from wise.editors.wise.wise import WISE
 from wise.edits import Background
+from wise.evaluation.lifelong import reader_of
+from wise.evaluation.metrics import final_questions
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
@@ -114,6 +119,28 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     print(f"  largest relative difference of losses: {difference:.1e}")
 
 
+def whole_edits(loaded: LoadedModel, *, n_edits: int) -> None:
+    """Edits one by one by the model's own preset, then questions, all in this process."""
+    stream = loaded.own_world.stream(0, n_edits, split="tuning")
+    background = loaded.own_world.background()
+    editor = WISE(loaded.model, loaded.tokenizer, background)
+    times = []
+    for edit in stream.edits:
+        start = time.perf_counter()
+        editor.edit([edit.as_taught()])
+        times.append(time.perf_counter() - start)
+    prompts = list(dict.fromkeys(question.prompt for question in final_questions(stream)))
+    start = time.perf_counter()
+    reader_of(loaded.model, loaded.tokenizer, stream).free(editor, prompts)
+    asked = (time.perf_counter() - start) / len(prompts)
+    later = statistics.median(times[1:])
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    gib = kib / (2**30 if sys.platform == "darwin" else 2**20)
+    print(f"whole edits, {loaded.name}, {torch.get_num_threads()} threads")
+    print(f"  the first: {times[0]:.2f} s; later ones: {later:.2f} s; a question: {asked:.2f} s")
+    print(f"  most memory resident, model and questions included: {gib:.2f} GiB")
+
+
 def held_bytes(loaded: LoadedModel) -> None:
     """Bytes held by side memories stored with a mask."""
     stream = loaded.own_world.stream(0, 20, split="tuning")
@@ -178,8 +205,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--model", type=arguments.model, action="append",
                         help="of the edit steps; repeatable")  # fmt: skip
-    parser.add_argument("--only", choices=("edit", "inference"))
+    parser.add_argument("--only", choices=("whole", "edit", "inference"))
+    parser.add_argument("--edits", type=arguments.several, default=10, help="of --only whole")
     options = parser.parse_args()
+    if options.only == "whole":  # not beside others, whose memory it would count
+        for name in options.model or ("llama",):
+            whole_edits(load_model(name), n_edits=options.edits)
+        return
     if options.only != "inference":
         for name in options.model or ("llama", "gpt2"):
             edit_steps(load_model(name), n_steps=options.steps, repeats=options.repeats)
