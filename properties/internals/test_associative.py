@@ -28,7 +28,7 @@ from properties.internals.tiny_editors import (
 from properties.internals.tiny_wise import is_same
 from wise.editor import load_editor, with_cache
 from wise.editors.key_value import associative, covariance
-from wise.edits import Edit
+from wise.edits import Background, Edit
 from wise.lm.decoding import Reader, Unedited
 
 pytestmark = pytest.mark.internals
@@ -155,3 +155,14 @@ def test_an_edit_that_a_turn_would_refuse_is_not_prepared(kind: str) -> None:
     editor = make(kind, batch_size=1)
     editor.prepare([EDITS[0], Edit("word " * 80, "Oslo")])
     assert list(editor._prepared) == [EDITS[0]]
+
+
+def test_an_editor_given_too_little_text_for_its_model_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    factory, options = load_editor("rome"), KINDS["rome"][1]
+    for n_times, is_told in ((1, True), (100, False)):
+        caplog.clear()
+        background = Background(BACKGROUND.texts * n_times)
+        tiny(factory, "gpt2", background=background, **options).edit(EDITS[:1])
+        assert ("inner units of the model" in caplog.text) == is_told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
@@ -21,7 +22,10 @@ from wise.seeds import seeded
 
 __all__ = ["Covariance", "second_moment"]
 
+_log = logging.getLogger(__name__)
+
 _OWN_TEXTS = 32  # drawn from the model where there is no background
+_ENOUGH = 10  # tokens for each inner unit: with fewer than one, C is singular
 
 
 @torch.no_grad()
@@ -58,7 +62,8 @@ class Covariance:
     """C of the unedited model; each layer is computed when first needed.
 
     It is taken over at most `n_texts` background texts; without background, over texts that the
-    model draws by `seed`. `kept` holds C and its spectrum.
+    model draws by `seed`. `kept` holds C and its spectrum. A warning in the log says where the
+    texts are too little for the model.
     """
 
     kept: Kept
@@ -70,6 +75,18 @@ class Covariance:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
+        texts = self._chosen()
+        n_tokens = sum(map(len, self.kept.tokenizer(list(texts)).input_ids))
+        n_units = len(self.kept.lm.value_weight(0))
+        if n_tokens < _ENOUGH * n_units:
+            _log.warning(
+                "C is taken over %d tokens of text, few for the %d inner units of the model: with "
+                "fewer than %d, an edit changes what it should not, and may not be written",
+                n_tokens, n_units, _ENOUGH * n_units,
+            )  # fmt: skip
+        return texts
+
+    def _chosen(self) -> tuple[str, ...]:
         known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         if not known:
             own = model_prefixes(
