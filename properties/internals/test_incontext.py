@@ -68,6 +68,14 @@ def test_texts_without_words_are_no_error() -> None:
     assert Retriever(["?!", "Ada"]).scores("Bo") == [0.0, 0.0]
 
 
+def test_a_text_without_words_is_found_by_itself_alone() -> None:
+    retriever = Retriever(["?!", "Ada", "#"])
+    assert retriever.scores("...") == [0.0, 0.0, 0.0]
+    found = retriever.scores(" # ")
+    assert found[2] > 0
+    assert found[:2] == [0.0, 0.0]
+
+
 def test_of_eight_demonstrations_one_copies_three_paraphrase_and_four_retain() -> None:
     edits = tuple(
         Edit(f"p{n}", f"new{n}", paraphrases=(f"q{n}",), ground_truth=f"old{n}") for n in range(8)

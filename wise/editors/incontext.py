@@ -228,8 +228,9 @@ class Retrieval(InContext):
     def _shown(self, prompt: str) -> Sequence[Edit]:
         scores = self._state.retriever.scores(prompt)
         found = [index for index, score in enumerate(scores) if score > self.config.min_score]
-        best = sorted(found, key=lambda index: (scores[index], index))
-        return [self.edits[index] for index in best[-self.config.n_edits :]]
+        edits = self.edits
+        best = sorted(found, key=lambda n: (scores[n], edits[n].prompt == prompt, n))
+        return [edits[index] for index in best[-self.config.n_edits :]]
 
 
 def statement(edit: Edit, style: str) -> str:
@@ -286,7 +287,8 @@ class Retriever:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower()) or [""]
+    """The words of a text in lower case; itself where it has none."""
+    return re.findall(r"\w+", text.lower()) or [text.strip()]
 
 
 def placed(
