@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,15 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     empty.mkdir()
     make("ft-m").export(empty)
     assert (empty / "model.safetensors").is_file()
+
+
+def test_two_exports_at_once_have_folders_of_their_own(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as one:
+        with suppress(KeyboardInterrupt), new_folder(tmp_path / "out") as other:
+            assert one != other
+            raise KeyboardInterrupt
+        (one / "file").write_text("text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
 
 
 def test_a_folder_that_is_no_editors_is_named(tmp_path: Path) -> None:

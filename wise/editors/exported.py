@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from jaxtyping import Float
 from torch import Tensor
@@ -49,7 +49,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path).absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder; export into a new one")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{uuid4().hex}")
     partial.mkdir(parents=True)
     try:
         yield partial
