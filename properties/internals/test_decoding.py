@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,15 @@ def test_generate_and_logits_give_the_same_answers(model_type: str) -> None:
     assert by_logits == by_generate
     assert by_generate[0].stopped
     assert not all(answer.stopped for answer in by_generate)
+
+
+@pytest.mark.parametrize(
+    "option", [{"do_sample": True}, {"eos_token_id": 0}, {"pad_token_id": 0}], ids=str
+)
+def test_an_option_of_generation_may_be_any(option: dict[str, Any]) -> None:
+    editor = unedited(tiny_model("llama"))
+    batch = encode(tiny_tokenizer(), PROMPTS)
+    assert len(editor.generate(batch.input_ids, batch.attention_mask, 2, **option)) == len(PROMPTS)
 
 
 def test_a_reader_tells_of_every_batch() -> None:

@@ -147,7 +147,7 @@ class EditorBase(ABC, Generic[C, S]):
         max_new_tokens: int,
         **options: Any,
     ) -> Int[Tensor, "B S"]:
-        """Greedy continuations (num_beams=n: beams)."""
+        """Continuations, greedy unless `options` of transformers say otherwise."""
         with self._applied(attention_mask):
             return self._bare.generate(input_ids, attention_mask, max_new_tokens, **options)
 

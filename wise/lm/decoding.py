@@ -111,11 +111,11 @@ class Unedited:
         max_new_tokens: int,
         **options: object,
     ) -> Int[Tensor, "B S"]:
-        """New tokens by transformers' own cached generation, without sampling.
+        """New tokens by transformers' own cached generation, greedy where `options` do not say.
 
-        `options`, such as those of beam search, are passed on. The model's own generation
-        configuration is ignored, so that every editor is decoded alike. Raises ValueError for a row
-        that ends in padding.
+        `options` are those of transformers: of beam search, sampling and so on. The model's own
+        generation configuration is ignored, so that every editor is decoded alike. Raises
+        ValueError for a row that ends in padding.
         """
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("generation needs padding_side='left'; a row ends in padding")
@@ -125,10 +125,12 @@ class Unedited:
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=eos,
-                pad_token_id=pad if pad is not None else eos,
-                **options,
+                **{
+                    "do_sample": False,
+                    "eos_token_id": eos,
+                    "pad_token_id": pad if pad is not None else eos,
+                    **options,
+                },
             )
         return output[:, input_ids.shape[1] :]
 
