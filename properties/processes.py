@@ -5,23 +5,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from fixtures.models import load_model
 from properties.bench import Bench
-from wise.editor import load_editor
+from wise.editor import Editor, load_editor
 from wise.edits import Background, Edit
 from wise.lm.tokens import encode
 
@@ -32,11 +34,17 @@ _ANSWERS = "answers.safetensors"
 
 
 def asked_in_another_process(
-    bench: Bench, edits: Sequence[Edit], *, hash_seed: int, n_threads: Sequence[int]
+    bench: Bench,
+    turns: Sequence[Sequence[Edit]],
+    *,
+    hash_seed: int,
+    n_threads: Sequence[int],
+    after_others: bool = False,
 ) -> list[Tensor]:
-    """[B V] for each number of threads: next-token logits of the bench's prompts after `edits`.
+    """[B V] for each number of threads: next-token logits of the bench's prompts after `turns`.
 
-    They are made on the first number of threads, and asked on each.
+    They are made on the first number of threads, and asked on each; with `after_others`, once an
+    editor of a model with other weights and half of the background was edited and asked there.
     Raises RuntimeError with what the process wrote, where it fails.
     """
     model = bench.loaded.model
@@ -44,8 +52,8 @@ def asked_in_another_process(
         "spec": bench.spec, "options": dict(bench.options), "seed": bench.seed,
         "model": model.config.name_or_path, "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."), "background": asdict(bench.background),
-        "edits": [asdict(edit) for edit in edits], "prompts": bench.prompts,
-        "n_threads": list(n_threads),
+        "turns": [[asdict(edit) for edit in turn] for turn in turns], "prompts": bench.prompts,
+        "n_threads": list(n_threads), "after_others": after_others,
     }  # fmt: skip
     paths = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
     own = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
@@ -63,15 +71,29 @@ def asked_in_another_process(
 def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
     """[B V] by number of threads."""
     loaded = load_model(request["model"], device=request["device"], dtype=request["dtype"])
-    factory, texts = load_editor(request["spec"]), request["background"]["texts"]
+    texts = request["background"]["texts"]
     background = Background(texts, tuple(Edit(**e) for e in request["background"]["edits"]))
+    factory = load_editor(request["spec"])
+
+    def make(model: PreTrainedModel, background: Background) -> Editor:
+        return factory(
+            model, loaded.tokenizer, background, seed=request["seed"], **request["options"]
+        )
+
+    turns = [[Edit(**edit) for edit in turn] for turn in request["turns"]]
     batch = encode(loaded.tokenizer, request["prompts"]).to(loaded.model.device)
     torch.set_num_threads(request["n_threads"][0])
-    editor = factory(
-        loaded.model, loaded.tokenizer, background, seed=request["seed"], **request["options"]
-    )
-    for edit in request["edits"]:
-        editor.edit([Edit(**edit)])
+    if request["after_others"]:
+        other = copy.deepcopy(loaded.model)
+        for weight in other.parameters():
+            weight.data.mul_(1 + 2**-7)
+        less = replace(background, texts=texts[: len(texts) // 2])
+        before = make(other, less)
+        before.edit(turns[0])
+        before.logits(batch.input_ids, batch.attention_mask)
+    editor = make(loaded.model, background)
+    for turn in turns:
+        editor.edit(turn)
     found = {}
     for n in request["n_threads"]:
         torch.set_num_threads(n)

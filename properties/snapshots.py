@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, require
+from properties.findings import Broken, close, require
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import Edit
 from wise.lm.decoding import Answer
 
-__all__ = ["Snapshot", "is_same", "require_same", "require_same_answers", "snapshot"]
+__all__ = [
+    "Snapshot",
+    "is_same",
+    "require_close",
+    "require_same",
+    "require_same_answers",
+    "snapshot",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,17 @@ def require_same_answers(found: Snapshot, expected: Snapshot, when: str) -> None
         require(
             is_open == should,
             f"{when}, {prompt!r} is routed to {_route(is_open)}; needed: {_route(should)}",
+        )
+
+
+def require_close(found: Snapshot, expected: Snapshot, when: str) -> None:
+    """Require the same answers and routes, and logits equal up to the order of additions."""
+    require_same_answers(found, expected, when)
+    for prompt, own, other in zip(found.prompts, found.logits, expected.logits, strict=True):
+        require(
+            close(own, other),
+            f"{when}, logits of {prompt!r} differ by {float((own - other).abs().max()):.1e}; only "
+            "rounding may",
         )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
 from properties.bench import Bench
-from properties.findings import close, needs, require
+from properties.findings import close, needs, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import PROBE_KINDS
 from wise.lm.decoding import most_rows
@@ -22,6 +23,8 @@ from wise.lm.tokens import Batch, encode
 __all__ = [
     "check_a_batch_of_any_size_is_answered_as_its_rows_alone",
     "check_a_route_does_not_depend_on_the_batch",
+    "check_a_row_does_not_depend_on_what_follows",
+    "check_a_short_row_is_answered_in_any_padding",
     "check_a_target_does_not_open_the_gate",
     "check_batch_mates_do_not_matter",
     "check_equal_rows_are_answered_alike",
@@ -35,6 +38,8 @@ __all__ = [
 _SIZES = (2, 7, 65, 130)  # below, at and above what an editor might process at once
 _N_TAUGHT = 30  # edits in one turn: more than one memory holds, where there are several
 _N_MIXED = 12
+_N_CUT = 4  # prompts
+_SHORT = (1, 2, 3)  # tokens
 
 
 def questions(bench: Bench, n: int) -> list[str]:
@@ -132,6 +137,56 @@ def check_padding_does_not_matter(bench: Bench) -> None:
 def check_padding_side_does_not_matter(bench: Bench) -> None:
     """A single prompt, padded on the right, is answered as without padding."""
     _check(bench, "right", max_prompts=1)
+
+
+def check_a_row_does_not_depend_on_what_follows(bench: Bench) -> None:
+    """The logits at each token are the same whatever comes after it, however long.
+
+    A routed editor is told that only the prompt may open an edit.
+    """
+    edits = bench.edits(_N_CUT, least=1)
+    editor = bench.editor(edits)
+    for edit in edits:
+        follows = " ".join([edit.target, *(other.prompt for other in edits)])
+        whole = bench.batch([edit.prompt], [follows])
+        n_prompt, n_tokens = int(whole.prompt_mask.sum()), whole.input_ids.shape[1]
+        full = bench.routed(editor, whole)[0]
+        for n in sorted({n_prompt, n_prompt + 1, (n_prompt + n_tokens) // 2}):
+            cut = Batch(*(x[:, :n] for x in (whole.input_ids, whole.attention_mask,
+                                             whole.prompt_mask, whole.labels)))  # fmt: skip
+            gaps = (bench.routed(editor, cut)[0] - full[:n]).abs().amax(-1)
+            at = int(gaps.argmax())
+            require(
+                float(gaps[at]) <= tolerance(full),
+                f"in a row that begins with {edit.prompt!r}, the logits at token {at + 1} differ "
+                f"by {float(gaps[at]):.1e} between the row cut after {n} tokens and the whole one "
+                f"of {n_tokens}; needed: logits that no later token changes",
+            )
+
+
+def check_a_short_row_is_answered_in_any_padding(bench: Bench) -> None:
+    """A row of one, two or three tokens is answered alone as with padding, and beside longer ones.
+
+    A decoding step with a cache is such a row too.
+    """
+    edits = bench.edits(_N_CUT, least=1)
+    editor, device = bench.editor(edits), bench.loaded.model.device
+    texts = [text for edit in edits for text in (edit.prompt, edit.subject) if text]
+    rows = [bench.batch([text]).input_ids[0] for text in dict.fromkeys(texts)]
+    for ids, n in ((ids[-n:], n) for ids in rows for n in _SHORT if len(ids) >= n):
+        alone = editor.logits(ids[None], torch.ones_like(ids)[None])[0]
+        longest = max(rows, key=len)
+        padded = torch.full((2, len(longest)), int(ids[0]), device=device)
+        padded[0, -n:], padded[1] = ids, longest
+        mask = torch.ones_like(padded)
+        mask[0, :-n] = 0
+        found = editor.logits(padded, mask)[0, -n:]
+        require(
+            close(found, alone),
+            f"the row {bench.loaded.tokenizer.decode(ids)!r} is answered otherwise "
+            f"in a batch with a longer one than alone: logits differ by {_gap(found, alone)}; only "
+            "rounding may",
+        )
 
 
 def check_batch_mates_do_not_matter(bench: Bench) -> None:

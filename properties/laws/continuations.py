@@ -1,15 +1,17 @@
-"""`generate` is greedy decoding by `logits`: for every row of a batch and every limit."""
+"""`generate` is decoding by `logits`: for every row of a batch, every limit, and every beam."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from properties.bench import Bench
-from properties.findings import needs, require, tolerance
+from properties.findings import Unasked, close, needs, require, tolerance
 from properties.laws.batches import questions
 from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
@@ -17,7 +19,9 @@ from wise.lm.decoding import Answer, answer_of, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
+    "check_a_cached_step_has_the_logits_of_the_whole_row",
     "check_a_row_is_continued_as_alone",
+    "check_beams_of_a_batch_are_those_of_its_rows_alone",
     "check_cached_generation_says_the_same",
     "check_generating_first_changes_no_answer",
     "check_out_of_scope_prompts_are_continued_by_the_unedited_model",
@@ -25,6 +29,9 @@ __all__ = [
 
 _N_EDITS = 6
 _N_ASKED = 16
+_N_STEPPED = 8  # prompts whose decoding is watched step by step
+_N_BEAMS = 3
+_NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
 
 
 def _n_tokens(bench: Bench, edit: Edit) -> int:
@@ -89,6 +96,18 @@ def _quoted(answer: Answer) -> str:
     return f"{answer.text!r} {'and stops' if answer.stopped else 'without an end'}"
 
 
+def _whole(bench: Bench, prompt: str, follows: Sequence[int]) -> Batch:
+    """A prompt and the tokens after it as one row."""
+    batch = bench.batch([prompt])
+    more = torch.tensor([list(follows)], dtype=torch.long, device=batch.input_ids.device)
+    ids = torch.cat([batch.input_ids, more], dim=1)
+    mask, prompt_mask = (
+        nn.functional.pad(x, (0, len(follows))) for x in (batch.attention_mask, batch.prompt_mask)
+    )
+    mask[:, -len(follows) - 1 :] = 1
+    return Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
+
+
 def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
     """Whether two answers diverge where the two best tokens are nearly tied."""
     same = list(
@@ -97,15 +116,7 @@ def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: 
         )
     )
     shared = [token for token, _ in same]
-    batch = bench.batch([prompt])
-    follows = torch.tensor([shared], dtype=torch.long, device=batch.input_ids.device)
-    ids = torch.cat([batch.input_ids, follows], dim=1)
-    mask, prompt_mask = (
-        nn.functional.pad(x, (0, len(shared))) for x in (batch.attention_mask, batch.prompt_mask)
-    )
-    mask[:, -len(shared) - 1 :] = 1
-    whole = Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
-    logits = bench.routed(editor, whole)[0, -1]
+    logits = bench.routed(editor, _whole(bench, prompt, shared))[0, -1]
     best, second = logits.topk(2).values
     return float(best - second) <= tolerance(logits)
 
@@ -125,6 +136,94 @@ def check_cached_generation_says_the_same(bench: Bench) -> None:
             by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
             "logits, token by token, say",
         )  # fmt: skip
+
+
+@needs(Generates)
+def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
+    """Each token is decoded from the logits that `logits` gives for the row up to it.
+
+    Read at the head of the model that the editor was given. Prompts are not judged that it answers
+    without this model, or whose first token it decodes from logits that are changed after the head.
+    """
+    edits, model, steps = _edits(bench), bench.copy_model(), list[Tensor]()
+    editor = bench.editor(edits, model=model)
+    n_judged = 0
+    for prompt in _prompts(bench, edits)[:_N_STEPPED]:
+        steps.clear()
+        head = model.get_output_embeddings().register_forward_hook(
+            lambda head, inputs, logits: steps.append(logits[0, -1].detach().clone())
+        )
+        try:
+            new = _generate(bench, editor, [prompt], bench.reader.max_new_tokens)[0].tolist()
+        finally:
+            head.remove()
+        if not new or len(steps) < len(new):
+            continue
+        logits = bench.routed(editor, _whole(bench, prompt, new[:-1]))[0, -len(new) :]
+        first, *later = zip(steps[-len(new) :], logits, strict=True)
+        if not close(*first):
+            continue
+        n_judged += 1
+        for n, (found, needed) in enumerate(later, start=2):
+            said = bench.loaded.tokenizer.decode(new[: n - 1])
+            require(
+                close(found, needed),
+                f"after {prompt!r}, generate decodes token {n}, which follows {said!r}, from "
+                f"logits that differ by {float((found - needed).abs().max()):.1e} from those of "
+                "the whole row; its first token has the same: what is edited is lost, or another, "
+                "in the steps that read the cache",
+            )
+    if not n_judged:
+        raise Unasked("no prompt is decoded from the logits of the model that the editor was given")
+
+
+@needs(Generates)
+def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
+    """With beams, or several continuations of each, a prompt is continued in a batch as alone."""
+    edits = _edits(bench)
+    editor, prompts = bench.editor(edits), _prompts(bench, edits)
+    assert isinstance(editor, Generates)
+    taken = inspect.signature(editor.generate).parameters
+    any_name = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    options = {name: value for name, value in
+               {"num_beams": _N_BEAMS, "num_return_sequences": _N_BEAMS - 1}.items()
+               if any_name or name in taken}  # fmt: skip
+    if "num_beams" not in options:
+        raise Unasked("its generate takes no num_beams")
+    most, n_each = bench.reader.max_new_tokens, options.get("num_return_sequences", 1)
+
+    def continued(asked: Sequence[str]) -> list[list[list[int]]]:
+        batch = bench.batch(asked)
+        found = cast(Any, editor).generate(
+            batch.input_ids, batch.attention_mask, most, **options
+        ).tolist()  # fmt: skip
+        require(
+            len(found) == n_each * len(asked),
+            f"generate with {options} gives {len(found)} rows for {len(asked)} prompts; needed: "
+            f"{n_each} for each",
+        )
+        return [found[n : n + n_each] for n in range(0, len(found), n_each)]
+
+    for prompt, together in zip(prompts, continued(prompts), strict=True):
+        for found, needed in zip(together, continued([prompt])[0], strict=True):
+            one, other = (answer_of(bench.loaded.tokenizer, ids) for ids in (found, needed))
+            same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
+            require(
+                same or _is_as_likely(bench, editor, prompt, one, other),
+                f"after {prompt!r}, with {_N_BEAMS} beams, generate says {_quoted(one)} in a batch "
+                f"of {len(prompts)} prompts, but {_quoted(other)} alone",
+            )
+
+
+def _is_as_likely(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
+    """Whether two answers are equally likely, by the mean of their tokens' log p."""
+    scores = []
+    for answer in (one, other):
+        ids = [*answer.token_ids, *[bench.loaded.tokenizer.eos_token_id] * answer.stopped]
+        log_p = bench.routed(editor, _whole(bench, prompt, ids))[0].float().log_softmax(-1)
+        labels = torch.tensor(ids, device=log_p.device)
+        scores.append(log_p[-len(ids) - 1 : -1].gather(-1, labels[:, None]).mean())
+    return abs(float(scores[0] - scores[1])) <= _NEAR
 
 
 @needs(Generates)

@@ -17,15 +17,19 @@ __all__ = [
     "check_an_edit_opens_no_prompt_at_the_edge_of_its_scope",
     "check_an_edit_stays_within_its_scope",
     "check_an_edit_without_a_subject_has_no_wider_scope",
+    "check_who_shares_a_name_with_a_subject_is_another",
     "edges_of",
 ]
 
 _N_MADE = 10
+_N_NAMED = 16
 _N_ASKED = 16  # prompts of a kind
 _N_ORDERS = 2  # of an edit's words
 _N_SENTENCES = 3  # before the edit that a long text quotes
 _THRESHOLD = 0.75  # as of near probes
 _CLOSED = 0.5  # of the prompts of a kind: a route that changes no answer does less harm
+_N_NAMESAKES = 2  # of each name of a subject
+_OF_NAMESAKES = 0.15
 # Scrambled words ask for nothing clearly: what is wrong is to see no difference at all.
 _ORDER, _OF_ORDER = "with an edit's words in another order", 0.25
 
@@ -132,6 +136,52 @@ def check_an_edit_opens_no_prompt_at_the_edge_of_its_scope(bench: Bench) -> None
                 f"routed to an edit, first {some[is_open.index(True)]!r}; needed: {threshold:g} of "
                 "them to none",
             )
+
+
+def _namesakes(edits: Sequence[Edit]) -> dict[str, list[tuple[str, Edit]]]:
+    """The edits' prompts about made-up subjects that share a first or last name with theirs."""
+    named = [edit for edit in edits if edit.subject in edit.prompt and " " in edit.subject]
+    known = {edit.subject for edit in edits}
+    prompts: dict[str, list[tuple[str, Edit]]] = {"first": [], "last": []}
+    for edit, other in ((edit, named[(n + k) % len(named)]) for n, edit in enumerate(named)
+                        for k in range(1, 1 + _N_NAMESAKES)):  # fmt: skip
+        (own, *_, last), (first, *_, strange) = (e.subject.split() for e in (edit, other))
+        for shared, name in (("first", f"{own} {strange}"), ("last", f"{first} {last}")):
+            if name not in known:
+                prompts[shared].append((edit.prompt.replace(edit.subject, name), edit))
+    return prompts
+
+
+def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
+    """Namesakes of subjects, asked the same, are not all answered as if they were the subjects.
+
+    They are not known to the model, and share the first or the last name. An editor that keeps
+    15 % of their answers fails by chance in 5 % of both names at most: what is wrong is to see no
+    difference at all.
+    """
+    edits = bench.edits(_N_NAMED, least=2)
+    editor = bench.editor(edits)
+    n_asked = 0
+    for name, pairs in _namesakes(edits).items():
+        before = bench.base_answers([prompt for prompt, _ in pairs])
+        now = bench.ask(editor, [prompt for prompt, _ in pairs])
+        rows = [(prompt, was.text, is_now.text)
+                for (prompt, edit), was, is_now in zip(pairs, before, now, strict=True)
+                if not bench.same_text(was.text, edit.target)]  # fmt: skip
+        n_asked += len(rows)
+        changed = [row for row in rows if not bench.same_text(row[1], row[2])]
+        scores = [0.0] * len(changed) + [1.0] * (len(rows) - len(changed))
+        if judge(scores, _OF_NAMESAKES).outcome == "fail":
+            prompt, was_text, now_text = changed[0]
+            require(
+                False,
+                f"whoever shares the {name} name of an edited subject is taken for it: after "
+                f"{len(edits)} edits, {len(changed)} of {len(rows)} prompts about namesakes are "
+                f"answered otherwise than before, first {prompt!r}, which said {was_text!r} and "
+                f"says {now_text!r}; needed: {_OF_NAMESAKES:g} of them as before",
+            )
+    if not n_asked:
+        raise Unasked("no two edits have subjects of more than one name")
 
 
 def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:

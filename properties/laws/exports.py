@@ -36,31 +36,46 @@ def _taken(bench: Bench, folder: Path) -> Editor:
     return Unedited(model.eval().to(bench.loaded.model.device), tokenizer)
 
 
+def _require_exported(bench: Bench, editor: Editor, path: Path, when: str) -> None:
+    """Require that `editor`, exported to `path`, is taken away as it answers now."""
+    assert isinstance(editor, Exports)
+    expected, own = bench.logits(editor, bench.prompts), bench.ask(editor, bench.prompts)
+    editor.export(path)
+    taken = _taken(bench, path)
+    found = bench.logits(taken, bench.prompts)
+    if close(found, expected):
+        return
+    theirs = bench.ask(taken, bench.prompts)
+    for prompt, was, is_now in zip(bench.prompts, own, theirs, strict=True):
+        require(
+            was.text == is_now.text,
+            f"{when}, the exported model answers {prompt!r} by {is_now.text!r}; needed: "
+            f"{was.text!r}, as the editor that exported it",
+        )
+    gap = float((found - expected).abs().max())
+    raise Broken(
+        f"{when}, the logits of the exported model differ by up to {gap:.1e} from the editor's"
+    )
+
+
 @needs(Exports)
 def check_export_answers_as_the_editor_did(bench: Bench) -> None:
     """An exported folder, loaded by itself, gives the logits of the editor that wrote it.
 
     In scope and out of it, up to the order of additions, as an edit may become part of a weight.
+    Each export is of its own moment: after edits, after more of them, and after a reset.
     """
-    editor = bench.editor(bench.edits(_N, least=1))
-    assert isinstance(editor, Exports)
-    expected, own = bench.logits(editor, bench.prompts), bench.ask(editor, bench.prompts)
+    edits, editor = bench.edits(_N, least=1), bench.editor()
+    editor.edit(edits[:1])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "exported"
-        editor.export(path)
-        taken = _taken(bench, path)
-        found = bench.logits(taken, bench.prompts)
-        if close(found, expected):
-            return
-        theirs = bench.ask(taken, bench.prompts)
-    for prompt, was, is_now in zip(bench.prompts, own, theirs, strict=True):
-        require(
-            was.text == is_now.text,
-            f"the exported model answers {prompt!r} by {is_now.text!r}; needed: {was.text!r}, as "
-            "the editor that exported it",
-        )
-    gap = float((found - expected).abs().max())
-    raise Broken(f"the logits of the exported model differ by up to {gap:.1e} from the editor's")
+        _require_exported(bench, editor, Path(folder) / "one", "after an edit")
+        for edit in edits[1:]:
+            editor.edit([edit])
+        when = f"after an edit, an export and {len(edits) - 1} more edits"
+        _require_exported(bench, editor, Path(folder) / "all", when)
+        editor.reset()
+        when = "after edits, an export of them and a reset"
+        _require_exported(bench, editor, Path(folder) / "none", when)
 
 
 @needs(Exports)

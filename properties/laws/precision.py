@@ -6,17 +6,26 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from properties.bench import Bench
 from properties.findings import Unasked, needs, require
 from wise.editor import Persistent, Routed
 from wise.edits import Edit
+from wise.lm.architectures import context_length
+from wise.lm.decoding import most_rows
 
 __all__ = [
     "check_a_saved_editor_is_bitwise_the_same_in_half_precision",
     "check_edits_are_written_in_half_precision",
     "check_logits_have_the_dtype_of_the_model",
+    "check_long_rows_without_edits_are_the_base_model",
     "check_out_of_scope_rows_keep_every_bit_in_half_precision",
 ]
+
+
+_LONG, _SHORTER = 4096, (2048, 1024, 512, 1)  # tokens; whole numbers in bfloat16 end at 256
 
 
 def check_logits_have_the_dtype_of_the_model(bench: Bench) -> None:
@@ -56,6 +65,50 @@ def check_edits_are_written_in_half_precision(bench: Bench) -> None:
         ]
 
     bench.repeatedly(find)
+
+
+def _long_rows(bench: Bench) -> tuple[Tensor, Tensor]:
+    """[2 T]: tokens and mask of a row as long as the model reads, and one of half as many.
+
+    At most as long as logits of 256 MiB are.
+    """
+    tokenizer, model = bench.loaded.tokenizer, bench.loaded.model
+    limit = context_length(model) or _LONG
+    n = min(limit, next(n for n in (_LONG, *_SHORTER) if most_rows(tokenizer, n) >= 2))
+    texts = [edit.prompt for edit in bench.stream.edits] + [p.prompt for p in bench.stream.probes]
+    ids = tokenizer(" ".join(texts), return_tensors="pt").input_ids[0]
+    ids = ids.repeat(1 + n // len(ids))[:n].expand(2, n)
+    mask = torch.ones_like(ids)
+    mask[1, : n // 2] = 0
+    return ids.to(model.device), mask.to(model.device)
+
+
+def check_long_rows_without_edits_are_the_base_model(bench: Bench) -> None:
+    """Up to the model's window, logits before any edit are bitwise the unedited model's.
+
+    At every token of a row, whatever its padding, in half precision too: where positions or sums
+    over a long row are taken in it, they are rounded. So are they once all edits are reset.
+    """
+    for each in (bench, bench.in_half_precision):
+        ids, mask = _long_rows(each)
+        needed = each.base.logits(ids, mask)
+        editor = each.editor()
+        for when, turn in (("before any edit", ()), ("after an edit and a reset", each.edits(1))):
+            if turn:
+                editor.edit(turn)
+                editor.reset()
+            found = editor.logits(ids, mask)
+            apart = ((found != needed).any(-1) & mask.bool()).nonzero()
+            if len(apart):
+                row, column = apart[0].tolist()
+                token = int(mask[row, : column + 1].sum())
+                require(
+                    False,
+                    f"{when}, logits of a row of {int(mask[row].sum())} tokens differ from the "
+                    f"unedited model's in {needed.dtype}, first at token {token}, by up to "
+                    f"{float((found - needed)[mask.bool()].abs().max()):.1e}; needed: bitwise "
+                    "equal",
+                )
 
 
 @needs(Persistent)

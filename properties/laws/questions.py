@@ -103,6 +103,20 @@ def _rows(answer: object, mask: Tensor) -> Tensor:
     return kept.masked_fill(~mask.bool()[..., None], 0) if kept.ndim == 3 else kept
 
 
+def _asked(name: str, ask: _Question, editor: Editor, ids: Tensor, mask: Tensor) -> Tensor:
+    """The answer as `_rows` gives it; Broken where the question's tensors are written to."""
+    given = ids.clone(), mask.clone()
+    answer = _rows(ask(editor, ids, mask), mask)
+    for what, own, before in zip(("tokens", "mask"), (ids, mask), given, strict=True):
+        n_changed = int((own != before).sum())
+        require(
+            not n_changed,
+            f"{name}, wrote to the {what} that the caller gave: {n_changed} of {own.numel()} of "
+            "its entries are changed; needed: an editor that reads them only",
+        )
+    return answer
+
+
 def check_an_answer_depends_on_its_own_question(bench: Bench) -> None:
     """Questions alike in all but one thing, asked in two opposite orders, get the same answers.
 
@@ -118,7 +132,7 @@ def check_an_answer_depends_on_its_own_question(bench: Bench) -> None:
         for name, ask in _kinds(bench, editors[0]).items()
     ]
     forth, back = (
-        {name: _rows(ask(editor, ids, mask), mask) for name, ask, ids, mask in order}
+        {name: _asked(name, ask, editor, ids, mask) for name, ask, ids, mask in order}
         for editor, order in zip(editors, (asked, asked[::-1]), strict=True)
     )
     for name, *_ in asked:

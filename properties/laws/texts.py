@@ -32,6 +32,8 @@ _MOST_TOKENS = 512  # of a long prompt
 _N_EDITS = 20
 _N_PROBES = 8
 
+_MARKS = (". ", ", ", "; ", ": ", " (", "/")  # after which a target goes on
+
 _Variants = Mapping[str, Edit]  # of one edit, by what is special about each
 _VariantsOf = Callable[[Bench, Edit], _Variants]
 
@@ -229,11 +231,15 @@ def _short(text: str) -> str:
 
 
 def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
-    """Edits of one prompt to two targets of different tokens do not give the same editor."""
+    """Edits of one prompt to two targets of different tokens do not give the same editor.
+
+    They differ in accents, case or an emoji at their end, or one goes on after the other's end.
+    """
     edit, start = bench.edits(1)[0], _beginning(bench)
     text = edit.target
     ends = (text, text.translate(_ACCENTS), text.upper(), f"{text} 🎻", f"{text} 🎸")
     targets = [f"{start} {end}" for end in dict.fromkeys(ends)]
+    targets += [start, *(f"{start}{mark}{text}" for mark in _MARKS)]
     edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
     for one, other in _mixed_up(bench, bench.editor(), edits):
         require(

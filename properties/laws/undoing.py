@@ -10,7 +10,7 @@ from pathlib import Path
 
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, Undecided, needs, require, take_back
-from properties.snapshots import require_same, require_same_answers, snapshot
+from properties.snapshots import require_close, require_same, require_same_answers, snapshot
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -19,6 +19,7 @@ __all__ = [
     "check_a_refused_removal_changes_nothing",
     "check_a_refused_turn_leaves_nothing",
     "check_a_removed_edit_can_be_made_again",
+    "check_removing_a_close_edit_undoes_it",
     "check_removing_an_edit_brings_back_no_earlier_one",
     "check_removing_an_edit_leaves_the_others",
     "check_removing_one_wording_leaves_the_other",
@@ -29,6 +30,7 @@ __all__ = [
 
 _Twin = Callable[[Edit, Edit], Edit]  # of an older edit, by another one
 
+_N_WORDINGS = 6
 _N_AGAIN = 5  # edits: an editor that misses 15 % by chance misses all of them with 1e-4
 
 
@@ -80,6 +82,42 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
     editor.edit([one])
     editor.edit([other, of_target])
     remove([of_target, other], 1)
+
+
+@needs(Erasable)
+def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
+    """An edit that is close to another is removed as if never made, whichever of the two it is.
+
+    The two ask for one fact in two wordings, with one answer or with two. Where the removed one was
+    made last, logits are equal too, up to the order of additions.
+    """
+    one, other, *_ = bench.edits(least=2)
+    known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}[one.prompt]
+    wordings = [text for text in known if text != one.prompt]
+    if not wordings:
+        raise Unasked("the stream has no paraphrases")
+    asked = list(dict.fromkeys([one.prompt, other.prompt, *wordings[:_N_WORDINGS]]))
+    editor = bench.editor([one])
+    alone = snapshot(bench, editor, asked)
+    for answer, target in (("its own", one.target), ("another", other.target)):
+        close = Edit(wordings[0], target, one.subject)
+        pair = (f"of two edits of one question, {one.prompt!r} and then {close.prompt!r} with "
+                f"{answer} answer,")  # fmt: skip
+        take_back(_made(editor, [one, close]), [close])
+        when = f"{pair} the second was removed, and not as if never made: now"
+        require_close(snapshot(bench, editor, asked), alone, when)
+        expected = snapshot(bench, _made(editor, [close]), asked)
+        take_back(_made(editor, [one, close]), [one])
+        when = f"{pair} the first was removed, and not as if never made: now"
+        require_same_answers(snapshot(bench, editor, asked), expected, when)
+
+
+def _made(editor: Editor, edits: Sequence[Edit]) -> Editor:
+    """`editor` with these edits alone, made one by one."""
+    editor.reset()
+    for edit in edits:
+        editor.edit([edit])
+    return editor
 
 
 def _of_target(older: Edit, other: Edit) -> Edit:
