@@ -15,10 +15,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise
 from wise.editors.wise.config import WISEConfig, default_preset
-from wise.editors.wise.matcher import Matcher, References, Whitening, fitted_weight, pooled
+from wise.editors.wise.matcher import (
+    Matcher,
+    Prompts,
+    References,
+    Whitening,
+    _chosen,
+    fitted_weights,
+    pooled,
+)
 from wise.editors.wise.memory import Change
 from wise.editors.wise.wise import WISE
-from wise.edits import Background
+from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import Batch, encode, last_column
 
@@ -37,17 +45,35 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 @given(n=st.integers(4, 30), inner=st.integers(2, 12), seed=st.integers(0, 99))
 def test_whitening_is_the_inverse_root_of_a_dense_covariance(n: int, inner: int, seed: int) -> None:
-    rows = random(n, inner, seed=seed)
-    first = torch.arange(n) // 2 * 2  # every second row rewords the one before it
-    found = Whitening.of(rows, first, wording=0.7, ridge=0.1)(rows)
+    rows, *changes = (random(n, inner, seed=seed + i) for i in range(3))
+    found = Whitening.of(rows, *changes, share=0.3, ridge=0.1)(rows)
     centred = (rows - rows.mean(0)).double()
-    changes = (rows - rows[first])[first != torch.arange(n)].double()
     parts = [0.3 * centred.T @ centred / centred.square().sum()]
-    parts.append(0.7 * changes.T @ changes / changes.square().sum())
+    for change in changes:
+        parts.append(0.35 * change.double().T @ change.double() / change.double().square().sum())
     values, vectors = torch.linalg.eigh(sum(parts))
     root = vectors @ torch.diag((values.clamp(min=0) + 0.1 / inner).rsqrt()) @ vectors.T
     needed = torch.nn.functional.normalize(centred @ root, dim=-1)
     torch.testing.assert_close(found, needed.float(), atol=1e-3, rtol=0)
+
+
+def test_what_tells_relations_apart_is_kept_and_nothing_else() -> None:
+    """Prompts are subject + relation + wording, each in directions of its own."""
+    n, inner = 200, 30
+    subjects, wordings, relations = random(n, 10), random(n, 10, seed=1), random(n, 2, seed=2)
+
+    def row(subject: Tensor, wording: Tensor, relation: Tensor) -> Tensor:
+        return torch.cat([subject, wording, relation, torch.zeros(n, 8)], 1)
+
+    prompts = row(subjects, wordings, relations)
+    assert prompts.shape[1] == inner
+    reworded = row(subjects, random(n, 10, seed=3), relations)
+    near = row(subjects, random(n, 10, seed=4), random(n, 2, seed=5))
+    white = Whitening.of(prompts, reworded - prompts, share=0.0).keeping(near - prompts, 2)
+    elsewhere = row(random(n, 10, seed=6), random(n, 10, seed=7), relations)
+    cosines = (white(prompts) * white(elsewhere)).sum(-1)
+    assert float(cosines.quantile(0.1)) > 0.9
+    assert float((white(prompts) * white(near)).sum(-1).median()) < 0.5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -144,50 +170,68 @@ def test_an_editor_without_background_routes_its_edits() -> None:
     assert editor.retrieved(batch.input_ids, batch.attention_mask) == [(e,) for e in EDITS[:2]]
 
 
+def prompts(n: int, *, each: int = 1, n_near: int = 0) -> Prompts:
+    """`n` groups of `each` rows, of which the last `n_near` are near texts."""
+    rows = torch.arange(n * each)
+    is_near = rows % each >= each - n_near
+    return Prompts(["a text"] * len(rows), [""] * len(rows), rows // each * each, is_near)
+
+
 @given(rate=st.sampled_from([0.05, 0.1, 0.3]), seed=st.integers(0, 20))
 def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: int) -> None:
-    held = random(60, 2, 8, seed=seed)
-    references = References(
-        random(40, 8, seed=seed + 1), random(40, 8, seed=seed + 2), torch.arange(40), held,
-        ["far"] * 60, [""] * 60, torch.zeros(0, 2).long(), torch.zeros(0, 2).long(),
-    )  # fmt: skip
-    matcher = Matcher(references, weight=0.5, false_positives=rate)
+    held = random(60, 3, 8, seed=seed)
+    both = random(40, 3, 8, seed=seed + 1)
+    references = References(prompts(40), both[:, 0], both, prompts(60), held)
+    matcher = Matcher(references, weights=(0.0, 0.5), false_positives=rate)
     editor = matching(edits=EDITS[:3])
-    rows = matcher._white(random(3, 2, 8, seed=seed + 3))
+    rows = matcher._white(random(3, 3, 8, seed=seed + 3))
     memories = [
         type(memory)(
             memory.merges, memory.change, 1.0,
-            type(memory.routing)(rows[i : i + 1], torch.ones(1, 2).bool()),
+            type(memory.routing)(rows[i : i + 1], torch.ones(1, 3).bool()),
         )
         for i, memory in enumerate(editor._state.memories)
     ]  # fmt: skip
-    inputs = type(memories[0].routing)(matcher._white(held), torch.ones(60, 2).bool())
+    inputs = type(memories[0].routing)(matcher._white(held), torch.ones(60, 3).bool())
     opened = int((matcher.choose(inputs, memories) >= 0).sum())
     assert opened <= rate * 60 + 1
 
 
-def test_the_last_token_counts_where_near_texts_differ_by_it() -> None:
-    """Every near text has its edit's mean; only where its last token is another, that helps."""
+@pytest.mark.parametrize("which", [1, 2])
+def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> None:
+    """Every near text has its edit's subject; its relation or last token is another, or not."""
     n = 20
-    subject, relation, other = (torch.nn.functional.normalize(random(n, 64, seed=s), dim=-1)
-                                for s in (1, 2, 3))  # fmt: skip
+    subject, relation, last, other = (
+        torch.nn.functional.normalize(random(n, 64, seed=s), dim=-1) for s in range(4)
+    )
+    edit = torch.stack([subject, relation, last], 1)
 
-    def fitted(last_of_near: Tensor) -> float:
-        groups = [
-            torch.stack([subject, relation], 1), torch.stack([subject, relation], 1),
-            torch.stack([subject, last_of_near], 1),
-        ]  # fmt: skip
-        white = torch.stack(groups, 1).flatten(0, 1)  # an edit's three rows side by side
-        edits = torch.arange(n) * 3
-        references = References(
-            white[:, 0], white[:, 1], torch.arange(len(white)), white, ["a text"] * len(white),
-            [""] * len(white),
-            torch.stack([edits, edits + 1], 1), torch.stack([edits, edits + 2], 1),
-        )  # fmt: skip
-        return fitted_weight(references, white)
+    def fitted(near: Tensor) -> tuple[float, float]:
+        rows = torch.stack([edit, edit, near], 1).flatten(0, 1)  # an edit's three side by side
+        return fitted_weights(prompts(n, each=3, n_near=1), rows)
 
-    assert fitted(other) > 0
-    assert fitted(relation) == 0
+    differing = edit.clone()
+    differing[:, which] = other
+    assert fitted(differing)[which - 1] > 0
+    assert fitted(differing)[2 - which] == 0
+    assert fitted(edit) == (0, 0)
+
+
+def test_no_subject_is_both_common_and_held() -> None:
+    background = Background(
+        edits=[
+            Edit(f"{subject} {relation}", answer, subject=subject, ground_truth=answer,
+                 paraphrases=(f"{relation} of {subject}",), id=f"{subject}{relation}")
+            for subject in ("Ann", "Ben", "Cid", "Dot")
+            for relation, answer in (("lives in", "Rome"), ("plays", "chess"))
+        ]
+    )  # fmt: skip
+    held, both, low = _chosen(background, 12, torch.Generator())
+    subjects = [{each.subject for each in part} for part in (held, both, low)]
+    assert subjects[0].isdisjoint(subjects[1] | subjects[2])
+    assert [each.near for each in held if each.prompt.endswith("plays")] == [
+        [f"{each.subject} lives in"] for each in held if each.prompt.endswith("plays")
+    ]
 
 
 @pytest.mark.parametrize(

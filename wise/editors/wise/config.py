@@ -53,9 +53,9 @@ class WISEConfig(Checked):
     routing: "activation" (eq. 3 and 5), or "match": by the nearest edit's prompt (Matcher; not in
         the paper). With "match" no margin is learned: alpha to gamma, the options of x_i, x_m and
         of thresholds, and routing_tokens are not used.
-    match_layer, match_weight, false_positives: the layer of the mean over tokens; the power of the
-        last token's cosine, None = fitted on the background; the share of background prompts that
-        may open a memory.
+    match_layer, match_weights, false_positives: the layer of the subject's mean; the powers of the
+        relation's and the last token's cosines, None = fitted on the background; the share of
+        background prompts that may open a memory.
     span: what an open memory changes: every token of its "row" (paper), or the "answer" alone, from
         the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
         answered as the edit's own. So it needs routing="match" and one edit a memory.
@@ -97,7 +97,7 @@ class WISEConfig(Checked):
     prefixes: Literal["model", "background"] = "model"
     routing: Literal["activation", "match"] = "activation"
     match_layer: NonNegativeInt = 0
-    match_weight: NonNegativeFloat | None = None
+    match_weights: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
     false_positives: Share = 0.01
     span: Literal["row", "answer"] = "row"
     n_contexts: NonNegativeInt = 0
@@ -139,7 +139,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "match": dict(
         units="model", depth=0.8, routing="match", span="answer", memory="retrieve",
         mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_prefixes=0,
-        n_background=384,
+        n_background=768,
     ),
     # Table 10 and appendix A.3; steps and threshold scale from the released configuration.
     "paper-llama-2-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),

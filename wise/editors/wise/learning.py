@@ -134,7 +134,7 @@ class Learner:
         config = self.config
         if config.routing == "match":
             return Matcher(
-                self._references, weight=config.match_weight,
+                self._references, weights=config.match_weights,
                 false_positives=config.false_positives,
             )  # fmt: skip
         return Router(
@@ -275,7 +275,7 @@ class Learner:
         if self.config.units == "absolute":
             return 1.0, 1.0
         if self.config.routing == "match":
-            keys = self._references.edited  # N M
+            keys = self._references.both[:, 2]  # C M
         else:
             inputs = self._background
             if inputs is None:
