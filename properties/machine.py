@@ -114,10 +114,10 @@ class Operations:
         return list(dict.fromkeys([*self.gone, *self.bench.prompts[-2:]]))
 
 
-def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBasedStateMachine]:
+def _machine(bench: Bench, keep: Callable[[list[Operation]], None]) -> type[RuleBasedStateMachine]:
     """The rules, over edits of the bench's stream and hard edits of its world.
 
-    `keep` is shown each new sequence.
+    `keep` is shown the log of each new sequence.
     """
     edits = [edit.as_taught() for edit in bench.stream.live()]
     targets = sorted({edit.target for edit in edits})
@@ -131,7 +131,7 @@ def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBased
         def __init__(self) -> None:
             super().__init__()
             self.operations = Operations(bench)
-            keep(self.operations)
+            keep(self.operations.log)
 
         def some_live(self, index: int) -> Edit:
             live = list(self.operations.live.values())
@@ -173,7 +173,10 @@ def _machine(bench: Bench, keep: Callable[[Operations], None]) -> type[RuleBased
             self.operations.do("remove", self.some_live(index))
 
         def teardown(self) -> None:
-            self.operations.do("query")
+            try:
+                self.operations.do("query")
+            finally:
+                del self.operations  # and its model: Hypothesis holds on to machines for a while
 
     return Lifelong if bench.is_random else seed(0)(Lifelong)
 
@@ -185,8 +188,8 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
     many as an editor just at the reliability threshold misses, over all sequences, with probability
     1e-4.
     """
-    kept: list[Operations] = []
-    machine = _machine(bench, lambda operations: kept.__setitem__(slice(None), [operations]))
+    kept: list[list[Operation]] = []
+    machine = _machine(bench, lambda log: kept.__setitem__(slice(None), [log]))
     try:
         run_state_machine_as_test(
             machine, settings=bench.tries(stateful_step_count=_N_STEPS, print_blob=False)
@@ -194,7 +197,7 @@ def check_any_sequence_of_operations(bench: Bench) -> None:
     except Flaky as error:
         raise Broken("the same operations, run again, ended differently") from error
     except Broken as error:
-        log = kept[0].log
+        (log,) = kept
         steps = "; ".join(_words(operation) for operation in log)
         again = bench.on_broken(log)
         bench.record("stream", steps)

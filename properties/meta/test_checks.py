@@ -7,9 +7,11 @@ import gc
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,11 +21,13 @@ from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
 from properties.laws.batches import questions
 from properties.laws.states import _is_pickle
+from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
 from properties.outcomes import run_as_test
 from properties.runs import world_bench
 from wise.editor import Persistent, Routed
 from wise.editors.corners import make_unedited
+from wise.lm.decoding import Unedited
 
 pytestmark = pytest.mark.meta
 
@@ -109,6 +113,24 @@ def test_a_law_that_is_broken_keeps_no_editor_alive(bench: Bench) -> None:
     gc.collect()
     assert kept.value.__traceback__ is not None  # as pytest keeps it
     assert made[0]() is None
+
+
+def test_a_sequence_of_operations_lets_go_of_its_editors_when_it_ends(bench: Bench) -> None:
+    made = list[weakref.ref[object]]()
+
+    def factory(*args: Any, **options: Any) -> Unedited:
+        editor = make_unedited(*args, **options)
+        made.append(weakref.ref(editor))
+        return editor
+
+    bench = replace(bench, factory=factory, thresholds={"reliability": 0.01}, n_examples=4)
+    gc.disable()
+    try:
+        check_any_sequence_of_operations(bench)
+        assert len(made) > 4
+        assert [each() for each in made if each() is not None] == [bench.example]
+    finally:
+        gc.enable()
 
 
 def test_a_law_asks_short_questions_where_the_vocabulary_is_large(
