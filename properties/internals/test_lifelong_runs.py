@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from properties.internals.tiny_wise import EDITS
 from properties.internals.watched import KINDS, RUN, STREAM, T, Watched, go
@@ -45,6 +46,23 @@ def test_a_run_that_saves_states_gives_the_same_bytes_and_leaves_no_state(
     go(tmp_path / "rows.jsonl", KINDS["with saved states"]())
     assert (tmp_path / "rows.jsonl").read_bytes() == path.read_bytes()
     assert {child.name for child in tmp_path.iterdir()} == {"rows.jsonl", "rows.jsonl.run.json"}
+
+
+def test_the_bar_of_a_run_knows_how_much_will_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: dict[str, tuple[int, int]] = {}
+
+    class WatchedBar(tqdm):
+        def close(self) -> None:
+            ends[self.unit] = self.n, self.total
+            super().close()
+
+    monkeypatch.setattr(lifelong, "tqdm", WatchedBar)
+    go(tmp_path / "rows.jsonl", Watched(), progress=True)
+    n, total = ends["question"]
+    assert 0 < n <= total < 1.1 * n
+    assert ends["edit"] == (T, T)
 
 
 def test_a_run_returns_the_rows_of_its_file(tmp_path: Path) -> None:

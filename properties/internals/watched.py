@@ -82,7 +82,8 @@ KINDS = {"with saved states": Saving, "without": Watched}
 def go(path: Path, editor: Watched, run: LifelongRun = RUN, **options: Any) -> list[Row]:
     """`run` by `editor`, its rows at `path`."""
     lm = editor.wise.lm.model
-    return run_lifelong(run, editor, lm, editor.wise.tokenizer, path, progress=False, **options)
+    options = {"progress": False, **options}
+    return run_lifelong(run, editor, lm, editor.wise.tokenizer, path, **options)
 
 
 def put(path: Path, content: bytes) -> None:

@@ -170,6 +170,7 @@ def run_lifelong(
         reader = reader_of(model, tokenizer, run.stream)
         reader = replace(reader, on_batch=asked_so_far.update)
         asked = [question for block in blocks for question in block.questions]
+        asked_so_far.reset(total=_n_prompts(run, blocks, done))
         unedited = Unedited(model, tokenizer)
         base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
         begin_at = _restore(editor, states, blocks, done)
@@ -231,6 +232,14 @@ def _measured(
     else:
         found = iter(measure(editor, reader, block.questions, block.protocol, base))
     return (run.row(block, measured) for measured in found)
+
+
+def _n_prompts(run: LifelongRun, blocks: Sequence[Block], done: Set[str]) -> int:
+    """About how many prompts are read for the blocks that are missing, the unedited model first."""
+    locality = {q.prompt for each in blocks for q in each.questions if q.metric == "locality"}
+    n_readings = 1 + ("forced" in run.protocols)
+    missing = (each.questions for each in blocks if each.name not in done)
+    return n_readings * len(locality) + sum(not q.excluded for each in missing for q in each)
 
 
 def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
