@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,10 +22,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.models import load_model
-from properties.bench import Bench
 from wise.editor import Editor, load_editor
 from wise.edits import Background, Edit
 from wise.lm.tokens import encode
+
+if TYPE_CHECKING:  # the other process needs none of it
+    from properties.bench import Bench
 
 __all__ = ["asked_in_another_process"]
 
