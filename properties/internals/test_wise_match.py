@@ -21,6 +21,7 @@ from wise.editors.wise.matcher import (
     References,
     Whitening,
     _chosen,
+    _near_threshold,
     fitted_weights,
     pooled,
 )
@@ -199,7 +200,7 @@ def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: 
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> None:
-    """Every near text has its edit's subject; its relation or last token is another, or not."""
+    """Every near text has its edit's subject and another relation or last token, or nothing."""
     n = 20
     subject, relation, last, other = (
         torch.nn.functional.normalize(random(n, 64, seed=s), dim=-1) for s in range(4)
@@ -214,7 +215,27 @@ def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> N
     differing[:, which] = other
     assert fitted(differing)[which - 1] > 0
     assert fitted(differing)[2 - which] == 0
-    assert fitted(edit) == (0, 0)
+    assert fitted(other[:, None].expand(-1, 3, -1)) == (0, 0)
+
+
+@pytest.mark.parametrize("n_without", [0, 30])
+def test_near_texts_seldom_open_their_own_edit(n_without: int) -> None:
+    """Where most edits have a near text; the few of some say nothing."""
+    n = 20
+    edits = torch.nn.functional.normalize(random(n, 3, 64), dim=-1)
+    near = torch.nn.functional.normalize(edits + 0.1 * random(n, 3, 64, seed=1), dim=-1)
+    with_near = torch.stack([edits, edits, near], 1).flatten(0, 1)
+    others = torch.nn.functional.normalize(random(n_without, 3, 64, seed=2), dim=-1)
+    rows = torch.cat([with_near, others.repeat_interleave(2, 0)])
+    first, second = prompts(n, each=3, n_near=1), prompts(n_without, each=2)
+    held = Prompts(
+        [*first.texts, *second.texts], [*first.subjects, *second.subjects],
+        torch.cat([first.prompt, second.prompt + 3 * n]),
+        torch.cat([first.is_near, second.is_near]),
+    )  # fmt: skip
+    found = _near_threshold(held, rows, (0.0, 0.0))
+    opened = int(((edits[:, 0] * near[:, 0]).sum(-1) > found).sum())
+    assert opened == (n if n_without else 1)
 
 
 def test_no_subject_is_both_common_and_held() -> None:

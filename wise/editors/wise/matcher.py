@@ -259,7 +259,9 @@ def _asked(
     near = [*islice(others, 1)]
     for text in islice(about, 1):
         before, _, after = text.partition(edit.subject)
-        near.append(before + edit.subject + (cut_anywhere(after, generator) if after else ""))
+        words = after.split(" ")
+        n_last = int(torch.randint(1, 4, (), generator=generator))  # what it says of the subject
+        near.append(before + edit.subject + " ".join(words[:-n_last]))
     return _Asked(edit.prompt, edit.subject, paraphrases, near)
 
 
@@ -303,9 +305,9 @@ def _product(cosines: Sequence[Float[Tensor, "..."]], weights: Weights) -> Float
     return evidence
 
 
-def _threshold(strongest: Float[Tensor, " N"], false_positives: float) -> float:
+def _rarely_passed(evidence: Float[Tensor, " N"], rate: float) -> float:
     """What at most that share of background prompts exceeds."""
-    return min(float(strongest.quantile(1 - false_positives)), _LARGEST_THRESHOLD)
+    return float(evidence.quantile(1 - rate))
 
 
 def _named(
@@ -320,11 +322,10 @@ def fitted_weights(held: Prompts, white: Float[Tensor, "N 3 M"]) -> Weights:
     """The powers of the other two cosines that serve the held edits best, as if in force.
 
     Best is the largest share of paraphrases that open their own edit, at a threshold that they
-    seldom pass for another subject's, less the share of near texts above that rate that do.
-    `white` are the held rows, whitened.
+    seldom pass for another subject's, nor near texts for their own. `white` are the held rows,
+    whitened.
     """
     asked, prompt = held.paraphrases()
-    near, prompt_of_near = held.near()
     if len(asked) < 2:
         return _UNFITTED
     rows, owner = prompt.unique(return_inverse=True)
@@ -335,21 +336,26 @@ def fitted_weights(held: Prompts, white: Float[Tensor, "N 3 M"]) -> Weights:
         white.device,
     )
     named[owner, columns] = True
-    n_near = max(len(near), len(rows))  # a few near texts say little
-    own_cosines = [(white[near, i] * white[prompt_of_near, i]).sum(-1) for i in range(3)]
 
     def gain(weights: Weights) -> float:
         evidence = _evidence(white[rows], white[asked], weights)  # E P
         own = evidence[owner, columns]
         others = evidence.masked_fill(named, 0.0).amax(0)
-        threshold = _threshold(others, _FIT_RATE)
-        opened = ((own > others) & (own > threshold)).sum() / len(asked)
-        strayed = (_product(own_cosines, weights) > threshold).sum() / n_near
-        return float(opened - (strayed - _FIT_RATE).clamp(min=0))
+        threshold = max(_rarely_passed(others, _FIT_RATE), _near_threshold(held, white, weights))
+        return float(((own > others) & (own > threshold)).float().mean())
 
     gains = {(a, b): gain((a, b)) for a, b in product(_WEIGHTS, repeat=2)}
     as_good = max(gains.values()) - _AS_GOOD
     return min((weights for weights, found in gains.items() if found >= as_good), key=sum)
+
+
+def _near_threshold(held: Prompts, white: Float[Tensor, "N 3 M"], weights: Weights) -> float:
+    """What near texts seldom pass for the edit of their subject; 0 where most edits have none."""
+    near, prompt = held.near()
+    if 2 * len(near) < len(held.paraphrases()[1].unique()) or not len(near):
+        return 0.0
+    cosines = (white[near] * white[prompt]).sum(-1)  # Q 3
+    return _rarely_passed(_product([*cosines.T], weights), _FIT_RATE)
 
 
 def _whitenings(references: References) -> tuple[Whitening, Whitening, Whitening]:
@@ -400,6 +406,7 @@ class Matcher(RouterBase):
         self._held = self._white(references.rows)
         self._texts = references.held.texts
         self.weights = weights or fitted_weights(references.held, self._held)
+        self._near = _near_threshold(references.held, self._held, self.weights)
         self._last: _InForce | None = None
 
     def select(
@@ -445,6 +452,7 @@ class Matcher(RouterBase):
             subjects = [edit.subject for memory in memories for edit in memory.edits]
             named = _named(subjects, self._texts, edits.device)
             evidence = _evidence(edits, self._held, self.weights).masked_fill(named, 0.0)
-            threshold = _threshold(evidence.amax(0), self.false_positives)
+            threshold = max(_rarely_passed(evidence.amax(0), self.false_positives), self._near)
+            threshold = min(threshold, _LARGEST_THRESHOLD)
             self._last = last = _InForce(tuple(memories), edits, owner, threshold)
         return last
