@@ -193,7 +193,7 @@ class References:
             def compute() -> dict[str, Tensor]:
                 return {"rows": _pooled_of(kept.lm, kept.tokenizer, layers, texts)}
 
-            return kept.get(f"pooled inputs {tuple(layers)}", texts, compute)["rows"]
+            return kept.get(f"means and last token {tuple(layers)}", texts, compute)["rows"]
 
         known = rows([*both, *held], layers)
         n_both = sum(len(each.texts) for each in both)
@@ -272,9 +272,10 @@ def _pooled_of(
     layers: Sequence[int],
     prompts: Sequence[str],
     *,
-    batch_size: int = 32,
+    batch_size: int = 16,
 ) -> Float[Tensor, "N 3 M"]:
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # of like length
+    lengths = [len(tokenizer(prompt).input_ids) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # so that little is padded
     rows = torch.empty(len(prompts), 3, lm.value_weight(layers[0]).shape[0], device=lm.device)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
