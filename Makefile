@@ -50,7 +50,7 @@ lifelong: $(STAMP)
 
 # Without pytest's capture, so that the progress is seen.
 real: $(SMOLLM2)
-	@echo 'T=100 real facts, edited one by one into SmolLM2-135M, and then asked for: 10 to 15 minutes on two cores'
+	@echo 'T=100 real facts, edited one by one into SmolLM2-135M, and then asked for: 5 to 8 minutes on two cores'
 	$(BIN)/python -m pytest -m triangle --model=smollm2 --looks=1 --capture=no $(ARGS)
 
 test: lint
