@@ -394,7 +394,7 @@ class Matcher(RouterBase):
     """Routes prompts to the memory of the nearest edit.
 
     weights: the powers of the relation's and the last token's cosine; None = fitted on references.
-    false_positives: the share of the references that may open a memory.
+    false_positives: the share of held prompts that may open a memory of another subject.
 
     RoutingInputs hold three keys a prompt: the two means and the last token, whitened.
     """
@@ -437,7 +437,7 @@ class Matcher(RouterBase):
             self._in_force(memories)
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
-        """What no more than the allowed share of the references exceeds."""
+        """What few held prompts pass for any edit, and few near texts for their own."""
         return self._in_force(memories).threshold if memories else float("inf")
 
     def _white(self, rows: Float[Tensor, "N 3 M"]) -> Float[Tensor, "N 3 M"]:
