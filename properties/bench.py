@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -43,8 +44,8 @@ class Bench:
     factory to another process, as `load_editor` reads it; "" where it has no such name. Exact laws
     use `stream`, with `n_examples` of Hypothesis. Rates use `runs`: the rows of independent
     lifelong runs of `streams`, each made when it is needed, at most `max_looks` of them; with a
-    `baseline`, they are compared with these rows instead of `thresholds`. Numbers go to `record`, a
-    failed sequence of operations to `on_broken`, which says how to run it again.
+    `baseline`, they are compared with these rows instead of `thresholds`. A failed sequence of
+    operations goes to `on_broken`, which says how to run it again.
     """
 
     name: str
@@ -65,8 +66,25 @@ class Bench:
     max_looks: int = 1
     protocol: str = "free"
     baseline: Sequence[Row] = field(default=(), repr=False)
-    record: Callable[[str, object], None] = field(default=lambda name, value: None, repr=False)
     on_broken: Callable[[list[Operation]], str] = field(default=lambda log: "", repr=False)
+
+    def record(self, name: str, value: object) -> None:
+        """Give a number that was found to whoever is `recording`."""
+        for record in self._recorders:
+            record(name, value)
+
+    @contextmanager
+    def recording(self, record: Callable[[str, object], object]) -> Iterator[None]:
+        """What is found meanwhile goes to `record`, by its name."""
+        self._recorders.append(record)
+        try:
+            yield
+        finally:
+            self._recorders.remove(record)
+
+    @cached_property
+    def _recorders(self) -> list[Callable[[str, object], object]]:
+        return []
 
     def copy_model(self) -> PreTrainedModel:
         """The unedited model, for an editor to hold."""
@@ -120,6 +138,11 @@ class Bench:
     @cached_property
     def base(self) -> Unedited:
         return Unedited(self.loaded.model, self.loaded.tokenizer)
+
+    @cached_property
+    def base_logits(self) -> Tensor:
+        """[B, V]: the unedited model's next-token logits after each of `prompts`."""
+        return self.logits(self.base, self.prompts)
 
     @cached_property
     def reader(self) -> Reader:
@@ -180,6 +203,32 @@ class Bench:
 
     @cached_property
     def _asked(self) -> dict[str, Answer]:
+        return {}
+
+    @cached_property
+    def filled(self) -> Editor:
+        """An editor after all edits of the stream, one by one; it is asked, and never edited."""
+        return self.editor(self.edits(len(self.stream.live()), least=2))
+
+    def held(self, turns: Sequence[Sequence[Edit]], edits: Sequence[Edit]) -> list[bool]:
+        """Whether each of `edits` is answered by its target after `turns` alone.
+
+        What laws compare with: the same turns are made once for all of them.
+        """
+        key = tuple(map(tuple, turns)), tuple(edits)
+        if key not in self._held:
+            self._control.reset()
+            for turn in turns:
+                self._control.edit(turn)
+            self._held[key] = self.says(self._control, edits)
+        return self._held[key]
+
+    @cached_property
+    def _control(self) -> Editor:
+        return self.editor()
+
+    @cached_property
+    def _held(self) -> dict[tuple[tuple[tuple[Edit, ...], ...], tuple[Edit, ...]], list[bool]]:
         return {}
 
     def stream_of(self, rows: Sequence[Row]) -> EditStream | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -28,7 +27,8 @@ def run_as_test(check: Check, bench: Bench, record: Record) -> None:
         pytest.skip(f"the editor is not {lacks}")
     is_broken = False
     try:
-        found = check.run(replace(bench, record=record))
+        with bench.recording(record):
+            found = check.run(bench)
     except Unasked as error:
         record("unasked", str(error))
         pytest.skip(str(error))

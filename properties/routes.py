@@ -141,7 +141,7 @@ def check_router_does_not_drift(bench: Bench) -> str:
 def check_retrieval(bench: Bench) -> str:
     """Prompts in scope that open a memory open the one that holds their edit."""
     edits = bench.edits(len(bench.stream.live()), least=2)
-    editor = bench.editor(edits)
+    editor = bench.filled
     assert isinstance(editor, Retrieves)
     asked = [(edit.prompt, edit) for edit in edits]
     asked += [(text, edit) for edit in bench.stream.live() for text in edit.paraphrases]

@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 _N_ORDERED = 20
-_N_PLACES = 40  # more than a memory of 25 edits, or of 32, holds
 _N_FAR = 8  # prompts outside every scope, so that the unedited model answers
 _AGREEMENT = 0.75  # at least, between the answers after one order and the other
 _GROWTH = 0.001  # of a forward, for each edit: allowed to an editor that declares nothing
@@ -52,8 +51,8 @@ def _require_all_places(bench: Bench, edits: Sequence[Edit], is_lost: Sequence[b
 
 
 def _require_later_places(bench: Bench) -> None:
-    """The same of the places of a longer stream; where older edits hold, none fades by age."""
-    edits = bench.edits(_N_PLACES, least=_N_ORDERED)
+    """The same of the places of the whole stream; where older edits hold, none fades by age."""
+    edits = bench.edits(len(bench.stream.live()), least=_N_ORDERED)
     later = set(range(_N_ORDERED, len(edits)))
     n_tries = bench.misses_in_a_row(n_tests=max(1, len(later)))
     _require_some_order(bench, edits, later, range(n_tries), n_tries)
@@ -64,13 +63,15 @@ def _require_some_order(
 ) -> None:
     """Require of each place in `lost` that its edit is right, or most before it wrong, in an order.
 
-    The edits are made in orders turned by each of `turns`.
+    The edits are made in orders turned by each of `turns`; the whole stream in its own is made once
+    for all laws.
     """
     for k in turns:
         if not lost:
             return
         order = [*edits[k:], *edits[:k]]
-        right = bench.says(bench.editor(order), order)
+        is_stream = k == 0 and len(edits) == len(bench.stream.live())
+        right = bench.says(bench.filled if is_stream else bench.editor(order), order)
         lost = {
             place for place in lost
             if not right[place] and sum(right[:place]) >= place / 2
@@ -105,13 +106,10 @@ def _flops(bench: Bench, editor: Editor) -> dict[str, float]:
 
 def check_inference_does_not_grow(bench: Bench) -> None:
     """A forward and a generated token cost no more than the editor declares."""
-    edits = bench.edits(len(bench.stream.live()), least=2)
-    editor = bench.editor(edits[:1])
-    first, bare = _flops(bench, editor), _flops(bench, bench.base)
-    for edit in edits[1:]:
-        editor.edit([edit])
-    declared = float(editor.growth_per_edit) if isinstance(editor, Growing) else 0.0
-    for what, count in _flops(bench, editor).items():
+    edits, filled = bench.edits(len(bench.stream.live()), least=2), bench.filled
+    first, bare = (_flops(bench, each) for each in (bench.editor(edits[:1]), bench.base))
+    declared = float(filled.growth_per_edit) if isinstance(filled, Growing) else 0.0
+    for what, count in _flops(bench, filled).items():
         growth = (count - first[what]) / bare[what] / (len(edits) - 1)
         require(
             growth <= declared + _GROWTH,

@@ -43,11 +43,11 @@ class _Recorder:
         self.numbers: dict[str, object] = {}
         self.bench = Bench(
             name="wise", factory=None, loaded=_Named, stream=_Named, background=None, runs=looks,
-            thresholds=THRESHOLDS, max_looks=MAX_LOOKS, record=self.numbers.__setitem__, **more,
+            thresholds=THRESHOLDS, max_looks=MAX_LOOKS, **more,
         )  # fmt: skip
 
     def rate(self, metric: str) -> dict[str, object]:
-        with suppress(Broken, Undecided):
+        with suppress(Broken, Undecided), self.bench.recording(self.numbers.__setitem__):
             check_rate(self.bench, metric)
         return self.numbers
 

@@ -46,7 +46,7 @@ def check_making_an_editor_changes_nothing(bench: Bench) -> None:
 def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
     """Before the first edit, logits are bitwise those of the unedited model."""
     found = bench.logits(bench.editor(), bench.prompts)
-    bench.same(found, bench.logits(bench.base, bench.prompts), "before any edit")
+    bench.same(found, bench.base_logits, "before any edit")
 
 
 def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
@@ -55,8 +55,8 @@ def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
     alone = bench.logits(bench.editor([one]), bench.prompts)
     first = bench.editor([one])
     second = bench.editor()
-    expected = bench.logits(bench.base, bench.prompts)
-    bench.same(bench.logits(second, bench.prompts), expected, "with edits in another editor")
+    when = "with edits in another editor"
+    bench.same(bench.logits(second, bench.prompts), bench.base_logits, when)
     second.edit([other])
     bench.same(bench.logits(first, bench.prompts), alone, "after edits in another editor")
 

@@ -124,8 +124,7 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
         raise Unasked("an edit does not run the model to its last block")
     bench.same(bench.logits(editor, bench.prompts), before, "after an edit that was interrupted")
     editor.reset()
-    expected = bench.logits(bench.base, bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), expected, "interrupted, then reset")
+    bench.same(bench.logits(editor, bench.prompts), bench.base_logits, "interrupted, then reset")
     found = bench.change_of(model)
     require(not found, f"an edit was interrupted, and after reset the caller's model is not as it "
             f"was: {found}")  # fmt: skip

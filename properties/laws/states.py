@@ -386,8 +386,8 @@ def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
     editor = bench.editor()
     assert isinstance(editor, Prepares)
     editor.prepare(edits)
-    base = bench.logits(bench.base, bench.prompts)
-    bench.same(bench.logits(editor, bench.prompts), base, "with edits prepared, and none made")
+    unmade = bench.logits(editor, bench.prompts)
+    bench.same(unmade, bench.base_logits, "with edits prepared, and none made")
     for edit in edits[:2]:
         editor.edit([edit])
         said, wanted = (bench.ask(each, bench.prompts) for each in (editor, bench.editor([edit])))

@@ -66,11 +66,8 @@ def _unwritten(
     after `control`; or, unless `paired`, it does not hold there either, which is the last value.
     With `ask`, all are asked after every turn.
     """
+    held = bench.held(control, [other for _, other in pairs])
     editor = bench.editor()
-    for turn in control:
-        editor.edit(turn)
-    held = bench.says(editor, [other for _, other in pairs])
-    editor.reset()
     prompts = [edit.prompt for edit, _ in pairs]
     for turn in turns:
         editor.edit(turn)

@@ -6,7 +6,7 @@ import ast
 import gc
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,9 @@ from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
 from properties.outcomes import run_as_test
 from properties.runs import world_bench
-from wise.editor import Persistent, Routed
+from wise.editor import Editor, Persistent, Routed
 from wise.editors.corners import make_unedited
-from wise.lm.decoding import Unedited
+from wise.lm.decoding import Answer, Unedited
 
 pytestmark = pytest.mark.meta
 
@@ -113,6 +113,29 @@ def test_a_law_that_is_broken_keeps_no_editor_alive(bench: Bench) -> None:
     gc.collect()
     assert kept.value.__traceback__ is not None  # as pytest keeps it
     assert made[0]() is None
+
+
+def test_checks_of_one_bench_ask_the_unedited_model_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, found = list[str](), dict[str, object]()
+    ask = Bench.ask
+
+    def counted(self: Bench, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
+        asked.extend(prompts)
+        return ask(self, editor, prompts)
+
+    def law(bench: Bench) -> None:
+        bench.base_answers(bench.prompts)
+        bench.record("n_prompts", len(bench.prompts))
+
+    monkeypatch.setattr(Bench, "ask", counted)
+    for name in ("one", "other"):
+        run_as_test(Check(name, law), bench, found.__setitem__)
+        assert found.pop("n_prompts") == len(bench.prompts)
+    assert asked == list(bench.prompts)
+    bench.record("n_prompts", 0)
+    assert "n_prompts" not in found
 
 
 def test_a_sequence_of_operations_lets_go_of_its_editors_when_it_ends(bench: Bench) -> None:
