@@ -93,7 +93,7 @@ def descend(
         (gradient,) = torch.autograd.grad(loss, variable)
         if mask is not None:
             gradient *= mask
-        tau -= lr * gradient
+        tau -= gradient.mul_(lr)
         if config.norm_constraint < float("inf"):
             tau.clamp_(-config.norm_constraint, config.norm_constraint)
     return tau
