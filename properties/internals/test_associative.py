@@ -93,7 +93,7 @@ def test_editors_that_share_a_folder_compute_what_they_share_once(
     alone = make(kind, edits=EDITS[:2])
     first = tiny(factory, "gpt2", background=BACKGROUND, **quick)
     first.edit([EDITS[0]])
-    monkeypatch.setattr(covariance, "second_moment", None)
+    monkeypatch.setattr(covariance, "second_moments", None)
     monkeypatch.setattr(torch.linalg, "eigh", None)
     second = tiny(factory, "gpt2", background=BACKGROUND, **quick)
     for edit in EDITS[:2]:

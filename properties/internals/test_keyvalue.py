@@ -18,7 +18,7 @@ from properties.internals.tiny_editors import (
     facts_of,
 )
 from wise.editors.kept import Kept
-from wise.editors.key_value.covariance import Covariance, second_moment
+from wise.editors.key_value.covariance import Covariance, second_moments
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
@@ -105,7 +105,7 @@ def test_the_second_moment_is_the_mean_over_all_tokens() -> None:
         cut = replace(batch, input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)))
         k = value_inputs(facts.lm, 1, cut)[0].double()
         total, n_tokens = total + k.T @ k, n_tokens + len(ids)
-    C = second_moment(facts.lm, facts.tokenizer, 1, texts)
+    C = second_moments(facts.lm, facts.tokenizer, [1], texts)[1]
     torch.testing.assert_close(C, total / n_tokens, atol=1e-6, rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
     def at(layer: int, background: Background = BACKGROUND, seed: int = 0) -> Tensor:
         lm = LanguageModel(tiny_model("gpt2", seed=seed))
         kept = Kept(lm, tiny_tokenizer(), tmp_path)
-        return Covariance(kept, background, 0, 100, 0.0).at(layer)
+        return Covariance(kept, [layer], background, 0, 100, 0.0).at(layer)
 
     first = at(1)
     assert len(list(tmp_path.iterdir())) == 1
@@ -125,10 +125,31 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_one_pass_over_the_background_gives_c_at_every_layer(n_kept: int, tmp_path: Path) -> None:
+    lm, layers = LanguageModel(tiny_model("gpt2", n_layers=4)), [1, 2, 3]
+    kept = Kept(lm, tiny_tokenizer(), tmp_path)
+    for layer in layers[:n_kept]:
+        Covariance(kept, [layer], BACKGROUND, 0, 100, 0.0).at(layer)
+    covariance, n_forwards = Covariance(kept, layers, BACKGROUND, 0, 100, 0.0), 0
+
+    def count(*_: object) -> None:
+        nonlocal n_forwards
+        n_forwards += 1
+
+    handle = lm.blocks[0].register_forward_hook(count)
+    together = [covariance.at(layer) for layer in layers]
+    handle.remove()
+    assert n_forwards == 1  # one batch of texts
+    for layer, C in zip(layers, together, strict=True):
+        alone = second_moments(lm, tiny_tokenizer(), [layer], BACKGROUND.texts)[layer]
+        torch.testing.assert_close(C, alone, atol=0.0, rtol=1e-5)
+
+
 def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
     lm = LanguageModel(tiny_model("gpt2"))
     kept = Kept(lm, tiny_tokenizer())
-    C = [Covariance(kept, Background(), 3, 100, 0.0).at(1) for _ in range(2)]
+    C = [Covariance(kept, [1], Background(), 3, 100, 0.0).at(1) for _ in range(2)]
     assert C[0].equal(C[1])
     assert C[0].trace() > 0
 

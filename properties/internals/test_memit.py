@@ -11,7 +11,7 @@ from properties.internals.tiny_editors import BACKGROUND, EDITS, make
 from properties.internals.tiny_wise import is_same
 from wise.editors.base import added
 from wise.editors.key_value.associative import through_norm
-from wise.editors.key_value.covariance import second_moment
+from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.keyvalue import optimize, read
 from wise.editors.key_value.memit import MEMITConfig
 from wise.lm.architectures import LanguageModel
@@ -26,7 +26,7 @@ def test_one_layers_update_is_the_least_squares_solution(n_edits: int) -> None:
     editor = make("memit", n_layers=1, covariance_weight=weight, ridge=1e-3)
     editor.edit(edits)
     facts, lm = editor.facts, editor.lm
-    C = second_moment(lm, facts.tokenizer, 1, BACKGROUND.texts)
+    C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
     C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
     with frozen(lm.model):
         values = optimize(facts, 1, edits, editor.config, site="stream")

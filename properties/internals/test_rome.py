@@ -9,7 +9,7 @@ from scipy.linalg import null_space
 
 from properties.internals.tiny_editors import BACKGROUND, EDITS, make
 from wise.editors.base import added
-from wise.editors.key_value.covariance import second_moment
+from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.keyvalue import optimize, read
 from wise.editors.key_value.rome import least_change
 from wise.edits import Edit
@@ -33,7 +33,7 @@ def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> N
     editor = make("rome", n_prefixes=0, ridge=1e-3)
     editor.edit(edits)
     facts, lm = editor.facts, editor.lm
-    C = second_moment(lm, facts.tokenizer, 1, BACKGROUND.texts)
+    C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
     C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
     with frozen(lm.model):
         values = optimize(facts, 1, edits, editor.config, site="value")

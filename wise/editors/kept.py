@@ -38,16 +38,31 @@ class Kept:
 
         `what` names the result and whatever else it depends on, such as its layer.
         """
+        [found] = self.get_each([what], texts, lambda _missing: [compute()])
+        return found
+
+    def get_each(
+        self,
+        whats: Sequence[str],
+        texts: Sequence[str],
+        compute: Callable[[list[str]], Sequence[dict[str, Tensor]]],
+    ) -> list[dict[str, Tensor]]:
+        """The results of several `whats`; one call of `compute` gives all that are not kept."""
         if self.folder is None:
-            return compute()
-        parts = what, self._model, repr(self.tokenizer(list(texts)).input_ids)
-        digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-        path = Path(self.folder).expanduser() / f"{digest}.safetensors"
-        if not path.is_file():
-            found = {name: tensor.cpu().contiguous() for name, tensor in compute().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, save(found))
-        return {name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
+            return list(compute(list(whats)))
+        folder, tokens = Path(self.folder).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
+        digests = [hashlib.sha256("\n".join((what, self._model, tokens)).encode()).hexdigest()
+                   for what in whats]  # fmt: skip
+        paths = {what: folder / f"{digest}.safetensors"
+                 for what, digest in zip(whats, digests, strict=True)}  # fmt: skip
+        missing = [what for what, path in paths.items() if not path.is_file()]
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            for what, found in zip(missing, compute(missing), strict=True):
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+                write_whole(paths[what], save(tensors))
+        return [{name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
+                for path in paths.values()]  # fmt: skip
 
     @cached_property
     def _model(self) -> str:

@@ -70,8 +70,8 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
         self.layers = self._layers()
         self.covariance = Covariance(
-            self.kept, background, seed, config.n_texts, config.ridge
-        )  # fmt: skip
+            self.kept, self.layers, background, seed, config.n_texts, config.ridge
+        )
         self._corruption = corruption
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
@@ -16,11 +17,11 @@ from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
-from wise.lm.tail import value_inputs
+from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import Batch, encode
 from wise.seeds import seeded
 
-__all__ = ["Covariance", "second_moment"]
+__all__ = ["Covariance", "second_moments"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,37 +30,45 @@ _ENOUGH = 10  # tokens for each inner unit: with fewer than one, C is singular
 
 
 @torch.no_grad()
-def second_moment(
+def second_moments(
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
-    layer: int,
+    layers: Sequence[int],
     texts: tuple[str, ...],
     *,
     batch_size: int = 64,
-) -> Float[Tensor, "M M"]:
-    """C at `layer` in float64: the mean of k k^T over every token of `texts`.
+) -> dict[int, Float[Tensor, "M M"]]:
+    """C at each of `layers` in float64, by one pass: the mean of k k^T over every token of `texts`.
 
-    Texts are cut off at the model's context. Source: ROME appendix E.1.
+    Texts are cut off at the model's context. Raises ValueError for inputs that are not finite.
+    Source: ROME appendix E.1.
     """
-    inner = len(lm.value_weight(layer))
-    total = torch.zeros(inner, inner, dtype=torch.float64, device=lm.device)
+    totals: dict[int, Tensor] = {}
+    for layer in sorted(layers):
+        inner = len(lm.value_weight(layer))
+        totals[layer] = torch.zeros(inner, inner, dtype=torch.float64, device=lm.device)
     n_tokens = 0
     ordered = sorted(texts, key=len)  # batches of like length
     for start in range(0, len(ordered), batch_size):
         batch = encode(tokenizer, ordered[start : start + batch_size], padding_side="right")
         parts = (getattr(batch, part.name)[:, : lm.context_length] for part in fields(batch))
         batch = Batch(*parts).to(lm.device)
-        k = value_inputs(lm, layer, batch)[batch.attention_mask.bool()].double()  # tokens M
-        total += k.T @ k
-        n_tokens += len(k)
-    if not bool(total.isfinite().all()):
-        raise ValueError(f"the inputs of W_v at layer={layer} are not finite on the background")
-    return total / n_tokens
+        with inputs_seen(lm, [*totals], batch, stop=True) as seen:
+            run(lm, batch)
+        held = batch.attention_mask.bool()
+        for total, inputs in zip(totals.values(), seen, strict=True):
+            k = inputs[held].double()  # tokens M
+            total.addmm_(k.T, k)
+        n_tokens += int(held.sum())
+    for layer, total in totals.items():
+        if not bool(total.isfinite().all()):
+            raise ValueError(f"the inputs of W_v at layer={layer} are not finite on the background")
+    return {layer: total / n_tokens for layer, total in totals.items()}
 
 
 @dataclass
 class Covariance:
-    """C of the unedited model; each layer is computed when first needed.
+    """C of the unedited model at `layers`, all taken in one pass when the first is needed.
 
     It is taken over at most `n_texts` background texts; without background, over texts that the
     model draws by `seed`. `kept` holds C and its spectrum. A warning in the log says where the
@@ -67,10 +76,12 @@ class Covariance:
     """
 
     kept: Kept
+    layers: Sequence[int]
     background: Background
     seed: int
     n_texts: int
     ridge: float  # added to the diagonal, in mean eigenvalues of C
+    _taken: dict[int, Tensor] = field(default_factory=dict)
     _factors: dict[int, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -97,13 +108,22 @@ class Covariance:
         return tuple(known[index] for index in order[: self.n_texts])
 
     def at(self, layer: int) -> Float[Tensor, "M M"]:
-        """C at `layer`, float64, without the ridge."""
+        """C at `layer`, float64, without the ridge; its caller holds what comes of it instead."""
+        if layer not in self._taken:
+            self._taken = dict(zip(self.layers, self._computed(), strict=True))
+        return self._taken.pop(layer)
 
-        def compute() -> dict[str, Tensor]:
+    def _computed(self) -> list[Tensor]:
+        """C at all layers, those that are not kept by one pass."""
+        layer_of = {f"C {layer}": layer for layer in self.layers}
+
+        def compute(missing: list[str]) -> list[dict[str, Tensor]]:
+            layers = [layer_of[what] for what in missing]
             with hooks.frozen(self.kept.lm.model):
-                return {"C": second_moment(self.kept.lm, self.kept.tokenizer, layer, self.texts)}
+                found = second_moments(self.kept.lm, self.kept.tokenizer, layers, self.texts)
+            return [{"C": found[layer]} for layer in layers]
 
-        return self.kept.get(f"C {layer}", self.texts, compute)["C"]
+        return [found["C"] for found in self.kept.get_each([*layer_of], self.texts, compute)]
 
     def spectrum(self, layer: int) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
         """C's eigenvalues, ascending, and its eigenvectors as columns, float64."""
