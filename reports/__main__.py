@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -16,6 +17,7 @@ from reports.calibration import CALIBRATION
 from wise.measures.verdicts import MAX_LOOKS
 
 if TYPE_CHECKING:
+    from fixtures.models import LoadedModel
     from wise.evaluation.cell import SceneMaker
     from wise.evaluation.entries import Entry
     from wise.jobs.grid import Executor
@@ -32,6 +34,10 @@ _jobs = _option("--jobs", type=click.IntRange(1), help="processes  [default: one
 _confidence = _option("--confidence", default=0.95, type=click.FloatRange(0.5, 1, max_open=True))
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 _EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
+_DEEP = 12  # layers, beyond which a study takes every third, and the first problem
+_N_ASKED = 12  # tokens of a question
+# In an edit and its scoring: 25 steps of half of the blocks, back and forth, and some ten rows.
+_N_FORWARDS = 40
 _PROBLEMS = (
     "error-injection", "tracing-reversal", "fact-erasure", "fact-amplification", "fact-forcing",
 )  # fmt: skip
@@ -172,9 +178,9 @@ def league(
          help="known facts, or a dataset such as counterfact:FILE, not the world")  # fmt: skip
 @_option("--editor", multiple=True, default=_EDITORS,
          help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
-@_option("--problem", multiple=True, default=_PROBLEMS, type=click.Choice(_PROBLEMS),
-         help="repeatable")  # fmt: skip
-@_option("--layers", help="such as 0,4,8  [default: all]")
+@_option("--problem", multiple=True, type=click.Choice(_PROBLEMS),
+         help="repeatable  [default: all; of more than 12 layers, error-injection]")  # fmt: skip
+@_option("--layers", help="such as 0,4,8  [default: all; of more than 12, every third]")
 @_option("--seeds", default=1, type=click.IntRange(1), help="how many")
 @_option(
     "--window",
@@ -269,15 +275,21 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
         if not Path(source.rpartition(":")[2]).expanduser().is_file():
             raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")
         n_candidates, scene_of = len(read_facts(source).edits), of_file(source)
-    n_layers = LanguageModel(load_model(model).model).n_layers
-    layers = _layers(asked["layers"] or ",".join(map(str, range(n_layers))), n_layers)
+    loaded = load_model(model)
+    n_layers = LanguageModel(loaded.model).n_layers
+    is_deep = n_layers > _DEEP
+    every = range(0, n_layers, 3 if is_deep else 1)
+    layers = _layers(asked["layers"] or ",".join(map(str, every)), n_layers)
+    problems = tuple(asked["problem"]) or (_PROBLEMS[:1] if is_deep else _PROBLEMS)
     if asked["rule"] not in (None, *layers):
         raise ValueError(f"--rule={asked['rule']} is none of the study's layers "
                          f"{', '.join(map(str, layers))}")  # fmt: skip
-    return Study(
-        model, entries, layers, asked["facts"], scene_of, n_candidates, tuple(asked["problem"]),
+    made = Study(
+        model, entries, layers, asked["facts"], scene_of, n_candidates, problems,
         tuple(range(asked["seeds"])), asked["window"],
     )  # fmt: skip
+    click.echo(_plan(made, loaded, asked["jobs"] or os.cpu_count() or 1), err=True)
+    return made
 
 
 def _layers(text: str, n_layers: int) -> tuple[int, ...]:
@@ -305,6 +317,29 @@ def _executor(
         return partial(run_apart, n_processes=jobs or os.cpu_count() or 1)
     given = factory_options(options)
     return partial(run_submitted, folder=out / "jobs", cluster=cluster, **given)
+
+
+def _plan(made: Study, loaded: LoadedModel, n_processes: int) -> str:
+    """How much a study does and how long that takes at least, said before it begins."""
+    import torch
+
+    from wise.evaluation.cell import one_thread
+
+    question = torch.zeros(1, _N_ASKED, dtype=torch.long)
+    with one_thread(), torch.no_grad():
+        loaded.model(input_ids=question)  # the first call is slower
+        start = perf_counter()
+        loaded.model(input_ids=question)
+        seconds = perf_counter() - start
+    n_pairs = len(made.entries) * len(made.problems) * len(made.seeds)
+    n_cells = made.n_facts * len(made.layers) * n_pairs
+    minutes = n_cells * _N_FORWARDS * seconds / min(n_processes, n_pairs) / 60
+    return (
+        f"{made.model}: {made.n_facts} facts, traced and edited at {len(made.layers)} layers "
+        f"({', '.join(map(str, made.layers))}) by {n_pairs} pairs of editor and problem: {n_cells} "
+        f"cells, at least some {max(1, round(minutes))} minutes, and several times that where an "
+        "editor learns under many prefixes or under noise"
+    )
 
 
 def _settings(made: Study) -> dict[str, object]:

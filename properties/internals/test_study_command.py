@@ -31,6 +31,8 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     for _ in range(2):
         result = CliRunner().invoke(study_command, arguments)
         assert result.exit_code == 0, result.output
+        assert "2 facts, traced and edited at 2 layers (3, 4) by 1 pairs" in result.output
+        assert "4 cells, at least some 1 minutes" in result.output
     cells = read_columns(tmp_path / "study" / "study.csv", STUDY)
     assert sorted(cells.fact) == ["'=0", "'=0", "'=1", "'=1"]  # what a spreadsheet would run
     assert (tmp_path / "study" / "page" / "index.html").exists()

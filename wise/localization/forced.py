@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +19,8 @@ from wise.localization.model_runs import replaced
 
 __all__ = ["Forced"]
 
-_BATCH_SIZE = 16  # rows of similar length: larger batches are mostly padding
+_BATCH_SIZE = 16
+_MOST_PADDED = 1.5  # times the shortest row's tokens: a longer row is read in another batch
 
 # As `wise.localization.problems.SubjectNoise`.
 Noise = Callable[[Tensor, Tensor, Sequence[Edit]], Tensor]
@@ -60,7 +61,7 @@ class Forced:
         """log p of each whole target, float32; `lm` is the editor's model."""
         noise, batch = self._noise(lm), self.batch
         found = torch.zeros(len(batch.labels), device=lm.device)
-        for rows in batch.attention_mask.sum(-1).argsort(stable=True).split(_BATCH_SIZE):
+        for rows in _of_like_length(batch.attention_mask.sum(-1)):
             some = batch[rows]
             labelled = some.labels != IGNORED
             more = {"prompt_mask": some.prompt_mask} if isinstance(editor, Routed) else {}
@@ -80,3 +81,14 @@ class Forced:
             return None
         nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))
         return self.noise(nothing, self.subject, [self.edit] * len(nothing))
+
+
+def _of_like_length(lengths: Int[Tensor, " R"]) -> Iterator[Int[Tensor, " r"]]:
+    """The rows in batches, the shortest first."""
+    order = lengths.argsort(stable=True)
+    start = 0
+    while start < len(order):
+        some = lengths[order[start : start + _BATCH_SIZE]]
+        n_rows = int((some <= _MOST_PADDED * some[0]).sum())
+        yield order[start : start + n_rows]
+        start += n_rows

@@ -18,20 +18,37 @@ from wise.localization import editing_scores
 from wise.localization.forced import Forced
 from wise.localization.problems import Problem, SubjectNoise, pose
 
-__all__ = ["SCORES", "Asked", "Asker"]
+__all__ = ["SCORES", "Asked", "Asker", "said_of"]
 
 SCORES = ("rewrite", "paraphrase", "neighborhood", "overall", "essence", "before", "after")
 _ESSENCE_TOKENS = 30
 _NAN = math.nan
 
 
+def said_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, edits: Sequence[Edit]
+) -> dict[str, str]:
+    """By the edits' ids, what the model writes greedily after "<subject> is a"."""
+    reader = Reader(tokenizer, _ESSENCE_TOKENS, model.device)
+    answers = reader.free(Unedited(model, tokenizer), [_about(edit) for edit in edits])
+    return {edit.id: answer.text for edit, answer in zip(edits, answers, strict=True)}
+
+
+def _about(edit: Edit) -> str:
+    return f"{edit.subject} is a"
+
+
 @dataclass(frozen=True)
 class Asker:
-    """How the facts of one problem are posed and scored, the same for every editor and layer."""
+    """How the facts of one problem are posed and scored, the same for every editor and layer.
+
+    `said` is what the unedited model writes about each edit's subject, as `said_of` finds it.
+    """
 
     model: PreTrainedModel  # unedited
     tokenizer: PreTrainedTokenizerFast
     problem: Problem
+    said: Mapping[str, str]
     sigma: float
     n_noise: int = 10
     seed: int = 0
@@ -53,10 +70,8 @@ class Asker:
             if probe.edit_id == edit.id and probe.kind == "near-relation"
         )  # fmt: skip
         bare = Unedited(self.model, self.tokenizer)
-        about = f"{edit.subject} is a"
-        reader = Reader(self.tokenizer, _ESSENCE_TOKENS, self.model.device)
-        [said] = reader.free(bare, [about])
-        asked = self._asked(posed, neighbours, (about, said.text) if said.text.strip() else None)
+        said = self.said[edit.id]
+        asked = self._asked(posed, neighbours, (_about(edit), said) if said.strip() else None)
         before, fluent = asked.answers(bare, self.model)
         return replace(asked, before=before, fluent=fluent)
 

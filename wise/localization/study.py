@@ -6,29 +6,33 @@ It is a grid of cells that any executor runs, that resumes cell by cell and give
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from threading import Event, Thread
 
 import pandas as pd
+from tqdm import tqdm
 
 from wise.edits import EditStream
 from wise.evaluation.cell import Scene, SceneMaker
 from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.evaluation.entries import Entry
-from wise.jobs.grid import Executor, claimed, run_grid
+from wise.jobs.grid import Executor, claimed, run_grid, write_json
 from wise.localization.known_facts import fact_of, known
 from wise.localization.problems import PROBLEMS
 from wise.localization.records import FactTrace, Trace, read_trace
-from wise.localization.scoring import SCORES
-from wise.localization.study_part import STREAM, Part, run_part
+from wise.localization.scoring import SCORES, said_of
+from wise.localization.study_part import SAID, STREAM, Part, run_part
 from wise.localization.tracing import causal_trace
 
 __all__ = ["Study", "StudyTables", "run_study", "tables_of"]
 
 _FORMAT = 1
 _TRACE = "tracing.jsonl"
+_SECONDS_SHOWN = 2.0  # how often the bar of cells is brought up to date
 
 
 @dataclass(frozen=True)
@@ -106,18 +110,48 @@ def run_study(
         for part in parts:
             part.forget_errors(folder)
         work = partial(run_part, study=study, folder=folder, sigma=trace.settings.sigma)
-        run_grid(parts, work, folder, executor=executor, name="study", unit="part",
-                 progress=progress)  # fmt: skip
+        with _shown(parts, folder, progress=progress):
+            run_grid(parts, work, folder, executor=executor, name="study", progress=False)
     return tables_of(study, folder)
 
 
+@contextmanager
+def _shown(parts: Sequence[Part], folder: Path, *, progress: bool) -> Iterator[None]:
+    """A bar of all cells, whichever processes run them; their files tell which have ended."""
+    ended = Event()
+    n_cells = sum(len(part.facts) * len(part.layers) for part in parts)
+
+    def n_done() -> int:
+        return sum(len(part.records(folder)) for part in parts)
+
+    with tqdm(total=n_cells, initial=n_done(), unit="cell", desc="study",
+              disable=not progress) as bar:  # fmt: skip
+
+        def watch() -> None:
+            while not ended.wait(_SECONDS_SHOWN):
+                bar.update(n_done() - bar.n)
+
+        watcher = Thread(target=watch, daemon=True)
+        if progress:
+            watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if progress:
+                watcher.join()
+                bar.update(n_done() - bar.n)
+
+
 def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, Trace]:
-    """The facts and their traces, both kept in `folder`."""
+    """The facts and their traces, kept in `folder` with what the model says of their subjects."""
     n = study.n_facts if study.n_candidates is None else study.n_candidates
     scene, path = study.scene_of(study.model, study.seeds[0], n), folder / STREAM
     if not path.exists():
         write_jsonl(_known(scene, study.n_facts), path)
     stream = load_stream(f"jsonl:{path}")
+    if not (folder / SAID).exists():
+        write_json(said_of(scene.model, scene.tokenizer, stream.edits), folder / SAID)
     trace = causal_trace(
         scene.model, scene.tokenizer, [fact_of(edit) for edit in stream.edits],
         window=study.window, noise=study.noise, n_noise=study.n_noise, layers=study.layers,

@@ -7,6 +7,7 @@ cell begins.
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +31,10 @@ from wise.localization.scoring import Asked, Asker
 if TYPE_CHECKING:
     from wise.localization.study import Study
 
-__all__ = ["STREAM", "Part", "run_part"]
+__all__ = ["SAID", "STREAM", "Part", "run_part"]
 
 STREAM = "stream.jsonl"  # the facts, in a study's folder
+SAID = "said.json"  # what the unedited model writes about their subjects
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 Place = tuple[str, int]  # fact, layer: the key of a cell within a part
 
@@ -124,7 +126,8 @@ class _Bench:
         scene = study.scene_of(study.model, part.seed, 1)
         self._scene = replace(scene, background=scene.background.apart_from(self._stream))
         self._asker = Asker(
-            scene.model, scene.tokenizer, self._problem, sigma, study.n_noise, part.seed,
+            scene.model, scene.tokenizer, self._problem,
+            json.loads((folder / SAID).read_bytes()), sigma, study.n_noise, part.seed,
             study.min_probability,
         )  # fmt: skip
         self.ask = cache(self._ask)

@@ -80,11 +80,12 @@ def causal_trace(
         _check(settings, lm)
         trace = partial(_trace, lm, tokenizer, facts=facts, settings=settings)
         if path is None:
-            shown = tqdm(facts, disable=not progress)
+            shown = tqdm(facts, desc="tracing", unit="fact", disable=not progress)
             return Trace(settings, tuple(trace(fact) for fact in shown))
         with TraceFile(path, settings) as file:
             missing = {fact.sha256: fact for fact in facts if fact.sha256 not in file.done}
-            for fact in tqdm(missing.values(), disable=not progress):
+            shown = tqdm(missing.values(), desc="tracing", unit="fact", disable=not progress)
+            for fact in shown:
                 file.write(trace(fact))
             return Trace(settings, tuple(file.done[fact.sha256] for fact in facts))
 
