@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from properties.internals.tiny_wise import (
     prompts_of,
 )
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
+from wise.editors.kept import Kept
 from wise.editors.wise.memory import Change, WISEState, sample_mask
 from wise.editors.wise.wise import WISE, WISEConfig, make
 from wise.edits import Background, Edit
@@ -267,3 +269,24 @@ def test_with_one_memory_the_gate_never_waits_for_the_device(n_edits: int) -> No
             logits_of(asked)
         waits.append(reads.n)
     assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("routing", ["activation", "match"])
+def test_an_editor_without_edits_answers_before_it_reads_the_background(
+    routing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, get = list[str](), Kept.get
+
+    def counted(self: Kept, what: str, *more: Any) -> dict[str, Tensor]:
+        read.append(what)
+        return get(self, what, *more)
+
+    monkeypatch.setattr(Kept, "get", counted)
+    editor = make_wise(routing=routing)
+    batch = prompts_of(PROMPTS)
+    assert not editor.routing_activation(batch.input_ids, batch.attention_mask).any()
+    assert editor.threshold == float("inf")
+    assert is_same(logits_of(editor), base_logits(editor))
+    assert not read
+    editor.edit(EDITS[:1])
+    assert read

@@ -98,8 +98,9 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
 
     @property
     def threshold(self) -> float:
-        """What a routing activation must exceed to open a side memory."""
-        return self._learner.router.threshold(self._state.candidates)
+        """What a routing activation must exceed to open a side memory; infinite without one."""
+        memories = self._state.candidates
+        return self._learner.router.threshold(memories) if memories else float("inf")
 
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> RoutingInputs:
         mask = attention_mask.bool()
