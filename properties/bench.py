@@ -170,6 +170,11 @@ class Bench:
             asked += [probe.prompt for probe in self.stream.probes if probe.kind == kind][:2]
         return tuple(dict.fromkeys(asked))
 
+    @cached_property
+    def few_prompts(self) -> tuple[str, ...]:
+        """The first of `prompts`, in the scope of edits, and the last, out of it."""
+        return tuple(dict.fromkeys(self.prompts[:6] + self.prompts[-2:]))
+
     def batch(self, prompts: Sequence[str], targets: Sequence[str] | None = None) -> Batch:
         batch = encode(self.loaded.tokenizer, prompts, targets)
         return batch.to(self.loaded.model.device)

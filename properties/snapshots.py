@@ -44,7 +44,7 @@ class Snapshot:
 
 def snapshot(bench: Bench, editor: Editor, prompts: Sequence[str] = ()) -> Snapshot:
     """What `editor` shows for `prompts` in one batch, by default for a few of the bench's."""
-    asked = tuple(prompts or _few(bench.prompts))
+    asked = tuple(prompts) or bench.few_prompts
     batch = bench.batch(asked)
     given = batch.input_ids, batch.attention_mask
     return Snapshot(
@@ -55,11 +55,6 @@ def snapshot(bench: Bench, editor: Editor, prompts: Sequence[str] = ()) -> Snaps
         editor.routing_activation(*given).clone() if isinstance(editor, Routed) else None,
         tuple(editor.retrieved(*given)) if isinstance(editor, Retrieves) else (),
     )
-
-
-def _few(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """The first, in the scope of edits, and the last, out of it."""
-    return tuple(dict.fromkeys(prompts[:6] + prompts[-2:]))
 
 
 def require_same_answers(found: Snapshot, expected: Snapshot, when: str) -> None:

@@ -125,7 +125,7 @@ def check_an_answer_depends_on_its_own_question(bench: Bench) -> None:
     """
     edits = bench.edits(2, least=1)
     editors = bench.editor(edits), bench.editor(edits)
-    batch = bench.batch(bench.prompts)
+    batch = bench.batch(bench.few_prompts)
     asked = [
         (f"{name}, of {what}", ask, ids, mask)
         for what, ids, mask in _batches(batch.input_ids, batch.attention_mask)
@@ -151,7 +151,7 @@ def check_an_answer_depends_on_its_own_question(bench: Bench) -> None:
 def check_the_callers_tensors_are_read_anew(bench: Bench) -> None:
     """What the caller does with its tensors, or with an answer, shows in no later answer."""
     editor = bench.editor(bench.edits(2, least=1))
-    batch = bench.batch(bench.prompts)
+    batch = bench.batch(bench.few_prompts)
     ids, mask = batch.input_ids, batch.attention_mask
     for name, ask in _kinds(bench, editor).items():
         own = ids.clone(), mask.clone()

@@ -39,7 +39,7 @@ def _unchecked(edit: Edit, **fields: Any) -> Edit:
 
 def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> None:
     """Require that `turn` raises ValueError, and that the editor then is bitwise as before."""
-    before = bench.logits(editor, bench.prompts)
+    before = bench.logits(editor, bench.few_prompts)
     try:
         editor.edit(turn)
     except ValueError as error:
@@ -48,7 +48,7 @@ def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> N
         require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
     else:
         require(False, f"{what} is accepted; needed: a ValueError that names what is wrong")
-    changed = not torch.equal(bench.logits(editor, bench.prompts), before)
+    changed = not torch.equal(bench.logits(editor, bench.few_prompts), before)
     require(not changed, f"{what} is refused, but has changed the editor's answers")
 
 

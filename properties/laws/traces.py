@@ -46,7 +46,7 @@ _Call = tuple[str, Callable[[], object]]
 def _calls(bench: Bench, editor: Editor, folder: Path) -> Iterator[_Call]:
     """Every call of the protocol in turn, each by its name."""
     first, second, *_ = bench.edits(least=2)
-    batch = bench.batch(bench.prompts)
+    batch = bench.batch(bench.few_prompts)
     ids, mask = batch.input_ids, batch.attention_mask
     yield "logits", lambda: editor.logits(ids, mask)
     yield "edit", lambda: editor.edit([first, second])
@@ -188,7 +188,7 @@ def check_questions_keep_nothing(bench: Bench) -> None:
     editor = bench.editor(bench.edits(least=1))
 
     def ask(number: int) -> None:
-        batch = bench.batch([f"{number} {prompt}" for prompt in bench.prompts])
+        batch = bench.batch([f"{number} {prompt}" for prompt in bench.few_prompts])
         editor.logits(batch.input_ids, batch.attention_mask)
         if isinstance(editor, Generates):
             editor.generate(batch.input_ids, batch.attention_mask, 2)
