@@ -19,6 +19,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from fixtures.models import FAMILIES
 from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
 from properties.pytest_options import add_options
@@ -58,6 +59,35 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and FOLDER in config.stash:
         shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """pytest-xdist: the checks of a small model's editor go to two processes of one core each.
+
+    Unless the call says otherwise, names some of them, or is to show what is written meanwhile.
+    """
+    model = config.getoption("editors_model") or config.getini("editors_model")
+    given = [config.getoption(name, None) for name in ("-n", "--dist", "--tx")]
+    others = ("usepdb", "collectonly", "keyword", "editors_replay", "editors_device")
+    if (
+        config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")
+        and config.getoption("markexpr") in KINDS and model in FAMILIES
+        and given == [None, "no", []] and not any(map(config.getoption, others))
+        and config.getoption("capture") != "no" and (os.cpu_count() or 1) > 1
+    ):  # fmt: skip
+        config.option.numprocesses = 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """pytest-xdist: what no test could run with ends the call before there are processes."""
+    if config.getoption("markexpr") in KINDS:
+        from properties.session import Session
+
+        settings = config.stash[SETTINGS]
+        for spec in settings.editors:
+            _usable_bench(Session(settings, config.stash[FOLDER]), spec)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -149,6 +179,11 @@ def session(request: pytest.FixtureRequest) -> Session:
 @pytest.fixture(scope="session")
 def bench(session: Session, editor_spec: str) -> Bench:
     """The editor under test, on its model, with its streams."""
+    return _usable_bench(session, editor_spec)
+
+
+def _usable_bench(session: Session, editor_spec: str) -> Bench:
+    """The bench of an editor; where no test could run, the call ends and says why."""
     try:
         bench = session.bench(editor_spec)
         _ = bench.example
@@ -161,6 +196,8 @@ def bench(session: Session, editor_spec: str) -> Bench:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     config = terminalreporter.config
+    if hasattr(config, "workerinput"):
+        return  # of pytest-xdist: it has some of the results, and its terminal is not shown
     settings = config.stash[SETTINGS]
     reports = [r for group in terminalreporter.stats.values() for r in group]
     if settings.report is None and not any(check_records(reports)):

@@ -185,7 +185,7 @@ def test_a_failing_sequence_is_one_line_that_fails_again(tmp_path: Path) -> None
 
 
 def test_two_processes_write_the_same_rows_as_one(tmp_path: Path) -> None:
-    for name, more in (("one", ()), ("two", ("-n", "2", "--dist=worksteal"))):
+    for name, more in (("one", ("-n0",)), ("two", ("-n2", "--dist=worksteal"))):
         ran = run_pytest("-m", "triangle", *PERFECT, f"--rows={tmp_path / name}", *more)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert "the triangle after T edits" in ran.stdout
@@ -237,6 +237,22 @@ def test_a_factory_of_another_signature_is_told_the_one_that_is_needed(tmp_path:
     ran = run_pytest(editor, "--model=gptj", "--edits=5", "-m", "contract", "-k", "last-write")
     assert ran.returncode == 4
     assert "takes (model), and does not take (model, tokenizer, background, *, seed" in ran.stdout
+
+
+def test_two_processes_are_told_too_what_no_check_could_run_with(tmp_path: Path) -> None:
+    (tmp_path / "my_editor.py").write_text("def make(model):\n    return model\n")
+    editor = f"--editor={tmp_path / 'my_editor.py'}:make"
+    ran = run_pytest(editor, "--model=gptj", "--edits=5", "-m", "contract", "-n", "2")
+    assert ran.returncode == 4
+    assert "takes (model), and does not take (model, tokenizer, background, *, seed" in ran.stdout
+    assert "INTERNALERROR" not in ran.stdout
+
+
+def test_the_checks_of_a_small_model_go_to_two_processes_unless_told_otherwise() -> None:
+    options = (*PERFECT, "-m", "router", "--looks=1")
+    for more, is_shared in (((), True), (("-n0",), False), (("-k", "drift"), False)):
+        ran = run_pytest(*options, *more)
+        assert (" passed" in ran.stdout, "2/2 workers" in ran.stdout) == (True, is_shared)
 
 
 def test_junit_holds_the_numbers_of_each_rate(tmp_path: Path) -> None:
