@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from fixtures.models import FAMILIES
 from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
+from properties.progress import Progress
 from properties.pytest_options import add_options
 from properties.report import check_records, editor_lines, header_lines, in_order, rulings_of
 from properties.settings import Settings, verdicts_beside
@@ -54,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FOLDER] = Path(shared or tempfile.mkdtemp(prefix="editors-"))
     if shared is None and not settings.resume:
         settings.refuse_existing_rows()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if config.getoption("markexpr") in KINDS and reporter and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Progress(session, reporter))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
