@@ -36,7 +36,9 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     cells = read_columns(tmp_path / "study" / "study.csv", STUDY)
     assert sorted(cells.fact) == ["'=0", "'=0", "'=1", "'=1"]  # what a spreadsheet would run
     assert (tmp_path / "study" / "page" / "index.html").exists()
-    assert "10 facts at two layers" in (tmp_path / "doc.md").read_text()
+    document = (tmp_path / "doc.md").read_text()
+    assert "10 facts at two layers" in document
+    assert "nan" not in document  # facts of this file have no paraphrases
     other = source.rename(tmp_path / "other.json")
     arguments[arguments.index(str(source))] = str(other)
     refused = CliRunner().invoke(study_command, arguments)

@@ -200,7 +200,8 @@ def _means(cells: pd.DataFrame) -> str:
         "`before` and `after` are the target's probability at the prompt; rewrite is the share of "
         "what was left to gain, or to lose in fact erasure.\n\n"
     )
-    return told + _indexed(means.map("{:.3f}".format))
+    shown = means.map(lambda mean: "-" if math.isnan(mean) else f"{mean:.3f}")
+    return told + _indexed(shown)
 
 
 def _curve(sweep: pd.DataFrame) -> str:
