@@ -32,8 +32,7 @@ class Progress:
             return
         self.last = now
         so_far, left = now - self.start, (now - self.start) * (n_all - self.n_done) / self.n_done
-        self.reporter.ensure_newline()
-        self.reporter.write_line(
-            f"{self.n_done} of {n_all} checks after {so_far / 60:.0f} min; about "
-            f"{left / 60:.0f} min left"
+        self.reporter.write(
+            f"\n{self.n_done} of {n_all} checks after {so_far / 60:.0f} min; about "
+            f"{left / 60:.0f} min left\n"
         )

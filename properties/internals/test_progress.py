@@ -12,16 +12,13 @@ pytestmark = pytest.mark.internals
 
 
 class _Terminal:
-    """Lines that are written."""
+    """What is written."""
 
     def __init__(self) -> None:
-        self.lines = list[str]()
+        self.texts = list[str]()
 
-    def ensure_newline(self) -> None:
-        """Lines are whole."""
-
-    def write_line(self, line: str) -> None:
-        self.lines.append(line)
+    def write(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def test_a_line_a_minute_says_how_many_checks_are_done_and_how_long_the_rest_takes() -> None:
@@ -30,7 +27,7 @@ def test_a_line_a_minute_says_how_many_checks_are_done_and_how_long_the_rest_tak
     for _ in range(12):
         now[0] += 40
         progress.pytest_runtest_logfinish()
-    assert terminal.lines == [
-        f"{n} of 12 checks after {n * 40 / 60:.0f} min; about {(12 - n) * 40 / 60:.0f} min left"
+    assert terminal.texts == [
+        f"\n{n} of 12 checks after {n * 40 / 60:.0f} min; about {(12 - n) * 40 / 60:.0f} min left\n"
         for n in (2, 4, 6, 8, 10)
     ]
