@@ -6,6 +6,7 @@ against it here. A text that the tokenizer does not give back as it was is not j
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -43,7 +44,8 @@ def _targets(bench: Bench, edit: Edit) -> _Variants:
     text = edit.target
     targets = {
         "of several words": f"{_beginning(bench)} {text}",
-        "with accents": text.translate(_ACCENTS),
+        "with accents": _accented(text),
+        "with accents as combining marks": _decomposed(text),
         "with a combining mark": f"{text}\u0301",
         "in upper case": text.upper(),
         "that ends in a full stop": f"{text}.",
@@ -73,17 +75,32 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
         "with a line break": text.replace(" ", "\n", 1),
         "in upper case": text.upper(),
         "in lower case": text.lower(),
-        "with accents": text.translate(_ACCENTS),
+        "with accents": _accented(text),
+        "with accents as combining marks": _decomposed(text),
+        "with a ligature": f"\ufb01n {text}",
+        "with two spaces": text.replace(" ", "  ", 1),
+        "with a no-break space": text.replace(" ", "\u00a0", 1),
+        "that begins with a space": f" {text}",
         "in Chinese": "東京",
         "with right-to-left letters": f"القدس {text}",
         "with an emoji": f"🎻 {text}",
         "of one sign": "#",
     }
+    subjects = [form(edit.subject) for form in (str, str.upper, str.lower, _accented, _decomposed)]
     forms = {
-        kind: replace(edit, prompt=text, subject=edit.subject if edit.subject in text else "")
+        kind: replace(edit, prompt=text, subject=next(s for s in (*subjects, "") if s in text))
         for kind, text in prompts.items()
     }
     return {**forms, "without a subject": replace(edit, subject="")}
+
+
+def _accented(text: str) -> str:
+    return text.translate(_ACCENTS)
+
+
+def _decomposed(text: str) -> str:
+    """`text` with accents, each of them a mark after its letter."""
+    return unicodedata.normalize("NFD", _accented(text))
 
 
 def _long(bench: Bench, edit: Edit) -> _Variants:
@@ -237,7 +254,7 @@ def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
     """
     edit, start = bench.edits(1)[0], _beginning(bench)
     text = edit.target
-    ends = (text, text.translate(_ACCENTS), text.upper(), f"{text} 🎻", f"{text} 🎸")
+    ends = (text, _accented(text), text.upper(), f"{text} 🎻", f"{text} 🎸")
     targets = [f"{start} {end}" for end in dict.fromkeys(ends)]
     targets += [start, *(f"{start}{mark}{text}" for mark in _MARKS)]
     edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
@@ -253,7 +270,7 @@ def check_similar_prompts_are_not_mixed_up(bench: Bench) -> None:
     """Where edits of two prompts give the same editor, it answers both prompts with the target."""
     edit, editor = bench.edits(1)[0], bench.editor()
     text = edit.prompt
-    prompts = dict.fromkeys((text, f"{text} ", f"{text}?", text.lower(), text.translate(_ACCENTS)))
+    prompts = dict.fromkeys((text, f"{text} ", f"{text}?", text.lower(), _accented(text)))
     edits = [
         replace(edit, prompt=each, subject="") for each in prompts if _is_writable(bench, each)
     ]
