@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from wise.editors.wise.matcher import (
     Whitening,
     _chosen,
     _near_threshold,
+    _Read,
     fitted_weights,
+    likeness,
     pooled,
 )
 from wise.editors.wise.memory import Change
@@ -47,7 +50,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @given(n=st.integers(4, 30), inner=st.integers(2, 12), seed=st.integers(0, 99))
 def test_whitening_is_the_inverse_root_of_a_dense_covariance(n: int, inner: int, seed: int) -> None:
     rows, *changes = (random(n, inner, seed=seed + i) for i in range(3))
-    found = Whitening.of(rows, *changes, share=0.3, ridge=0.1)(rows)
+    white = Whitening.of(rows, *changes, share=0.3, ridge=0.1)
+    found = torch.nn.functional.normalize(white(rows), dim=-1)
     centred = (rows - rows.mean(0)).double()
     parts = [0.3 * centred.T @ centred / centred.square().sum()]
     for change in changes:
@@ -72,16 +76,50 @@ def test_what_tells_relations_apart_is_kept_and_nothing_else() -> None:
     near = row(subjects, random(n, 10, seed=4), random(n, 2, seed=5))
     white = Whitening.of(prompts, reworded - prompts, share=0.0).keeping(near - prompts, 2)
     elsewhere = row(random(n, 10, seed=6), random(n, 10, seed=7), relations)
-    cosines = (white(prompts) * white(elsewhere)).sum(-1)
-    assert float(cosines.quantile(0.1)) > 0.9
-    assert float((white(prompts) * white(near)).sum(-1).median()) < 0.5
+    cosine = torch.nn.functional.cosine_similarity
+    assert float(cosine(white(prompts), white(elsewhere)).quantile(0.1)) > 0.9
+    assert float(cosine(white(prompts), white(near)).median()) < 0.5
+
+
+@given(
+    n_tokens=st.integers(1, 6), width=st.integers(1, 4), before=st.integers(0, 3),
+    after=st.integers(0, 3), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_phrase_is_as_like_a_prompt_as_its_nearest_words(
+    n_tokens: int, width: int, before: int, after: int, seed: int
+) -> None:
+    prompt, phrase = random(n_tokens, 5, seed=seed), random(1, 5, seed=seed + 1)
+    windows = [prompt[i : i + width].sum(0) for i in range(max(n_tokens - width, 0) + 1)]
+    needed = max(torch.nn.functional.cosine_similarity(phrase[0], w, dim=0) for w in windows)
+    tokens = torch.nn.functional.pad(prompt, (0, 0, before, after), value=3.0)
+    mask = torch.nn.functional.pad(torch.ones(n_tokens), (before, after)).bool()
+    found = likeness(phrase, torch.tensor([width]), tokens[None], mask[None])
+    torch.testing.assert_close(found, needed[None, None], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("begin", ["", "Say it in a word: "])
+def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
+    """In a prompt of its own words and in another; another subject is not."""
+    edit = replace(EDITS[0], subject="Ada Lorn")
+    editor = matching(edits=[edit])
+    router = editor._learner.router
+    assert isinstance(router, Matcher)
+    (known,) = router._last.known
+
+    def like(prompt: str) -> float:
+        batch = encode(tiny_tokenizer(), [prompt])
+        rows = editor._rows(batch.input_ids, batch.attention_mask)
+        found = likeness(known.phrases, known.widths, rows.keys[:, 2:], rows.mask[:, 2:])
+        return float(found.max())
+
+    assert like(edit.prompt) == pytest.approx(1.0, abs=1e-4)
+    assert like(f"{begin}{edit.subject} is here") > like(f"{begin}Bo Rask is here")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing_that_a_prompt_is_matched_by(side: str) -> None:
     def keys(batch: Batch) -> Tensor:
-        inputs = batch.input_ids[..., None].float().expand(-1, -1, 3)
-        return pooled([inputs, inputs], batch.prompt_mask)
+        return pooled(batch.input_ids[..., None].float().expand(-1, -1, 3), batch.prompt_mask)
 
     texts = [edit.prompt for edit in EDITS]
     together = keys(encode(tiny_tokenizer(), texts, padding_side=side))
@@ -180,42 +218,43 @@ def prompts(n: int, *, each: int = 1, n_near: int = 0) -> Prompts:
 
 @given(rate=st.sampled_from([0.05, 0.1, 0.3]), seed=st.integers(0, 20))
 def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: int) -> None:
-    held = random(60, 3, 8, seed=seed)
-    both = random(40, 3, 8, seed=seed + 1)
-    references = References(prompts(40), both[:, 0], both, prompts(60), held)
-    matcher = Matcher(references, weights=(0.0, 0.5), false_positives=rate)
     editor = matching(edits=EDITS[:3])
-    rows = matcher._white(random(3, 3, 8, seed=seed + 3))
-    memories = [
-        type(memory)(
-            memory.merges, memory.change, 1.0,
-            type(memory.routing)(rows[i : i + 1], torch.ones(1, 3).bool()),
-        )
-        for i, memory in enumerate(editor._state.memories)
-    ]  # fmt: skip
-    inputs = type(memories[0].routing)(matcher._white(held), torch.ones(60, 3).bool())
-    opened = int((matcher.choose(inputs, memories) >= 0).sum())
+    inner = len(editor._learner.weight)
+
+    def read(n: int, seed: int) -> _Read:
+        lengths = torch.full((n,), 4)
+        return _Read(random(n, 2, inner, seed=seed), random(4 * n, inner, seed=seed + 9), lengths)
+
+    references = References(prompts(40), read(40, seed), prompts(60), read(60, seed + 1))
+    matcher = Matcher(
+        editor._learner.kept, editor._learner.layers, references,
+        weights=(0.0, 0.5), false_positives=rate,
+    )  # fmt: skip
+    opened = int((matcher.choose(matcher._held, editor._state.memories) >= 0).sum())
     assert opened <= rate * 60 + 1
+
+
+def cosines_of(rows: Tensor, held: Prompts) -> Tensor:
+    """Of rows' keys [N, 3, M], those of the held edits with all prompts."""
+    return torch.stack([rows[held.edits, i] @ rows[:, i].T for i in range(3)])
 
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> None:
     """Every near text has its edit's subject and another relation or last token, or nothing."""
     n = 20
-    subject, relation, last, other = (
-        torch.nn.functional.normalize(random(n, 64, seed=s), dim=-1) for s in range(4)
-    )
-    edit = torch.stack([subject, relation, last], 1)
+    edit = torch.eye(n)[:, None].expand(-1, 3, -1)  # subject, relation, last token
 
     def fitted(near: Tensor) -> tuple[float, float]:
         rows = torch.stack([edit, edit, near], 1).flatten(0, 1)  # an edit's three side by side
-        return fitted_weights(prompts(n, each=3, n_near=1), rows)
+        held = prompts(n, each=3, n_near=1)
+        return fitted_weights(held, cosines_of(rows, held))
 
     differing = edit.clone()
-    differing[:, which] = other
+    differing[:, which] = torch.eye(n).roll(1, 0)
     assert fitted(differing)[which - 1] > 0
     assert fitted(differing)[2 - which] == 0
-    assert fitted(other[:, None].expand(-1, 3, -1)) == (0, 0)
+    assert fitted(-edit) == (0, 0)
 
 
 @pytest.mark.parametrize("n_without", [0, 30])
@@ -233,7 +272,7 @@ def test_near_texts_seldom_open_their_own_edit(n_without: int) -> None:
         torch.cat([first.prompt, second.prompt + 3 * n]),
         torch.cat([first.is_near, second.is_near]),
     )  # fmt: skip
-    found = _near_threshold(held, rows, (0.0, 0.0))
+    found = _near_threshold(held, cosines_of(rows, held), (0.0, 0.0))
     opened = int(((edits[:, 0] * near[:, 0]).sum(-1) > found).sum())
     assert opened == (n if n_without else 1)
 
@@ -247,9 +286,9 @@ def test_no_subject_is_both_common_and_held() -> None:
             for relation, answer in (("lives in", "Rome"), ("plays", "chess"))
         ]
     )  # fmt: skip
-    held, both, low = _chosen(background, 12, torch.Generator())
-    subjects = [{each.subject for each in part} for part in (held, both, low)]
-    assert subjects[0].isdisjoint(subjects[1] | subjects[2])
+    held, common = _chosen(background, 12, torch.Generator())
+    subjects = [{each.subject for each in part} for part in (held, common)]
+    assert subjects[0].isdisjoint(subjects[1])
     assert [each.near for each in held if each.prompt.endswith("plays")] == [
         [f"{each.subject} lives in"] for each in held if each.prompt.endswith("plays")
     ]

@@ -173,6 +173,10 @@ class RouterBase(ABC):
     ) -> RoutingInputs:
         """What decides each row's route, from inputs of W_v at the router's layers."""
 
+    def remembered(self, rows: RoutingInputs) -> RoutingInputs:
+        """What a memory keeps of its edits' rows."""
+        return rows
+
     @abstractmethod
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
         """The activation of edits at `rows` in their own memory."""

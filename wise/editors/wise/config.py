@@ -53,9 +53,9 @@ class WISEConfig(Checked):
     routing: "activation" (eq. 3 and 5), or "match": by the nearest edit's prompt (Matcher; not in
         the paper). With "match" no margin is learned: alpha to gamma, the options of x_i, x_m and
         of thresholds, and routing_tokens are not used.
-    match_layer, match_weights, false_positives: the layer of the subject's mean; the powers of the
-        relation's and the last token's cosines, None = fitted on the background; the share of
-        background prompts that may open a memory.
+    match_layer, match_weights, false_positives: the layer at which the subject is looked for; the
+        powers of the relation's and the last token's cosines, None = fitted on the background; the
+        share of background prompts that may open a memory.
     span: what an open memory changes: every token of its "row" (paper), or the "answer" alone, from
         the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
         answered as the edit's own. So it needs routing="match" and one edit a memory.

@@ -134,7 +134,7 @@ class Learner:
         config = self.config
         if config.routing == "match":
             return Matcher(
-                self._references, weights=config.match_weights,
+                self.kept, self.layers, self._references, weights=config.match_weights,
                 false_positives=config.false_positives,
             )  # fmt: skip
         return Router(
@@ -192,7 +192,7 @@ class Learner:
         if mask is None and objective.edited is None and not shard.edits:
             change = Change.spanned(tau, tail.inputs[changed])
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
-        routing = stack([shard.routing, bare])
+        routing = stack([shard.routing, self.router.remembered(bare)])
         activations = self._activations(routing, change)
         if config.threshold == "running":
             activations = (*shard.activations, *activations[len(shard.activations) :])
@@ -275,7 +275,7 @@ class Learner:
         if self.config.units == "absolute":
             return 1.0, 1.0
         if self.config.routing == "match":
-            keys = self._references.both[:, 2]  # C M
+            keys = self._references.common_read.pooled[:, 1]  # C M
         else:
             inputs = self._background
             if inputs is None:

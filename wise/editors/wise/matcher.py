@@ -1,10 +1,10 @@
 """Routing by match: a prompt opens the memory of the edit that it is nearest to, if near enough.
 
-What a prompt asks shows in the inputs of W_v: in their mean over its tokens at a low layer, which
-follows the subject; in that at the edited layer, which follows the relation; and in the last
-token's there, which follows how the answer begins. Each is compared by its cosine, once what the
-background shows to say little is shrunk. How much the latter two count, and how near is near
-enough, are settled on the background alone.
+What a prompt asks shows in the inputs of W_v. At a low layer they follow the words: somewhere in
+the prompt stands what the edit's subject reads like. At the edited layer their mean over the prompt
+follows the relation, and the last token how the answer begins. Each is compared by its cosine, once
+what the background shows to say little is shrunk. How much the latter two count, and how near is
+near enough, are settled on the background alone.
 """
 
 from __future__ import annotations
@@ -26,40 +26,72 @@ from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import inputs_seen, run
-from wise.lm.tokens import encode, last_column
+from wise.lm.tokens import encode, last_column, subject_mask
 from wise.seeds import seeded
 
-__all__ = ["Matcher", "Prompts", "References", "Whitening", "fitted_weights", "pooled"]
+__all__ = [
+    "N_READINGS",
+    "Matcher",
+    "Prompts",
+    "References",
+    "Whitening",
+    "fitted_weights",
+    "likeness",
+    "pooled",
+]
 
 _T = TypeVar("_T")
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
-_FIT_RATE = 0.05  # of false positives in a fit: of some 100 paraphrases, fewer would be chance
-_AS_GOOD = 0.02  # a fit takes the smallest weights within this of the best
+_RATE = 0.05  # of near texts that may pass, and in a fit of others: of some 100, fewer is chance
+_LEAST_SPREAD = 1e-3  # of the evidence of paraphrases
 _N_RELATIONS = 8  # directions that tell them apart
+_N_TOKENS = 1536  # that the low layer's covariance is taken of
 _UNFITTED = (0.0, 0.5)  # where the background asks for no edit twice
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
 _OWN_TEXTS = 32  # drawn from the model where there is no background
+_BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
+N_READINGS = 1 + len(_BEFORE)  # of an edit's subject: in its own prompt, and behind these
 
 
 def pooled(
-    inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B 3 M"]:
-    """The mean over each prompt's tokens at either layer, and its last token at the edited one.
-
-    `inputs` are those of W_v at the low and the edited layer, or at one that is both.
-    """
-    low, edited = inputs[0], inputs[-1]
+    inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B 2 M"]:
+    """The mean over each prompt's tokens, and its last token."""
     share = (prompt_mask / prompt_mask.sum(-1, keepdim=True).clamp(min=1))[..., None]  # B T 1
-    means = [(layer.float() * share).sum(1) for layer in (low, edited)]
-    last = edited[torch.arange(len(edited), device=edited.device), last_column(prompt_mask)]
-    return torch.stack([*means, last.float()], 1)
+    last = inputs[torch.arange(len(inputs), device=inputs.device), last_column(prompt_mask)]
+    return torch.stack([(inputs.float() * share).sum(1), last.float()], 1)
+
+
+def likeness(
+    phrases: Float[Tensor, "P M"],
+    widths: Int[Tensor, " P"],
+    tokens: Float[Tensor, "N T M"],
+    mask: Bool[Tensor, "N T"],
+) -> Float[Tensor, "P N"]:
+    """The largest cosine of each phrase with as many neighbouring tokens of each prompt.
+
+    `phrases` are sums of `widths` tokens. A prompt with fewer is compared as a whole.
+    """
+    found = tokens.new_zeros(len(phrases), len(tokens))
+    sums = nn.functional.pad((tokens * mask[..., None]).cumsum(1), (0, 0, 1, 0))  # N T+1 M
+    counts = nn.functional.pad(mask.cumsum(1), (1, 0))  # N T+1
+    begin = torch.arange(tokens.shape[1], device=tokens.device)
+    for width in widths.unique().tolist():
+        end = (begin + width).clamp(max=tokens.shape[1])
+        is_full = counts[:, end] - counts[:, begin] == counts[:, -1:].clamp(max=width)  # N T
+        windows = nn.functional.normalize(sums[:, end] - sums[:, begin], dim=-1)
+        of_width = widths == width
+        units = nn.functional.normalize(phrases[of_width], dim=-1)
+        cosines = (windows @ units.T).masked_fill(~is_full[..., None], -1.0)  # N T p
+        found[of_width] = cosines.amax(1).T
+    return found
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """x -> C^-1/2 (x - mean), at length 1.
+    """x -> C^-1/2 (x - mean), up to a factor.
 
     C is the covariance of prompts, that of changes which should count little, and a ridge. It is
     held by the directions that the rows span, so that its cost is theirs, however wide a model.
@@ -97,9 +129,7 @@ class Whitening:
 
     def __call__(self, rows: Float[Tensor, "... M"]) -> Float[Tensor, "... M"]:
         white = self._scaled(rows.float() - self.mean)
-        if self.kept is not None:
-            white = (white @ self.kept.T) @ self.kept
-        return nn.functional.normalize(white, dim=-1)
+        return white if self.kept is None else (white @ self.kept.T) @ self.kept
 
     def _scaled(self, rows: Float[Tensor, "... M"]) -> Float[Tensor, "... M"]:
         return rows - ((rows @ self.directions.T) * self.shrink) @ self.directions
@@ -130,18 +160,25 @@ class Prompts:
             torch.tensor([text in each.near for each, text in rows], device=device),
         )
 
-    def paraphrases(self, n: int | None = None) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"]]:
-        """Rows of paraphrases and of their edits' prompts, among the first `n`."""
+    @property
+    def paraphrases(self) -> Int[Tensor, " P"]:
+        """Rows of paraphrases."""
         own = torch.arange(len(self.prompt), device=self.prompt.device)
-        return self._changed((self.prompt != own) & ~self.is_near, n)
+        return ((self.prompt != own) & ~self.is_near).nonzero()[:, 0]
 
-    def near(self, n: int | None = None) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"]]:
-        """Rows of near texts and of their edits' prompts, among the first `n`."""
-        return self._changed(self.is_near, n)
+    @property
+    def near(self) -> Int[Tensor, " Q"]:
+        """Rows of near texts."""
+        return self.is_near.nonzero()[:, 0]
 
-    def _changed(self, chosen: Bool[Tensor, " N"], n: int | None) -> tuple[Tensor, Tensor]:
-        rows = chosen[:n].nonzero()[:, 0]
-        return rows, self.prompt[rows]
+    @property
+    def edits(self) -> Int[Tensor, " E"]:
+        """Rows of the prompts of edits with a paraphrase or near text."""
+        return self.prompt[torch.cat([self.paraphrases, self.near])].unique()
+
+    def edit(self, rows: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
+        """The place in `edits` of the edit that each of these paraphrases or near texts is of."""
+        return torch.searchsorted(self.edits, self.prompt[rows])
 
 
 @dataclass(frozen=True)
@@ -159,62 +196,55 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Read:
+    """Prompts as they were read: `pooled` at the edited layer, and each one's tokens at the low."""
+
+    pooled: Float[Tensor, "N 2 M"]
+    tokens: Float[Tensor, "S M"]  # of one prompt after the other
+    lengths: Int[Tensor, " N"]
+
+
+@dataclass(frozen=True)
 class References:
     """Background prompts: common ones to whiten by, and held ones to settle the rest on.
 
     A covariance fits the rows that it is taken of better than others, so that no subject is both
-    common and held. Block 0 costs little: all common prompts are read there, and the first at both
-    layers.
-
-    low: inputs at the low layer, of all common prompts. both: `pooled`, of the first ones.
-    rows: `pooled`, of the held ones.
+    common and held.
     """
 
     common: Prompts
-    low: Float[Tensor, "L M"]
-    both: Float[Tensor, "C 3 M"]
+    common_read: _Read
     held: Prompts
-    rows: Float[Tensor, "N 3 M"]
+    held_read: _Read
 
     @classmethod
     def of(
         cls, kept: Kept, layers: Sequence[int], background: Background, *, n: int, seed: int
     ) -> References:
-        """About `n` prompts at both layers, as far as there are; or else texts of the model."""
-        held, both, low = _chosen(background, n, seeded(seed, "references"))
+        """About `n` prompts, as far as there are; or else texts of the model."""
+        held, common = _chosen(background, n, seeded(seed, "references"))
         if not held:
             texts = model_prefixes(kept.lm, kept.tokenizer, n=_OWN_TEXTS, length=10, seed=seed)
             own = [_Asked(text) for text in texts if text]
-            held, both = own[::2], own[1::2]
+            held, common = own[::2], own[1::2]
 
-        def rows(asked: Sequence[_Asked], layers: Sequence[int]) -> Tensor:
+        def read(asked: Sequence[_Asked]) -> _Read:
             texts = [readable(kept.lm, kept.tokenizer, text) for a in asked for text in a.texts]
 
             def compute() -> dict[str, Tensor]:
-                return {"rows": _pooled_of(kept.lm, kept.tokenizer, layers, texts)}
+                return vars(_read(kept.lm, kept.tokenizer, layers, texts))
 
-            return kept.get(f"means and last token {tuple(layers)}", texts, compute)["rows"]
+            return _Read(**kept.get(f"mean, last token and tokens {layers}", texts, compute))
 
-        known = rows([*both, *held], layers)
-        n_both = sum(len(each.texts) for each in both)
-        device = known.device
-        return cls(
-            Prompts.of([*both, *low], device),
-            torch.cat([known[:n_both, 0], rows(low, layers[:1])[:, 0]]),
-            known[:n_both],
-            Prompts.of(held, device),
-            known[n_both:],
-        )
+        common_read, held_read = read(common), read(held)
+        device = kept.lm.device
+        return cls(Prompts.of(common, device), common_read, Prompts.of(held, device), held_read)
 
 
 def _chosen(
     background: Background, n: int, generator: Generator
-) -> tuple[list[_Asked], list[_Asked], list[_Asked]]:
-    """What is held, what is common at both layers, and what at the low one alone.
-
-    n / 2 prompts of either of the first two, where edits are few filled up by texts, and 2 n edits'
-    prompts of the third.
-    """
+) -> tuple[list[_Asked], list[_Asked]]:
+    """What is held and what is common: n / 2 prompts of either, texts where edits are few."""
     of_subject: dict[str, list[Edit]] = {}
     for edit in background.edits:
         of_subject.setdefault(edit.subject or edit.prompt, []).append(edit)
@@ -234,11 +264,9 @@ def _chosen(
             if n <= 0:
                 return
 
-    edits = about(groups[half:])
     return (
         [*first(chain(about(groups[:half]), texts[:n_texts]), n // 2)],
-        [*first(chain(edits, texts[n_texts:]), n // 2)],
-        [*first(edits, 2 * n)],
+        [*first(chain(about(groups[half:]), texts[n_texts:]), n // 2)],
     )
 
 
@@ -266,38 +294,36 @@ def _asked(
 
 
 @torch.no_grad()
-def _pooled_of(
+def _read(
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
     layers: Sequence[int],
     prompts: Sequence[str],
     *,
     batch_size: int = 16,
-) -> Float[Tensor, "N 3 M"]:
-    lengths = [len(tokenizer(prompt).input_ids) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # so that little is padded
-    rows = torch.empty(len(prompts), 3, lm.value_weight(layers[0]).shape[0], device=lm.device)
+) -> _Read:
+    sizes = [len(tokenizer(prompt).input_ids) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=sizes.__getitem__)  # so that little is padded
+    means = torch.empty(len(prompts), 2, lm.value_weight(layers[0]).shape[0], device=lm.device)
+    tokens = [means[:0, 0]] * len(prompts)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = encode(tokenizer, [prompts[index] for index in chosen]).to(lm.device)
         with inputs_seen(lm, layers, batch, stop=True) as inputs:
             run(lm, batch)
-        rows[chosen] = pooled(inputs, batch.prompt_mask)
-    if not bool(rows.isfinite().all()):
+        means[chosen] = pooled(inputs[-1], batch.prompt_mask)
+        for index, row, mask in zip(chosen, inputs[0], batch.prompt_mask, strict=True):
+            tokens[index] = row[mask].float()
+    lengths = torch.tensor([len(row) for row in tokens], device=lm.device)
+    read = _Read(means, torch.cat(tokens), lengths)
+    if not bool(read.pooled.isfinite().all() & read.tokens.isfinite().all()):
         raise ValueError(
             f"the inputs of W_v at layers {[*layers]} are not finite on the background"
         )
-    return rows
+    return read
 
 
-def _evidence(
-    edits: Float[Tensor, "E 3 M"], prompts: Float[Tensor, "N 3 M"], weights: Weights
-) -> Float[Tensor, "E N"]:
-    """How well each prompt matches each edit, from 0 to 1."""
-    return _product([edits[:, which] @ prompts[:, which].T for which in range(3)], weights)
-
-
-def _product(cosines: Sequence[Float[Tensor, "..."]], weights: Weights) -> Float[Tensor, "..."]:
+def _product(cosines: Float[Tensor, "3 ..."], weights: Weights) -> Float[Tensor, "..."]:
     """The subject's cosine times powers of the other two; what is below 0 counts as 0."""
     subject, *others = cosines
     evidence = subject.clamp(min=0)
@@ -319,73 +345,100 @@ def _named(
     return torch.tensor(rows, dtype=torch.bool, device=device).reshape(len(subjects), len(texts))
 
 
-def fitted_weights(held: Prompts, white: Float[Tensor, "N 3 M"]) -> Weights:
+def fitted_weights(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Weights:
     """The powers of the other two cosines that serve the held edits best, as if in force.
 
-    Best is the largest share of paraphrases that open their own edit, at a threshold that they
-    seldom pass for another subject's, nor near texts for their own. `white` are the held rows,
-    whitened.
+    Best is where paraphrases match their own edit most clearly: by most standard deviations above a
+    threshold that they seldom pass for another subject's, and near texts for their own.
+    `cosines` are those of `held.edits` with all held prompts.
     """
-    asked, prompt = held.paraphrases()
+    asked = held.paraphrases
     if len(asked) < 2:
         return _UNFITTED
-    rows, owner = prompt.unique(return_inverse=True)
-    columns = torch.arange(len(asked), device=white.device)
+    owner, columns = held.edit(asked), torch.arange(len(asked), device=asked.device)
     named = _named(
-        [held.subjects[row] for row in rows.tolist()],
+        [held.subjects[row] for row in held.edits.tolist()],
         [held.texts[row] for row in asked.tolist()],
-        white.device,
+        asked.device,
     )
     named[owner, columns] = True
 
-    def gain(weights: Weights) -> float:
-        evidence = _evidence(white[rows], white[asked], weights)  # E P
+    def clearness(weights: Weights) -> float:
+        evidence = _product(cosines[:, :, asked], weights)  # E P
         own = evidence[owner, columns]
-        others = evidence.masked_fill(named, 0.0).amax(0)
-        threshold = max(_rarely_passed(others, _FIT_RATE), _near_threshold(held, white, weights))
-        return float(((own > others) & (own > threshold)).float().mean())
+        others = _rarely_passed(evidence.masked_fill(named, 0.0).amax(0), _RATE)
+        threshold = max(others, _near_threshold(held, cosines, weights))
+        return float((own.mean() - threshold) / own.std().clamp(min=_LEAST_SPREAD))
 
-    gains = {(a, b): gain((a, b)) for a, b in product(_WEIGHTS, repeat=2)}
-    as_good = max(gains.values()) - _AS_GOOD
-    return min((weights for weights, found in gains.items() if found >= as_good), key=sum)
+    pairs = [(a, b) for a, b in product(_WEIGHTS, repeat=2)]
+    return max(sorted(pairs, key=sum), key=clearness)
 
 
-def _near_threshold(held: Prompts, white: Float[Tensor, "N 3 M"], weights: Weights) -> float:
+def _near_threshold(held: Prompts, cosines: Float[Tensor, "3 E N"], weights: Weights) -> float:
     """What near texts seldom pass for the edit of their subject; 0 where most edits have none."""
-    near, prompt = held.near()
-    if 2 * len(near) < len(held.paraphrases()[1].unique()) or not len(near):
+    near = held.near
+    if not len(near) or 2 * len(near) < len(held.prompt[held.paraphrases].unique()):
         return 0.0
-    cosines = (white[near] * white[prompt]).sum(-1)  # Q 3
-    return _rarely_passed(_product([*cosines.T], weights), _FIT_RATE)
+    return _rarely_passed(_product(cosines[:, held.edit(near), near], weights), _RATE)
 
 
 def _whitenings(references: References) -> tuple[Whitening, Whitening, Whitening]:
-    """Of the subject's key, the relation's and the last token's.
+    """Of tokens at the low layer, of the relation's key, and of the last token's.
 
-    Rewording should change none of them, and asking something else not the subject's: it is what
-    the relation's key is made of.
+    Rewording should change neither of the latter; what near texts change is what the relation's
+    key is made of.
     """
-    common, low, (_, mean, last) = references.common, references.low, references.both.unbind(1)
+    common = references.common
+    mean, last = references.common_read.pooled.unbind(1)
 
-    def changes(rows: Float[Tensor, "N M"], pairs: tuple[Tensor, Tensor]) -> Float[Tensor, "P M"]:
-        return rows[pairs[0]] - rows[pairs[1]]
+    def changes(rows: Float[Tensor, "N M"], changed: Int[Tensor, " P"]) -> Float[Tensor, "P M"]:
+        return rows[changed] - rows[common.prompt[changed]]
 
-    n = len(mean)
-    reworded, near = common.paraphrases(n), common.near(n)
-    relation = Whitening.of(mean, changes(mean, reworded), share=0.0)
+    relation = Whitening.of(mean, changes(mean, common.paraphrases), share=0.0)
     return (
-        Whitening.of(low, changes(low, common.paraphrases()), changes(low, common.near())),
-        relation.keeping(changes(mean, near), _N_RELATIONS),
-        Whitening.of(last, changes(last, reworded)),
+        Whitening.of(references.common_read.tokens[:_N_TOKENS]),
+        relation.keeping(changes(mean, common.near), _N_RELATIONS),
+        Whitening.of(last, changes(last, common.paraphrases)),
     )
 
 
 @dataclass(frozen=True)
+class _Known:
+    """An edit as prompts are matched with it.
+
+    phrases: sums over the tokens of its subject, in some readings; widths: their tokens.
+    key: the relation's and the last token's, of its own prompt.
+    """
+
+    phrases: Float[Tensor, "P M"]
+    widths: Int[Tensor, " P"]
+    key: Float[Tensor, "2 M"]
+
+
+def _cosines(known: Sequence[_Known], rows: RoutingInputs) -> Float[Tensor, "3 E N"]:
+    """Those of each edit's subject, relation and last token with those of prompts."""
+    phrases = torch.cat([each.phrases for each in known])
+    widths = torch.cat([each.widths for each in known])
+    sizes = torch.tensor([len(each.phrases) for each in known], device=phrases.device)
+    owner = torch.arange(len(known), device=phrases.device).repeat_interleave(sizes)
+    found = likeness(phrases, widths, rows.keys[:, 2:], rows.mask[:, 2:])  # P N
+    subject = found.new_full((len(known), len(rows)), -1.0)
+    subject.scatter_reduce_(0, owner[:, None].expand_as(found), found, "amax")
+    keys = torch.stack([each.key for each in known], 1)  # 2 E M
+    return torch.stack([subject, *(keys @ rows.keys[:, :2].permute(1, 2, 0))])
+
+
+@dataclass(frozen=True)
 class _InForce:
-    """The edits of some memories, side by side."""
+    """The edits of some memories, side by side.
+
+    strays: how well held prompts of other subjects match each edit.
+    """
 
     memories: Sequence[SideMemory]
-    edits: Float[Tensor, "E 3 M"]
+    edits: Sequence[Edit]
+    known: Sequence[_Known]
+    strays: Sequence[Float[Tensor, " N"]]
     owner: Int[Tensor, " E"]  # the memory of each
     threshold: float
 
@@ -393,46 +446,60 @@ class _InForce:
 class Matcher(RouterBase):
     """Routes prompts to the memory of the nearest edit.
 
+    layers: the low and the edited one, or one that is both.
     weights: the powers of the relation's and the last token's cosine; None = fitted on references.
     false_positives: the share of held prompts that may open a memory of another subject.
 
-    RoutingInputs hold three keys a prompt: the two means and the last token, whitened.
+    RoutingInputs hold, whitened, a prompt's mean and last token at the edited layer, and then its
+    tokens at the low one. A memory keeps the former two.
     """
 
     def __init__(
-        self, references: References, *, weights: Weights | None, false_positives: float
-    ) -> None:
+        self, kept: Kept, layers: Sequence[int], references: References,
+        *, weights: Weights | None, false_positives: float,
+    ) -> None:  # fmt: skip
+        self.kept, self.low = kept, layers[0]
         self.whitenings = _whitenings(references)
         self.false_positives = false_positives
-        self._held = self._white(references.rows)
         self._texts = references.held.texts
-        self.weights = weights or fitted_weights(references.held, self._held)
-        self._near = _near_threshold(references.held, self._held, self.weights)
-        self._last: _InForce | None = None
+        read = references.held_read
+        self._held = self._rows(read.pooled, *_padded(read.tokens, read.lengths))
+        held, edits = references.held, references.held.edits.tolist()
+        asked = [(held.texts[row], held.subjects[row]) for row in edits]
+        known = self._known(asked, [*self._held.keys[edits, :2]])
+        self.weights, self._near = weights or _UNFITTED, 0.0
+        if known:
+            cosines = _cosines(known, self._held)
+            self.weights = weights or fitted_weights(held, cosines)
+            self._near = _near_threshold(held, cosines, self.weights)
+        self._last = _InForce((), (), (), (), torch.zeros(0).long(), float("inf"))
 
     def select(
         self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
     ) -> RoutingInputs:
         """What each prompt is matched by, from inputs of W_v at the two layers."""
-        keys = self._white(pooled(inputs, prompt_mask))
-        return RoutingInputs(keys, prompt_mask.any(-1, keepdim=True).expand(-1, 3))
+        return self._rows(pooled(inputs[-1], prompt_mask), inputs[0], prompt_mask)
+
+    def remembered(self, rows: RoutingInputs) -> RoutingInputs:
+        """The mean and the last token."""
+        return RoutingInputs(rows.keys[:, :2], rows.mask[:, :2])
 
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
-        """How well each of the rows matches itself."""
-        return _product([*rows.keys.square().sum(-1).T], self.weights)
+        """How well each of the rows matches itself: by 1."""
+        return rows.keys.new_ones(len(rows))
 
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
         """The evidence of each memory's nearest edit, from 0 to 1."""
-        known = self._in_force(memories)
-        evidence = _evidence(known.edits, rows.keys, self.weights)  # E N
+        state = self._in_force(memories)
+        evidence = _product(_cosines(state.known, rows), self.weights)  # E N
         nearest = evidence.new_zeros(len(memories), len(rows))
-        owner = known.owner[:, None].expand_as(evidence)
+        owner = state.owner[:, None].expand_as(evidence)
         return nearest.scatter_reduce(0, owner, evidence, "amax")
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
-        """Set the threshold for these memories."""
+        """Read the subjects of these memories' edits, and set the threshold."""
         if memories:
             self._in_force(memories)
 
@@ -440,20 +507,80 @@ class Matcher(RouterBase):
         """What few held prompts pass for any edit, and few near texts for their own."""
         return self._in_force(memories).threshold if memories else float("inf")
 
-    def _white(self, rows: Float[Tensor, "N 3 M"]) -> Float[Tensor, "N 3 M"]:
-        return torch.stack([white(rows[:, i]) for i, white in enumerate(self.whitenings)], 1)
+    def _rows(
+        self,
+        pooled: Float[Tensor, "N 2 M"],
+        tokens: Float[Tensor, "N T M"],
+        mask: Bool[Tensor, "N T"],
+    ) -> RoutingInputs:
+        low, *others = self.whitenings
+        keys = [white(pooled[:, i]) for i, white in enumerate(others)]
+        keys = [nn.functional.normalize(key, dim=-1)[:, None] for key in keys]
+        is_read = mask.any(-1, keepdim=True).expand(-1, 2)
+        return RoutingInputs(
+            torch.cat([*keys, low(tokens) * mask[..., None]], 1), torch.cat([is_read, mask], 1)
+        )
+
+    @torch.no_grad()
+    def _known(
+        self,
+        asked: Sequence[tuple[str, str]],
+        keys: Sequence[Float[Tensor, "2 M"]],
+        batch_size: int = 64,
+    ) -> list[_Known]:
+        """Edits by their prompts and subjects. A prompt without its subject is read as one."""
+        lm, tokenizer = self.kept.lm, self.kept.tokenizer
+        readings, counts = [], []
+        for prompt, subject in asked:
+            text = readable(lm, tokenizer, prompt)
+            found = [(before + subject, subject) for before in _BEFORE if subject]
+            readings += [(text, subject if subject in text else ""), *found]
+            counts.append(1 + len(found))
+        sums: list[Tensor] = []
+        widths: list[Tensor] = []
+        for start in range(0, len(readings), batch_size):
+            texts, subjects = zip(*readings[start : start + batch_size], strict=True)
+            batch = encode(tokenizer, texts).to(lm.device)
+            inside = subject_mask(tokenizer, batch, texts, subjects)
+            inside = torch.where(inside.any(-1, keepdim=True), inside, batch.prompt_mask)
+            with inputs_seen(lm, [self.low], batch, stop=True) as inputs:
+                run(lm, batch)
+            sums += (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
+            widths += inside.sum(-1)
+        if not readings:
+            return []
+        phrases = torch.stack(sums).split(counts), torch.stack(widths).split(counts)
+        return [_Known(*each) for each in zip(*phrases, keys, strict=True)]
 
     def _in_force(self, memories: Sequence[SideMemory]) -> _InForce:
         """The last ones asked for are kept: a state is asked for many times."""
         last = self._last
-        if last is None or [*map(id, last.memories)] != [*map(id, memories)]:
-            edits = torch.cat([memory.routing.keys for memory in memories])
-            sizes = torch.tensor([len(memory.routing) for memory in memories], device=edits.device)
-            owner = torch.arange(len(memories), device=edits.device).repeat_interleave(sizes)
-            subjects = [edit.subject for memory in memories for edit in memory.edits]
-            named = _named(subjects, self._texts, edits.device)
-            evidence = _evidence(edits, self._held, self.weights).masked_fill(named, 0.0)
-            threshold = max(_rarely_passed(evidence.amax(0), self.false_positives), self._near)
-            threshold = min(threshold, _LARGEST_THRESHOLD)
-            self._last = last = _InForce(tuple(memories), edits, owner, threshold)
-        return last
+        if [*map(id, last.memories)] == [*map(id, memories)]:
+            return last
+        edits = [edit for memory in memories for edit in memory.edits]
+        keys = torch.cat([memory.routing.keys for memory in memories])  # E 2 M
+        seen = dict(zip(last.edits, zip(last.known, last.strays, strict=True), strict=True))
+        new = {edit: key for edit, key in zip(edits, keys, strict=True) if edit not in seen}
+        if new:
+            read = self._known([(e.prompt, e.subject) for e in new], [*new.values()])
+            evidence = _product(_cosines(read, self._held), self.weights)  # E N
+            named = _named([edit.subject for edit in new], self._texts, keys.device)
+            rows = evidence.masked_fill(named, 0.0)
+            seen |= dict(zip(new, zip(read, rows, strict=True), strict=True))
+        known, strays = zip(*(seen[edit] for edit in edits), strict=True)
+        nearest = torch.stack(strays).amax(0)
+        threshold = max(_rarely_passed(nearest, self.false_positives), self._near)
+        sizes = torch.tensor([len(memory.edits) for memory in memories], device=keys.device)
+        owner = torch.arange(len(memories), device=keys.device).repeat_interleave(sizes)
+        self._last = _InForce(
+            tuple(memories), edits, known, strays, owner, min(threshold, _LARGEST_THRESHOLD)
+        )
+        return self._last
+
+
+def _padded(
+    tokens: Float[Tensor, "S M"], lengths: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, "N T M"], Bool[Tensor, "N T"]]:
+    """Prompts side by side that lay one after the other, and which of it are their tokens."""
+    rows = nn.utils.rnn.pad_sequence(tokens.split(lengths.tolist()), batch_first=True)
+    return rows, torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]

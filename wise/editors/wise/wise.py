@@ -22,6 +22,7 @@ from wise.editors.wise import checkpoint
 from wise.editors.wise.config import PRESETS, WISEConfig, default_preset
 from wise.editors.wise.gate import Gate
 from wise.editors.wise.learning import Learner
+from wise.editors.wise.matcher import N_READINGS
 from wise.editors.wise.memory import Memory, Shard, WISEState
 from wise.editors.wise.sharding import Sharding
 from wise.edits import Background, Edit
@@ -86,11 +87,12 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
     def growth_per_edit(self) -> float:
         """Routing multiplies a prompt's last token by one W_v for each side memory.
 
-        By match, it compares two keys for each edit.
+        By match, it compares each token with readings of each edit's subject, and a prompt's mean
+        and last token with the edit's.
         """
         inner, hidden = self._learner.weight.shape
         per_edit = (
-            2 * inner
+            (N_READINGS + 2) * inner
             if self.config.routing == "match"
             else (inner * hidden / self.config.edits_per_shard)
         )
