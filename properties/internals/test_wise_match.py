@@ -18,17 +18,13 @@ from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_w
 from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.matcher import (
     Matcher,
-    Prompts,
-    References,
     Whitening,
-    _chosen,
     _near_threshold,
-    _Read,
     fitted_weights,
     likeness,
-    pooled,
 )
 from wise.editors.wise.memory import Change
+from wise.editors.wise.references import Prompts, Read, References, _chosen, pooled
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
@@ -221,9 +217,9 @@ def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: 
     editor = matching(edits=EDITS[:3])
     inner = len(editor._learner.weight)
 
-    def read(n: int, seed: int) -> _Read:
+    def read(n: int, seed: int) -> Read:
         lengths = torch.full((n,), 4)
-        return _Read(random(n, 2, inner, seed=seed), random(4 * n, inner, seed=seed + 9), lengths)
+        return Read(random(n, 2, inner, seed=seed), random(4 * n, inner, seed=seed + 9), lengths)
 
     references = References(prompts(40), read(40, seed), prompts(60), read(60, seed + 1))
     matcher = Matcher(
@@ -279,12 +275,12 @@ def test_near_texts_seldom_open_their_own_edit(n_without: int) -> None:
 
 def test_no_subject_is_both_common_and_held() -> None:
     background = Background(
-        edits=[
+        edits=tuple(
             Edit(f"{subject} {relation}", answer, subject=subject, ground_truth=answer,
                  paraphrases=(f"{relation} of {subject}",), id=f"{subject}{relation}")
             for subject in ("Ann", "Ben", "Cid", "Dot")
             for relation, answer in (("lives in", "Rome"), ("plays", "chess"))
-        ]
+        )
     )  # fmt: skip
     held, common = _chosen(background, 12, torch.Generator())
     subjects = [{each.subject for each in part} for part in (held, common)]

@@ -14,8 +14,9 @@ from wise.editors.kept import Kept
 from wise.editors.router import Router, RouterBase, RoutingInputs, epsilon, margin_loss, stack
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.editors.wise.config import WISEConfig
-from wise.editors.wise.matcher import Matcher, References
+from wise.editors.wise.matcher import Matcher
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
+from wise.editors.wise.references import References
 from wise.edits import Background, Edit
 from wise.lm.sampling import background_prefixes, model_prefixes
 from wise.lm.tail import Tail, inputs_seen

@@ -9,38 +9,25 @@ near enough, are settled on the background alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice, product
-from typing import TypeAlias, TypeVar
+from itertools import product
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
 
 from wise.editors.kept import Kept
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
-from wise.editors.routing_inputs import cut_anywhere, readable
-from wise.edits import Background, Edit
-from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import model_prefixes
+from wise.editors.routing_inputs import readable
+from wise.editors.wise.references import Prompts, References, pooled
+from wise.edits import Edit
 from wise.lm.tail import inputs_seen, run
-from wise.lm.tokens import encode, last_column, subject_mask
-from wise.seeds import seeded
+from wise.lm.tokens import encode, subject_mask
 
-__all__ = [
-    "N_READINGS",
-    "Matcher",
-    "Prompts",
-    "References",
-    "Whitening",
-    "fitted_weights",
-    "likeness",
-    "pooled",
-]
+__all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights", "likeness"]
 
-_T = TypeVar("_T")
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
 _RATE = 0.05  # of near texts that may pass, and in a fit of others: of some 100, fewer is chance
@@ -50,18 +37,8 @@ _N_TOKENS = 1536  # that the low layer's covariance is taken of
 _UNFITTED = (0.0, 0.5)  # where the background asks for no edit twice
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
-_OWN_TEXTS = 32  # drawn from the model where there is no background
 _BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
 N_READINGS = 1 + len(_BEFORE)  # of an edit's subject: in its own prompt, and behind these
-
-
-def pooled(
-    inputs: Float[Tensor, "B T M"], prompt_mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B 2 M"]:
-    """The mean over each prompt's tokens, and its last token."""
-    share = (prompt_mask / prompt_mask.sum(-1, keepdim=True).clamp(min=1))[..., None]  # B T 1
-    last = inputs[torch.arange(len(inputs), device=inputs.device), last_column(prompt_mask)]
-    return torch.stack([(inputs.float() * share).sum(1), last.float()], 1)
 
 
 def likeness(
@@ -133,194 +110,6 @@ class Whitening:
 
     def _scaled(self, rows: Float[Tensor, "... M"]) -> Float[Tensor, "... M"]:
         return rows - ((rows @ self.directions.T) * self.shrink) @ self.directions
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Background prompts side by side: each edit's prompt, then its paraphrases and near texts.
-
-    subjects: of each one's edit, or "".
-    prompt: the row of each one's edit's prompt, or its own.
-    is_near: it holds its edit's subject, and does not ask for the edit.
-    """
-
-    texts: Sequence[str]
-    subjects: Sequence[str]
-    prompt: Int[Tensor, " N"]
-    is_near: Bool[Tensor, " N"]
-
-    @classmethod
-    def of(cls, asked: Sequence[_Asked], device: torch.device) -> Prompts:
-        rows = [(each, text) for each in asked for text in each.texts]
-        sizes = torch.tensor([len(each.texts) for each in asked])
-        return cls(
-            [text for _, text in rows],
-            [each.subject for each, _ in rows],
-            (sizes.cumsum(0) - sizes).repeat_interleave(sizes).to(device),
-            torch.tensor([text in each.near for each, text in rows], device=device),
-        )
-
-    @property
-    def paraphrases(self) -> Int[Tensor, " P"]:
-        """Rows of paraphrases."""
-        own = torch.arange(len(self.prompt), device=self.prompt.device)
-        return ((self.prompt != own) & ~self.is_near).nonzero()[:, 0]
-
-    @property
-    def near(self) -> Int[Tensor, " Q"]:
-        """Rows of near texts."""
-        return self.is_near.nonzero()[:, 0]
-
-    @property
-    def edits(self) -> Int[Tensor, " E"]:
-        """Rows of the prompts of edits with a paraphrase or near text."""
-        return self.prompt[torch.cat([self.paraphrases, self.near])].unique()
-
-    def edit(self, rows: Int[Tensor, " P"]) -> Int[Tensor, " P"]:
-        """The place in `edits` of the edit that each of these paraphrases or near texts is of."""
-        return torch.searchsorted(self.edits, self.prompt[rows])
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A background edit, or a text alone."""
-
-    prompt: str
-    subject: str = ""
-    paraphrases: Sequence[str] = ()
-    near: Sequence[str] = ()
-
-    @property
-    def texts(self) -> Sequence[str]:
-        return self.prompt, *self.paraphrases, *self.near
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Prompts as they were read: `pooled` at the edited layer, and each one's tokens at the low."""
-
-    pooled: Float[Tensor, "N 2 M"]
-    tokens: Float[Tensor, "S M"]  # of one prompt after the other
-    lengths: Int[Tensor, " N"]
-
-
-@dataclass(frozen=True)
-class References:
-    """Background prompts: common ones to whiten by, and held ones to settle the rest on.
-
-    A covariance fits the rows that it is taken of better than others, so that no subject is both
-    common and held.
-    """
-
-    common: Prompts
-    common_read: _Read
-    held: Prompts
-    held_read: _Read
-
-    @classmethod
-    def of(
-        cls, kept: Kept, layers: Sequence[int], background: Background, *, n: int, seed: int
-    ) -> References:
-        """About `n` prompts, as far as there are; or else texts of the model."""
-        held, common = _chosen(background, n, seeded(seed, "references"))
-        if not held:
-            texts = model_prefixes(kept.lm, kept.tokenizer, n=_OWN_TEXTS, length=10, seed=seed)
-            own = [_Asked(text) for text in texts if text]
-            held, common = own[::2], own[1::2]
-
-        def read(asked: Sequence[_Asked]) -> _Read:
-            texts = [readable(kept.lm, kept.tokenizer, text) for a in asked for text in a.texts]
-
-            def compute() -> dict[str, Tensor]:
-                return vars(_read(kept.lm, kept.tokenizer, layers, texts))
-
-            return _Read(**kept.get(f"mean, last token and tokens {layers}", texts, compute))
-
-        common_read, held_read = read(common), read(held)
-        device = kept.lm.device
-        return cls(Prompts.of(common, device), common_read, Prompts.of(held, device), held_read)
-
-
-def _chosen(
-    background: Background, n: int, generator: Generator
-) -> tuple[list[_Asked], list[_Asked]]:
-    """What is held and what is common: n / 2 prompts of either, texts where edits are few."""
-    of_subject: dict[str, list[Edit]] = {}
-    for edit in background.edits:
-        of_subject.setdefault(edit.subject or edit.prompt, []).append(edit)
-    groups = _shuffled([*of_subject.values()], generator)
-    cut = [cut_anywhere(text, generator) for text in _shuffled(background.texts, generator)]
-    texts = [_Asked(text) for text in dict.fromkeys(cut)]
-    half, n_texts = (len(groups) + 1) // 2, (len(texts) + 1) // 2
-
-    def about(groups: Iterable[list[Edit]]) -> Iterator[_Asked]:
-        seen = background.texts
-        return (_asked(edit, group, seen, generator) for group in groups for edit in group)
-
-    def first(asked: Iterable[_Asked], n: int) -> Iterator[_Asked]:
-        for each in asked:
-            yield each
-            n -= len(each.texts)
-            if n <= 0:
-                return
-
-    return (
-        [*first(chain(about(groups[:half]), texts[:n_texts]), n // 2)],
-        [*first(chain(about(groups[half:]), texts[n_texts:]), n // 2)],
-    )
-
-
-def _shuffled(items: Sequence[_T], generator: Generator) -> list[_T]:
-    return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
-
-
-def _asked(
-    edit: Edit, of_subject: Sequence[Edit], texts: Sequence[str], generator: Generator
-) -> _Asked:
-    """An edit with its first paraphrases, and with a prompt and a text of its subject alone."""
-    paraphrases = edit.paraphrases[:2]  # the nearest
-    if not edit.subject:
-        return _Asked(edit.prompt, "", paraphrases)
-    own = (edit.prompt, *edit.paraphrases, *filter(None, [edit.ground_truth]))
-    others = (o.prompt for o in of_subject if o.ground_truth != edit.ground_truth)
-    about = (t for t in texts if edit.subject in t and not any(part in t for part in own))
-    near = [*islice(others, 1)]
-    for text in islice(about, 1):
-        before, _, after = text.partition(edit.subject)
-        words = after.split(" ")
-        n_last = int(torch.randint(1, 4, (), generator=generator))  # what it says of the subject
-        near.append(before + edit.subject + " ".join(words[:-n_last]))
-    return _Asked(edit.prompt, edit.subject, paraphrases, near)
-
-
-@torch.no_grad()
-def _read(
-    lm: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
-    layers: Sequence[int],
-    prompts: Sequence[str],
-    *,
-    batch_size: int = 16,
-) -> _Read:
-    sizes = [len(tokenizer(prompt).input_ids) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=sizes.__getitem__)  # so that little is padded
-    means = torch.empty(len(prompts), 2, lm.value_weight(layers[0]).shape[0], device=lm.device)
-    tokens = [means[:0, 0]] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = encode(tokenizer, [prompts[index] for index in chosen]).to(lm.device)
-        with inputs_seen(lm, layers, batch, stop=True) as inputs:
-            run(lm, batch)
-        means[chosen] = pooled(inputs[-1], batch.prompt_mask)
-        for index, row, mask in zip(chosen, inputs[0], batch.prompt_mask, strict=True):
-            tokens[index] = row[mask].float()
-    lengths = torch.tensor([len(row) for row in tokens], device=lm.device)
-    read = _Read(means, torch.cat(tokens), lengths)
-    if not bool(read.pooled.isfinite().all() & read.tokens.isfinite().all()):
-        raise ValueError(
-            f"the inputs of W_v at layers {[*layers]} are not finite on the background"
-        )
-    return read
 
 
 def _product(cosines: Float[Tensor, "3 ..."], weights: Weights) -> Float[Tensor, "..."]:
@@ -463,10 +252,12 @@ class Matcher(RouterBase):
         self.false_positives = false_positives
         self._texts = references.held.texts
         read = references.held_read
-        self._held = self._rows(read.pooled, *_padded(read.tokens, read.lengths))
+        self._held = self._rows(read.pooled, *read.padded)
         held, edits = references.held, references.held.edits.tolist()
-        asked = [(held.texts[row], held.subjects[row]) for row in edits]
-        known = self._known(asked, [*self._held.keys[edits, :2]])
+        known = [
+            self._known(held.texts[row], held.subjects[row], self._held.keys[row, :2])
+            for row in edits
+        ]
         self.weights, self._near = weights or _UNFITTED, 0.0
         if known:
             cosines = _cosines(known, self._held)
@@ -522,35 +313,19 @@ class Matcher(RouterBase):
         )
 
     @torch.no_grad()
-    def _known(
-        self,
-        asked: Sequence[tuple[str, str]],
-        keys: Sequence[Float[Tensor, "2 M"]],
-        batch_size: int = 64,
-    ) -> list[_Known]:
-        """Edits by their prompts and subjects. A prompt without its subject is read as one."""
+    def _known(self, prompt: str, subject: str, key: Float[Tensor, "2 M"]) -> _Known:
+        """An edit. Without its subject, the prompt is read as one."""
         lm, tokenizer = self.kept.lm, self.kept.tokenizer
-        readings, counts = [], []
-        for prompt, subject in asked:
-            text = readable(lm, tokenizer, prompt)
-            found = [(before + subject, subject) for before in _BEFORE if subject]
-            readings += [(text, subject if subject in text else ""), *found]
-            counts.append(1 + len(found))
-        sums: list[Tensor] = []
-        widths: list[Tensor] = []
-        for start in range(0, len(readings), batch_size):
-            texts, subjects = zip(*readings[start : start + batch_size], strict=True)
-            batch = encode(tokenizer, texts).to(lm.device)
-            inside = subject_mask(tokenizer, batch, texts, subjects)
-            inside = torch.where(inside.any(-1, keepdim=True), inside, batch.prompt_mask)
-            with inputs_seen(lm, [self.low], batch, stop=True) as inputs:
-                run(lm, batch)
-            sums += (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
-            widths += inside.sum(-1)
-        if not readings:
-            return []
-        phrases = torch.stack(sums).split(counts), torch.stack(widths).split(counts)
-        return [_Known(*each) for each in zip(*phrases, keys, strict=True)]
+        prompt = readable(lm, tokenizer, prompt)
+        texts = [prompt, *(before + subject for before in _BEFORE if subject)]
+        batch = encode(tokenizer, texts).to(lm.device)
+        named = [subject if subject in text else "" for text in texts]
+        inside = subject_mask(tokenizer, batch, texts, named)
+        inside = torch.where(inside.any(-1, keepdim=True), inside, batch.prompt_mask)
+        with inputs_seen(lm, [self.low], batch, stop=True) as inputs:
+            run(lm, batch)
+        sums = (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
+        return _Known(sums, inside.sum(-1), key)
 
     def _in_force(self, memories: Sequence[SideMemory]) -> _InForce:
         """The last ones asked for are kept: a state is asked for many times."""
@@ -562,7 +337,7 @@ class Matcher(RouterBase):
         seen = dict(zip(last.edits, zip(last.known, last.strays, strict=True), strict=True))
         new = {edit: key for edit, key in zip(edits, keys, strict=True) if edit not in seen}
         if new:
-            read = self._known([(e.prompt, e.subject) for e in new], [*new.values()])
+            read = [self._known(edit.prompt, edit.subject, key) for edit, key in new.items()]
             evidence = _product(_cosines(read, self._held), self.weights)  # E N
             named = _named([edit.subject for edit in new], self._texts, keys.device)
             rows = evidence.masked_fill(named, 0.0)
@@ -576,11 +351,3 @@ class Matcher(RouterBase):
             tuple(memories), edits, known, strays, owner, min(threshold, _LARGEST_THRESHOLD)
         )
         return self._last
-
-
-def _padded(
-    tokens: Float[Tensor, "S M"], lengths: Int[Tensor, " N"]
-) -> tuple[Float[Tensor, "N T M"], Bool[Tensor, "N T"]]:
-    """Prompts side by side that lay one after the other, and which of it are their tokens."""
-    rows = nn.utils.rnn.pad_sequence(tokens.split(lengths.tolist()), batch_first=True)
-    return rows, torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
