@@ -205,6 +205,14 @@ def test_an_editor_without_background_routes_its_edits() -> None:
     assert editor.retrieved(batch.input_ids, batch.attention_mask) == [(e,) for e in EDITS[:2]]
 
 
+def test_a_kept_router_is_the_computed_one(tmp_path: Path) -> None:
+    editors = [matching(edits=EDITS[:2], cache=cache) for cache in (None, tmp_path, tmp_path)]
+    batch = encode(tiny_tokenizer(), [*FAR, EDITS[0].prompt])
+    first, *others = (e.routing_activation(batch.input_ids, batch.attention_mask) for e in editors)
+    assert all(other.equal(first) for other in others)
+    assert len({editor.threshold for editor in editors}) == 1
+
+
 def prompts(n: int, *, each: int = 1, n_near: int = 0) -> Prompts:
     """`n` groups of `each` rows, of which the last `n_near` are near texts."""
     rows = torch.arange(n * each)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,12 +47,13 @@ def make_wise(
     seed: int = 0,
     background: Background = BACKGROUND,
     edits: Sequence[Edit] = (),
+    cache: Path | None = None,
     **options: Any,
 ) -> WISE:
     """WISE on a tiny model, after `edits` one by one; `options` are fields of WISEConfig."""
     model = tiny_model(model) if isinstance(model, str) else model
     config = WISEConfig(**{**_OPTIONS, **options})
-    editor = WISE(model, tiny_tokenizer(), background, config, seed=seed)
+    editor = WISE(model, tiny_tokenizer(), background, config, seed=seed, cache=cache)
     for edit in edits:
         editor.edit([edit])
     return editor

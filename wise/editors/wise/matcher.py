@@ -97,12 +97,12 @@ class Whitening:
         _, scales, directions = torch.linalg.svd(torch.cat(scaled), full_matrices=False)
         eigenvalues = scales.square()
         floor = (ridge * eigenvalues.sum() / rows.shape[1]).clamp(min=1e-30)
-        return cls(mean, directions, 1 - (floor / (eigenvalues + floor)).sqrt())
+        return cls(mean, directions.contiguous(), 1 - (floor / (eigenvalues + floor)).sqrt())
 
     def keeping(self, changes: Float[Tensor, "P M"], n: int) -> Whitening:
         """Only the `n` directions in which such changes, whitened, are largest."""
         _, _, directions = torch.linalg.svd(self._scaled(changes), full_matrices=False)
-        return replace(self, kept=directions[:n])
+        return replace(self, kept=directions[:n].contiguous())
 
     def __call__(self, rows: Float[Tensor, "... M"]) -> Float[Tensor, "... M"]:
         white = self._scaled(rows.float() - self.mean)
@@ -171,7 +171,7 @@ def _near_threshold(held: Prompts, cosines: Float[Tensor, "3 E N"], weights: Wei
     return _rarely_passed(_product(cosines[:, held.edit(near), near], weights), _RATE)
 
 
-def _whitenings(references: References) -> tuple[Whitening, Whitening, Whitening]:
+def _whitenings(references: References) -> list[Whitening]:
     """Of tokens at the low layer, of the relation's key, and of the last token's.
 
     Rewording should change neither of the latter; what near texts change is what the relation's
@@ -184,11 +184,34 @@ def _whitenings(references: References) -> tuple[Whitening, Whitening, Whitening
         return rows[changed] - rows[common.prompt[changed]]
 
     relation = Whitening.of(mean, changes(mean, common.paraphrases), share=0.0)
-    return (
+    return [
         Whitening.of(references.common_read.tokens[:_N_TOKENS]),
         relation.keeping(changes(mean, common.near), _N_RELATIONS),
         Whitening.of(last, changes(last, common.paraphrases)),
-    )
+    ]
+
+
+def _kept_whitenings(kept: Kept, layers: Sequence[int], references: References) -> list[Whitening]:
+    common = references.common
+    what = f"whitenings {layers} {common.prompt.tolist()} {common.is_near.tolist()}"
+
+    def compute() -> dict[str, Tensor]:
+        return {
+            f"{number} {name}": tensor
+            for number, white in enumerate(_whitenings(references))
+            for name, tensor in vars(white).items()
+            if tensor is not None
+        }
+
+    found = kept.get(what, common.texts, compute)
+    return [
+        Whitening(**{
+            name.removeprefix(f"{number} "): tensor
+            for name, tensor in found.items()
+            if name.startswith(f"{number} ")
+        })
+        for number in range(3)
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -248,7 +271,7 @@ class Matcher(RouterBase):
         *, weights: Weights | None, false_positives: float,
     ) -> None:  # fmt: skip
         self.kept, self.low = kept, layers[0]
-        self.whitenings = _whitenings(references)
+        self.whitenings = _kept_whitenings(kept, layers, references)
         self.false_positives = false_positives
         self._texts = references.held.texts
         read = references.held_read
