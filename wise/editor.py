@@ -178,7 +178,8 @@ class Erasable(Protocol):
     def remove(self, edits: Sequence[Edit]) -> None:
         """Take back the edits of these prompts, as if they had not been made.
 
-        Raises KeyError or ValueError, and removes none, where one is not in force.
+        In any order, and once where a prompt is given twice. Raises KeyError or ValueError, and
+        removes none, where one is not in force.
         """
 
 

@@ -60,14 +60,22 @@ def _load(editor: Editor, path: Path | str, what: str) -> None:
 
 
 def _live_through(bench: Bench, editor: Editor) -> None:
-    """Everything that may happen before a state is saved: mass turns, overwrites, a removal."""
-    one, two, three, _ = bench.edits()
+    """Everything that may happen before a state is saved: mass turns, overwrites, a removal.
+
+    One question is edited in two wordings, with other answers, in either order of the alphabet.
+    """
+    one, two, three, four = bench.edits()
     editor.edit([one])
     editor.edit([two, three])
     editor.edit([replace(one, target=two.target)])
     with suppress(ValueError):  # an editor may refuse what its tokenizer cannot say
         editor.edit([replace(two, target=_UNUSUAL)])
     take_back(editor, [three])
+    worded = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
+    for edit, is_ascending in ((three, True), (four, False)):
+        prompts = sorted([edit.prompt, *worded[edit.prompt][:1]], reverse=not is_ascending)
+        for prompt, other in zip(prompts, (one, two), strict=False):
+            editor.edit([replace(edit, prompt=prompt, target=other.target)])
 
 
 @needs(Persistent)
@@ -381,20 +389,24 @@ def check_the_list_of_a_turn_stays_the_callers(bench: Bench) -> None:
 
 @needs(Prepares)
 def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
-    """Preparing edits writes nothing, and changes no answer once one of them is made."""
+    """Preparing edits writes nothing, and changes no answer once an edit is made.
+
+    The edit is one of them, or of their prompt with another target.
+    """
     edits = bench.edits(least=2)
     editor = bench.editor()
     assert isinstance(editor, Prepares)
     editor.prepare(edits)
     unmade = bench.logits(editor, bench.prompts)
     bench.same(unmade, bench.base_logits, "with edits prepared, and none made")
-    for edit in edits[:2]:
+    for edit in (*edits[:2], replace(edits[0], target=edits[1].target)):
         editor.edit([edit])
         said, wanted = (bench.ask(each, bench.prompts) for each in (editor, bench.editor([edit])))
         for prompt, found, expected in zip(bench.prompts, said, wanted, strict=True):
             require(
                 found.text == expected.text,
-                f"with {len(edits)} edits prepared and that of {edit.prompt!r} made, {prompt!r} is "
-                f"answered {found.text!r}; not prepared, {expected.text!r}",
+                f"with {len(edits)} edits prepared and {edit.prompt!r} then edited to "
+                f"{edit.target!r}, {prompt!r} is answered {found.text!r}; not prepared, "
+                f"{expected.text!r}",
             )
         editor.reset()

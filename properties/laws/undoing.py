@@ -23,6 +23,7 @@ __all__ = [
     "check_removing_an_edit_brings_back_no_earlier_one",
     "check_removing_an_edit_leaves_the_others",
     "check_removing_one_wording_leaves_the_other",
+    "check_removing_several_edits_is_removing_each",
     "check_removing_the_newest_edits_undoes_them",
     "check_reset_forgets_everything",
     "check_reset_restores_the_base_model",
@@ -31,6 +32,7 @@ __all__ = [
 _Twin = Callable[[Edit, Edit], Edit]  # of an older edit, by another one
 
 _N_WORDINGS = 6
+_PLACES = ((0, 1), (4, 0), (1, 1), (1, 0, 1))  # of edits in force, that are removed together
 _N_AGAIN = 5  # edits: an editor that misses 15 % by chance misses all of them with 1e-4
 
 
@@ -82,6 +84,35 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
     editor.edit([one])
     editor.edit([other, of_target])
     remove([of_target, other], 1)
+
+
+@needs(Erasable)
+def check_removing_several_edits_is_removing_each(bench: Bench) -> None:
+    """Edits that are removed in one call leave the answers that they leave when removed singly.
+
+    Whichever they are, of the oldest and the newest, in any order, and also given twice.
+    """
+    edits = bench.edits(7)
+    left, asked = list(edits), [edit.prompt for edit in edits]
+    editor, other = bench.editor(edits), bench.editor(edits)
+    for places in _PLACES:
+        removed = [left[place] for place in places]
+        take_back(editor, removed)
+        for edit in dict.fromkeys(removed):
+            take_back(other, [edit])
+        call = f"remove([{', '.join(f'edit {edits.index(edit) + 1}' for edit in removed)}])"
+        found, expected = (snapshot(bench, each, asked) for each in (editor, other))
+        left = [edit for edit in left if edit not in removed]
+        for n, edit in enumerate(edits):
+            own, wanted = found.answers[n], expected.answers[n]
+            kind = ("which it removes" if edit in removed else "which is in force"
+                    if edit in left else "removed earlier")  # fmt: skip
+            require(
+                own.token_ids == wanted.token_ids,
+                f"after {call}, edit {n + 1}, {kind}, {edit.prompt!r} -> {edit.target!r}, is "
+                f"answered {own.text!r}; removed one by one, they leave {wanted.text!r}",
+            )
+        require_same_answers(found, expected, f"after {call}, and not as one by one: now")
 
 
 @needs(Erasable)
@@ -306,16 +337,19 @@ def _too_long(bench: Bench, edit: Edit) -> Edit:
 def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     """A turn that is refused for one of its edits leaves no trace, whichever of them it is.
 
-    Neither at once nor in what is learned later; also of edits of prompts that were edited before.
+    Neither at once nor in what is learned later. The refused edit is of a new prompt or of one in
+    force; so are the others.
     """
     one, two, three, four = bench.edits()
-    bad = _too_long(bench, three)
     editor = bench.editor([one])
     before = snapshot(bench, editor)
+    new, known = _too_long(bench, three), _too_long(bench, one)
     good = [replace(one, target=two.target), two]
-    for place in range(3):
-        turn = [*good[:place], bad, *good[place:]]
-        what = f"a turn of 3 edits, number {place + 1} with a target beyond the context,"
+    turns = [([*good[:place], new, *good[place:]], place, "new") for place in range(3)]
+    turns += [([known], 0, "already edited"), ([two, known], 1, "already edited")]
+    for turn, place, kind in turns:
+        what = (f"a turn of {len(turn)} edits, number {place + 1} of a prompt that is {kind} with "
+                "a target beyond the context,")  # fmt: skip
         try:
             editor.edit(turn)
         except Exception:  # noqa: BLE001 - which error it must be is another law's

@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from scipy.stats import binom
 from torch import Tensor
 
 from fixtures.candidates import plain_prompt
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
-from properties.findings import Unasked, require
+from properties.findings import Broken, Unasked, require
 from wise.edits import Edit
 
 __all__ = [
+    "check_a_known_edit_takes_no_other_with_it",
     "check_a_mass_turn_writes_all_of_its_edits",
     "check_a_repeated_edit_is_still_written",
     "check_a_shared_target_opens_no_other_prompt",
@@ -35,12 +37,15 @@ __all__ = [
     "check_every_edit_of_a_turn_leaves_its_mark",
     "check_the_first_edits_outlive_many_others",
     "check_the_last_write_wins",
+    "check_the_last_write_wins_at_once",
 ]
 
 _SIZES = (2, 5, 7, 9)  # of turns: with a remainder, whatever the size of a group
 _N_PLACES = 20
 _N_WORDS = 24  # that prompts share at their beginning, at least
 _N_PROBES = 12
+_GROUP = 5  # edits in force while one after the other is edited anew
+_FALSE_FAIL = 1e-4
 _FEW, _MANY = 10, 70  # edits after the first: what any editor holds, and more than a buffer of 64
 
 Turns = Sequence[Sequence[Edit]]
@@ -109,6 +114,43 @@ def _other_targets(edits: Sequence[Edit]) -> list[Edit]:
 def check_the_last_write_wins(bench: Bench) -> None:
     """A prompt that is edited to a second target is not answered with the first."""
     bench.repeatedly(lambda edits: _last_of(bench, [edits, _other_targets(edits)]))
+
+
+def check_the_last_write_wins_at_once(bench: Bench) -> None:
+    """A prompt that holds an edit, and is edited anew, has not the old answer right after that.
+
+    Broken where more lose by the second edit than gain by it than by chance in one of 10,000.
+    """
+    edits, editor = bench.edits(_N_PLACES, least=2), bench.editor()
+    n, n_worse, n_better = 0, 0, 0
+    groups = [edits[begin : begin + _GROUP] for begin in range(0, len(edits), _GROUP)]
+    looks = [(group, apart) for apart in range(1, _GROUP) for group in groups]
+    for group, apart in looks:
+        targets = [edit.target for edit in group]
+        editor.reset()
+        for edit in group:
+            editor.edit([edit])
+        held = bench.says(editor, group)
+        for edit, target, is_held in zip(
+            group, targets[apart:] + targets[:apart], held, strict=True
+        ):
+            if target == edit.target:
+                continue
+            editor.edit([replace(edit, target=target)])
+            (answer,) = bench.ask(editor, [edit.prompt])
+            n += 1
+            if is_held and bench.same_text(answer.text, edit.target):
+                n_worse, last = n_worse + 1, (edit, target, answer.text)
+            n_better += not is_held and bench.same_text(answer.text, target)
+        if n_worse - n_better <= n / 5:
+            return  # no sign of it
+        if binom.sf(n_worse - 1, n_worse + n_better, 0.5) < _FALSE_FAIL / len(looks):
+            edit, target, text = last
+            raise Broken(
+                f"{edit.prompt!r}, edited to {edit.target!r} and then to {target!r}, is answered "
+                f"{text!r} right after the second edit; so are {n_worse} of {n} such prompts that "
+                "held the first edit"
+            )
 
 
 def check_an_edit_can_be_taken_back_to_the_truth(bench: Bench) -> None:
@@ -216,6 +258,40 @@ def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
                 f"of a turn of two edits that share {shared}, {lost.prompt!r} -> {lost.target!r} "
                 f"is left out: the editor is bitwise as after {kept.prompt!r} -> {kept.target!r} "
                 "alone",
+            )
+
+
+def check_a_known_edit_takes_no_other_with_it(bench: Bench) -> None:
+    """A new edit is written beside one in force, which its turn repeats or gives another target.
+
+    In either order. Bitwise: after such a turn an editor is not as without it, nor as after the
+    part of it that is known.
+    """
+    one, new, other, *_ = bench.edits(3)
+    editor = bench.editor()
+    batch = bench.batch([edit.prompt for edit in (one, new)])
+
+    def after(*turns: Sequence[Edit]) -> Tensor:
+        editor.reset()
+        for turn in turns:
+            editor.edit(turn)
+        return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
+
+    before, both = after([one]), after([one], [new])
+    if both.equal(before) or both.equal(after([new])):
+        raise Unasked("it holds only one of two edits")
+    for what, again in (
+        ("as it is", one),
+        ("with another target", replace(one, target=other.target)),
+    ):
+        known = after([one], [again])
+        for turn in ([again, new], [new, again]):
+            found = after([one], turn)
+            require(
+                not found.equal(known) and not found.equal(before),
+                f"the edit of {one.prompt!r} is in force; of edit([...]) with it {what}, at place "
+                f"{turn.index(again) + 1} of 2, and with {new.prompt!r} -> {new.target!r}, the "
+                "latter is left out: every logit is as without it",
             )
 
 
