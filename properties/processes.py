@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from fixtures.models import load_model
+from fixtures.models import FAMILIES, load_model, model_folder
 from wise.editor import Editor, load_editor
 from wise.edits import Background, Edit
 from wise.lm.tokens import encode
@@ -45,8 +45,9 @@ def asked_in_another_process(
 ) -> list[Tensor]:
     """[B V] for each number of threads: next-token logits of the bench's prompts after `turns`.
 
-    They are made on the first number of threads, and asked on each; with `after_others`, once an
-    editor of a model with other weights and half of the background was edited and asked there.
+    They are made on the first number of threads, and asked on each; with `after_others`, once
+    editors of a model with other weights and half of the background, and of one with another
+    tokenizer, were edited and asked there.
     Raises RuntimeError with what the process wrote, where it fails.
     """
     model = bench.loaded.model
@@ -77,10 +78,10 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
     background = Background(texts, tuple(Edit(**e) for e in request["background"]["edits"]))
     factory = load_editor(request["spec"])
 
-    def make(model: PreTrainedModel, background: Background) -> Editor:
-        return factory(
-            model, loaded.tokenizer, background, seed=request["seed"], **request["options"]
-        )
+    def make(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, background: Background
+    ) -> Editor:
+        return factory(model, tokenizer, background, seed=request["seed"], **request["options"])
 
     turns = [[Edit(**edit) for edit in turn] for turn in request["turns"]]
     batch = encode(loaded.tokenizer, request["prompts"]).to(loaded.model.device)
@@ -90,10 +91,15 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
         for weight in other.parameters():
             weight.data.mul_(1 + 2**-7)
         less = replace(background, texts=texts[: len(texts) // 2])
-        before = make(other, less)
-        before.edit(turns[0])
-        before.logits(batch.input_ids, batch.attention_mask)
-    editor = make(loaded.model, background)
+        tokenizer = _another_tokenizer(loaded.tokenizer)
+        wide = copy.deepcopy(other)
+        wide.resize_token_embeddings(max(len(tokenizer), wide.config.vocab_size))
+        for model, own in ((wide, tokenizer), (other, loaded.tokenizer)):
+            before = make(model, own, less)
+            asked = encode(own, request["prompts"]).to(model.device)
+            before.edit(turns[0])
+            before.logits(asked.input_ids, asked.attention_mask)
+    editor = make(loaded.model, loaded.tokenizer, background)
     for turn in turns:
         editor.edit(turn)
     found = {}
@@ -102,6 +108,12 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
         logits = editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
         found[str(n)] = logits.detach().cpu().contiguous()
     return found
+
+
+def _another_tokenizer(own: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """That of the first embedded model with another vocabulary."""
+    found = (PreTrainedTokenizerFast.from_pretrained(model_folder(name)) for name in FAMILIES)
+    return next(each for each in found if each.get_vocab() != own.get_vocab())
 
 
 if __name__ == "__main__":

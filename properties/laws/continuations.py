@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from properties.bench import Bench
-from properties.findings import Unasked, close, needs, require, tolerance
+from properties.findings import Broken, Unasked, close, needs, require, tolerance
 from properties.laws.batches import questions
 from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
@@ -25,6 +26,7 @@ __all__ = [
     "check_cached_generation_says_the_same",
     "check_generating_first_changes_no_answer",
     "check_out_of_scope_prompts_are_continued_by_the_unedited_model",
+    "is_near_tie",
 ]
 
 _N_EDITS = 6
@@ -87,7 +89,7 @@ def _require_answers(
         one, other = (answer_of(bench.loaded.tokenizer, list(ids)) for ids in both)
         same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
         require(
-            same or _is_near_tie(bench, editor, prompt, one, other),
+            same or is_near_tie(bench, editor, prompt, one, other),
             f"after {prompt!r}, {says} {_quoted(one)}, but {wanted} {_quoted(other)}",
         )
 
@@ -108,7 +110,7 @@ def _whole(bench: Bench, prompt: str, follows: Sequence[int]) -> Batch:
     return Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
 
 
-def _is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
+def is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
     """Whether two answers diverge where the two best tokens are nearly tied."""
     same = list(
         takewhile(
@@ -159,15 +161,26 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
             head.remove()
         if not new or len(steps) < len(new):
             continue
-        logits = bench.routed(editor, _whole(bench, prompt, new[:-1]))[0, -len(new) :]
+        whole = _whole(bench, prompt, new[:-1])
+        logits = bench.routed(editor, whole)[0, -len(new) :]
         first, *later = zip(steps[-len(new) :], logits, strict=True)
         if not close(*first):
             continue
         n_judged += 1
         for n, (found, needed) in enumerate(later, start=2):
             said = bench.loaded.tokenizer.decode(new[: n - 1])
+            if close(found, needed):
+                continue
+            anew = editor.logits(whole.input_ids, whole.attention_mask)[0, n - 1 - len(new)]
             require(
-                close(found, needed),
+                not close(found, anew),
+                f"after {prompt!r}, generate decides the route anew on the answer that it has "
+                f"begun: token {n}, which follows {said!r}, is decoded from the logits of the "
+                "whole row where the answer too may open or close an edit; needed: the route of "
+                "the prompt, for every token of its answer",
+            )
+            require(
+                False,
                 f"after {prompt!r}, generate decodes token {n}, which follows {said!r}, from "
                 f"logits that differ by {float((found - needed).abs().max()):.1e} from those of "
                 "the whole row; its first token has the same: what is edited is lost, or another, "
@@ -236,11 +249,20 @@ def check_a_row_is_continued_as_alone(bench: Bench) -> None:
     eos = bench.loaded.tokenizer.eos_token_id
     shortest_first = sorted(prompts, key=lambda prompt: [*alone[prompt], eos].index(eos))
     for order in (shortest_first, shortest_first[::-1]):
-        _require_answers(
-            bench, editor, order, _generate(bench, editor, order, most),
-            [alone[prompt] for prompt in order],
-            f"generate says, in a batch of {len(order)} rows of different lengths,", "alone",
+        expected = [alone[prompt] for prompt in order]
+        as_alone = partial(
+            _require_answers, bench, prompts=order, expected=expected, wanted="alone",
+            says=f"generate says, in a batch of {len(order)} rows of different lengths,",
         )  # fmt: skip
+        try:
+            as_alone(editor, found=_generate(bench, editor, order, most))
+        except Broken as error:
+            fresh = bench.editor(edits)
+            as_alone(fresh, found=_generate(bench, fresh, order, most))
+            raise Broken(
+                "an answer is kept from an earlier question, and given to another: asked the same "
+                f"batch first, an editor with these edits answers it as its rows alone; {error}"
+            ) from None
 
 
 @needs(Generates)

@@ -14,6 +14,7 @@ from wise.edits import Edit
 from wise.measures.verdicts import judge
 
 __all__ = [
+    "check_a_name_that_holds_a_subject_is_another",
     "check_an_edit_opens_no_prompt_at_the_edge_of_its_scope",
     "check_an_edit_stays_within_its_scope",
     "check_an_edit_without_a_subject_has_no_wider_scope",
@@ -182,6 +183,50 @@ def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
             )
     if not n_asked:
         raise Unasked("no two edits have subjects of more than one name")
+
+
+def _longer_names(edit: Edit) -> Iterator[tuple[str, str]]:
+    """(kind, prompt) pairs about made-up names in which the edit's subject is part of a word."""
+    places = {"first": edit.prompt.startswith, "last": edit.prompt.endswith}
+    place = next((where for where, holds in places.items() if holds(edit.subject)), "inside")
+    for form in ("Rose-{}", "Rosa{}", "{}ville", "{}-Rose"):
+        kind = f"{form.format('X')!r} stands {place} in a prompt"
+        yield kind, edit.prompt.replace(edit.subject, form.format(edit.subject))
+
+
+@needs(Routed)
+def check_a_name_that_holds_a_subject_is_another(bench: Bench) -> None:
+    """Not every longer name that holds an edit's subject is taken for the subject itself.
+
+    It is where the route is bitwise that of the edit's own prompt, and the answer its target. A
+    model may well think the names alike, but sees them as different texts.
+    """
+    edits = [edit for edit in bench.edits(_N_NAMED, least=2) if edit.subject]
+    editor = bench.filled
+    assert isinstance(editor, Routed)
+    held = [edit for edit, is_right in zip(edits, bench.says(editor, edits), strict=True)
+            if is_right]  # fmt: skip
+    asked: dict[str, list[tuple[Edit, str]]] = {}
+    for edit in held:
+        for kind, prompt in _longer_names(edit):
+            asked.setdefault(kind, []).append((edit, prompt))
+    asked = {kind: pairs for kind, pairs in asked.items() if len(pairs) >= _N_NAMESAKES}
+    if not asked:
+        raise Unasked("no two edits are answered by their targets and name a subject")
+    for kind, pairs in asked.items():
+        now = bench.says(editor, [replace(edit, prompt=prompt, subject="")
+                                  for edit, prompt in pairs])  # fmt: skip
+        texts = [edit.prompt for edit, _ in pairs], [prompt for _, prompt in pairs]
+        own, found = (editor.routing_activation(each.input_ids, each.attention_mask)
+                      for each in map(bench.batch, texts))  # fmt: skip
+        edit, prompt = pairs[0]
+        require(
+            not (all(now) and own.equal(found)),
+            f"{prompt!r}, about somebody else, is taken for {edit.prompt!r}, which was edited: it "
+            f"is answered {edit.target!r}, with the same routing activation {float(own[0]):g}; so "
+            f"are all {len(pairs)} in which {kind}, where X is an edited subject; needed: names "
+            "and prompts compared whole, and not by how they begin or end",
+        )
 
 
 def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:

@@ -64,9 +64,10 @@ def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
 def check_another_process_gives_the_same_editor(bench: Bench) -> None:
     """The same seed and edits give bitwise the same logits in a new process with other hashes.
 
-    There an editor of another model, with other weights and half of the background, was edited
-    first. Asked on another number of threads, it adds in another order: two thirds of the first
-    tokens are the same then. Starting the process takes some seconds.
+    There two others were edited first: one of a model with other weights and half of the
+    background, and one with another tokenizer. Asked on another number of threads, it adds in
+    another order: two thirds of the first tokens are the same then. Starting the process takes some
+    seconds.
     """
     if not bench.spec:
         raise Unasked("the editor is given as a function, which another process cannot find")
@@ -85,8 +86,9 @@ def check_another_process_gives_the_same_editor(bench: Bench) -> None:
     if not found.equal(expected):
         when = f"made again in another process (PYTHONHASHSEED={hash_seed})"
         bench.same(elsewhere()[0], expected, when)
-        bench.same(found, expected, "made after an editor of another model, with other weights and "
-                   "background, in one process")  # fmt: skip
+        bench.same(found, expected, "made after editors of other models, with other weights, "
+                   "background and tokenizer, in one process: something of theirs is kept, and "
+                   "used for this one")  # fmt: skip
     n_changed = int((again.argmax(-1) != expected.argmax(-1)).sum())
     require(
         3 * n_changed <= len(expected),

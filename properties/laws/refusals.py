@@ -15,14 +15,19 @@ from properties.findings import Unasked, needs, require
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
+from wise.lm.tokens import encode
 
 __all__ = [
+    "check_an_edit_may_fill_the_context",
     "check_an_interrupted_edit_leaves_the_editor_as_it_was",
     "check_refuses_a_layer_outside_the_model",
     "check_refuses_a_prompt_beyond_the_context",
     "check_refuses_a_target_without_tokens",
     "check_refuses_weights_that_are_not_numbers",
 ]
+
+
+_LONGEST = 4096  # tokens of a context that is filled
 
 
 class _Interrupted(Exception):  # noqa: N818 - raised on purpose
@@ -61,6 +66,49 @@ def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
     text = " ".join([other.prompt] * (1 + length // 2))
     _refuses(bench, bench.editor([last]), [good, replace(other, prompt=text)],
              f"a turn with a prompt beyond the context of {length} tokens")  # fmt: skip
+
+
+def _filling(bench: Bench, edit: Edit, n_tokens: int) -> Edit:
+    """`edit` with words before its prompt, so that it has as many tokens with target and EOS.
+
+    Raises Unasked where the words do not come out at that.
+    """
+    tokenizer = bench.loaded.tokenizer
+
+    def longer(words: Sequence[str]) -> Edit:
+        return replace(edit, prompt=" ".join([*words, edit.prompt]))
+
+    def excess(words: Sequence[str]) -> int:
+        tried = longer(words)
+        batch = encode(tokenizer, [tried.prompt], [tried.target])
+        return batch.input_ids.shape[1] + 1 - n_tokens  # the last token is never read
+
+    words: list[str] = []
+    one_token = [word for word in (*edit.prompt.split(), "a", "the", "of", "x")
+                 if excess([word, word]) - excess([word]) == 1]  # fmt: skip
+    if not one_token:
+        raise Unasked("no word is one token, to fill a context exactly")
+    while (missing := -excess(words)) > 0:
+        words += one_token[:1] * missing
+    if excess(words):
+        raise Unasked(f"no prompt comes out at {n_tokens} tokens")
+    return longer(words)
+
+
+def check_an_edit_may_fill_the_context(bench: Bench) -> None:
+    """Prompt, target and EOS may be exactly as long as the context; one token more is refused."""
+    length = bench.reader.max_length
+    if length is None or length > _LONGEST:
+        raise Unasked(f"a context of {length} tokens is too long to fill")
+    edit, other, *_ = bench.edits(least=2)
+    editor = bench.editor([other])
+    fitting, longer = (_filling(bench, edit, n) for n in (length, length + 1))
+    what = f"an edit whose prompt, target and EOS have {{}} tokens, where the context has {length},"
+    _refuses(bench, editor, [longer], what.format(length + 1))
+    try:
+        editor.edit([fitting])
+    except ValueError as error:
+        require(False, f"{what.format(length)} is refused, though it fits: {error}")
 
 
 def check_refuses_a_target_without_tokens(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from itertools import combinations
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Unasked, require
+from properties.findings import Unasked, close, require
 from wise.editor import Editor
 from wise.edits import Edit
 from wise.lm.tokens import IGNORED
@@ -24,12 +24,14 @@ __all__ = [
     "check_a_long_prompt_is_edited",
     "check_a_prompt_of_any_text_is_edited",
     "check_a_target_of_any_text_is_written",
+    "check_long_prompts_are_compared_whole",
     "check_similar_prompts_are_not_mixed_up",
     "check_similar_targets_are_not_mixed_up",
 ]
 
 _ACCENTS = str.maketrans("aeiouyAEIOUY", "áéíóúýÁÉÍÓÚÝ")
 _MOST_TOKENS = 512  # of a long prompt
+_MOST_COMPARED = 192  # of prompts that differ at one place only
 _N_EDITS = 20
 _N_PROBES = 8
 
@@ -105,22 +107,34 @@ def _decomposed(text: str) -> str:
 
 def _long(bench: Bench, edit: Edit) -> _Variants:
     """The edit with as many words before its prompt as the model can read and still answer."""
+    return {"that is long": replace(edit, prompt=f"{_filling(bench, edit.prompt)} {edit.prompt}")}
+
+
+def _filling(bench: Bench, prompt: str, most: int = _MOST_TOKENS) -> str:
+    """As many words as the model can read beside a prompt, and still answer it.
+
+    With the prompt they have at most `most` tokens.
+    """
     reader = bench.reader
-    room = min(_MOST_TOKENS, (reader.max_length or _MOST_TOKENS) - reader.max_new_tokens)
-    words = " ".join(each.prompt for each in bench.stream.edits).split() * room
-    words = [*words[:room], edit.prompt]
-    while (excess := len(reader.tokenizer(" ".join(words)).input_ids) - room) > 0:
+    room = min(most, (reader.max_length or most) - reader.max_new_tokens)
+    words = (" ".join(each.prompt for each in bench.stream.edits).split() * room)[:room]
+    while (excess := len(reader.tokenizer(" ".join([*words, prompt])).input_ids) - room) > 0:
         del words[: 1 + excess // 4]
-    return {"that is long": replace(edit, prompt=" ".join(words))}
+    return " ".join(words)
+
+
+def _read(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:
+    """[N V], [N]: the logits from which each token of the edits' targets is read, and the token."""
+    prompts, targets = zip(*((edit.prompt, edit.target) for edit in edits), strict=True)
+    batch = bench.reader.encode(prompts, targets, append_eos=False)
+    labelled = batch.labels != IGNORED
+    return bench.routed(editor, batch)[labelled], batch.labels[labelled]
 
 
 def _chances(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:
     """[N], [N]: log p of each token of the edits' targets, and whether it is the likeliest one."""
-    prompts, targets = zip(*((edit.prompt, edit.target) for edit in edits), strict=True)
-    batch = bench.reader.encode(prompts, targets, append_eos=False)
-    labelled = batch.labels != IGNORED
-    log_p = bench.routed(editor, batch)[labelled].float().log_softmax(-1)  # N V
-    labels = batch.labels[labelled]
+    logits, labels = _read(bench, editor, edits)
+    log_p = logits.float().log_softmax(-1)
     return log_p.gather(-1, labels[:, None])[:, 0], log_p.argmax(-1) == labels
 
 
@@ -225,16 +239,16 @@ def check_a_long_prompt_is_edited(bench: Bench) -> str:
 def _mixed_up(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Edit]]:
     """Pairs of `edits` after each of which, made alone, the editor is the same, and not unedited.
 
-    It is the same where log p of each token of all the targets is. An edit that is refused is left
-    to the laws above.
+    It is the same where the logits of each token of all the targets are. An edit that is refused is
+    left to the laws above.
     """
-    unedited, _ = _chances(bench, bench.base, edits)
+    unedited, _ = _read(bench, bench.base, edits)
     after = []
     for edit in edits:
         editor.reset()
         with suppress(ValueError):
             editor.edit([edit])
-        found, _ = _chances(bench, editor, edits)
+        found, _ = _read(bench, editor, edits)
         if not found.equal(unedited):
             after.append((edit, found))
     for (one, found), (other, again) in combinations(after, 2):
@@ -283,4 +297,40 @@ def check_similar_prompts_are_not_mixed_up(bench: Bench) -> None:
             right[0] == right[1],
             f"an edit of {one!r} gives bitwise the same logits as one of {other!r}, but only "
             f"{one if right[0] else other!r} is then answered with the target {edit.target!r}",
+        )
+
+
+def check_long_prompts_are_compared_whole(bench: Bench) -> None:
+    """Edits of long prompts that differ at one place only do not give the same editor.
+
+    They share all but a question at the end, at the beginning or in the middle, of up to 192
+    tokens. A place is not judged that the model itself no longer sees at the end of a prompt.
+    """
+    one, other, *_ = bench.edits(least=2)
+    asks = one.prompt, other.prompt
+    longest = " ".join([max(asks, key=len)] * 3)
+    filling = _filling(bench, longest, _MOST_COMPARED).split()
+    half = len(filling) // 2
+    texts = " ".join(filling[:half]), " ".join(filling[half:])
+
+    def asking(beginning: str, middle: str, end: str) -> Edit:
+        prompt = " ".join((beginning, texts[0], middle, texts[1], end))
+        return replace(one, prompt=prompt, subject="")
+
+    places = {"beginning": (1, 0, 0), "middle": (0, 1, 0), "end": (0, 0, 1)}
+    whole = asking(*[asks[0]] * 3)
+    edits = {where: asking(*(asks[n] for n in which)) for where, which in places.items()}
+    own, *others = bench.logits(bench.base, [whole.prompt, *(e.prompt for e in edits.values())])
+    seen = {edit: where for (where, edit), logits in zip(edits.items(), others, strict=True)
+            if not close(logits, own)}  # fmt: skip
+    for edit, other_edit in _mixed_up(bench, bench.editor(), [whole, *seen]):
+        if edit != whole:
+            continue
+        where = seen[other_edit]
+        n_tokens = len(bench.loaded.tokenizer(whole.prompt).input_ids)
+        require(
+            False,
+            f"an edit of a long prompt is taken for one of another that asks {asks[1]!r} in place "
+            f"of {asks[0]!r} at its {where}: the edits give bitwise the same logits, so some of "
+            f"the {n_tokens} tokens are not compared; needed: prompts compared whole",
         )
