@@ -231,18 +231,14 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
         assert page.count(note) == 1
 
 
-def test_a_factory_of_another_signature_is_told_the_one_that_is_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [("-k", "last-write"), ("-n", "2")], ids=["one", "two"])
+def test_a_factory_of_another_signature_is_told_the_one_that_is_needed(
+    tmp_path: Path, more: tuple[str, str]
+) -> None:
+    """Also where two processes were to run the checks."""
     (tmp_path / "my_editor.py").write_text("def make(model):\n    return model\n")
     editor = f"--editor={tmp_path / 'my_editor.py'}:make"
-    ran = run_pytest(editor, "--model=gptj", "--edits=5", "-m", "contract", "-k", "last-write")
-    assert ran.returncode == 4
-    assert "takes (model), and does not take (model, tokenizer, background, *, seed" in ran.stdout
-
-
-def test_two_processes_are_told_too_what_no_check_could_run_with(tmp_path: Path) -> None:
-    (tmp_path / "my_editor.py").write_text("def make(model):\n    return model\n")
-    editor = f"--editor={tmp_path / 'my_editor.py'}:make"
-    ran = run_pytest(editor, "--model=gptj", "--edits=5", "-m", "contract", "-n", "2")
+    ran = run_pytest(editor, "--model=gptj", "--edits=5", "-m", "contract", *more)
     assert ran.returncode == 4
     assert "takes (model), and does not take (model, tokenizer, background, *, seed" in ran.stdout
     assert "INTERNALERROR" not in ran.stdout
