@@ -19,6 +19,7 @@ from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.matcher import (
     Matcher,
     Whitening,
+    _near_cosines,
     _near_threshold,
     fitted_weights,
     likeness,
@@ -276,7 +277,7 @@ def test_near_texts_seldom_open_their_own_edit(n_without: int) -> None:
         torch.cat([first.prompt, second.prompt + 3 * n]),
         torch.cat([first.is_near, second.is_near]),
     )  # fmt: skip
-    found = _near_threshold(held, cosines_of(rows, held), (0.0, 0.0))
+    found = _near_threshold(_near_cosines(held, cosines_of(rows, held)), (0.0, 0.0))
     opened = int(((edits[:, 0] * near[:, 0]).sum(-1) > found).sum())
     assert opened == (n if n_without else 1)
 

@@ -152,23 +152,30 @@ def fitted_weights(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Weights:
     )
     named[owner, columns] = True
 
+    near = _near_cosines(held, cosines)
+
     def clearness(weights: Weights) -> float:
         evidence = _product(cosines[:, :, asked], weights)  # E P
         own = evidence[owner, columns]
         others = _rarely_passed(evidence.masked_fill(named, 0.0).amax(0), _RATE)
-        threshold = max(others, _near_threshold(held, cosines, weights))
+        threshold = max(others, _near_threshold(near, weights))
         return float((own.mean() - threshold) / own.std().clamp(min=_LEAST_SPREAD))
 
     pairs = [(a, b) for a, b in product(_WEIGHTS, repeat=2)]
     return max(sorted(pairs, key=sum), key=clearness)
 
 
-def _near_threshold(held: Prompts, cosines: Float[Tensor, "3 E N"], weights: Weights) -> float:
-    """What near texts seldom pass for the edit of their subject; 0 where most edits have none."""
+def _near_cosines(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Float[Tensor, "3 Q"]:
+    """Those of near texts with the edit of their subject; none where most edits have none."""
     near = held.near
-    if not len(near) or 2 * len(near) < len(held.prompt[held.paraphrases].unique()):
-        return 0.0
-    return _rarely_passed(_product(cosines[:, held.edit(near), near], weights), _RATE)
+    if 2 * len(near) < len(held.prompt[held.paraphrases].unique()):
+        near = near[:0]
+    return cosines[:, held.edit(near), near]
+
+
+def _near_threshold(near: Float[Tensor, "3 Q"], weights: Weights) -> float:
+    """What near texts seldom pass for the edit of their subject; 0 without any."""
+    return _rarely_passed(_product(near, weights), _RATE) if near.shape[1] else 0.0
 
 
 def _whitenings(references: References) -> list[Whitening]:
@@ -193,25 +200,15 @@ def _whitenings(references: References) -> list[Whitening]:
 
 def _kept_whitenings(kept: Kept, layers: Sequence[int], references: References) -> list[Whitening]:
     common = references.common
-    what = f"whitenings {layers} {common.prompt.tolist()} {common.is_near.tolist()}"
+    grouping = f"{layers} {common.prompt.tolist()} {common.is_near.tolist()}"
+    whats = [f"whitening of {what} {grouping}" for what in ("tokens", "relation", "last token")]
 
-    def compute() -> dict[str, Tensor]:
-        return {
-            f"{number} {name}": tensor
-            for number, white in enumerate(_whitenings(references))
-            for name, tensor in vars(white).items()
-            if tensor is not None
-        }
+    def compute(missing: list[str]) -> list[dict[str, Tensor]]:
+        computed = dict(zip(whats, _whitenings(references), strict=True))
+        parts = (vars(computed[what]).items() for what in missing)
+        return [{name: part for name, part in each if part is not None} for each in parts]
 
-    found = kept.get(what, common.texts, compute)
-    return [
-        Whitening(**{
-            name.removeprefix(f"{number} "): tensor
-            for name, tensor in found.items()
-            if name.startswith(f"{number} ")
-        })
-        for number in range(3)
-    ]  # fmt: skip
+    return [Whitening(**found) for found in kept.get_each(whats, common.texts, compute)]
 
 
 @dataclass(frozen=True)
@@ -285,7 +282,7 @@ class Matcher(RouterBase):
         if known:
             cosines = _cosines(known, self._held)
             self.weights = weights or fitted_weights(held, cosines)
-            self._near = _near_threshold(held, cosines, self.weights)
+            self._near = _near_threshold(_near_cosines(held, cosines), self.weights)
         self._last = _InForce((), (), (), (), torch.zeros(0).long(), float("inf"))
 
     def select(
