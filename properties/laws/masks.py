@@ -25,11 +25,12 @@ _Method = Callable[[Tensor, Tensor], Sequence[object]]  # tokens, mask -> one an
 def _methods(bench: Bench, editor: Editor) -> dict[str, _Method]:
     """What `editor` can be asked with tokens and a mask, each by its name, with answers by row."""
 
-    def logits(ids: Tensor, mask: Tensor) -> Sequence[object]:
-        found = editor.logits(ids, mask)
-        return [row[own] for row, own in zip(found, mask.bool(), strict=True)]
+    def shown(logits: Tensor, mask: Tensor) -> Sequence[object]:
+        return [row[own] for row, own in zip(logits, mask.bool(), strict=True)]
 
-    methods: dict[str, _Method] = {"logits": logits}
+    methods: dict[str, _Method] = {
+        "logits": lambda ids, mask: shown(editor.logits(ids, mask), mask)
+    }
     if isinstance(editor, Generates):
         generates = editor
 
@@ -44,11 +45,9 @@ def _methods(bench: Bench, editor: Editor) -> dict[str, _Method]:
             "an edit" if float(each) > routed.threshold else "no edit"
             for each in routed.routing_activation(ids, mask)
         ]
-        methods["logits with a prompt_mask"] = lambda ids, mask: [
-            row[own] for row, own in
-            zip(cast(Any, routed).logits(ids, mask, prompt_mask=mask.bool()), mask.bool(),
-                strict=True)
-        ]  # fmt: skip
+        methods["logits with a prompt_mask"] = lambda ids, mask: shown(
+            cast(Any, routed).logits(ids, mask, prompt_mask=mask.bool()), mask
+        )
     if isinstance(editor, Retrieves):
         retrieves = editor
         methods["retrieved"] = lambda ids, mask: [
