@@ -197,7 +197,17 @@ def test_a_memory_grows_by_its_answers_tokens_alone(n_contexts: int) -> None:
     (memory,) = editor._state.memories
     batch = encode(tiny_tokenizer(), [EDITS[0].prompt], [EDITS[0].target])
     assert memory.change.span is not None
-    assert len(memory.change.span) == (1 + n_contexts) * int((batch.labels >= 0).sum())
+    n_read = int((batch.labels >= 0).sum()) - 1  # of the answer's tokens: the last is not read
+    assert len(memory.change.span) == 1 + (1 + n_contexts) * n_read
+
+
+def test_long_contexts_are_cut_and_leave_the_target_room() -> None:
+    context = tiny_model("llama").config.max_position_embeddings
+    background = Background(texts=("word " * (2 * context), "letters" * (2 * context)))
+    edit = replace(EDITS[0], target="word " * (context // 8))
+    editor = matching(background=background, edits=[edit], n_contexts=2)
+    (memory,) = editor._state.memories
+    assert memory.edits == (edit,)
 
 
 def test_an_editor_without_background_routes_its_edits() -> None:

@@ -78,8 +78,11 @@ def cut_anywhere(text: str, generator: torch.Generator) -> str:
     return start if start.strip() else text
 
 
-def readable(lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text`, halved until it fits the context."""
-    while lm.context_length is not None and len(tokenizer(text).input_ids) > lm.context_length:
+def readable(
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str, *, at_most: int | None = None
+) -> str:
+    """`text`, halved until it has `at_most` so many tokens, or else until it fits the context."""
+    limit = lm.context_length if at_most is None else at_most
+    while limit is not None and text and len(tokenizer(text).input_ids) > limit:
         text = text[: len(text) // 2]
     return text

@@ -59,7 +59,8 @@ class WISEConfig(Checked):
     span: what an open memory changes: every token of its "row" (paper), or the "answer" alone, from
         the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
         answered as the edit's own. So it needs routing="match" and one edit a memory.
-    n_contexts: background prompts that learn the target with the edit's own, for span="answer".
+    n_contexts: background prompts that learn the target with the edit's own, so that its answer
+        holds after other words, too; for span="answer".
     append_eos: the target ends with EOS, so that free-run answers stop.
     replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
@@ -139,7 +140,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "match": dict(
         units="model", depth=0.8, routing="match", span="answer", memory="retrieve",
         mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_prefixes=0,
-        n_background=768,
+        n_background=768, n_contexts=8,
     ),
     # Table 10 and appendix A.3; steps and threshold scale from the released configuration.
     "paper-llama-2-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from wise.editors.kept import Kept
 from wise.editors.router import Router, RouterBase, RoutingInputs, epsilon, margin_loss, stack
-from wise.editors.routing_inputs import background_inputs, prompt_inputs
+from wise.editors.routing_inputs import background_inputs, prompt_inputs, readable
 from wise.editors.wise.config import WISEConfig
 from wise.editors.wise.matcher import Matcher
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
@@ -24,6 +24,8 @@ from wise.lm.tokens import IGNORED, encode, last_column
 from wise.seeds import seeded
 
 __all__ = ["Learner", "Objective", "descend"]
+
+_LONGEST_CONTEXT = 64  # tokens
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Learner:
         ]
         targets = [edit.target for edit in turn.edits] * len(starts)
         if config.span == "answer":  # of one edit
-            contexts = self._contexts(turn.number)
+            contexts = self._contexts(turn.number, targets[0])
             prompts, targets = [*prompts, *contexts], targets + targets[:1] * len(contexts)
         batch = encode(
             self.tokenizer, prompts, targets,
@@ -180,18 +182,20 @@ class Learner:
             irrelevant = self._irrelevant(shard.change, generator)
             replayed = self._replayed(earlier, generator)
             objective = replace(objective, edited=rows, irrelevant=irrelevant, replayed=replayed)
-        changed = batch.attention_mask.bool()
+        changed = batch.attention_mask.bool()[:, first:]
+        span = tail.inputs[changed]
         if config.span == "answer":
             changed = (batch.labels != IGNORED)[:, first:]
             asked = last[:, None] == torch.arange(first, batch.labels.shape[1], device=last.device)
             own = inputs[-1][0, last[0]]  # A(x_e)
+            span = torch.cat([own[None], tail.inputs[changed & ~asked]])
             tail = replace(tail, inputs=torch.where(asked[..., None], own, tail.inputs))
             objective = replace(objective, tail=tail, changed=changed)
         mask = self._mask(shard.number)
         tau = descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor)
         change = Change(tau)
         if mask is None and objective.edited is None and not shard.edits:
-            change = Change.spanned(tau, tail.inputs[changed])
+            change = Change.spanned(tau, span)
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
         routing = stack([shard.routing, self.router.remembered(bare)])
         activations = self._activations(routing, change)
@@ -242,11 +246,17 @@ class Learner:
             self.background, n=self.config.n_prefixes, seed=self.seed, turn=turn
         )
 
-    def _contexts(self, turn: int) -> list[str]:
-        """Background prompts that a turn's target is learned after, too."""
-        known = [edit.prompt for edit in self.background.edits]
-        order = torch.randperm(len(known), generator=seeded(self.seed, "contexts", turn))
-        return [known[index] for index in order[: self.config.n_contexts].tolist()]
+    def _contexts(self, turn: int, target: str) -> list[str]:
+        """Background prompts that a turn's target is learned after, too; long ones are cut."""
+        limit = _LONGEST_CONTEXT
+        if self.lm.context_length is not None:
+            n_target = len(self.tokenizer(f" {target}").input_ids) + 1  # with EOS
+            limit = min(limit, self.lm.context_length - n_target)
+        texts = self._references.common.texts
+        order = torch.randperm(len(texts), generator=seeded(self.seed, "contexts", turn)).tolist()
+        chosen = (texts[index] for index in order[: self.config.n_contexts])
+        cut = (readable(self.lm, self.tokenizer, text, at_most=limit) for text in chosen)
+        return [text for text in cut if text]
 
     @cached_property
     def _model_prefixes(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ _LEAST_SPREAD = 1e-3  # of the evidence of paraphrases
 _N_RELATIONS = 8  # directions that tell them apart
 _N_TOKENS = 1536  # that the low layer's covariance is taken of
 _UNFITTED = (0.0, 0.5)  # where the background asks for no edit twice
+_TINY = 1e-30  # of a sum of squares
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
 _BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
@@ -93,10 +94,14 @@ class Whitening:
         kinds = [change for change in changes if len(change)]
         parts = [(rows - mean, share if kinds else 1.0)]
         parts += [(change, (1 - share) / len(kinds)) for change in kinds]
-        scaled = [part * (weight / part.square().sum()).sqrt() for part, weight in parts if weight]
+        scaled = [
+            part * (weight / part.square().sum().clamp(min=_TINY)).sqrt()
+            for part, weight in parts
+            if weight
+        ]
         _, scales, directions = torch.linalg.svd(torch.cat(scaled), full_matrices=False)
         eigenvalues = scales.square()
-        floor = (ridge * eigenvalues.sum() / rows.shape[1]).clamp(min=1e-30)
+        floor = (ridge * eigenvalues.sum() / rows.shape[1]).clamp(min=_TINY)
         return cls(mean, directions.contiguous(), 1 - (floor / (eigenvalues + floor)).sqrt())
 
     def keeping(self, changes: Float[Tensor, "P M"], n: int) -> Whitening:
