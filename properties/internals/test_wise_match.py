@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise
+from wise.editors.router import RoutingInputs
 from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.matcher import (
     Matcher,
@@ -22,10 +23,10 @@ from wise.editors.wise.matcher import (
     _near_cosines,
     _near_threshold,
     fitted_weights,
-    likeness,
 )
 from wise.editors.wise.memory import Change
 from wise.editors.wise.references import Prompts, Read, References, _chosen, pooled
+from wise.editors.wise.windows import Windows
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
@@ -90,8 +91,9 @@ def test_a_phrase_is_as_like_a_prompt_as_its_nearest_words(
     needed = max(torch.nn.functional.cosine_similarity(phrase[0], w, dim=0) for w in windows)
     tokens = torch.nn.functional.pad(prompt, (0, 0, before, after), value=3.0)
     mask = torch.nn.functional.pad(torch.ones(n_tokens), (before, after)).bool()
-    found = likeness(phrase, torch.tensor([width]), tokens[None], mask[None])
-    torch.testing.assert_close(found, needed[None, None], atol=1e-5, rtol=0)
+    windows = Windows.of(torch.stack([tokens, -tokens]), torch.stack([mask, mask]))
+    found = windows.likeness(phrase, torch.tensor([width]))
+    torch.testing.assert_close(found[0, 0], needed, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("begin", ["", "Say it in a word: "])
@@ -106,7 +108,8 @@ def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
     def like(prompt: str) -> float:
         batch = encode(tiny_tokenizer(), [prompt])
         rows = editor._rows(batch.input_ids, batch.attention_mask)
-        found = likeness(known.phrases, known.widths, rows.keys[:, 2:], rows.mask[:, 2:])
+        windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
+        found = windows.likeness(known.phrases, known.widths)
         return float(found.max())
 
     assert like(edit.prompt) == pytest.approx(1.0, abs=1e-4)
@@ -245,7 +248,9 @@ def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: 
         editor._learner.kept, editor._learner.layers, references,
         weights=(0.0, 0.5), false_positives=rate,
     )  # fmt: skip
-    opened = int((matcher.choose(matcher._held, editor._state.memories) >= 0).sum())
+    tokens = matcher._windows.tokens.reshape(60, 4, inner)
+    held = RoutingInputs(torch.cat([matcher._keys, tokens], 1), torch.ones(60, 6).bool())
+    opened = int((matcher.choose(held, editor._state.memories) >= 0).sum())
     assert opened <= rate * 60 + 1
 
 

@@ -25,7 +25,7 @@ from wise.seeds import seeded
 
 __all__ = ["Learner", "Objective", "descend"]
 
-_LONGEST_CONTEXT = 64  # tokens
+_LONGEST_CONTEXT = 32  # tokens
 
 
 @dataclass(frozen=True)

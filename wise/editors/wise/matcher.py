@@ -22,11 +22,12 @@ from wise.editors.kept import Kept
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
 from wise.editors.routing_inputs import readable
 from wise.editors.wise.references import Prompts, References, pooled
+from wise.editors.wise.windows import Windows
 from wise.edits import Edit
 from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import encode, subject_mask
 
-__all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights", "likeness"]
+__all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
 
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
@@ -40,31 +41,6 @@ _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
 _BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
 N_READINGS = 1 + len(_BEFORE)  # of an edit's subject: in its own prompt, and behind these
-
-
-def likeness(
-    phrases: Float[Tensor, "P M"],
-    widths: Int[Tensor, " P"],
-    tokens: Float[Tensor, "N T M"],
-    mask: Bool[Tensor, "N T"],
-) -> Float[Tensor, "P N"]:
-    """The largest cosine of each phrase with as many neighbouring tokens of each prompt.
-
-    `phrases` are sums of `widths` tokens. A prompt with fewer is compared as a whole.
-    """
-    found = tokens.new_zeros(len(phrases), len(tokens))
-    sums = nn.functional.pad((tokens * mask[..., None]).cumsum(1), (0, 0, 1, 0))  # N T+1 M
-    counts = nn.functional.pad(mask.cumsum(1), (1, 0))  # N T+1
-    begin = torch.arange(tokens.shape[1], device=tokens.device)
-    for width in widths.unique().tolist():
-        end = (begin + width).clamp(max=tokens.shape[1])
-        is_full = counts[:, end] - counts[:, begin] == counts[:, -1:].clamp(max=width)  # N T
-        windows = nn.functional.normalize(sums[:, end] - sums[:, begin], dim=-1)
-        of_width = widths == width
-        units = nn.functional.normalize(phrases[of_width], dim=-1)
-        cosines = (windows @ units.T).masked_fill(~is_full[..., None], -1.0)  # N T p
-        found[of_width] = cosines.amax(1).T
-    return found
 
 
 @dataclass(frozen=True)
@@ -229,17 +205,19 @@ class _Known:
     key: Float[Tensor, "2 M"]
 
 
-def _cosines(known: Sequence[_Known], rows: RoutingInputs) -> Float[Tensor, "3 E N"]:
+def _cosines(
+    known: Sequence[_Known], keys: Float[Tensor, "N 2 M"], windows: Windows
+) -> Float[Tensor, "3 E N"]:
     """Those of each edit's subject, relation and last token with those of prompts."""
     phrases = torch.cat([each.phrases for each in known])
     widths = torch.cat([each.widths for each in known])
     sizes = torch.tensor([len(each.phrases) for each in known], device=phrases.device)
     owner = torch.arange(len(known), device=phrases.device).repeat_interleave(sizes)
-    found = likeness(phrases, widths, rows.keys[:, 2:], rows.mask[:, 2:])  # P N
-    subject = found.new_full((len(known), len(rows)), -1.0)
+    found = windows.likeness(phrases, widths)  # P N
+    subject = found.new_full((len(known), len(keys)), -1.0)
     subject.scatter_reduce_(0, owner[:, None].expand_as(found), found, "amax")
-    keys = torch.stack([each.key for each in known], 1)  # 2 E M
-    return torch.stack([subject, *(keys @ rows.keys[:, :2].permute(1, 2, 0))])
+    own = torch.stack([each.key for each in known], 1)  # 2 E M
+    return torch.stack([subject, *(own @ keys.permute(1, 2, 0))])
 
 
 @dataclass(frozen=True)
@@ -277,15 +255,13 @@ class Matcher(RouterBase):
         self.false_positives = false_positives
         self._texts = references.held.texts
         read = references.held_read
-        self._held = self._rows(read.pooled, *read.padded)
+        self._keys = self._pooled_keys(read.pooled)  # of held prompts, as `_windows`
+        self._windows = Windows(self.whitenings[0](read.tokens), read.lengths)
         held, edits = references.held, references.held.edits.tolist()
-        known = [
-            self._known(held.texts[row], held.subjects[row], self._held.keys[row, :2])
-            for row in edits
-        ]
+        known = [self._known(held.texts[row], held.subjects[row], self._keys[row]) for row in edits]
         self.weights, self._near = weights or _UNFITTED, 0.0
         if known:
-            cosines = _cosines(known, self._held)
+            cosines = _cosines(known, self._keys, self._windows)
             self.weights = weights or fitted_weights(held, cosines)
             self._near = _near_threshold(_near_cosines(held, cosines), self.weights)
         self._last = _InForce((), (), (), (), torch.zeros(0).long(), float("inf"))
@@ -294,7 +270,10 @@ class Matcher(RouterBase):
         self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
     ) -> RoutingInputs:
         """What each prompt is matched by, from inputs of W_v at the two layers."""
-        return self._rows(pooled(inputs[-1], prompt_mask), inputs[0], prompt_mask)
+        keys = self._pooled_keys(pooled(inputs[-1], prompt_mask))
+        tokens = self.whitenings[0](inputs[0]) * prompt_mask[..., None]
+        is_read = prompt_mask.any(-1, keepdim=True).expand(-1, 2)
+        return RoutingInputs(torch.cat([keys, tokens], 1), torch.cat([is_read, prompt_mask], 1))
 
     def remembered(self, rows: RoutingInputs) -> RoutingInputs:
         """The mean and the last token."""
@@ -309,7 +288,8 @@ class Matcher(RouterBase):
     ) -> Float[Tensor, "K N"]:
         """The evidence of each memory's nearest edit, from 0 to 1."""
         state = self._in_force(memories)
-        evidence = _product(_cosines(state.known, rows), self.weights)  # E N
+        windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
+        evidence = _product(_cosines(state.known, rows.keys[:, :2], windows), self.weights)  # E N
         nearest = evidence.new_zeros(len(memories), len(rows))
         owner = state.owner[:, None].expand_as(evidence)
         return nearest.scatter_reduce(0, owner, evidence, "amax")
@@ -323,19 +303,9 @@ class Matcher(RouterBase):
         """What few held prompts pass for any edit, and few near texts for their own."""
         return self._in_force(memories).threshold if memories else float("inf")
 
-    def _rows(
-        self,
-        pooled: Float[Tensor, "N 2 M"],
-        tokens: Float[Tensor, "N T M"],
-        mask: Bool[Tensor, "N T"],
-    ) -> RoutingInputs:
-        low, *others = self.whitenings
-        keys = [white(pooled[:, i]) for i, white in enumerate(others)]
-        keys = [nn.functional.normalize(key, dim=-1)[:, None] for key in keys]
-        is_read = mask.any(-1, keepdim=True).expand(-1, 2)
-        return RoutingInputs(
-            torch.cat([*keys, low(tokens) * mask[..., None]], 1), torch.cat([is_read, mask], 1)
-        )
+    def _pooled_keys(self, pooled: Float[Tensor, "N 2 M"]) -> Float[Tensor, "N 2 M"]:
+        keys = [white(pooled[:, i]) for i, white in enumerate(self.whitenings[1:])]
+        return nn.functional.normalize(torch.stack(keys, 1), dim=-1)
 
     @torch.no_grad()
     def _known(self, prompt: str, subject: str, key: Float[Tensor, "2 M"]) -> _Known:
@@ -363,7 +333,7 @@ class Matcher(RouterBase):
         new = {edit: key for edit, key in zip(edits, keys, strict=True) if edit not in seen}
         if new:
             read = [self._known(edit.prompt, edit.subject, key) for edit, key in new.items()]
-            evidence = _product(_cosines(read, self._held), self.weights)  # E N
+            evidence = _product(_cosines(read, self._keys, self._windows), self.weights)  # E N
             named = _named([edit.subject for edit in new], self._texts, keys.device)
             rows = evidence.masked_fill(named, 0.0)
             seen |= dict(zip(new, zip(read, rows, strict=True), strict=True))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from transformers import PreTrainedTokenizerBase
 
 from wise.editors.kept import Kept
@@ -103,12 +103,6 @@ class Read:
     pooled: Float[Tensor, "N 2 M"]
     tokens: Float[Tensor, "S M"]  # of one prompt after the other
     lengths: Int[Tensor, " N"]
-
-    @property
-    def padded(self) -> tuple[Float[Tensor, "N T M"], Bool[Tensor, "N T"]]:
-        """The prompts' tokens side by side, and where there are any."""
-        rows = nn.utils.rnn.pad_sequence(self.tokens.split(self.lengths.tolist()), True)
-        return rows, torch.arange(rows.shape[1], device=rows.device) < self.lengths[:, None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""How like a phrase some prompts are, wherever in them it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+__all__ = ["Windows"]
+
+_TINY = 1e-12  # of a norm
+
+
+class _OfWidth(NamedTuple):
+    """As many neighbouring tokens: all places; a prompt with fewer tokens is one place, whole."""
+
+    begin: Int[Tensor, " W"]
+    end: Int[Tensor, " W"]
+    prompt: Int[Tensor, " W"]
+    norms: Float[Tensor, " W"]  # of the sums of the tokens
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Neighbouring tokens in prompts: tokens of one prompt after the other, and their numbers."""
+
+    tokens: Float[Tensor, "S M"]
+    lengths: Int[Tensor, " N"]
+    _known: dict[int, _OfWidth] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tokens: Float[Tensor, "N T M"], mask: Bool[Tensor, "N T"]) -> Windows:
+        """Of prompts side by side, padded on either side."""
+        return cls(tokens[mask], mask.sum(-1))
+
+    def likeness(
+        self, phrases: Float[Tensor, "P M"], widths: Int[Tensor, " P"]
+    ) -> Float[Tensor, "P N"]:
+        """The largest cosine of each phrase with as many neighbouring tokens of each prompt.
+
+        `phrases` are sums of `widths` tokens. A prompt with fewer is compared as a whole; -1 where
+        it has none.
+        """
+        found = phrases.new_full((len(phrases), len(self.lengths)), -1.0)
+        for width in widths.unique().tolist():
+            at = self._of_width(width)
+            of_width = widths == width
+            units = nn.functional.normalize(phrases[of_width], dim=-1)
+            dots = (units @ self.tokens.T).double().cumsum(1)  # p S
+            dots = nn.functional.pad(dots, (1, 0))
+            cosines = ((dots[:, at.end] - dots[:, at.begin]) / at.norms).to(found.dtype)
+            prompt = at.prompt.expand(len(cosines), -1)
+            found[of_width] = found[of_width].scatter_reduce(1, prompt, cosines, "amax")
+        return found
+
+    def _of_width(self, width: int) -> _OfWidth:
+        if width not in self._known:
+            last = self.lengths.cumsum(0)
+            n_prompts = torch.arange(len(last), device=last.device)
+            prompt = n_prompts.repeat_interleave(self.lengths)  # S
+            begin = torch.arange(len(prompt), device=last.device)
+            is_first = begin == (last - self.lengths)[prompt]
+            keep = is_first | (begin + width <= last[prompt])
+            begin, prompt = begin[keep], prompt[keep]
+            end = (begin + width).minimum(last[prompt])
+            sums = self.tokens[begin]
+            for further in range(1, width):
+                is_in = begin + further < end
+                sums[is_in] += self.tokens[begin[is_in] + further]
+            norms = sums.norm(dim=-1).clamp(min=_TINY)
+            self._known[width] = _OfWidth(begin, end, prompt, norms)
+        return self._known[width]
