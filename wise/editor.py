@@ -32,6 +32,7 @@ __all__ = [
     "Growing",
     "Layered",
     "Persistent",
+    "Precomputes",
     "Prepares",
     "Retrieves",
     "Routed",
@@ -125,6 +126,17 @@ class Prepares(Protocol):
 
         Neither the state nor any answer changes. Edits that a turn would refuse are left out; any
         other error is raised, and nothing is prepared.
+        """
+
+
+@runtime_checkable
+class Precomputes(Protocol):
+    """Layered, and can compute at once what its kind needs of the unedited model at many layers."""
+
+    def precompute(self, layers: Sequence[int]) -> None:
+        """Keep in the editor's cache what editors with its options need at each of `layers`.
+
+        Nothing is done without a cache. Neither the state nor any answer changes.
         """
 
 

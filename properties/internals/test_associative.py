@@ -102,6 +102,32 @@ def test_editors_that_share_a_folder_compute_what_they_share_once(
 
 
 @every_editor
+def test_one_pass_over_the_background_serves_editors_at_all_layers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [make(kind, edits=EDITS[:1], layer=layer)._state for layer in range(2)]
+    n_passes, second_moments = [], covariance.second_moments
+
+    def counted(*args: Any) -> Any:
+        n_passes.append(1)
+        return second_moments(*args)
+
+    monkeypatch.setattr(covariance, "second_moments", counted)
+    for layer, wanted in enumerate(alone):
+        editor = make(kind, layer=layer, cache=tmp_path)
+        editor.precompute(range(2))
+        editor.edit(EDITS[:1])
+        for each, change in wanted.changes.items():
+            torch.testing.assert_close(editor._state.changes[each], change, atol=1e-5, rtol=1e-4)
+    assert len(n_passes) == 1
+
+
+def test_nothing_is_precomputed_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(covariance, "second_moments", None)
+    make("rome").precompute([0, 1])
+
+
+@every_editor
 @pytest.mark.parametrize("options", [{}, {"objective": "lower", "fact_token": "last"}])
 def test_an_edit_prepared_beside_others_is_the_edit_made_alone(
     kind: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -134,8 +160,28 @@ def test_what_is_prepared_is_parted_by_rows_and_leaves_repeated_prompts_alone(
 
     monkeypatch.setattr(associative, "optimize", counted)
     editor.prepare([*EDITS, replace(EDITS[0], target="soup")])
-    assert sizes == [2, 1]
+    assert sizes == [1, 2]
     assert set(editor._prepared) == set(EDITS[1:])
+
+
+def test_edits_prepared_together_are_about_as_long_from_the_key_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    editor = make("rome", n_prefixes=2, batch_size=300)
+    lengths: list[list[int]] = []
+    optimize = associative.optimize
+
+    def seen(facts, layer, edits, config, *, site):
+        lengths.append([facts.asked([edit], forced=True).n_columns for edit in edits])
+        return optimize(facts, layer, edits, config, site=site)
+
+    monkeypatch.setattr(associative, "optimize", seen)
+    short = replace(EDITS[0], target="Oslo")
+    longer = [replace(short, prompt=f"{short.prompt}{' word' * n}") for n in (4, 0, 5)]
+    editor.prepare(longer)
+    assert [max(each) <= 1.25 * min(each) for each in lengths] == [True, True]
+    assert sorted(map(len, lengths)) == [1, 2]
+    assert set(editor._prepared) == set(longer)
 
 
 @every_editor

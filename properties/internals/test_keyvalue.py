@@ -18,6 +18,7 @@ from properties.internals.tiny_editors import (
     facts_of,
 )
 from wise.editors.kept import Kept
+from wise.editors.key_value import covariance
 from wise.editors.key_value.covariance import Covariance, second_moments
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Background, Edit
@@ -144,6 +145,22 @@ def test_one_pass_over_the_background_gives_c_at_every_layer(n_kept: int, tmp_pa
     for layer, C in zip(layers, together, strict=True):
         alone = second_moments(lm, tiny_tokenizer(), [layer], BACKGROUND.texts)[layer]
         torch.testing.assert_close(C, alone, atol=0.0, rtol=1e-5)
+
+
+def test_c_asked_for_again_takes_no_other_layer_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[list[int]] = []
+
+    def seen(lm: LanguageModel, tokenizer: Any, layers: list[int], texts: Any) -> Any:
+        taken.append(layers)
+        return second_moments(lm, tokenizer, layers, texts)
+
+    monkeypatch.setattr(covariance, "second_moments", seen)
+    kept = Kept(LanguageModel(tiny_model("gpt2", n_layers=4)), tiny_tokenizer())
+    asked = Covariance(kept, [1, 2, 3], BACKGROUND, 0, 100, 0.0)
+    found = {layer: asked.at(layer) for layer in (1, 2, 3)}
+    for layer in (2, 1):
+        torch.testing.assert_close(asked.at(layer), found[layer])
+    assert taken == [[1, 2, 3], [2], [1]]
 
 
 def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:

@@ -16,7 +16,9 @@ from wise.jobs.ledger import write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 
-__all__ = ["Kept"]
+__all__ = ["ComputeEach", "Kept"]
+
+ComputeEach = Callable[[list[str]], Sequence[dict[str, Tensor]]]  # what is missing -> its tensors
 
 
 @dataclass
@@ -42,15 +44,29 @@ class Kept:
         return found
 
     def get_each(
-        self,
-        whats: Sequence[str],
-        texts: Sequence[str],
-        compute: Callable[[list[str]], Sequence[dict[str, Tensor]]],
+        self, whats: Sequence[str], texts: Sequence[str], compute: ComputeEach
     ) -> list[dict[str, Tensor]]:
         """The results of several `whats`; one call of `compute` gives all that are not kept."""
         if self.folder is None:
             return list(compute(list(whats)))
-        folder, tokens = Path(self.folder).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
+        paths = self._written(self.folder, whats, texts, compute)
+        return [{name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
+                for path in paths]  # fmt: skip
+
+    def keep(self, whats: Sequence[str], texts: Sequence[str], compute: ComputeEach) -> None:
+        """What `get_each` would compute, for later; without a folder nothing is done."""
+        if self.folder is not None:
+            self._written(self.folder, whats, texts, compute)
+
+    def _written(
+        self,
+        at: str | Path,
+        whats: Sequence[str],
+        texts: Sequence[str],
+        compute: ComputeEach,
+    ) -> list[Path]:
+        """The files of `whats`, those that were missing by one call of `compute`."""
+        folder, tokens = Path(at).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
         digests = [hashlib.sha256("\n".join((what, self._model, tokens)).encode()).hexdigest()
                    for what in whats]  # fmt: skip
         paths = {what: folder / f"{digest}.safetensors"
@@ -61,8 +77,7 @@ class Kept:
             for what, found in zip(missing, compute(missing), strict=True):
                 tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
                 write_whole(paths[what], save(tensors))
-        return [{name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
-                for path in paths.values()]  # fmt: skip
+        return list(paths.values())
 
     @cached_property
     def _model(self) -> str:

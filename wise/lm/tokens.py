@@ -17,9 +17,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "normalized", "pad",
-           "position_ids", "prompt_tokens", "subject_mask", "subject_span", "why_no_target",
-           "widened"]  # fmt: skip
+__all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "normalized",
+           "of_like_length", "pad", "position_ids", "prompt_tokens", "subject_mask", "subject_span",
+           "why_no_target", "widened"]  # fmt: skip
 
 IGNORED = -100
 # Chinese, Japanese, Thai, Lao, Burmese and Khmer letters, and full-width signs: no space follows.
@@ -201,6 +201,20 @@ def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
 def last_column(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
     """The last column of each row that is in the mask; 0 where none is."""
     return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)
+
+
+def of_like_length(
+    lengths: Int[Tensor, " R"], n_rows: int, most_padded: float
+) -> Iterator[Int[Tensor, " r"]]:
+    """The rows in batches of at most `n_rows`, the shortest first; in each, no row is longer than
+    `most_padded` times the shortest."""
+    order = lengths.argsort(stable=True)
+    start = 0
+    while start < len(order):
+        some = lengths[order[start : start + n_rows]]
+        n = int((some <= most_padded * some[0]).sum())
+        yield order[start : start + n]
+        start += n
 
 
 def subject_mask(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.tokens import IGNORED, Batch, encode, subject_mask
+from wise.lm.tokens import IGNORED, Batch, encode, of_like_length, subject_mask
 from wise.localization.model_runs import replaced
 
 __all__ = ["Forced"]
@@ -61,7 +61,7 @@ class Forced:
         """log p of each whole target, float32; `lm` is the editor's model."""
         noise, batch = self._noise(lm), self.batch
         found = torch.zeros(len(batch.labels), device=lm.device)
-        for rows in _of_like_length(batch.attention_mask.sum(-1)):
+        for rows in of_like_length(batch.attention_mask.sum(-1), _BATCH_SIZE, _MOST_PADDED):
             some = batch[rows]
             labelled = some.labels != IGNORED
             more = {"prompt_mask": some.prompt_mask} if isinstance(editor, Routed) else {}
@@ -81,14 +81,3 @@ class Forced:
             return None
         nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))
         return self.noise(nothing, self.subject, [self.edit] * len(nothing))
-
-
-def _of_like_length(lengths: Int[Tensor, " R"]) -> Iterator[Int[Tensor, " r"]]:
-    """The rows in batches, the shortest first."""
-    order = lengths.argsort(stable=True)
-    start = 0
-    while start < len(order):
-        some = lengths[order[start : start + _BATCH_SIZE]]
-        n_rows = int((some <= _MOST_PADDED * some[0]).sum())
-        yield order[start : start + n_rows]
-        start += n_rows

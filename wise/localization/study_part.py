@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wise.editor import Editor, Prepares, load_editor, with_cache
+from wise.editor import Editor, Precomputes, Prepares, load_editor, with_cache
 from wise.evaluation.cell import one_thread
 from wise.evaluation.datasets import load_stream
 from wise.evaluation.entries import Entry
@@ -175,7 +175,9 @@ class _Bench:
         return self._editor
 
     def _prepare(self, editor: Editor) -> None:
-        """Let an editor that can prepare all facts of the part, whichever are still open."""
+        """Let an editor do at once what it can for all layers and facts, whichever are open."""
+        if isinstance(editor, Precomputes):
+            editor.precompute(self._part.layers)
         if isinstance(editor, Prepares):
             asked = [self.ask(fact) for fact in self._part.facts]
             editor.prepare([each.edit.as_taught() for each in asked if isinstance(each, Asked)])

@@ -29,12 +29,15 @@ from wise.edits import Background, Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
+from wise.lm.tokens import of_like_length
 
 __all__ = [
     "AssociativeEditor", "KeyValueState", "SpreadConfig", "SpreadingEditor", "through_norm",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound=KeyValueConfig)
+
+_MOST_PADDED = 1.25  # times the fewest tokens from the key on, of edits prepared together
 
 
 @dataclass(frozen=True)
@@ -68,26 +71,36 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         cache: str | Path | None = None,
     ):
         super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
-        self.layers = self._layers()
+        self.layers = self._around(self._centre)
         self.covariance = Covariance(
             self.kept, self.layers, background, seed, config.n_texts, config.ridge
         )
         self._corruption = corruption
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
 
+    def precompute(self, layers: Sequence[int]) -> None:
+        """Keep C of all blocks that are edited about `layers`; see `wise.editor.Precomputes`."""
+        self.covariance.keep(sorted({each for layer in layers for each in self._around(layer)}))
+
     def prepare(self, edits: Sequence[Edit]) -> None:
         """Optimise the values of single edits in batches; see `wise.editor.Prepares`.
 
         Edits of the same prompt are left out: under corruption they would share a draw of noise.
+        A batch holds edits that have about as many tokens from the key on.
         """
         prompts = Counter(edit.prompt for edit in edits)
-        single = [edit for edit in edits if prompts[edit.prompt] == 1]
+        single: dict[Edit, int] = {}
+        for edit in edits:
+            if prompts[edit.prompt] == 1:
+                with suppress(ValueError):  # its turn will raise the error
+                    single[edit] = self.facts.asked([edit], forced=True, bare=True).n_columns
         n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
         prepared: dict[Edit, Tensor] = {}
+        asked = [*single]
         with hooks.frozen(self.lm.model):
-            for start in range(0, len(single), n):
-                some = single[start : start + n]
-                with suppress(ValueError):  # its turn will raise the error
+            for batch in of_like_length(torch.tensor([*single.values()]), n, _MOST_PADDED):
+                some = [asked[row] for row in batch.tolist()]
+                with suppress(ValueError):
                     prepared |= zip(some, self._optimized(some), strict=True)
         self._prepared |= prepared  # not reached after an error
 
@@ -95,11 +108,13 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
     def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
         """The state after a turn."""
 
-    def _layers(self) -> tuple[int, ...]:
-        """The edited blocks, from the lowest."""
+    @property
+    def _centre(self) -> int:
         layer = self.config.layer
-        if layer is None:
-            return (round(self.config.depth * (self.lm.n_layers - 1)),)
+        return round(self.config.depth * (self.lm.n_layers - 1)) if layer is None else layer
+
+    def _around(self, layer: int) -> tuple[int, ...]:
+        """The blocks that are edited about `layer`, from the lowest."""
         return (self.lm.check_layer(layer),)
 
     @cached_property
@@ -200,11 +215,9 @@ class SpreadingEditor(AssociativeEditor[Spread]):
 
     site = "stream"
 
-    def _layers(self) -> tuple[int, ...]:
-        config, depth = self.config, self.lm.n_layers
-        centre = round(config.depth * (depth - 1)) if config.layer is None else config.layer
-        n = config.n_layers or max(1, round(_RELEASED_SHARE * depth))
-        return self.lm.around(centre, n)
+    def _around(self, layer: int) -> tuple[int, ...]:
+        n = self.config.n_layers or max(1, round(_RELEASED_SHARE * self.lm.n_layers))
+        return self.lm.around(layer, n)
 
     @abstractmethod
     def _change(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.kept import Kept
+from wise.editors.kept import ComputeEach, Kept
 from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
@@ -26,6 +26,7 @@ __all__ = ["Covariance", "second_moments"]
 _log = logging.getLogger(__name__)
 
 _OWN_TEXTS = 32  # drawn from the model where there is no background
+_BLOCK = 256  # rows of C that are summed together
 _ENOUGH = 10  # tokens for each inner unit: with fewer than one, C is singular
 
 
@@ -58,17 +59,21 @@ def second_moments(
         held = batch.attention_mask.bool()
         for total, inputs in zip(totals.values(), seen, strict=True):
             k = inputs[held].double()  # tokens M
-            total.addmm_(k.T, k)
+            for row in range(0, len(total), _BLOCK):  # C is symmetric: the upper triangle will do
+                own = k[:, row : row + _BLOCK]
+                total[row : row + _BLOCK, row:].addmm_(own.T, k[:, row:])
         n_tokens += int(held.sum())
     for layer, total in totals.items():
         if not bool(total.isfinite().all()):
             raise ValueError(f"the inputs of W_v at layer={layer} are not finite on the background")
-    return {layer: total / n_tokens for layer, total in totals.items()}
+    return {layer: (total.triu() + total.triu(1).T) / n_tokens for layer, total in totals.items()}
 
 
 @dataclass
 class Covariance:
     """C of the unedited model at `layers`, all taken in one pass when the first is needed.
+
+    Each is handed out once; asked for again, it is taken or read again by itself.
 
     It is taken over at most `n_texts` background texts; without background, over texts that the
     model draws by `seed`. `kept` holds C and its spectrum. A warning in the log says where the
@@ -82,6 +87,7 @@ class Covariance:
     n_texts: int
     ridge: float  # added to the diagonal, in mean eigenvalues of C
     _taken: dict[int, Tensor] = field(default_factory=dict)
+    _given: set[int] = field(default_factory=set)
     _factors: dict[int, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -110,12 +116,19 @@ class Covariance:
     def at(self, layer: int) -> Float[Tensor, "M M"]:
         """C at `layer`, float64, without the ridge; its caller holds what comes of it instead."""
         if layer not in self._taken:
-            self._taken = dict(zip(self.layers, self._computed(), strict=True))
+            layers = [layer] if layer in self._given else self.layers
+            found = self.kept.get_each(*self._asked(layers))
+            self._taken |= {each: of["C"] for each, of in zip(layers, found, strict=True)}
+        self._given.add(layer)
         return self._taken.pop(layer)
 
-    def _computed(self) -> list[Tensor]:
-        """C at all layers, those that are not kept by one pass."""
-        layer_of = {f"C {layer}": layer for layer in self.layers}
+    def keep(self, layers: Sequence[int]) -> None:
+        """Keep C at `layers`, by one pass, for editors that share the folder of `kept`."""
+        self.kept.keep(*self._asked(layers))
+
+    def _asked(self, layers: Sequence[int]) -> tuple[list[str], tuple[str, ...], ComputeEach]:
+        """What `kept` is asked for C at `layers`."""
+        layer_of = {f"C {layer}": layer for layer in layers}
 
         def compute(missing: list[str]) -> list[dict[str, Tensor]]:
             layers = [layer_of[what] for what in missing]
@@ -123,7 +136,7 @@ class Covariance:
                 found = second_moments(self.kept.lm, self.kept.tokenizer, layers, self.texts)
             return [{"C": found[layer]} for layer in layers]
 
-        return [found["C"] for found in self.kept.get_each([*layer_of], self.texts, compute)]
+        return [*layer_of], self.texts, compute
 
     def spectrum(self, layer: int) -> tuple[Float[Tensor, " M"], Float[Tensor, "M M"]]:
         """C's eigenvalues, ascending, and its eigenvectors as columns, float64."""

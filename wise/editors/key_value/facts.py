@@ -48,6 +48,11 @@ class Rows:
     place: Int[Tensor, " B"]  # the column of the key
     subject: Bool[Tensor, "B T"]
 
+    @property
+    def n_columns(self) -> int:
+        """How many columns the rows have from the first key's on."""
+        return self.batch.input_ids.shape[1] - int(self.place.min())
+
     def above(self, other: Rows) -> Rows:
         """The rows of both as one batch, each a reading of its own."""
         batch, parts = self.batch.above(other.batch), (self, other)
