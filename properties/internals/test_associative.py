@@ -167,7 +167,7 @@ def test_what_is_prepared_is_parted_by_rows_and_leaves_repeated_prompts_alone(
 def test_edits_prepared_together_are_about_as_long_from_the_key_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    editor = make("rome", n_prefixes=2, batch_size=300)
+    editor = make("rome", n_prefixes=2, batch_size=300, fact_token="subject-last")
     lengths: list[list[int]] = []
     optimize = associative.optimize
 
