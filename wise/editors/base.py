@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
@@ -179,8 +179,12 @@ class EditorBase(ABC, Generic[C, S]):
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""
-        made = saved.identity(self.lm, self.config, self.background, self.seed)
+        made = saved.identity(self.lm, self.config, self._background_sha256, self.seed)
         return {"editor": type(self).__name__, **made}
+
+    @cached_property
+    def _background_sha256(self) -> str:
+        return saved.background_digest(self.background)
 
 
 class ErasableBase(EditorBase[C, S]):

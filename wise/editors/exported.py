@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from wise.editor import BUILT_IN, Editor, EditorFactory, Persistent, load_editor
+from wise.editors.saved import record_of
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 
@@ -91,7 +91,7 @@ def write_with_state(
     save(folder / _STATE)
     made = {"editor": _built_in(editor), "seed": seed, "options": dict(options)}
     (folder / _MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    (folder / _BACKGROUND).write_text(json.dumps(asdict(background)), encoding="utf-8")
+    (folder / _BACKGROUND).write_text(json.dumps(record_of(background)), encoding="utf-8")
     (folder / "README.md").write_text(_README, encoding="utf-8")
 
 

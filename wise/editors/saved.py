@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from wise.edits import Background
+from wise.edits import Background, Edit
 from wise.jobs.ledger import write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -26,7 +26,7 @@ from wise.lm.digest import model_digest
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["FORMAT_VERSION", "identity", "read", "write"]
+__all__ = ["FORMAT_VERSION", "background_digest", "identity", "read", "record_of", "write"]
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -36,10 +36,13 @@ S = TypeVar("S")
 def identity(
     lm: LanguageModel,
     config: DataclassInstance,
-    background: Background,
+    background_sha256: str,
     seed: int,
 ) -> dict[str, Any]:
-    """What a state belongs to: the model's type, sizes and weights, and the editor's settings."""
+    """What a state belongs to: the model's type, sizes and weights, and the editor's settings.
+
+    The background's digest is that of `background_digest`.
+    """
     return {
         "model": {
             "model_type": lm.model.config.model_type,
@@ -50,9 +53,21 @@ def identity(
         "config": json.loads(
             json.dumps(asdict(config))
         ),  # as JSON reads it back, with lists for tuples
-        "background sha256": _digest(asdict(background)),
+        "background sha256": background_sha256,
         "seed": seed,
     }
+
+
+def background_digest(background: Background) -> str:
+    """SHA-256 of all that a background holds."""
+    return _digest(record_of(background))
+
+
+def record_of(background: Background) -> dict[str, Any]:
+    """A background as JSON, of its own texts: `asdict` copies each of them."""
+    names = [each.name for each in fields(Edit)]
+    edits = [{name: getattr(edit, name) for name in names} for edit in background.edits]
+    return {"texts": background.texts, "edits": edits}
 
 
 def write(
