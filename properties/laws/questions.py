@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,58 +11,15 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import require, take_back
-from properties.snapshots import require_same, snapshot
-from wise.editor import Editor, Erasable, Generates, Routed
-from wise.edits import Edit
+from properties.findings import require
+from wise.editor import Editor, Generates, Routed
 
 __all__ = [
     "check_an_answer_depends_on_its_own_question",
-    "check_questions_change_nothing",
     "check_the_callers_tensors_are_read_anew",
 ]
 
-_Step = tuple[str, Callable[[Editor], object]]
 _Question = Callable[[Any, Tensor, Tensor], object]  # an editor, tokens, a mask
-
-
-def _steps(bench: Bench) -> list[_Step]:
-    """A history of edits, each by what it is: two, one anew, and, where it can, one removed."""
-
-    def edit(*edits: Edit) -> Callable[[Editor], object]:
-        return lambda editor: editor.edit(edits)
-
-    one, two, three, _ = bench.edits()
-    steps: list[_Step] = [
-        ("an edit", edit(one)),
-        ("a second edit", edit(two)),
-        ("another target for the first", edit(replace(one, target=two.target))),
-        ("a third edit", edit(three)),
-    ]
-    if isinstance(bench.example, Erasable):
-        steps.append(("the second removed", lambda editor: take_back(editor, [two])))
-    return steps
-
-
-def check_questions_change_nothing(bench: Bench) -> None:
-    """An editor that is asked after each operation is bitwise as one that is asked at the end only.
-
-    So it is when the same is asked twice. Edits, an edit anew and a removal are the operations.
-    """
-    asked, history = bench.editor(), list[_Step]()
-    for n, (what, step) in enumerate(_steps(bench)):
-        history.append((what, step))
-        step(asked)
-        found = snapshot(bench, asked)
-        did = ", ".join(each for each, _ in history)
-        require_same(snapshot(bench, asked), found, f"after {did}, asked the same again: now")
-        if n < 2:
-            continue
-        unasked = bench.editor()
-        for _, each in history:
-            each(unasked)
-        when = f"an editor that was asked after each of {did}, is not as one that was not: now"
-        require_same(found, snapshot(bench, unasked), when)
 
 
 def _kinds(bench: Bench, editor: Editor) -> dict[str, _Question]:

@@ -25,7 +25,6 @@ __all__ = [
     "check_removing_one_wording_leaves_the_other",
     "check_removing_several_edits_is_removing_each",
     "check_removing_the_newest_edits_undoes_them",
-    "check_reset_forgets_everything",
     "check_reset_restores_the_base_model",
 ]
 
@@ -326,7 +325,7 @@ def check_a_removed_edit_can_be_made_again(bench: Bench) -> None:
         )
 
 
-def _too_long(bench: Bench, edit: Edit) -> Edit:
+def too_long(bench: Bench, edit: Edit) -> Edit:
     """`edit` with a target beyond the model's context. Raises Unasked where there is no limit."""
     length = LanguageModel(bench.loaded.model).context_length
     if length is None or length > 100_000:
@@ -343,7 +342,7 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     one, two, three, four = bench.edits()
     editor = bench.editor([one])
     before = snapshot(bench, editor)
-    new, known = _too_long(bench, three), _too_long(bench, one)
+    new, known = too_long(bench, three), too_long(bench, one)
     good = [replace(one, target=two.target), two]
     turns = [([*good[:place], new, *good[place:]], place, "new") for place in range(3)]
     turns += [([known], 0, "already edited"), ([two, known], 1, "already edited")]
@@ -376,7 +375,7 @@ def _operations(bench: Bench, editor: Editor, folder: Path) -> dict[str, Callabl
     def edit_badly() -> None:
         edit([one])
         with suppress(Exception):  # whether it is refused is another law's
-            edit([two, _too_long(bench, three)])
+            edit([two, too_long(bench, three)])
 
     operations: dict[str, Callable[[], object]] = {
         "edits and questions": lambda: (edit([one], [two]), snapshot(bench, editor)),
@@ -410,26 +409,3 @@ def check_reset_restores_the_base_model(bench: Bench) -> None:
             found = bench.change_of(model)
             require(not found, f"after {what} and a reset, the caller's model is not as it was: "
                     f"{found}")  # fmt: skip
-
-
-def check_reset_forgets_everything(bench: Bench) -> None:
-    """After anything and a reset, a stream gives bitwise what it gives a fresh editor."""
-    one, two, three, four = bench.edits()
-    turns = ([one], [four, two], [replace(one, target=three.target)], [three])
-    fresh, editor = bench.editor(), bench.editor()
-    expected = []
-    for turn in turns:
-        fresh.edit(turn)
-        expected.append(snapshot(bench, fresh))
-    with tempfile.TemporaryDirectory() as folder:
-        for what, operate in _operations(bench, editor, Path(folder) / "state").items():
-            operate()
-            editor.reset()
-            editor.edit(turns[0])
-            when = f"edited after {what} and a reset"
-            require_same(snapshot(bench, editor), expected[0], when)
-            editor.reset()
-    for n_turns, turn in enumerate(turns):
-        editor.edit(turn)
-        when = f"after {n_turns + 1} turns that followed a reset, an editor is not like a fresh one"
-        require_same(snapshot(bench, editor), expected[n_turns], f"{when}: now")

@@ -39,7 +39,7 @@ def test_the_worked_example_of_an_editor_writes_a_fact_and_forgets_it(tmp_path: 
 def test_the_frame_of_an_own_editor_is_judged(tmp_path: Path) -> None:
     """It does not edit yet, and the suite says so; what it does, it does by the contract."""
     factory = load_editor(example("README.md", "class MyEditor", tmp_path))
-    names = ["reset-forgets-everything", "the-last-write-wins"]
+    names = ["an-editor-is-what-its-turns-made-it", "the-last-write-wins"]
     found = check_editor(factory, model="gptj", n_edits=5, checks=names, on_fail=None)
     assert [each.outcome for each in found] == ["pass", "fail"]
 
