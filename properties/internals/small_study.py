@@ -49,6 +49,9 @@ class Special:
     def __init__(self, editor: Any, layer: int, how: str, kill: str):
         self.editor, self.layer, self.how, self.kill = editor, layer, how, Path(kill)
 
+    def prepare(self, edits: Sequence[Edit]) -> None:
+        self.editor.prepare(edits)
+
     def edit(self, edits: Sequence[Edit]) -> None:
         self.editor.edit(edits)
         second = scene("mistral", 0, 3).stream.edits[1]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_editors import asked, likeliest, log_p, tiny, undecided
+from properties.internals.tiny_editors import asked, likeliest, log_p, logits_of, tiny, undecided
 from properties.internals.tiny_wise import BACKGROUND, EDITS
 from wise.editors import finetune
 from wise.editors.finetune import (
@@ -28,6 +28,7 @@ from wise.editors.finetune import (
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.lm.tokens import IGNORED, encode
+from wise.localization.problems import SubjectNoise
 
 pytestmark = pytest.mark.internals
 
@@ -138,7 +139,7 @@ def test_lowering_a_target_makes_it_less_likely() -> None:
 def test_what_is_lowered_is_the_probability_of_whole_targets() -> None:
     editor = tiny(make_ft_m, undecided("llama"), **QUICK, objective="lower")
     tail = editor._capture(list(EDITS[:3]))
-    loss = finetune._loss(tail.logits(tail.value), tail, "lower")
+    (loss,) = finetune._losses(tail.logits(tail.value), tail, 1, "lower")
     wanted = statistics.mean(math.exp(found) for found in log_p(editor, EDITS[:3]))
     assert loss.item() == pytest.approx(wanted, rel=1e-4)
     assert len(tail.labels) > 3  # a target of several tokens is there
@@ -165,6 +166,58 @@ def test_a_corruption_sees_the_subjects_alone_and_changes_what_is_learned() -> N
         taus.append(editor._state.tau)
     assert set(seen) == {("Ada Lorn", "Ada Lorn", "Bo", "Bo", "", "")}
     assert not torch.allclose(*taus)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(n_layers=2),
+        dict(objective="lower", early_stop=0.0),
+        dict(early_stop=1.0, n_epochs=20),
+    ],
+)
+def test_an_edit_tuned_beside_others_is_the_edit_made_alone(
+    method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factory, model = METHODS[method], undecided("llama")
+    alone = [tiny(factory, model, **{**QUICK, **options}) for _ in EDITS]
+    for editor, edit in zip(alone, EDITS, strict=True):
+        editor.edit([edit])
+    beside = tiny(factory, model, **{**QUICK, **options})
+    untouched = logits_of(beside, asked([EDITS[0].prompt]))
+    beside.prepare(EDITS)
+    assert beside.edits == ()
+    assert torch.equal(logits_of(beside, asked([EDITS[0].prompt])), untouched)
+    monkeypatch.setattr(beside, "_learned", None)
+    for editor, edit in zip(alone, EDITS, strict=True):
+        beside.edit([edit])
+        tau, wanted = beside._state.tau, editor._state.tau
+        assert float((tau - wanted).norm()) < 1e-3 * float(wanted.norm())
+        beside.reset()
+
+
+def test_noise_is_each_edits_own_where_several_are_tuned_side_by_side() -> None:
+    options = dict(QUICK, n_draws=3, corruption=SubjectNoise(0.1))
+    alone, beside = (tiny(make_ft_m, undecided("llama"), **options) for _ in range(2))
+    beside.prepare(EDITS)
+    for edit in EDITS:
+        for editor in (alone, beside):
+            editor.edit([edit])
+        wanted = alone._state.tau
+        assert float((beside._state.tau - wanted).norm()) < 1e-3 * float(wanted.norm())
+        for editor in (alone, beside):
+            editor.reset()
+
+
+def test_nothing_is_tuned_side_by_side_that_would_take_too_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    editor = tiny(make_ft_m, **QUICK)
+    monkeypatch.setattr(finetune, "_MOST_NUMBERS", 2 * math.prod(editor._shape) - 1)
+    editor.prepare(EDITS)
+    assert not editor._prepared
 
 
 def test_mini_batches_visit_every_edit_in_an_epoch() -> None:

@@ -140,11 +140,12 @@ def test_one_pass_over_the_background_gives_c_at_every_layer(n_kept: int, tmp_pa
 
     handle = lm.blocks[0].register_forward_hook(count)
     together = [covariance.at(layer) for layer in layers]
-    handle.remove()
-    assert n_forwards == 1  # one batch of texts
+    n_together, n_forwards = n_forwards, 0
     for layer, C in zip(layers, together, strict=True):
         alone = second_moments(lm, tiny_tokenizer(), [layer], BACKGROUND.texts)[layer]
         torch.testing.assert_close(C, alone, atol=0.0, rtol=1e-5)
+    handle.remove()
+    assert n_forwards == len(layers) * n_together
 
 
 def test_c_asked_for_again_takes_no_other_layer_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from wise.edits import Background, Edit, turn_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
+from wise.lm.tokens import of_like_length
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,7 +41,7 @@ __all__ = [
     "factory",
     "floats",
     "live",
-    "row_mean",
+    "prepared",
 ]
 
 
@@ -303,7 +305,27 @@ def live(edits: Sequence[Edit], turn: Sequence[Edit]) -> tuple[Edit, ...]:
     return (*(edit for edit in edits if edit.prompt not in rewritten), *turn)
 
 
-def row_mean(losses: Float[Tensor, " N"], rows: Int[Tensor, " N"]) -> Float[Tensor, ""]:
-    """The mean over a row's losses, then over rows."""
-    counts = torch.bincount(rows)
-    return (losses / counts[rows]).sum() / (counts > 0).sum()
+def prepared(
+    edits: Sequence[Edit],
+    learn: Callable[[list[Edit]], Tensor],
+    *,
+    n_columns: Callable[[Edit], int],
+    most: int,
+) -> dict[Edit, Tensor]:
+    """What `learn` finds of single edits, at most `most` of like length together.
+
+    Edits of the same prompt are left out: under corruption they would share a draw of noise. So are
+    those for which there is a ValueError, as their turn will raise it.
+    """
+    prompts = Counter(edit.prompt for edit in edits)
+    widths: dict[Edit, int] = {}
+    for edit in edits:
+        if prompts[edit.prompt] == 1:
+            with suppress(ValueError):
+                widths[edit] = n_columns(edit)
+    asked, found = [*widths], dict[Edit, Tensor]()
+    for batch in of_like_length(torch.tensor([*widths.values()]), most):
+        some = [asked[number] for number in batch.tolist()]
+        with suppress(ValueError):
+            found |= zip(some, learn(some), strict=True)
+    return found

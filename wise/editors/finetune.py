@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ from wise.editors.base import (
     factory,
     floats,
     live,
-    row_mean,
+    prepared,
 )
 from wise.editors.key_value.facts import Corrupts
 from wise.editors.options import Checked, Objective, Units
@@ -44,6 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+_MOST_NUMBERS = 2**25  # in the changes that are learned side by side
 _USUAL_RMS = 0.02  # of a weight's entries in the models that learning rates were released for
 
 
@@ -125,6 +126,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
 
     def __init__(self, *args: Any, corruption: Corrupts | None = None, **options: Any):
         super().__init__(*args, **options)
+        self._prepared: dict[Edit, Float[Tensor, "L M D"]] = {}
         self.layers = self.lm.around(self.layer, self.config.n_layers)
         self._corruption = corruption  # of embeddings while learning (fact forcing)
 
@@ -141,72 +143,124 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         return dict(zip(self.layers, tau, strict=True))
 
     def _after(self, state: FineTuned, edits: tuple[Edit, ...]) -> FineTuned:
-        config, number = self.config, state.n_turns
-        generator = seeded(self.seed, "turn", number)
-        earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
-        chosen = torch.randperm(len(earlier), generator=generator)[: config.replay].tolist()
-        asked = (*edits, *(earlier[index] for index in chosen))
+        number = state.n_turns
+        if state.tau is None and len(edits) == 1 and edits[0] in self._prepared:
+            tau = self._prepared[edits[0]]
+        else:
+            earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
+            generator = seeded(self.seed, "turn", number)
+            order = torch.randperm(len(earlier), generator=generator)
+            chosen = order[: self.config.replay].tolist()
+            turn = (*edits, *(earlier[index] for index in chosen))
+            (tau,) = self._learned(state.tau, [turn], generator)
+        return FineTuned(tau, live(state.edits, edits), number + 1)
+
+    def prepare(self, edits: Sequence[Edit]) -> None:
+        """Tune for single edits side by side, unless two would take too much memory; see
+        `wise.editor.Prepares`."""
+        n = _MOST_NUMBERS // math.prod(self._shape)
+        if n > 1:
+            with hooks.frozen(self.lm.model):
+                self._prepared |= prepared(
+                    edits, lambda some: self._learned(
+                        None, [[edit] for edit in some], seeded(self.seed, "turn", 0)
+                    ),
+                    n_columns=lambda edit: self._encoded([edit]).input_ids.shape[1], most=n,
+                )  # fmt: skip
+
+    def _learned(
+        self,
+        tau: Float[Tensor, "L M D"] | None,
+        turns: Sequence[Sequence[Edit]],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "N L M D"]:
+        """tau after each of N turns of as many edits, all from the same `tau`, or none."""
+        config = self.config
         if self._corruption is not None:
-            asked = tuple(edit for edit in asked for _ in range(config.n_draws))
-        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
-        before = torch.zeros(shape, device=self.lm.device) if state.tau is None else state.tau
+            turns = [[edit for edit in turn for _ in range(config.n_draws)] for turn in turns]
+        before = torch.zeros(self._shape, device=self.lm.device) if tau is None else tau
         unit = self._unit if config.units == "model" else 1.0
         bound = config.norm_constraint * unit
-        tau = before.clone().requires_grad_()
-        optimizer = torch.optim.Adam([tau], lr=config.lr * unit)
+        learned = before.expand(len(turns), *before.shape).clone().requires_grad_()
+        optimizer = torch.optim.Adam([learned], lr=config.lr * unit)
+        running = torch.ones(len(turns), dtype=torch.bool, device=self.lm.device)
         tails: dict[tuple[int, ...], Tail] = {}
         n_steps = 0
         for _ in range(config.n_epochs):
             losses = []
-            for rows in _batches(len(asked), config.batch_size, generator):
+            for rows in _batches(len(turns[0]), config.batch_size, generator):
                 # A whole turn is captured once; mini-batches and noised rows at each step.
                 if rows not in tails or self._corruption is not None:
-                    tails = {rows: self._capture([asked[row] for row in rows], n_steps)}
+                    asked = [turn[row] for turn in turns for row in rows]
+                    tails = {rows: self._capture(asked, n_steps)}
                 n_steps += 1
-                losses.append(self._step(tails[rows], tau, optimizer))
+                losses.append(self._step(tails[rows], learned, running, optimizer))
                 with torch.no_grad():
                     if math.isfinite(bound):
-                        tau.copy_(tau.clamp(before - bound, before + bound))
-            if sum(losses) / len(losses) < config.early_stop:
+                        learned.copy_(learned.clamp(before - bound, before + bound))
+            running &= torch.stack(losses).mean(0) >= config.early_stop
+            if not bool(running.any()):
                 break
-        tau = tau.detach()
-        if not tau.isfinite().all():
+        learned = learned.detach()
+        if not learned.isfinite().all():
             raise ValueError(f"lr={config.lr} made a non-finite weight; lower lr")
-        return FineTuned(tau, live(state.edits, edits), number + 1)
+        return learned
 
-    def _step(self, tail: Tail, tau: Tensor, optimizer: torch.optim.Optimizer) -> float:
-        """One step, unless the loss is low enough; the loss before it."""
-        config = self.config
+    def _step(
+        self,
+        tail: Tail,
+        tau: Float[Tensor, "N L M D"],
+        running: Bool[Tensor, " N"],
+        optimizer: torch.optim.Optimizer,
+    ) -> Float[Tensor, " N"]:
+        """One step of each turn under way whose loss is not low enough; the losses before it.
+
+        The rows of a turn are together, as many for each.
+        """
+        config, N = self.config, len(tau)
         information = self._fisher if config.ewc else None  # of the unedited model
-        lowest, *others = self._by_layer(tau).items()
-        with torch.enable_grad(), added(self.lm, dict(others)):
-            change = (tail.inputs.float() @ lowest[1]).to(tail.value.dtype)
-            logits = tail.logits(tail.value + change).float()
-            loss = _loss(logits, tail, config.objective)
+        lowest, *others = zip(self.layers, tau.unbind(1), strict=True)
+
+        def changed(by: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
+            change = inputs.to(by.dtype).reshape(N, -1, inputs.shape[-1]) @ by
+            return value + change.view(value.shape).to(value.dtype)
+
+        with torch.enable_grad(), ExitStack() as stack:
+            for layer, by in others:
+                part = self.lm.part(layer, "value")
+                stack.enter_context(hooks.replace(part, partial(changed, by)))
+            logits = tail.logits(changed(lowest[1], tail.inputs, tail.value)).float()
+            loss = _losses(logits, tail, N, config.objective)
             total = loss
             if information is not None:
                 total = loss + config.ewc * penalty(information, tau)
-        if not torch.isfinite(total):
-            raise ValueError(f"loss={total.item()} at lr={config.lr}; lower lr")
-        if loss.item() >= config.early_stop:
-            (tau.grad,) = torch.autograd.grad(total, tau)
+        if not bool(total.isfinite().all()):
+            raise ValueError(f"loss={total.tolist()} at lr={config.lr}; lower lr")
+        loss = loss.detach()
+        moving = running & (loss >= config.early_stop)
+        if bool(moving.any()):
+            (tau.grad,) = torch.autograd.grad(total.sum(), tau)
+            held = tau.detach()[~moving]
             optimizer.step()
-        return loss.item()
+            with torch.no_grad():
+                tau[~moving] = held
+        return loss
 
     def _capture(self, edits: list[Edit], step: int = 0) -> Tail:
-        config = self.config
-        prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
-        at_last = config.loss == "prompt-last"
-        ends = config.append_eos and config.objective == "raise" and not at_last
-        batch = encode(
-            self.tokenizer, prompts, targets, append_eos=ends,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch = self._encoded(edits)
         with self._corrupted(batch, edits, step):
             tail = Tail.capture(self.lm, self.layers[0], batch)
-        if not at_last:
+        if self.config.loss == "target":
             return tail
         return replace(tail, columns=last_column(batch.prompt_mask)[tail.rows])
+
+    def _encoded(self, edits: Sequence[Edit]) -> Batch:
+        config = self.config
+        prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
+        ends = config.append_eos and config.objective == "raise" and config.loss == "target"
+        return encode(
+            self.tokenizer, prompts, targets, append_eos=ends, max_length=self.lm.context_length
+        ).to(self.lm.device)
 
     def _corrupted(
         self, batch: Batch, edits: Sequence[Edit], step: int
@@ -230,9 +284,13 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         edits = edits_of(record)
         if not edits:
             return FineTuned()
-        shape = len(self.layers), *self.lm.value_weight(self.layer).shape
-        tau = floats(tensors, "tau", *shape)
+        tau = floats(tensors, "tau", *self._shape)
         return FineTuned(tau, edits, int(record["n_turns"]))
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """L M D."""
+        return len(self.layers), *self.lm.value_weight(self.layer).shape
 
     @cached_property
     def _unit(self) -> float:
@@ -268,23 +326,27 @@ def _batches(n: int, size: int, generator: torch.Generator) -> Iterator[tuple[in
         yield tuple(rows.tolist())
 
 
-def _loss(logits: Float[Tensor, "N V"], tail: Tail, objective: str) -> Float[Tensor, ""]:
-    """To raise targets, -log p of their tokens; to lower them, p of each target. Mean over rows.
+def _losses(
+    logits: Float[Tensor, "P V"], tail: Tail, n_turns: int, objective: str
+) -> Float[Tensor, " N"]:
+    """To raise targets, -log p of their tokens; to lower them, p of each target. Means over a
+    turn's rows.
 
     Source of lowering: Hase et al. 2023, section 5.1 (fact erasure).
     """
     nll = nn.functional.cross_entropy(logits, tail.labels, reduction="none")
-    if objective == "raise":
-        return row_mean(nll, tail.rows)
-    rows, number = tail.rows.unique(return_inverse=True)
-    return (-nll.new_zeros(len(rows)).index_add(0, number, nll)).exp().mean()
+    n_rows = len(tail.value)
+    total = nll.new_zeros(n_rows).index_add(0, tail.rows, nll)
+    each = total / tail.rows.bincount(minlength=n_rows) if objective == "raise" else (-total).exp()
+    return each.view(n_turns, -1).mean(-1)
 
 
 def penalty(
-    information: Float[Tensor, "*L M D"], tau: Float[Tensor, "*L M D"]
-) -> Float[Tensor, ""]:
+    information: Float[Tensor, "*L M D"], tau: Float[Tensor, "*N L M D"]
+) -> Float[Tensor, "*N"]:
     """1/2 sum F tau^2, the cost of leaving W_v. Source: Kirkpatrick et al. 2017, eq. 3."""
-    return (information * tau.square()).sum() / 2
+    each = information * tau.square()
+    return each.flatten(tau.ndim - information.ndim).sum(-1) / 2
 
 
 def fisher(

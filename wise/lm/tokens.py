@@ -204,7 +204,7 @@ def last_column(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
 
 
 def of_like_length(
-    lengths: Int[Tensor, " R"], n_rows: int, most_padded: float
+    lengths: Int[Tensor, " R"], n_rows: int, most_padded: float = 1.25
 ) -> Iterator[Int[Tensor, " r"]]:
     """The rows in batches of at most `n_rows`, the shortest first; in each, no row is longer than
     `most_padded` times the shortest."""

@@ -6,9 +6,8 @@ The state is the change of W_v at each edited layer, and hooks add it at inferen
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editors.base import EditorBase, added, edits_of, floats
+from wise.editors.base import EditorBase, added, edits_of, floats, prepared
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
@@ -29,15 +28,12 @@ from wise.edits import Background, Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
-from wise.lm.tokens import of_like_length
 
 __all__ = [
     "AssociativeEditor", "KeyValueState", "SpreadConfig", "SpreadingEditor", "through_norm",
 ]  # fmt: skip
 
 Config = TypeVar("Config", bound=KeyValueConfig)
-
-_MOST_PADDED = 1.25  # times the fewest tokens from the key on, of edits prepared together
 
 
 @dataclass(frozen=True)
@@ -83,26 +79,13 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         self.covariance.keep(sorted({each for layer in layers for each in self._around(layer)}))
 
     def prepare(self, edits: Sequence[Edit]) -> None:
-        """Optimise the values of single edits in batches; see `wise.editor.Prepares`.
-
-        Edits of the same prompt are left out: under corruption they would share a draw of noise.
-        A batch holds edits that have about as many tokens from the key on.
-        """
-        prompts = Counter(edit.prompt for edit in edits)
-        single: dict[Edit, int] = {}
-        for edit in edits:
-            if prompts[edit.prompt] == 1:
-                with suppress(ValueError):  # its turn will raise the error
-                    single[edit] = self.facts.asked([edit], forced=True, bare=True).n_columns
+        """Optimise the values of single edits in batches; see `wise.editor.Prepares`."""
         n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
-        prepared: dict[Edit, Tensor] = {}
-        asked = [*single]
         with hooks.frozen(self.lm.model):
-            for batch in of_like_length(torch.tensor([*single.values()]), n, _MOST_PADDED):
-                some = [asked[row] for row in batch.tolist()]
-                with suppress(ValueError):
-                    prepared |= zip(some, self._optimized(some), strict=True)
-        self._prepared |= prepared  # not reached after an error
+            self._prepared |= prepared(
+                edits, self._optimized, most=n,
+                n_columns=lambda edit: self.facts.asked([edit], forced=True, bare=True).n_columns,
+            )  # fmt: skip
 
     @abstractmethod
     def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:

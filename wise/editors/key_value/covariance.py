@@ -18,7 +18,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import inputs_seen, run
-from wise.lm.tokens import Batch, encode
+from wise.lm.tokens import Batch, encode, of_like_length
 from wise.seeds import seeded
 
 __all__ = ["Covariance", "second_moments"]
@@ -49,9 +49,9 @@ def second_moments(
         inner = len(lm.value_weight(layer))
         totals[layer] = torch.zeros(inner, inner, dtype=torch.float64, device=lm.device)
     n_tokens = 0
-    ordered = sorted(texts, key=len)  # batches of like length
-    for start in range(0, len(ordered), batch_size):
-        batch = encode(tokenizer, ordered[start : start + batch_size], padding_side="right")
+    lengths = torch.tensor([len(ids) for ids in tokenizer(list(texts)).input_ids])
+    for rows in of_like_length(lengths, batch_size):
+        batch = encode(tokenizer, [texts[row] for row in rows.tolist()], padding_side="right")
         parts = (getattr(batch, part.name)[:, : lm.context_length] for part in fields(batch))
         batch = Batch(*parts).to(lm.device)
         with inputs_seen(lm, [*totals], batch, stop=True) as seen:
