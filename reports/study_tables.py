@@ -20,6 +20,7 @@ __all__ = [
     "STUDY",
     "by_layer",
     "costs",
+    "cropped",
     "kills",
     "option_means",
     "options_of",
@@ -84,6 +85,17 @@ def kills(path: Path | str) -> pd.DataFrame:
         (fault, check, check in of_fault) for fault, of_fault in faults.items() for check in checks
     ]
     return pd.DataFrame(lines, columns=["fault", "check", "trips"])
+
+
+def cropped(study: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
+    """The study with tracing effects of at most 1, how many were above, and how many there are.
+
+    An effect is a share of the total effect of its fact, which may be near 0. Source: Hase et al.
+    2023, whose figures are cropped likewise.
+    """
+    above = study[study.tracing > 1]
+    n_above, n = (len(some[["fact", "layer"]].drop_duplicates()) for some in (above, study))
+    return study.assign(tracing=study.tracing.clip(upper=1)), n_above, n
 
 
 def by_layer(study: pd.DataFrame, score: str, *, confidence: float = 0.95) -> pd.DataFrame:

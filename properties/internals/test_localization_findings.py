@@ -103,6 +103,17 @@ def test_a_layer_without_any_score_is_named() -> None:
     assert told.count("No fact has a score at layers 2.") == 1
 
 
+def test_tracing_effects_above_one_are_counted_once_for_all_editors() -> None:
+    cells = simulated(0.2)
+    fact, layer = cells.fact.iloc[0], cells.layer.iloc[0]
+    for n_above, tracing in ((0, 1.0), (1, 1.01)):
+        cells.loc[(cells.fact == fact) & (cells.layer == layer), "tracing"] = tracing
+        told = document([ModelStudy("m", [], cells, pd.DataFrame(), {})], command="make it")
+        n_effects = len(cells[["fact", "layer"]].drop_duplicates())
+        counted = f"{n_above} of {n_effects} tracing effects, of {n_above} facts, are above 1"
+        assert (counted in told) == (n_above > 0)
+
+
 def test_pairs_without_an_answer_are_counted_too() -> None:
     cells = simulated(0.2)
     cells.loc[cells.editor == "memit", "rewrite"] = 1.0

@@ -18,6 +18,7 @@ from reports.figures.style import new_axes, styled
 from reports.published import MERGES
 from reports.reading import read_items
 from reports.sections.league_section import of_options
+from reports.sections.study_section import of_study
 from wise.editors.wise import merge as wise_merge
 from wise.measures.estimates import TRIANGLE
 
@@ -66,6 +67,35 @@ def test_the_scatter_has_every_point_and_the_line_of_each_layer() -> None:
     ax = figures.draw_scatter(new_axes(), table, lines, score="rewrite")
     assert len(ax.collections[0].get_offsets()) == len(table)
     assert ax.lines[1].get_xydata() == pytest.approx(np.array([[0, 0.8], [0.4, 1.0]]))
+
+
+def test_tracing_effects_above_one_are_drawn_at_one_and_counted(tmp_path: Path) -> None:
+    table = study_table()
+    both = pd.concat([table, table.assign(editor="memit")])  # the tracing effects are the same
+    table_path = tmp_path / "study.csv"
+    both.assign(tracing=both.tracing * 4).to_csv(table_path, index=False)
+    (section,) = of_study(table_path)
+    told = "6 of 15 tracing effects are above 1, shares of a small total effect, and drawn at 1."
+    assert told in section.note
+    assert all(told in panel.svg for panel in section.panels)
+    assert section.table.set_index("score").loc["tracing", "mean"].max() == pytest.approx(0.64)
+
+
+def test_a_score_that_no_fact_has_is_not_in_the_legend(tmp_path: Path) -> None:
+    study_table().assign(paraphrase="").to_csv(tmp_path / "study.csv", index=False)
+    (section,) = of_study(tmp_path / "study.csv")
+    scores = next(panel.svg for panel in section.panels if "neighborhood" in panel.svg)
+    assert "rewrite" in scores
+    assert "paraphrase" not in scores
+
+
+def test_tracing_is_drawn_once_for_a_model(tmp_path: Path) -> None:
+    table = study_table()
+    pd.concat([table, table.assign(editor="memit")]).to_csv(tmp_path / "study.csv", index=False)
+    (section,) = of_study(tmp_path / "study.csv")
+    titles = [panel.title for panel in section.panels]
+    assert titles == ["gpt2: tracing", *["rome, error injection"] * 2,
+                      *["memit, error injection"] * 2]  # fmt: skip
 
 
 def test_a_layer_of_one_tracing_effect_has_no_line() -> None:

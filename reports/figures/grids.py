@@ -122,6 +122,6 @@ def draw_effects(ax: Axes, table: pd.DataFrame, *, row: str) -> Axes:
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, aspect=30)
     bar.outline.set_visible(False)
     if bar.solids is not None:
-        bar.solids.set_rasterized(False)
+        bar.solids.set(rasterized=False, edgecolor="face")
     bar.set_label("indirect effect (probability)", color=AXIS)
     return ax

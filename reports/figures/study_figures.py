@@ -56,14 +56,15 @@ def draw_costs(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def draw_layers(ax: Axes, tables: dict[str, pd.DataFrame], *, unit: str) -> Axes:
-    """Means by layer with their intervals, a line for each name in `tables`."""
+    """Means of shares by layer with their intervals, a line for each name in `tables`."""
     for index, (name, table) in enumerate(tables.items()):
         how = {"label": name, **mark(index)._asdict()}
         intervals(ax, table.layer, table["mean"], table.low, table.high, **how)
     layers = sorted({layer for table in tables.values() for layer in table.layer})
     ax.set_xticks(layers[:: math.ceil(len(layers) / 12)])
     ax.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
-    ax.set(xlabel="layer", ylabel=unit)
+    ax.set_xlabel("layer")
+    share_axis(ax, "y", unit)
     return ax
 
 
@@ -72,7 +73,7 @@ def draw_scatter(ax: Axes, study: pd.DataFrame, lines: pd.DataFrame, *, score: s
     layers = sorted(study.layer.unique())
     colors = {layer: _SHADES(i / max(len(layers) - 1, 1)) for i, layer in enumerate(layers)}
     ax.scatter(
-        study.tracing, study[score], s=7, alpha=0.45, linewidths=0,
+        study.tracing, study[score], s=12, alpha=0.5, linewidths=0, clip_on=False,
         c=[colors[layer] for layer in study.layer],
     )  # fmt: skip
     for line in lines.itertuples():
@@ -81,7 +82,8 @@ def draw_scatter(ax: Axes, study: pd.DataFrame, lines: pd.DataFrame, *, score: s
         is_end = line.layer in (layers[0], layers[-1])
         name = f"layer {line.layer}" if is_end else None
         ax.plot(ends, heights, color=colors[line.layer], label=name)
-    ax.set(xlabel="tracing effect at the layer", ylabel=f"{score} score")
+    share_axis(ax, "x", "tracing effect: share of the total effect restored")
+    share_axis(ax, "y", f"{score} score")
     return ax
 
 

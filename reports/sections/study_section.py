@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from reports import study_tables as study
 from reports.csv_text import listed
@@ -22,42 +23,49 @@ _EFFECTS = ["fact", "token_index", "token", "role", "layer", "site", "effect"]
 
 
 def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
-    """Edit success by layer above the tracing effect by layer, and one against the other."""
-    table = study.read_columns(path, study.STUDY)
+    """Edit success by layer beside the tracing effect by layer, and one against the other."""
+    table, notes = study.read_columns(path, study.STUDY), []
     panels, told = list[Panel](), []
-    for (model, editor, problem), own in table.groupby(["model", "editor", "problem"], sort=False):
-        name = f"{label(str(editor))}, {label(str(problem))}"
-        means = {
-            score: study.by_layer(own, score, confidence=confidence)
-            for score in (*study.SCORES[:3], "tracing")
-        }
-        best, strongest = (
-            means[score].loc[means[score]["mean"].idxmax()] for score in ("rewrite", "tracing")
-        )
-        text = (
-            f"by the means, editing works best at layer {best.layer}, tracing is strongest at "
-            f"{strongest.layer}"
-        )
-        told.append(f"for {name}, {text}")
-        traced = {"tracing effect": means.pop("tracing")}
-        unit = f"{100 * confidence:g} % interval"
-        lines = study.regressions(own, "rewrite")
-        for plot, *of in (
-            (partial(figures.draw_layers, unit=f"score, {unit}"), means),
-            (partial(figures.draw_layers, unit=f"effect, {unit}"), traced),
-            (partial(figures.draw_scatter, score="rewrite"), own, lines),
-        ):
-            number, caption = len(panels) + 1, f"On {model}: {text}."
-            panels.append(panel(plot, *of, name=f"layers-{number}", title=name, caption=caption))
+    unit = f"{100 * confidence:g} % interval"
+    by_layer = partial(study.by_layer, confidence=confidence)
+
+    def add(title: str, caption: str, plot: Callable[..., Axes], *of: object) -> None:
+        name = f"layers-{len(panels) + 1}"
+        panels.append(panel(plot, *of, name=name, title=title, caption=caption))
+
+    for model, whole in table.groupby("model", sort=False):
+        of_model, n_cropped, n_effects = study.cropped(whole)
+        note = ""
+        if n_cropped:
+            note = (f" {n_cropped} of {n_effects} tracing effects are above 1, shares of a small "
+                    "total effect, and drawn at 1.")  # fmt: skip
+            notes.append(f"On {model},{note}")
+        traced = by_layer(of_model, "tracing")
+        strongest = f"tracing is strongest at {traced.loc[traced['mean'].idxmax()].layer}"
+        draw = partial(figures.draw_layers, unit=f"share restored, {unit}")
+        add(f"{label(str(model))}: tracing", f"On {model}, by the means, {strongest}.{note}", draw,
+            {"tracing effect": traced})  # fmt: skip
+        for (editor, problem), own in of_model.groupby(["editor", "problem"], sort=False):
+            name = f"{label(str(editor))}, {label(str(problem))}"
+            means = {score: by_layer(own, score) for score in study.SCORES[:3]
+                     if own[score].notna().any()}  # fmt: skip
+            best = means["rewrite"].loc[means["rewrite"]["mean"].idxmax()].layer
+            text = f"by the means, editing works best at layer {best}, {strongest}"
+            told.append(f"for {name}, {text}")
+            caption = f"On {model}: {text}.{note}"
+            add(name, caption, partial(figures.draw_layers, unit=f"score, {unit}"), means)
+            lines = study.regressions(own, "rewrite")
+            add(name, caption, partial(figures.draw_scatter, score="rewrite"), own, lines)
     scores = [
-        study.by_layer(table, score, confidence=confidence).assign(score=score)
+        by_layer(study.cropped(table)[0], score).assign(score=score)
         for score in (*study.SCORES, "tracing")
     ]
     caption = listed(told, 3)
     caption = f"{caption[:1].upper()}{caption[1:]}."
     yield Section(
-        "layers", "Layers: edit success and tracing", caption, pd.concat(scores), tuple(panels)
-    )
+        "layers", "Layers: edit success and tracing", caption, pd.concat(scores), tuple(panels),
+        note=" ".join(notes),
+    )  # fmt: skip
 
 
 def of_r2(path: Path) -> Iterator[Section]:
@@ -89,7 +97,7 @@ def of_effects(path: Path) -> Iterator[Section]:
         one = one.assign(place=[f"{index} {token}" for index, token in places])
         by_place, by_role = (partial(grids.draw_effects, row=row) for row in ("place", "role"))
         for plot, of, name, n_rows in (
-            (by_place, one, f"{site}: {fact}", one.place.nunique()),
+            (by_place, one, f"{site}: fact {fact}", one.place.nunique()),
             (by_role, mean, f"{site}: mean over facts", mean.role.nunique()),
             (figures.draw_strongest, count, f"{site}: strongest layer", 7),
         ):

@@ -126,7 +126,7 @@ def _sections(study: ModelStudy) -> list[str]:
     if study.sweep is not None:
         parts += ["### The editor's own curve over layers", _curve(study.sweep)]
     lines = [[key, str(value)] for key, value in study.settings.items()]
-    parts += ["### What was left out", _left_out(study.excluded)]
+    parts += ["### What was left out", _left_out(study.excluded), *_above_one(study.cells)]
     return [*parts, "### Settings", _table(["setting", "value"], lines)]
 
 
@@ -221,6 +221,18 @@ def _indexed(table: pd.DataFrame) -> str:
     """A table of texts behind what its lines are indexed by."""
     lines = [[*map(str, key), *row] for key, row in zip(table.index, table.to_numpy(), strict=True)]
     return _table([*table.index.names, *table.columns], lines)
+
+
+def _above_one(cells: pd.DataFrame) -> list[str]:
+    """How many tracing effects are more than the whole effect, if any are."""
+    each = cells[["fact", "layer", "tracing"]].drop_duplicates()
+    above = each[each.tracing > 1]
+    told = (
+        f"{len(above)} of {len(each)} tracing effects, of {above.fact.nunique()} facts, are above "
+        "1: noise on the subject takes little from the truth's probability, or adds to it. They "
+        "count as they are, as in the paper's released code."
+    )
+    return [told] if len(above) else []
 
 
 def _left_out(excluded: pd.DataFrame) -> str:
