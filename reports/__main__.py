@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -320,7 +320,7 @@ def _executor(
 
 
 def _plan(made: Study, loaded: LoadedModel, n_processes: int) -> str:
-    """How much a study does and how long that takes at least, said before it begins."""
+    """How much a study does and how long it takes an idle machine at least, said beforehand."""
     import torch
 
     from wise.evaluation.cell import one_thread
@@ -328,9 +328,9 @@ def _plan(made: Study, loaded: LoadedModel, n_processes: int) -> str:
     question = torch.zeros(1, _N_ASKED, dtype=torch.long)
     with one_thread(), torch.no_grad():
         loaded.model(input_ids=question)  # the first call is slower
-        start = perf_counter()
+        start = thread_time()
         loaded.model(input_ids=question)
-        seconds = perf_counter() - start
+        seconds = thread_time() - start
     n_pairs = len(made.entries) * len(made.problems) * len(made.seeds)
     n_cells = made.n_facts * len(made.layers) * n_pairs
     minutes = n_cells * _N_FORWARDS * seconds / min(n_processes, n_pairs) / 60
