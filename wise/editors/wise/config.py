@@ -138,7 +138,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     ),
     # One edit a memory, found by its prompt; chosen on a real model's tuning streams.
     "match": dict(
-        units="model", depth=0.8, routing="match", span="answer", memory="retrieve",
+        units="model", depth=0.77, routing="match", span="answer", memory="retrieve",
         mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_prefixes=0,
         n_background=768, n_contexts=8,
     ),
