@@ -58,9 +58,11 @@ def _turns(bench: Bench) -> dict[str, _Turn]:
     """Turns of every kind, by what they are, in the order in which they are made."""
     a, b, c, d = _facts(bench)
     turns = {
-        "edit A": _Turn("edit", [a]),
-        "edit B, A and C in a turn": _Turn("edit", [b, a, c]),
-        "edit D, and A to another target": _Turn("edit", [d, replace(a, target=c.target)]),
+        "edit A and C in a turn": _Turn("edit", [a, c]),
+        "edit B, A and D in a turn": _Turn("edit", [b, a, d]),
+        "edit A and B to other targets": _Turn(
+            "edit", [replace(a, target=c.target), replace(b, target=d.target)]
+        ),
     }
     if isinstance(bench.example, Erasable):
         turns["remove C and A"] = _Turn("remove", [c, a, c])
