@@ -98,10 +98,16 @@ def cropped(study: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
     return study.assign(tracing=study.tracing.clip(upper=1)), n_above, n
 
 
-def by_layer(study: pd.DataFrame, score: str, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Mean of a column by model, editor, problem and layer, with Student's interval over facts."""
-    means = study.groupby(["model", "editor", "problem", "layer", "fact"])[score].mean()
-    found = means.groupby(["model", "editor", "problem", "layer"]).agg(["count", "mean", "std"])
+def by_layer(
+    study: pd.DataFrame,
+    score: str,
+    *,
+    by: Sequence[str] = ("model", "editor", "problem"),
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Mean of a column by `by` and layer, with Student's interval over facts."""
+    means = study.groupby([*by, "layer", "fact"])[score].mean()
+    found = means.groupby([*by, "layer"]).agg(["count", "mean", "std"])
     found = found.rename(columns={"count": "n"}).reset_index()
     half = (
         student.ppf((1 + confidence) / 2, (found.n - 1).clip(lower=1)) * found["std"] / found.n**0.5

@@ -90,9 +90,12 @@ def test_a_score_that_no_fact_has_is_not_in_the_legend(tmp_path: Path) -> None:
 
 
 def test_tracing_is_drawn_once_for_a_model(tmp_path: Path) -> None:
-    table = study_table()
-    pd.concat([table, table.assign(editor="memit")]).to_csv(tmp_path / "study.csv", index=False)
-    (section,) = of_study(tmp_path / "study.csv")
+    table, path = study_table(), tmp_path / "study.csv"
+    table.to_csv(path, index=False)
+    (alone,) = of_study(path)
+    pd.concat([table, table.assign(editor="memit")]).to_csv(path, index=False)
+    (section,) = of_study(path)
+    assert section.panels[0].svg == alone.panels[0].svg
     titles = [panel.title for panel in section.panels]
     assert titles == ["gpt2: tracing", *["rome, error injection"] * 2,
                       *["memit, error injection"] * 2]  # fmt: skip

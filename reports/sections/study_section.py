@@ -40,7 +40,7 @@ def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
             note = (f" {n_cropped} of {n_effects} tracing effects are above 1, shares of a small "
                     "total effect, and drawn at 1.")  # fmt: skip
             notes.append(f"On {model},{note}")
-        traced = by_layer(of_model, "tracing")
+        traced = by_layer(of_model, "tracing", by=["model"])  # the same for every editor
         strongest = f"tracing is strongest at {traced.loc[traced['mean'].idxmax()].layer}"
         draw = partial(figures.draw_layers, unit=f"share restored, {unit}")
         add(f"{label(str(model))}: tracing", f"On {model}, by the means, {strongest}.{note}", draw,
