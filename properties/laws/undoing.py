@@ -45,10 +45,10 @@ def _twins(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
 
 
 def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
-    """The prompts of these edits, some paraphrases of theirs, and what the bench asks."""
+    """The prompts of these edits, some paraphrases of theirs, and a few that the bench asks."""
     known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
     paraphrases = [text for edit in edits for text in known.get(edit.prompt, ())[:2]]
-    return list(dict.fromkeys([*(edit.prompt for edit in edits), *paraphrases, *bench.prompts]))
+    return list(dict.fromkeys([*(edit.prompt for edit in edits), *paraphrases, *bench.few_prompts]))
 
 
 @needs(Erasable)
