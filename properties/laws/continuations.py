@@ -33,6 +33,7 @@ _N_EDITS = 6
 _N_ASKED = 16
 _N_STEPPED = 8  # prompts whose decoding is watched step by step
 _N_BEAMS = 3
+_N_BEAMED = 4  # prompts on which beams differ from decoding without
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
 
 
@@ -51,6 +52,27 @@ def _prompts(bench: Bench, edits: Sequence[Edit]) -> list[str]:
     """What the edits ask, and other prompts in and out of scope."""
     asked = [edit.prompt for edit in edits]
     return list(dict.fromkeys([*asked, *questions(bench, _N_ASKED)]))[:_N_ASKED]
+
+
+def _beamed(bench: Bench) -> list[str]:
+    """Prompts that the unedited model continues otherwise with beams: others would show nothing.
+
+    They are beginnings of questions, for how a whole one goes on is hardly in doubt.
+    """
+    whole = questions(bench, _N_ASKED)
+    begun = (" ".join(text.split()[:n]) for n in (1, 2, 3) for text in whole)
+    asked = list(dict.fromkeys(begun))
+    batch, most = bench.batch(asked), bench.reader.max_new_tokens
+    one_by_one, beams = (
+        bench.base.generate(batch.input_ids, batch.attention_mask, most, **options).tolist()
+        for options in ({}, {"num_beams": _N_BEAMS})
+    )
+    said = partial(answer_of, bench.loaded.tokenizer)
+    return [
+        prompt
+        for prompt, one, other in zip(asked, one_by_one, beams, strict=True)
+        if said(one).token_ids != said(other).token_ids
+    ]
 
 
 def _generate(bench: Bench, editor: Editor, prompts: Sequence[str], n_new: int) -> Tensor:
@@ -194,22 +216,24 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
 def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
     """With beams, or several continuations of each, a prompt is continued in a batch as alone."""
     edits = _edits(bench)
-    editor, prompts = bench.editor(edits), _prompts(bench, edits)
+    beamed = _beamed(bench)[:_N_BEAMED]
+    editor, prompts = bench.editor(edits), list(dict.fromkeys([*beamed, *_prompts(bench, edits)]))
     assert isinstance(editor, Generates)
     taken = inspect.signature(editor.generate).parameters
     any_name = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    options = {name: value for name, value in
-               {"num_beams": _N_BEAMS, "num_return_sequences": _N_BEAMS - 1}.items()
-               if any_name or name in taken}  # fmt: skip
-    if "num_beams" not in options:
+    if not (any_name or "num_beams" in taken):
         raise Unasked("its generate takes no num_beams")
-    most, n_each = bench.reader.max_new_tokens, options.get("num_return_sequences", 1)
+    wanted: list[dict[str, int]] = [{"num_beams": _N_BEAMS}]
+    if any_name or "num_return_sequences" in taken:
+        wanted.append({"num_beams": _N_BEAMS, "num_return_sequences": _N_BEAMS - 1})
+    most = bench.reader.max_new_tokens
 
-    def continued(asked: Sequence[str]) -> list[list[list[int]]]:
+    def continued(asked: Sequence[str], **options: int) -> list[list[list[int]]]:
         batch = bench.batch(asked)
         found = cast(Any, editor).generate(
             batch.input_ids, batch.attention_mask, most, **options
         ).tolist()  # fmt: skip
+        n_each = options.get("num_return_sequences", 1)
         require(
             len(found) == n_each * len(asked),
             f"generate with {options} gives {len(found)} rows for {len(asked)} prompts; needed: "
@@ -217,15 +241,16 @@ def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
         )
         return [found[n : n + n_each] for n in range(0, len(found), n_each)]
 
-    for prompt, together in zip(prompts, continued(prompts), strict=True):
-        for found, needed in zip(together, continued([prompt])[0], strict=True):
-            one, other = (answer_of(bench.loaded.tokenizer, ids) for ids in (found, needed))
-            same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
-            require(
-                same or _is_as_likely(bench, editor, prompt, one, other),
-                f"after {prompt!r}, with {_N_BEAMS} beams, generate says {_quoted(one)} in a batch "
-                f"of {len(prompts)} prompts, but {_quoted(other)} alone",
-            )
+    for options in wanted:
+        for prompt, together in zip(prompts, continued(prompts, **options), strict=True):
+            for found, needed in zip(together, continued([prompt], **options)[0], strict=True):
+                one, other = (answer_of(bench.loaded.tokenizer, ids) for ids in (found, needed))
+                same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
+                require(
+                    same or _is_as_likely(bench, editor, prompt, one, other),
+                    f"after {prompt!r}, with {options}, generate says {_quoted(one)} in a batch "
+                    f"of {len(prompts)} prompts, but {_quoted(other)} alone",
+                )
 
 
 def _is_as_likely(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
@@ -241,14 +266,25 @@ def _is_as_likely(bench: Bench, editor: Editor, prompt: str, one: Answer, other:
 
 @needs(Generates)
 def check_a_row_is_continued_as_alone(bench: Bench) -> None:
-    """An answer is the same whether its row ends first or last in its batch, or is alone."""
+    """An answer is the same whether its row ends first or last in its batch, or is alone.
+
+    So is an unedited answer beside a short edited one.
+    """
     edits = _edits(bench)
     editor, prompts = bench.editor(edits), _prompts(bench, edits)
     most = bench.reader.max_new_tokens
     alone = {prompt: _generate(bench, editor, [prompt], most)[0].tolist() for prompt in prompts}
     eos = bench.loaded.tokenizer.eos_token_id
     shortest_first = sorted(prompts, key=lambda prompt: [*alone[prompt], eos].index(eos))
-    for order in (shortest_first, shortest_first[::-1]):
+    edited, bare = {edit.prompt for edit in edits}, bench.base_answers(prompts)
+    plain = {
+        prompt
+        for prompt, answer in zip(prompts, bare, strict=True)
+        if answer_of(bench.loaded.tokenizer, alone[prompt]).token_ids == answer.token_ids
+    }
+    shortest = [prompt for prompt in shortest_first if prompt in edited - plain][:1]
+    longest = [prompt for prompt in shortest_first if prompt in plain - edited][-1:]
+    for order in (shortest_first, shortest_first[::-1], [*shortest, *longest]):
         expected = [alone[prompt] for prompt in order]
         as_alone = partial(
             _require_answers, bench, prompts=order, expected=expected, wanted="alone",

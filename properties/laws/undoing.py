@@ -265,7 +265,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     """To remove an edit that is not in force is an error, also among others, and removes nothing.
 
     It is not in force before it is made, nor once removed, nor after a reset, nor because another
-    has its target, subject or id.
+    has its target, subject or id, or asks the same in other words.
     """
     one, of_target, of_subject, other = _twins(bench)
     editor = bench.editor()
@@ -282,7 +282,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
             raise Broken(f"the removal of {what} ends in {type(error).__name__}: {error}; needed: "
                          "KeyError or ValueError") from error  # fmt: skip
         else:
-            require(False, f"the removal of {what} raises no error; needed: KeyError or ValueError")
+            raise Broken(f"the removal of {what} raises no error; needed: KeyError or ValueError")
         when = f"the removal of {what} was refused, and changed something all the same: now"
         require_same(snapshot(bench, editor), before, when)
 
@@ -291,6 +291,9 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     editor.edit([other])
     refuse([of_target], "an edit never made, with the target and id of one in force,")
     refuse([of_subject], "an edit never made, about the subject of one in force,")
+    worded = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}.get(one.prompt, ())
+    for prompt in worded[:1]:
+        refuse([replace(one, prompt=prompt)], "what one in force says, in other words,")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")
     take_back(editor, [other])
