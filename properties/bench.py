@@ -160,6 +160,11 @@ class Bench:
         return tuple(edit.as_taught() for edit in live[:n])
 
     @cached_property
+    def wordings(self) -> dict[str, tuple[str, ...]]:
+        """The paraphrases of each edit of the stream, by its prompt."""
+        return {edit.prompt: edit.paraphrases for edit in self.stream.live()}
+
+    @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of a few edits, in scope (a paraphrase of each, levels in turn) and out of it."""
         edits = self.stream.live()[:4]

@@ -63,15 +63,13 @@ def _beamed(bench: Bench) -> list[str]:
     begun = (" ".join(text.split()[:n]) for n in (1, 2, 3) for text in whole)
     asked = list(dict.fromkeys(begun))
     batch, most = bench.batch(asked), bench.reader.max_new_tokens
-    one_by_one, beams = (
-        bench.base.generate(batch.input_ids, batch.attention_mask, most, **options).tolist()
-        for options in ({}, {"num_beams": _N_BEAMS})
-    )
-    said = partial(answer_of, bench.loaded.tokenizer)
+    beams = bench.base.generate(
+        batch.input_ids, batch.attention_mask, most, num_beams=_N_BEAMS
+    ).tolist()  # fmt: skip
     return [
         prompt
-        for prompt, one, other in zip(asked, one_by_one, beams, strict=True)
-        if said(one).token_ids != said(other).token_ids
+        for prompt, greedy, ids in zip(asked, bench.base_answers(asked), beams, strict=True)
+        if answer_of(bench.loaded.tokenizer, ids).token_ids != greedy.token_ids
     ]
 
 

@@ -47,7 +47,7 @@ def _facts(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
     D is made later, and its prompt comes before that of C in the alphabet.
     """
     a, b, c, other = bench.edits()
-    worded = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}[c.prompt]
+    worded = bench.wordings[c.prompt]
     if not worded:
         raise Unasked("the stream has no paraphrases")
     first, last = sorted((c.prompt, worded[0]))
@@ -179,9 +179,8 @@ class _Histories:
     def asked(self) -> list[str]:
         """The prompts of all edits, a paraphrase of one, and a prompt out of scope."""
         edits = _facts(self.bench)
-        known = {edit.prompt: edit.paraphrases for edit in self.bench.stream.live()}
         far = [probe.prompt for probe in self.bench.stream.probes if probe.kind == "far"]
-        others = [*known[edits[0].prompt][:1], *far[:1]]
+        others = [*self.bench.wordings[edits[0].prompt][:1], *far[:1]]
         return list(dict.fromkeys([*(edit.prompt for edit in edits), *others]))
 
     @cached_property

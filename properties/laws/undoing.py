@@ -46,8 +46,7 @@ def _twins(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
 
 def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
     """The prompts of these edits, some paraphrases of theirs, and a few that the bench asks."""
-    known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
-    paraphrases = [text for edit in edits for text in known.get(edit.prompt, ())[:2]]
+    paraphrases = [text for edit in edits for text in bench.wordings.get(edit.prompt, ())[:2]]
     return list(dict.fromkeys([*(edit.prompt for edit in edits), *paraphrases, *bench.few_prompts]))
 
 
@@ -122,8 +121,7 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
     made last, logits are equal too, up to the order of additions.
     """
     one, other, *_ = bench.edits(least=2)
-    known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}[one.prompt]
-    wordings = [text for text in known if text != one.prompt]
+    wordings = [text for text in bench.wordings[one.prompt] if text != one.prompt]
     if not wordings:
         raise Unasked("the stream has no paraphrases")
     asked = list(dict.fromkeys([one.prompt, other.prompt, *wordings[:_N_WORDINGS]]))
@@ -169,10 +167,9 @@ def _wrong_pairs(bench: Bench, pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit,
     A younger one is lost, or an older one still answered, though neither is so on an editor that
     never had the older ones: so the removal did it, and not how the editor learns.
     """
-    known = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
     olders, youngers = [older for older, _ in pairs], [younger for _, younger in pairs]
     of = [(older, text) for older in olders
-          for text in (older.prompt, *known.get(older.prompt, ())[:2])]  # fmt: skip
+          for text in (older.prompt, *bench.wordings.get(older.prompt, ())[:2])]  # fmt: skip
     worded = [replace(older, prompt=text) for older, text in of]
     editor = bench.editor()
     for pair in pairs:
@@ -227,11 +224,10 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
 @needs(Erasable)
 def check_removing_one_wording_leaves_the_other(bench: Bench) -> None:
     """Of two edits that say one fact in two wordings, the younger outlives the older."""
-    wordings = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, Edit(wordings[edit.prompt][0], edit.target, edit.subject))
-                 for edit in edits if wordings.get(edit.prompt)]  # fmt: skip
+        pairs = [(edit, Edit(bench.wordings[edit.prompt][0], edit.target, edit.subject))
+                 for edit in edits if bench.wordings.get(edit.prompt)]  # fmt: skip
         if not pairs:
             raise Unasked("the stream has no paraphrases")
         return [f"{wrong}; both say one fact" for wrong in _wrong_pairs(bench, pairs).values()]
@@ -291,8 +287,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     editor.edit([other])
     refuse([of_target], "an edit never made, with the target and id of one in force,")
     refuse([of_subject], "an edit never made, about the subject of one in force,")
-    worded = {edit.prompt: edit.paraphrases for edit in bench.stream.live()}.get(one.prompt, ())
-    for prompt in worded[:1]:
+    for prompt in bench.wordings.get(one.prompt, ())[:1]:
         refuse([replace(one, prompt=prompt)], "what one in force says, in other words,")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")

@@ -59,8 +59,8 @@ class Windows:
     def _of_width(self, width: int) -> _OfWidth:
         if width not in self._known:
             last = self.lengths.cumsum(0)
-            n_prompts = torch.arange(len(last), device=last.device)
-            prompt = n_prompts.repeat_interleave(self.lengths)  # S
+            numbers = torch.arange(len(last), device=last.device)
+            prompt = numbers.repeat_interleave(self.lengths)  # S
             begin = torch.arange(len(prompt), device=last.device)
             is_first = begin == (last - self.lengths)[prompt]
             keep = is_first | (begin + width <= last[prompt])
