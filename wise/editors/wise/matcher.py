@@ -31,7 +31,8 @@ __all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
 
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
-_RATE = 0.05  # of near texts that may pass, and in a fit of others: of some 100, fewer is chance
+_RATE = 0.05  # of others and of near texts that may pass in a fit
+_CLEAR = 3.0  # standard deviations above near texts: the far end of some 100 is chance
 _LEAST_SPREAD = 1e-3  # of the evidence of paraphrases
 _N_RELATIONS = 10  # directions that tell them apart
 _N_TOKENS = 1536  # that the low layer's covariance is taken of
@@ -139,7 +140,8 @@ def fitted_weights(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Weights:
         evidence = _product(cosines[:, :, asked], weights)  # E P
         own = evidence[owner, columns]
         others = _rarely_passed(evidence.masked_fill(named, 0.0).amax(0), _RATE)
-        threshold = max(others, _near_threshold(near, weights))
+        passed = _rarely_passed(_product(near, weights), _RATE) if near.shape[1] else 0.0
+        threshold = max(others, passed)
         return float((own.mean() - threshold) / own.std().clamp(min=_LEAST_SPREAD))
 
     pairs = [(a, b) for a, b in product(_WEIGHTS, repeat=2)]
@@ -154,9 +156,10 @@ def _near_cosines(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Float[Tenso
     return cosines[:, held.edit(near), near]
 
 
-def _near_threshold(near: Float[Tensor, "3 Q"], weights: Weights) -> float:
-    """What near texts seldom pass for the edit of their subject; 0 without any."""
-    return _rarely_passed(_product(near, weights), _RATE) if near.shape[1] else 0.0
+def _above_near(near: Float[Tensor, "3 Q"], weights: Weights) -> float:
+    """What lies clear of near texts, as they match the edit of their subject; 0 without any."""
+    evidence = _product(near, weights)
+    return float(evidence.mean() + _CLEAR * evidence.std()) if len(evidence) > 1 else 0.0
 
 
 def _whitenings(references: References) -> list[Whitening]:
@@ -263,7 +266,7 @@ class Matcher(RouterBase):
         if known:
             cosines = _cosines(known, self._keys, self._windows)
             self.weights = weights or fitted_weights(held, cosines)
-            self._near = _near_threshold(_near_cosines(held, cosines), self.weights)
+            self._near = _above_near(_near_cosines(held, cosines), self.weights)
         self._last = _InForce((), (), (), (), torch.zeros(0).long(), float("inf"))
 
     def select(
@@ -300,7 +303,7 @@ class Matcher(RouterBase):
             self._in_force(memories)
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
-        """What few held prompts pass for any edit, and few near texts for their own."""
+        """What few held prompts pass for any edit, clear of near texts of their own."""
         return self._in_force(memories).threshold if memories else float("inf")
 
     def _pooled_keys(self, pooled: Float[Tensor, "N 2 M"]) -> Float[Tensor, "N 2 M"]:
