@@ -61,7 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if config.getoption("markexpr") in KINDS and reporter and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Progress(session, reporter))
+        config.pluginmanager.register(Progress(session, reporter), "editors-progress")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -181,7 +181,9 @@ def session(request: pytest.FixtureRequest) -> Session:
 
     config = request.config
     repro = config.invocation_params.dir / "repro"
-    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro)
+    progress = config.pluginmanager.getplugin("editors-progress")
+    shown = {} if progress is None else {"bar_of": progress.bar_of}
+    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro, **shown)
 
 
 @pytest.fixture(scope="session")

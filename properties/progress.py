@@ -1,15 +1,35 @@
-"""How far a long run of checks has come, said in the terminal once a minute."""
+"""How far a long run has come, said in the terminal: its checks, and a stream within one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 __all__ = ["Progress"]
 
 _EVERY = 60.0  # seconds
+_PATIENCE = 10.0  # seconds before a bar is drawn
+
+
+class _Terminal:
+    """What a bar is drawn on: the terminal itself, past pytest's capture."""
+
+    def __init__(self, reporter: pytest.TerminalReporter):
+        self.reporter = reporter
+        self.capture = reporter.config.pluginmanager.getplugin("capturemanager")
+
+    def write(self, text: str) -> None:
+        if not self.reporter.isatty:  # a log, where nothing is drawn over
+            text = f"\n{text.strip()}" if text.strip() else ""
+        with self.capture.global_and_fixture_disabled():
+            self.reporter.write(text, flush=True)
+
+    def flush(self) -> None:
+        """Every text is written at once."""
 
 
 class Progress:
@@ -24,6 +44,12 @@ class Progress:
         self.session, self.reporter, self.clock = session, reporter, clock
         self.n_done = 0
         self.start = self.last = clock()
+
+    def bar_of(self, *, mininterval: float = 1.0, **options: Any) -> tqdm:
+        """A bar of what takes long: drawn over itself, or in a log as a line a minute."""
+        every = mininterval if self.reporter.isatty else _EVERY
+        file = _Terminal(self.reporter)
+        return tqdm(file=file, mininterval=every, delay=_PATIENCE, **options)
 
     def pytest_runtest_logfinish(self) -> None:
         self.n_done += 1

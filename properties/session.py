@@ -6,6 +6,7 @@ import inspect
 import json
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from hypothesis import settings as hypothesis_settings
+from tqdm import tqdm
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
@@ -44,12 +46,14 @@ _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 class Session:
     """Makes everything that the tests are given, once and when first needed.
 
-    `folder` is where rows go without --rows; several processes may share it.
+    `folder` is where rows go without --rows; several processes may share it. `bar_of` makes the
+    bars that show how far a stream has come.
     """
 
     settings: Settings
     folder: Path
     repro: Path = Path("repro")
+    bar_of: Callable[..., tqdm] = tqdm
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -178,7 +182,10 @@ class Session:
         with FileLock(self.folder / f"{path.name}.lock"):
             bench = replace(self.bench(spec), background=run.background)
             editor = bench.editor(seed=run.seed)
-            return run_lifelong(run, editor, loaded.model, loaded.tokenizer, path, resume=True)
+            return run_lifelong(
+                run, editor, loaded.model, loaded.tokenizer, path,
+                resume=True, bar_of=self.bar_of,
+            )  # fmt: skip
 
     def _baseline(self) -> list[Row]:
         path = self.settings.baseline

@@ -48,9 +48,7 @@ def test_a_run_that_saves_states_gives_the_same_bytes_and_leaves_no_state(
     assert {child.name for child in tmp_path.iterdir()} == {"rows.jsonl", "rows.jsonl.run.json"}
 
 
-def test_the_bar_of_a_run_knows_how_much_will_be_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bar_of_a_run_knows_how_much_will_be_asked(tmp_path: Path) -> None:
     ends: dict[str, tuple[int, int]] = {}
 
     class WatchedBar(tqdm):
@@ -58,8 +56,7 @@ def test_the_bar_of_a_run_knows_how_much_will_be_asked(
             ends[self.unit] = self.n, self.total
             super().close()
 
-    monkeypatch.setattr(lifelong, "tqdm", WatchedBar)
-    go(tmp_path / "rows.jsonl", Watched(), progress=True)
+    go(tmp_path / "rows.jsonl", Watched(), progress=True, bar_of=WatchedBar)
     n, total = ends["question"]
     assert 0 < n <= total < 1.1 * n
     assert ends["edit"] == (T, T)

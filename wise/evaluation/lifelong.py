@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -142,6 +143,7 @@ def run_lifelong(
     *,
     resume: bool = False,
     progress: bool = True,
+    bar_of: Callable[..., tqdm] = tqdm,
     after_turn: Callable[[int, int, float], None] | None = None,
 ) -> list[rows.Row]:
     """Edit, measure, write rows to `path` block by block, and return all of them.
@@ -149,9 +151,9 @@ def run_lifelong(
     `editor` must hold no edit yet: the unedited model is asked first. With `resume`, complete
     blocks in `path` are kept, and their edits only made again (from a saved state where the editor
     can save); the rows are those of an uninterrupted run, and rows of any other run a ValueError
-    that names what differs. Without it, existing rows at `path` are an error. `after_turn` is
-    called after each turn that is made here, before it is measured, with its edits' range
-    [begin, end) and its seconds.
+    that names what differs. Without it, existing rows at `path` are an error. `bar_of` makes the
+    progress bars. `after_turn` is called after each turn that is made here, before it is measured,
+    with its edits' range [begin, end) and its seconds.
     """
     blocks = run.plan(is_routed=isinstance(editor, Routed))
     provenance = provenance_of(run, model, tokenizer)
@@ -160,10 +162,10 @@ def run_lifelong(
     if resume and _is_finished(path, run, blocks):
         return rows.read_rows(path)
     states = path.with_name(f"{path.name}.states")
-    shown: dict[str, Any] = dict(disable=not progress, mininterval=1)
+    bar_of = partial(bar_of, disable=not progress, mininterval=1)
     with (
         rows.RowWriter(path, run.identity, resume=resume) as writer,
-        tqdm(unit="question", desc="asked", leave=False, **shown) as asked_so_far,
+        bar_of(unit="question", desc="asked", leave=False) as asked_so_far,
     ):
         keep_provenance(path, provenance)
         done = set(writer.blocks)
@@ -175,7 +177,7 @@ def run_lifelong(
         base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
         begin_at = _restore(editor, states, blocks, done)
         n_edits = len(run.stream.edits)
-        with tqdm(total=n_edits, initial=begin_at, unit="edit", desc=run.editor, **shown) as bar:
+        with bar_of(total=n_edits, initial=begin_at, unit="edit", desc=run.editor) as bar:
             turns = groupby(blocks, key=lambda block: (block.begin, block.end))
             for turn, ((begin, end), of_turn) in enumerate(turns, start=1):
                 if end > begin_at:
