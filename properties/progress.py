@@ -16,15 +16,19 @@ _PATIENCE = 10.0  # seconds before a bar is drawn
 
 
 class _Terminal:
-    """What a bar is drawn on: the terminal itself, past pytest's capture."""
+    """What a bar is drawn on: the terminal itself, past pytest's capture; a log gets a line a
+    minute."""
 
-    def __init__(self, reporter: pytest.TerminalReporter):
-        self.reporter = reporter
+    def __init__(self, reporter: pytest.TerminalReporter, clock: Callable[[], float]):
+        self.reporter, self.clock = reporter, clock
         self.capture = reporter.config.pluginmanager.getplugin("capturemanager")
+        self.last = clock()
 
     def write(self, text: str) -> None:
-        if not self.reporter.isatty:  # a log, where nothing is drawn over
-            text = f"\n{text.strip()}" if text.strip() else ""
+        if not self.reporter.isatty:
+            if self.clock() - self.last < _EVERY or not text.strip():
+                return
+            self.last, text = self.clock(), f"\n{text.strip()}\n"
         with self.capture.global_and_fixture_disabled():
             self.reporter.write(text, flush=True)
 
@@ -45,11 +49,10 @@ class Progress:
         self.n_done = 0
         self.start = self.last = clock()
 
-    def bar_of(self, *, mininterval: float = 1.0, **options: Any) -> tqdm:
-        """A bar of what takes long: drawn over itself, or in a log as a line a minute."""
-        every = mininterval if self.reporter.isatty else _EVERY
-        file = _Terminal(self.reporter)
-        return tqdm(file=file, mininterval=every, delay=_PATIENCE, **options)
+    def bar_of(self, **options: Any) -> tqdm:
+        """A bar of what may take long."""
+        file = _Terminal(self.reporter, self.clock)
+        return tqdm(file=file, delay=_PATIENCE, **options)
 
     def pytest_runtest_logfinish(self) -> None:
         self.n_done += 1

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from properties import progress as module
 from properties.progress import Progress
 
 pytestmark = pytest.mark.internals
@@ -41,17 +40,13 @@ def test_a_line_a_minute_says_how_many_checks_are_done_and_how_long_the_rest_tak
     ]
 
 
-@pytest.mark.parametrize("patience", [0.0, 10.0])
-def test_a_bar_in_a_log_is_lines_and_only_of_what_takes_long(
-    monkeypatch: pytest.MonkeyPatch, patience: float
-) -> None:
-    monkeypatch.setattr(module, "_EVERY", 0.0)
-    monkeypatch.setattr(module, "_PATIENCE", patience)
-    terminal = _Terminal()
-    bar = Progress(SimpleNamespace(testscollected=1), terminal).bar_of(total=3, desc="wise")
-    for _ in range(3):
-        bar.update()
-    bar.close()
-    shown = "".join(terminal.texts)
-    assert "\r" not in shown
-    assert shown.count("\nwise: ") == (0 if patience else 5)
+def test_a_bar_in_a_log_is_a_line_a_minute() -> None:
+    terminal, now = _Terminal(), [0.0]
+    bar_of = Progress(SimpleNamespace(testscollected=1), terminal, clock=lambda: now[0]).bar_of
+    with bar_of(total=12, desc="wise", mininterval=0) as bar:
+        for _ in range(12):
+            now[0] += 25
+            bar.update()
+            bar.refresh()
+    shares = [text.strip().partition("|")[0] for text in terminal.texts]
+    assert shares == [f"wise: {percent:3d}%" for percent in (25, 50, 75, 100)]
