@@ -104,8 +104,7 @@ def require_same(found: Snapshot, expected: Snapshot, when: str) -> None:
         apart = (own != other).reshape(len(own), -1).any(-1).nonzero()[:, 0].tolist()
         if apart:
             gap = float((own - other).abs().max())
-            require(
-                False,
+            raise Broken(
                 f"{when}, {what} differ by up to {gap:.1e} on {len(apart)} of {len(own)} prompts, "
                 f"first on {found.prompts[apart[0]]!r}; needed: bitwise equal",
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from properties.bench import Bench
-from properties.findings import Unasked, require
+from properties.findings import Broken, Unasked, require
 from properties.rates import require_pass
 from wise.editor import Editor, Generates, Growing
 from wise.edits import Edit
@@ -77,8 +77,7 @@ def _require_some_order(
             if not right[place] and sum(right[:place]) >= place / 2
         }  # fmt: skip
     for place in sorted(lost):
-        require(
-            False,
+        raise Broken(
             f"of {len(edits)} edits made one by one, number {place + 1} is not answered by its "
             f"target, whichever edit it is: lost in {n_tries} orders of {n_tries}, once "
             f"{edits[place].prompt!r}",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
 from properties.bench import Bench
-from properties.findings import close, needs, require, tolerance
+from properties.findings import Broken, close, needs, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import PROBE_KINDS
 from wise.lm.decoding import most_rows
@@ -101,8 +101,7 @@ def _require_rows(
         return
     row = apart[0]
     gaps = (found[row] - expected[row]).abs().amax(-1)
-    require(
-        False,
+    raise Broken(
         f"{prompts[row]!r}, {how}, is answered otherwise than {than}: logits at its token "
         f"{int(gaps.argmax()) + 1} of {len(gaps)} differ by {float(gaps.max()):.1e} (row {row + 1} "
         f"of {len(prompts)}; {len(apart)} rows differ); only rounding may",

@@ -199,8 +199,7 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
                 "whole row where the answer too may open or close an edit; needed: the route of "
                 "the prompt, for every token of its answer",
             )
-            require(
-                False,
+            raise Broken(
                 f"after {prompt!r}, generate decodes token {n}, which follows {said!r}, from "
                 f"logits that differ by {float((found - needed).abs().max()):.1e} from those of "
                 "the whole row; its first token has the same: what is edited is lost, or another, "

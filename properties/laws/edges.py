@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
-from properties.findings import Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, require
 from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.measures.verdicts import judge
@@ -108,8 +108,7 @@ def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
         found = judge(scores, threshold)
         if found.outcome == "fail":
             prompt, was, is_now = changed[0]
-            require(
-                False,
+            raise Broken(
                 f"after {len(edits)} edits, {len(changed)} of {len(rows)} prompts {kind} are "
                 f"answered otherwise than before: {prompt!r} said {was.text!r} and says "
                 f"{is_now.text!r}; needed: {threshold:g} of them as before",
@@ -131,8 +130,7 @@ def check_an_edit_opens_no_prompt_at_the_edge_of_its_scope(bench: Bench) -> None
         is_open = bench.opens(editor, some)
         threshold = _OF_ORDER if kind == _ORDER else _CLOSED
         if judge([float(not each) for each in is_open], threshold).outcome == "fail":
-            require(
-                False,
+            raise Broken(
                 f"after {len(edits)} edits, {sum(is_open)} of {len(some)} prompts {kind} are "
                 f"routed to an edit, first {some[is_open.index(True)]!r}; needed: {threshold:g} of "
                 "them to none",
@@ -174,8 +172,7 @@ def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
         scores = [0.0] * len(changed) + [1.0] * (len(rows) - len(changed))
         if judge(scores, _OF_NAMESAKES).outcome == "fail":
             prompt, was_text, now_text = changed[0]
-            require(
-                False,
+            raise Broken(
                 f"whoever shares the {name} name of an edited subject is taken for it: after "
                 f"{len(edits)} edits, {len(changed)} of {len(rows)} prompts about namesakes are "
                 f"answered otherwise than before, first {prompt!r}, which said {was_text!r} and "
@@ -248,8 +245,7 @@ def check_an_edit_without_a_subject_has_no_wider_scope(bench: Bench) -> None:
     without = [replace(edit, subject="") for edit in edits]
     few, many = (_reached(bench, bench.editor(each), probes) for each in (edits, without))
     if len(many) - len(few) > len(probes) / 2:
-        require(
-            False,
+        raise Broken(
             f"{len(edits)} edits without a subject reach {len(many)} of {len(probes)} prompts out "
             f"of their scope, first {many[0]!r}; the same edits with their subjects, {len(few)}",
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, require
 from properties.processes import asked_in_another_process
 from properties.surroundings import random_states
 from wise.editor import Editor, Layered, takes
@@ -130,7 +130,7 @@ def check_the_background_is_apart_from_the_stream(bench: Bench) -> None:
     try:
         bench.background.check_disjoint(bench.stream)
     except ValueError as error:
-        require(False, str(error))
+        raise Broken(str(error)) from error
 
 
 @needs(Layered)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, require
 from wise.editor import Persistent, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
@@ -102,8 +102,7 @@ def check_long_rows_without_edits_are_the_base_model(bench: Bench) -> None:
             if len(apart):
                 row, column = apart[0].tolist()
                 token = int(mask[row, : column + 1].sum())
-                require(
-                    False,
+                raise Broken(
                     f"{when}, logits of a row of {int(mask[row].sum())} tokens differ from the "
                     f"unedited model's in {needed.dtype}, first at token {token}, by up to "
                     f"{float((found - needed)[mask.bool()].abs().max()):.1e}; needed: bitwise "

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, require
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -49,10 +49,12 @@ def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> N
         editor.edit(turn)
     except ValueError as error:
         require(bool(str(error).strip()), f"{what} is refused with an empty ValueError")
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's editor raises
-        require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
+    except Exception as error:
+        raise Broken(
+            f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
+        ) from error
     else:
-        require(False, f"{what} is accepted; needed: a ValueError that names what is wrong")
+        raise Broken(f"{what} is accepted; needed: a ValueError that names what is wrong")
     changed = not torch.equal(bench.logits(editor, bench.few_prompts), before)
     require(not changed, f"{what} is refused, but has changed the editor's answers")
 
@@ -108,7 +110,7 @@ def check_an_edit_may_fill_the_context(bench: Bench) -> None:
     try:
         editor.edit([fitting])
     except ValueError as error:
-        require(False, f"{what.format(length)} is refused, though it fits: {error}")
+        raise Broken(f"{what.format(length)} is refused, though it fits: {error}") from error
 
 
 def check_refuses_a_target_without_tokens(bench: Bench) -> None:
@@ -133,10 +135,12 @@ def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
         bench.editor(bench.edits(1), model=model)
     except (ValueError, ArithmeticError) as error:
         require(bool(str(error).strip()), f"{what} is refused with an empty error")
-    except Exception as error:  # noqa: BLE001
-        require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
+    except Exception as error:
+        raise Broken(
+            f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
+        ) from error
     else:
-        require(False, f"{what} is edited; needed: a ValueError that names what is wrong")
+        raise Broken(f"{what} is edited; needed: a ValueError that names what is wrong")
 
 
 @needs(Layered)
@@ -153,10 +157,12 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
             bench.editor(layer=layer)
         except ValueError as error:
             require(str(layer) in str(error), f"the refusal of {what} does not name it: {error}")
-        except Exception as error:  # noqa: BLE001
-            require(False, f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError")
+        except Exception as error:
+            raise Broken(
+                f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
+            ) from error
         else:
-            require(False, f"{what} is accepted; needed: a ValueError")
+            raise Broken(f"{what} is accepted; needed: a ValueError")
 
 
 def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from itertools import combinations
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Unasked, close, require
+from properties.findings import Broken, Unasked, close, require
 from wise.editor import Editor
 from wise.edits import Edit
 from wise.lm.tokens import IGNORED
@@ -273,8 +273,7 @@ def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
     targets += [start, *(f"{start}{mark}{text}" for mark in _MARKS)]
     edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
     for one, other in _mixed_up(bench, bench.editor(), edits):
-        require(
-            False,
+        raise Broken(
             f"{one.prompt!r} edited to {one.target!r} gives bitwise the same logits as edited to "
             f"{other.target!r}: what tells the two targets apart is lost",
         )
@@ -328,8 +327,7 @@ def check_long_prompts_are_compared_whole(bench: Bench) -> None:
             continue
         where = seen[other_edit]
         n_tokens = len(bench.loaded.tokenizer(whole.prompt).input_ids)
-        require(
-            False,
+        raise Broken(
             f"an edit of a long prompt is taken for one of another that asks {asks[1]!r} in place "
             f"of {asks[0]!r} at its {where}: the edits give bitwise the same logits, so some of "
             f"the {n_tokens} tokens are not compared; needed: prompts compared whole",

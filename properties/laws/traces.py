@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from properties.bench import Bench
-from properties.findings import require
+from properties.findings import Broken, require
 from properties.snapshots import Snapshot, is_same, require_same, snapshot
 from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed
@@ -163,7 +163,7 @@ def check_answers_are_the_callers_own(bench: Bench) -> None:
         is_same = torch.equal(ids, batch.input_ids) and torch.equal(mask, batch.attention_mask)
         require(is_same, f"{name} changed the tensors that it was asked with")
         if not isinstance(answer, Tensor):
-            require(False, f"{name} gives a {type(answer).__name__}; needed: a tensor")
+            raise Broken(f"{name} gives a {type(answer).__name__}; needed: a tensor")
             return
         require(not answer.requires_grad, f"{name} gives an answer that holds a graph of gradients")
         first = answer.clone()

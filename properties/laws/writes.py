@@ -208,8 +208,7 @@ def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
             if not lost:
                 break
         for place, prompt in lost.items():
-            require(
-                False,
+            raise Broken(
                 f"of a turn of {size} edits, the one at place {place + 1} is not answered by its "
                 f"target, whichever edit it is: lost in {n_tries} turns of {n_tries}, last "
                 f"{prompt!r}",
@@ -253,8 +252,7 @@ def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
                 continue
             if shared == "nothing":
                 raise Unasked("it holds only one of two edits")
-            require(
-                False,
+            raise Broken(
                 f"of a turn of two edits that share {shared}, {lost.prompt!r} -> {lost.target!r} "
                 f"is left out: the editor is bitwise as after {kept.prompt!r} -> {kept.target!r} "
                 "alone",
