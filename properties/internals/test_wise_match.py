@@ -20,8 +20,9 @@ from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.matcher import (
     Matcher,
     Whitening,
-    _above_near,
+    _above,
     _near_cosines,
+    _thresholds,
     fitted_weights,
 )
 from wise.editors.wise.memory import Change
@@ -268,7 +269,7 @@ def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> N
     def fitted(near: Tensor) -> tuple[float, float]:
         rows = torch.stack([edit, edit, near], 1).flatten(0, 1)  # an edit's three side by side
         held = prompts(n, each=3, n_near=1)
-        return fitted_weights(held, cosines_of(rows, held))
+        return fitted_weights(held, cosines_of(rows, held), false_positives=0.02)
 
     differing = edit.clone()
     differing[:, which] = torch.eye(n).roll(1, 0)
@@ -292,9 +293,29 @@ def test_near_texts_seldom_open_their_own_edit(n_without: int) -> None:
         torch.cat([first.prompt, second.prompt + 3 * n]),
         torch.cat([first.is_near, second.is_near]),
     )  # fmt: skip
-    found = _above_near(_near_cosines(held, cosines_of(rows, held)), (0.0, 0.0))
+    found = _above(_near_cosines(held, cosines_of(rows, held)), (0.0, 0.0))
     opened = int(((edits[:, 0] * near[:, 0]).sum(-1) > found).sum())
     assert opened == (n if n_without else 0)
+
+
+def test_an_edit_with_close_neighbours_is_harder_to_open_and_no_other_is() -> None:
+    """NGC 36 among galaxies: all that ask for one of them are near it, and foretell each other."""
+    strays, groups = random(20, 60).sigmoid() / 2, torch.arange(60) // 3
+    shared, of_edit = _thresholds(strays, groups, 0.0, 0.02)
+    strays[0, :12] = 0.9
+    beside, of_each = _thresholds(strays, groups, 0.0, 0.02)
+    assert float(of_each[0]) == pytest.approx(0.9)
+    assert float(beside) <= float(shared)
+    assert bool((of_each[1:] <= of_edit[1:]).all())
+
+
+@given(clear=st.sampled_from([0.0, 0.4, 0.8]), seed=st.integers(0, 20))
+def test_no_held_prompt_of_another_subject_opens_an_edit(clear: float, seed: int) -> None:
+    strays = random(8, 30, seed=seed).sigmoid()
+    shared, of_edit = _thresholds(strays, torch.arange(30) // 2, clear, 0.1)
+    assert bool((strays <= of_edit[:, None]).all())
+    assert bool((of_edit >= shared).all())
+    assert float(shared) >= clear
 
 
 def test_no_subject_is_both_common_and_held() -> None:

@@ -4,7 +4,7 @@ What a prompt asks shows in the inputs of W_v. At a low layer they follow the wo
 the prompt stands what the edit's subject reads like. At the edited layer their mean over the prompt
 follows the relation, and the last token how the answer begins. Each is compared by its cosine, once
 what the background shows to say little is shrunk. How much the latter two count, and how near is
-near enough, are settled on the background alone.
+near enough to each edit, are settled on the background alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ __all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
 
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
-_RATE = 0.05  # of others and of near texts that may pass in a fit
 _CLEAR = 3.0  # standard deviations above near texts: the far end of some 100 is chance
-_LEAST_SPREAD = 1e-3  # of the evidence of paraphrases
+_LEAST_SPREAD = 1e-3  # of how far paraphrases lie above their threshold
 _N_RELATIONS = 10  # directions that tell them apart
 _N_TOKENS = 1536  # that the low layer's covariance is taken of
 _UNFITTED = (0.0, 0.5)  # where the background asks for no edit twice
@@ -103,11 +102,6 @@ def _product(cosines: Float[Tensor, "3 ..."], weights: Weights) -> Float[Tensor,
     return evidence
 
 
-def _rarely_passed(evidence: Float[Tensor, " N"], rate: float) -> float:
-    """What at most that share of background prompts exceeds."""
-    return float(evidence.quantile(1 - rate))
-
-
 def _named(
     subjects: Sequence[str], texts: Sequence[str], device: torch.device
 ) -> Bool[Tensor, "E N"]:
@@ -116,33 +110,46 @@ def _named(
     return torch.tensor(rows, dtype=torch.bool, device=device).reshape(len(subjects), len(texts))
 
 
-def fitted_weights(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Weights:
+def _thresholds(
+    strays: Float[Tensor, "E N"], groups: Int[Tensor, " N"], clear: float, false_positives: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, " E"]]:
+    """What opens any edit, and each edit by its own: more than its strays have, and than `clear`.
+
+    strays: the evidence of held prompts of other subjects, 0 for those of an edit's own. Those of
+    one subject, a group, foretell each other's: what the strays of all other groups do not foretell
+    may be exceeded by `false_positives` of the prompts.
+    """
+    n_groups = int(groups.max()) + 1
+    largest = strays.new_zeros(len(strays), max(n_groups, 2))
+    largest.scatter_reduce_(1, groups.expand_as(strays), strays, "amax")
+    first, second = largest.topk(2).values.T[..., None]
+    foretold = torch.where(largest == first, second, first)[:, groups]
+    unforetold = strays.where(strays > foretold, 0.0)
+    shared = unforetold.amax(0).quantile(1 - false_positives).clamp(min=clear)
+    return shared, first[:, 0].clamp(min=shared)
+
+
+def fitted_weights(
+    held: Prompts, cosines: Float[Tensor, "3 E N"], *, false_positives: float
+) -> Weights:
     """The powers of the other two cosines that serve the held edits best, as if in force.
 
-    Best is where paraphrases match their own edit most clearly: by most standard deviations above a
-    threshold that they seldom pass for another subject's, and near texts for their own.
-    `cosines` are those of `held.edits` with all held prompts.
+    Best is where paraphrases open their own edit most clearly: by most standard deviations above
+    its threshold. `cosines` are those of `held.edits` with all held prompts.
     """
     asked = held.paraphrases
     if len(asked) < 2:
         return _UNFITTED
-    owner, columns = held.edit(asked), torch.arange(len(asked), device=asked.device)
-    named = _named(
-        [held.subjects[row] for row in held.edits.tolist()],
-        [held.texts[row] for row in asked.tolist()],
-        asked.device,
-    )
-    named[owner, columns] = True
-
-    near = _near_cosines(held, cosines)
+    owner, near = held.edit(asked), _near_cosines(held, cosines)
+    named = _named([held.subjects[row] for row in held.edits.tolist()], held.texts, asked.device)
+    is_own = named | (held.groups[held.edits][:, None] == held.groups)
 
     def clearness(weights: Weights) -> float:
-        evidence = _product(cosines[:, :, asked], weights)  # E P
-        own = evidence[owner, columns]
-        others = _rarely_passed(evidence.masked_fill(named, 0.0).amax(0), _RATE)
-        passed = _rarely_passed(_product(near, weights), _RATE) if near.shape[1] else 0.0
-        threshold = max(others, passed)
-        return float((own.mean() - threshold) / own.std().clamp(min=_LEAST_SPREAD))
+        evidence = _product(cosines, weights)  # E N
+        strays = evidence.masked_fill(is_own, 0.0)
+        _, of_edit = _thresholds(strays, held.groups, _above(near, weights), false_positives)
+        above = evidence[owner, asked] - of_edit[owner]
+        return float(above.mean() / above.std().clamp(min=_LEAST_SPREAD))
 
     pairs = [(a, b) for a, b in product(_WEIGHTS, repeat=2)]
     return max(sorted(pairs, key=sum), key=clearness)
@@ -156,7 +163,7 @@ def _near_cosines(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Float[Tenso
     return cosines[:, held.edit(near), near]
 
 
-def _above_near(near: Float[Tensor, "3 Q"], weights: Weights) -> float:
+def _above(near: Float[Tensor, "3 Q"], weights: Weights) -> float:
     """What lies clear of near texts, as they match the edit of their subject; 0 without any."""
     evidence = _product(near, weights)
     return float(evidence.mean() + _CLEAR * evidence.std()) if len(evidence) > 1 else 0.0
@@ -228,6 +235,7 @@ class _InForce:
     """The edits of some memories, side by side.
 
     strays: how well held prompts of other subjects match each edit.
+    scale: of an edit's distance 1 - evidence, so that one threshold serves all.
     """
 
     memories: Sequence[SideMemory]
@@ -235,6 +243,7 @@ class _InForce:
     known: Sequence[_Known]
     strays: Sequence[Float[Tensor, " N"]]
     owner: Int[Tensor, " E"]  # the memory of each
+    scale: Float[Tensor, " E"]
     threshold: float
 
 
@@ -243,7 +252,8 @@ class Matcher(RouterBase):
 
     layers: the low and the edited one, or one that is both.
     weights: the powers of the relation's and the last token's cosine; None = fitted on references.
-    false_positives: the share of held prompts that may open a memory of another subject.
+    false_positives: the share of held prompts that may open a memory of another subject, where no
+        other held subject's prompts show that it is easily opened.
 
     RoutingInputs hold, whitened, a prompt's mean and last token at the edited layer, and then its
     tokens at the low one. A memory keeps the former two.
@@ -256,18 +266,18 @@ class Matcher(RouterBase):
         self.kept, self.low = kept, layers[0]
         self.whitenings = _kept_whitenings(kept, layers, references)
         self.false_positives = false_positives
-        self._texts = references.held.texts
+        self._texts, self._groups = references.held.texts, references.held.groups
         read = references.held_read
         self._keys = self._pooled_keys(read.pooled)  # of held prompts, as `_windows`
         self._windows = Windows(self.whitenings[0](read.tokens), read.lengths)
         held, edits = references.held, references.held.edits.tolist()
         known = [self._known(held.texts[row], held.subjects[row], self._keys[row]) for row in edits]
-        self.weights, self._near = weights or _UNFITTED, 0.0
+        self.weights, self._clear = weights or _UNFITTED, 0.0
         if known:
             cosines = _cosines(known, self._keys, self._windows)
-            self.weights = weights or fitted_weights(held, cosines)
-            self._near = _above_near(_near_cosines(held, cosines), self.weights)
-        self._last = _InForce((), (), (), (), torch.zeros(0).long(), float("inf"))
+            self.weights = weights or fitted_weights(held, cosines, false_positives=false_positives)
+            self._clear = _above(_near_cosines(held, cosines), self.weights)
+        self._last = _InForce((), (), (), (), torch.zeros(0).long(), torch.ones(0), float("inf"))
 
     def select(
         self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
@@ -289,13 +299,14 @@ class Matcher(RouterBase):
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
-        """The evidence of each memory's nearest edit, from 0 to 1."""
+        """The evidence of each memory's nearest edit: 1 for its own prompt, or less."""
         state = self._in_force(memories)
         windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
         evidence = _product(_cosines(state.known, rows.keys[:, :2], windows), self.weights)  # E N
-        nearest = evidence.new_zeros(len(memories), len(rows))
-        owner = state.owner[:, None].expand_as(evidence)
-        return nearest.scatter_reduce(0, owner, evidence, "amax")
+        scaled = 1 - (1 - evidence) * state.scale[:, None]
+        nearest = scaled.new_full((len(memories), len(rows)), -torch.inf)
+        owner = state.owner[:, None].expand_as(scaled)
+        return nearest.scatter_reduce(0, owner, scaled, "amax")
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
         """Read the subjects of these memories' edits, and set the threshold."""
@@ -303,7 +314,7 @@ class Matcher(RouterBase):
             self._in_force(memories)
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
-        """What few held prompts pass for any edit, clear of near texts of their own."""
+        """What opens an edit: clear of near texts, and of nearly all held prompts of others."""
         return self._in_force(memories).threshold if memories else float("inf")
 
     def _pooled_keys(self, pooled: Float[Tensor, "N 2 M"]) -> Float[Tensor, "N 2 M"]:
@@ -341,11 +352,12 @@ class Matcher(RouterBase):
             rows = evidence.masked_fill(named, 0.0)
             seen |= dict(zip(new, zip(read, rows, strict=True), strict=True))
         known, strays = zip(*(seen[edit] for edit in edits), strict=True)
-        nearest = torch.stack(strays).amax(0)
-        threshold = max(_rarely_passed(nearest, self.false_positives), self._near)
+        found = _thresholds(torch.stack(strays), self._groups, self._clear, self.false_positives)
+        threshold, of_edit = (each.clamp(max=_LARGEST_THRESHOLD) for each in found)
         sizes = torch.tensor([len(memory.edits) for memory in memories], device=keys.device)
         owner = torch.arange(len(memories), device=keys.device).repeat_interleave(sizes)
         self._last = _InForce(
-            tuple(memories), edits, known, strays, owner, min(threshold, _LARGEST_THRESHOLD)
-        )
+            tuple(memories), edits, known, strays, owner,
+            (1 - threshold) / (1 - of_edit), float(threshold),
+        )  # fmt: skip
         return self._last

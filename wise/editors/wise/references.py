@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -60,6 +61,15 @@ class Prompts:
             (sizes.cumsum(0) - sizes).repeat_interleave(sizes).to(device),
             torch.tensor([text in each.near for each, text in rows], device=device),
         )
+
+    @cached_property
+    def groups(self) -> Int[Tensor, " N"]:
+        """Numbers, the same for all of one subject; without a subject, of one edit."""
+        owners = [
+            subject or row for subject, row in zip(self.subjects, self.prompt.tolist(), strict=True)
+        ]
+        numbers = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
+        return self.prompt.new_tensor([numbers[owner] for owner in owners])
 
     @property
     def paraphrases(self) -> Int[Tensor, " P"]:
