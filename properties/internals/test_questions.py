@@ -70,6 +70,15 @@ def test_an_overwritten_edit_is_excluded_with_what_follows_from_it() -> None:
     assert {"Rome lies in", "Ada works as a"} <= {q.prompt for q in kept}  # probes stay
 
 
+@pytest.mark.parametrize("again", [ADA, replace(ADA)], ids=["the same object", "a copy"])
+def test_an_edit_made_again_counts_once_with_the_age_of_the_last(again: Edit) -> None:
+    questions = final_questions(with_edits(again))
+    asked = [(q.age, bool(q.excluded)) for q in questions if q.prompt == ADA.prompt]
+    assert asked == [(3, True), (0, False)]
+    (consequence,) = (q for q in questions if q.metric == "portability")
+    assert (consequence.age, consequence.excluded) == (0, "")
+
+
 @pytest.mark.parametrize(
     "prompt", ["Ada's home:", "In which country is Ada?", "Ada works as a", "The sun is"]
 )

@@ -116,36 +116,37 @@ def _cluster(edit: Edit) -> str:
 def final_questions(stream: EditStream) -> list[Question]:
     """Everything to ask after all edits of `stream`, in stream order.
 
-    Excluded, with the reason: questions about an edit that a later one overwrote, and prompts that
-    the stream edits to another answer. A locality probe that the stream edits is always excluded.
+    Excluded, with the reason: questions about an edit that a later one overwrote, be it an equal
+    one, and prompts that the stream edits to another answer. A locality probe that the stream edits
+    is always excluded.
     """
-    live = {edit.prompt: edit for edit in stream.live()}
-    ages = {id(edit): len(stream.edits) - 1 - index for index, edit in enumerate(stream.edits)}
-    by_id = {edit.id: edit for edit in stream.edits}
+    edits = stream.edits
+    last = {edit.prompt: place for place, edit in enumerate(edits)}
+    of_id = {edit.id: place for place, edit in enumerate(edits) if edit.id}
     questions: list[Question] = []
 
-    def ask(metric: str, kind: str, prompt: str, expected: str, edit: Edit | None) -> None:
+    def ask(metric: str, kind: str, prompt: str, expected: str, place: int | None) -> None:
+        edit = None if place is None else edits[place]
+        other = edits[last[prompt]] if prompt in last else None
         excluded = ""
-        other = live.get(prompt)
-        if edit is not None and metric != "locality" and live[edit.prompt] is not edit:
+        if edit is not None and metric != "locality" and last[edit.prompt] != place:
             excluded = "a later edit of the stream overwrote this one"
         elif other is not None and other.target != expected:
             excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
         subject = _cluster(edit) if edit else prompt
-        age = ages[id(edit)] if edit else 0
+        age = 0 if place is None else len(edits) - 1 - place
         edit_id = edit.id if edit else ""
         questions.append(Question(metric, kind, prompt, expected, edit_id, subject, age, excluded))
 
-    for edit in stream.edits:
-        ask("reliability", "", edit.prompt, edit.target, edit)
+    for place, edit in enumerate(edits):
+        ask("reliability", "", edit.prompt, edit.target, place)
         for level, paraphrase in edit.graded_paraphrases():
-            ask("generalization", str(level) if level else "", paraphrase, edit.target, edit)
+            ask("generalization", str(level) if level else "", paraphrase, edit.target, place)
     for probe in stream.probes:
-        edit_of_probe = by_id.get(probe.edit_id) if probe.edit_id else None
         if probe.kind == "portability":
-            ask("portability", "portability", probe.prompt, probe.answer, edit_of_probe)
+            ask("portability", "portability", probe.prompt, probe.answer, of_id.get(probe.edit_id))
         else:
-            ask("locality", probe.kind, probe.prompt, "", edit_of_probe)
+            ask("locality", probe.kind, probe.prompt, "", of_id.get(probe.edit_id))
     return questions
 
 
