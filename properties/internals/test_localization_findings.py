@@ -103,6 +103,15 @@ def test_a_layer_without_any_score_is_named() -> None:
     assert told.count("No fact has a score at layers 2.") == 1
 
 
+def test_an_editor_without_a_score_at_the_rules_layer_is_not_compared_with_the_rule() -> None:
+    cells = simulated(0.2)
+    cells = cells[(cells.editor == "rome") | (cells.layer != 2)]
+    table = r2_table(findings_of(cells, rule=2), model="m").set_index("editor")
+    assert table.over_rule["rome"].notna().all()
+    assert table.over_rule["memit"].isna().all()
+    assert table.over_fixed.notna().all()
+
+
 def test_tracing_effects_above_one_are_counted_once_for_all_editors() -> None:
     cells = simulated(0.2)
     fact, layer = cells.fact.iloc[0], cells.layer.iloc[0]

@@ -45,7 +45,8 @@ def findings_of(
 ) -> list[Finding]:
     """For each editor, problem and outcome of OUTCOMES, over facts with a score at every layer.
 
-    Scores are means over seeds. `rule` is the layer that the field's rule of thumb would edit.
+    Scores are means over seeds. `rule` is the layer that the field's rule of thumb would edit; an
+    editor without a score there is not compared with it.
     """
     found, layers = [], {*cells.layer}
     for (editor, problem), own in cells.groupby(["editor", "problem"], sort=False):
@@ -64,11 +65,12 @@ def findings_of(
                 continue
             fit = partial(regress, outcome=outcome, confidence=confidence, seed=seed)
             inner = without_extreme_layers(table, outcome)
+            own_rule = rule if rule in {*table.layer} else None
             found.append(replace(
                 named,
                 regression=fit(table),
                 inner=fit(inner) if inner.layer.nunique() > 1 else None,
-                choice=choose_layers(table, outcome, rule=rule, confidence=confidence),
+                choice=choose_layers(table, outcome, rule=own_rule, confidence=confidence),
                 within=within_layers(table, outcome),
             ))  # fmt: skip
     return found
