@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 
 from properties.bench import Bench
 from properties.findings import require
@@ -105,7 +105,8 @@ def check_misses_look_like_chance(bench: Bench) -> None:
     The kind that best explains a measure's misses is chosen on the first stream (on all but the
     last where they are short), and then tested, as a single test, on the streams after it. An
     editor whose misses do not depend on the kind of item fails by chance at a rate of at most 2e-3,
-    over all measures. A kind counts only where it is below the threshold by itself.
+    over all measures and however many items a subject has. A kind counts only where it is below the
+    threshold by itself.
     """
     first = first_run(bench)
     asked = {metric: judged_rows(bench, first, metric) for metric in bench.thresholds}
@@ -121,11 +122,18 @@ def check_misses_look_like_chance(bench: Bench) -> None:
         if suspect is None or suspect.p_value > _SUSPECT or bench.max_looks == n_first:
             continue
         items, features = _pooled(bench, list(islice(bench.runs, n_first, bench.max_looks)), metric)
-        seen = slice_of(suspect.kind, _missed(items), features[suspect.kind.feature])
+        kind, missed, clusters = suspect.kind, _missed(items), [row.cluster for row in items]
+        values = features[kind.feature]
+        seen = slice_of(kind, missed, values, clusters=clusters, seed=bench.seed)
         if seen is None or seen.p_value > _FALSE_FAIL / _SUSPECT / len(measured):
             continue
-        scores = [1.0] * (seen.n - seen.n_missed) + [0.0] * seen.n_missed
-        own = judge(scores, bench.thresholds[metric], confidence=bench.confidence)
+        inside = kind.mask(values)
+        own = judge(
+            [float(not is_missed) for is_missed in compress(missed, inside)],
+            bench.thresholds[metric],
+            clusters=list(compress(clusters, inside)),
+            confidence=bench.confidence,
+        )
         words = seen.describe(_ITEMS.get(metric.partition("-")[0], "probes"))
         require(
             own.outcome != "fail",

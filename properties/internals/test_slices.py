@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from properties.patterns import features_of
+from fixtures.tiny import tiny_tokenizer
+from properties.bench import Bench
+from properties.findings import Broken
+from properties.internals.measured import ROW
+from properties.patterns import check_misses_look_like_chance, features_of
+from wise.edits import Edit, EditStream
+from wise.measures.rows import Row
 from wise.measures.slices import Kind, slice_of, strongest_slice
 
 pytestmark = pytest.mark.internals
@@ -69,6 +78,45 @@ def test_misses_of_one_subject_are_one_miss() -> None:
     assert alone.p_value < 0.01
     assert together is not None
     assert together.p_value > 0.1
+
+
+def test_one_kind_by_its_name_has_the_p_of_exchanged_subjects() -> None:
+    subjects = [place // 5 for place in range(50)]
+    missed = [subject == 3 for subject in subjects]
+    values = [str(subject % 5) for subject in subjects]
+    found = slice_of(Kind("of {}", "3"), missed, values, clusters=subjects)
+    assert found is not None
+    assert (found.n_missed, found.n) == (5, 10)
+    assert found.p_value == pytest.approx(2 / 10, abs=0.04)  # one of ten subjects, two in the kind
+
+
+def run_of(stream: int, *, lost: Sequence[int], n_items: int) -> list[Row]:
+    """A run of 40 subjects, the first eight of two words, that loses the paraphrases of some."""
+    subjects = [f"{'Ada ' * (i < 8)}N{stream}x{i}" for i in range(40)]
+    return [
+        replace(ROW, kind="", edit_id=f"{i}", cluster=subject, prompt=f"Version {j} of {subject}?",
+                score=float(i not in lost))
+        for i, subject in enumerate(subjects) for j in range(n_items)
+    ]  # fmt: skip
+
+
+def misses_look_like_chance(*runs: Sequence[Row]) -> None:
+    loaded = SimpleNamespace(name="named", tokenizer=tiny_tokenizer())
+    check_misses_look_like_chance(Bench(
+        name="editor", factory=None, loaded=loaded, stream=EditStream((Edit("Is it?", "yes"),)),
+        background=None, runs=runs, thresholds={"generalization": 0.75}, max_looks=len(runs),
+    ))  # fmt: skip
+
+
+def test_a_kind_of_many_items_and_few_subjects_does_not_fail_an_editor() -> None:
+    first = run_of(0, lost=[*range(6), 20, 30], n_items=10)
+    second = run_of(1, lost=[*range(3), *range(20, 25)], n_items=10)
+    misses_look_like_chance(first, second)
+
+
+def test_a_kind_that_is_lost_on_every_stream_fails_an_editor() -> None:
+    with pytest.raises(Broken, match="misses 80 of 80 paraphrases"):
+        misses_look_like_chance(*(run_of(stream, lost=range(8), n_items=10) for stream in (0, 1)))
 
 
 def test_no_miss_and_no_kind_is_no_slice() -> None:

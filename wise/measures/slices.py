@@ -151,13 +151,30 @@ def strongest_slice(
     return _slice(*found[best], wrong, (1 + n_as_small) / (1 + n_permutations))
 
 
-def slice_of(kind: Kind, missed: Sequence[bool], values: Feature) -> Slice | None:
-    """One kind, tested on other items by Fisher's test; None where it does not split them."""
+def slice_of(
+    kind: Kind,
+    missed: Sequence[bool],
+    values: Feature,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    n_permutations: int = 1999,
+    seed: int = 0,
+) -> Slice | None:
+    """One kind, tested on other items by Fisher's test; None where it does not split them.
+
+    Where a cluster has several items the test permutes clusters of one size instead, and p is at
+    least 1 / (n_permutations + 1).
+    """
     wrong, mask = np.array(missed, dtype=bool), kind.mask(values)
     if not 0 < mask.sum() < len(mask):
         return None
-    [tail] = _tails([int(mask.sum())], len(wrong), int(wrong.sum()))
-    return _slice(kind, mask, wrong, float(tail[int(wrong[mask].sum())]))
+    n_missed = int(wrong[mask].sum())
+    if clusters is None or len(set(clusters)) == len(wrong):
+        [tail] = _tails([int(mask.sum())], len(wrong), int(wrong.sum()))
+        return _slice(kind, mask, wrong, float(tail[n_missed]))
+    shuffled = _shuffled(wrong, clusters, n_permutations, np.random.default_rng(seed))
+    n_as_many = int((shuffled[:, mask].sum(1) >= n_missed).sum())
+    return _slice(kind, mask, wrong, (1 + n_as_many) / (1 + n_permutations))
 
 
 def _slice(kind: Kind, mask: NDArray[np.bool_], wrong: NDArray[np.bool_], p_value: float) -> Slice:
