@@ -31,6 +31,7 @@ from wise.evaluation.league import (
     write_costs,
 )
 from wise.jobs.grid import run_apart
+from wise.measures.rows import read_rows
 
 pytestmark = pytest.mark.internals
 
@@ -139,9 +140,28 @@ def test_a_cell_whose_process_is_killed_is_an_error_and_the_others_rows_are_the_
     )
     assert [outcome.state for outcome in outcomes] == ["ended", "error"]
     assert outcomes[1].message == "its process was ended from outside"
+    assert outcomes[1].measured == (1,)
     run(league_of(ROUTER), tmp_path / "one")
     several = content(tmp_path / "two")
     assert {name: several[name] for name in content(tmp_path / "one")} == content(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("ends_at", "expected"), [(6, (1,)), (3, (1,)), (1, ())])
+def test_a_killed_cell_keeps_each_t_that_later_rows_follow(
+    ends_at: int, expected: tuple[int, ...], tmp_path: Path
+) -> None:
+    outcomes = run(league_of(ROUTER), tmp_path)
+    [cell] = outcomes
+    path = cell.rows_in(tmp_path)
+    n_kept = sum(row.t <= ends_at for row in read_rows(path))
+    lines = path.read_bytes().splitlines(keepends=True)[:n_kept]
+    path.write_bytes(b"".join(lines)[:-9])  # the kill cuts a line
+    cell.lose(tmp_path, "killed")
+    outcome = Outcome.of(cell, tmp_path)
+    assert (outcome.measured, outcome.costs) == (expected, outcomes[cell].costs)
+    [by_t] = results_of({cell: outcome}, tmp_path).values()
+    assert by_t[6] == "1 of 1 seeds: killed"
+    assert isinstance(by_t[1], list) == bool(expected)
 
 
 def test_a_folder_of_another_league_is_refused(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ class LeagueCell:
 
     def lose(self, folder: Path, message: str) -> None:
         """Record that its process ended with `message`."""
-        replace(Outcome.of(self, folder), state="error", message=message).keep(self, folder)
+        measured = tuple(_measured(self, folder, is_cut=True))
+        Outcome("error", message, measured, Outcome.of(self, folder).costs).keep(self, folder)
 
     def rows_in(self, folder: Path) -> Path:
         return folder / f"{self.key}.jsonl"
@@ -221,14 +222,18 @@ def _inference_ratio(editor: Editor, scene: Scene) -> float:
     return edited / bare
 
 
-def _measured(cell: LeagueCell, folder: Path) -> list[int]:
-    """The T that a cell with an error has measured under all protocols."""
+def _measured(cell: LeagueCell, folder: Path, *, is_cut: bool = False) -> list[int]:
+    """The T that a cell with an error has measured under all protocols.
+
+    With `is_cut` its rows may end anywhere: the T that they end at does not count.
+    """
     path = cell.rows_in(folder)
     try:
-        rows = read_rows(path) if path.exists() else []
+        rows = read_rows(path, truncated="drop" if is_cut else "raise") if path.exists() else []
     except ValueError:
         return []
-    held = {(row.t, row.protocol) for row in rows if row.when == "final"}
+    end = rows[-1].t if is_cut and rows else cell.n_edits + 1
+    held = {(row.t, row.protocol) for row in rows if row.when == "final" and row.t < end}
     return [t for t in cell.checkpoints if held >= {(t, each) for each in cell.protocols}]
 
 

@@ -129,7 +129,8 @@ def results_of(outcomes: Mapping[LeagueCell, Outcome], folder: Path) -> Results:
     for cell, outcome in outcomes.items():
         contestant = Contestant(cell.model, cell.entry.group, cell.entry.title, cell.entry.editor)
         by_t = found.setdefault(contestant, {})
-        held = read_rows(cell.rows_in(folder)) if outcome.measured else []
+        path = cell.rows_in(folder)
+        held = read_rows(path, truncated="drop") if outcome.measured else []
         for t in cell.checkpoints:
             rows = by_t.setdefault(t, [])
             if t not in outcome.measured:
