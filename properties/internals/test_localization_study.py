@@ -213,6 +213,20 @@ def test_a_fact_that_is_there_twice_has_its_tracing_effect_twice(tmp_path: Path)
     assert len(by_fact) == 4
 
 
+def alike(model: str, seed: int, n_edits: int) -> Scene:
+    """The last fact by the id of the first."""
+    made = scene(model, seed, n_edits)
+    *edits, last = made.stream.edits
+    return replace(made, stream=EditStream((*edits, replace(last, id=edits[0].id))))
+
+
+def test_facts_of_one_id_are_refused_by_it(tmp_path: Path) -> None:
+    study = replace(study_of(UNEDITED), scene_of=alike)
+    first = scene("", 0, 3).stream.edits[0].id
+    with pytest.raises(ValueError, match=f"several facts have the id '{first}'"):
+        run(study, tmp_path)
+
+
 def test_a_part_that_ended_after_its_last_cell_lost_nothing(serial: Path) -> None:
     study = study_of(QUICK)
     [part, *_] = study.parts([edit.id for edit in scene("", 0, 3).stream.edits])

@@ -5,6 +5,7 @@ It is a grid of cells that any executor runs, that resumes cell by cell and give
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def run_study(
 
     Cells that had an error are tried again. An error in a cell, or the death of its process,
     affects no other cell; after a kill, the same call goes on at the cell where it stopped. Raises
-    ValueError where `folder` holds another study or the model knows none of the facts, RuntimeError
-    where another process works in it.
+    ValueError where `folder` holds another study, two facts have one id or the model knows none of
+    them, RuntimeError where another process works in it.
     """
     with claimed(folder, "study", study.identity()):
         stream, trace = _prepared(study, folder, progress)
@@ -164,6 +165,8 @@ def _known(scene: Scene, n_facts: int) -> EditStream:
     """The first edits of facts that the model knows, with their probes."""
     edits = [edit for edit in scene.stream.edits
              if edit.ground_truth and edit.subject and edit.subject in edit.prompt]  # fmt: skip
+    if repeated := [i for i, n in Counter(edit.id for edit in edits).items() if n > 1]:
+        raise ValueError(f"several facts have the id {repeated[0]!r}; a study needs one for each")
     facts = known(scene.model, scene.tokenizer, [*map(fact_of, edits)], most=n_facts)
     if not facts:
         raise ValueError(f"the model knows none of {len(edits)} facts; a study needs known ones")
