@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -220,3 +222,16 @@ def test_at_a_zero_change_the_gradient_is_0_not_nan() -> None:
 def test_an_unknown_reduction_is_named() -> None:
     with pytest.raises(ValueError, match="margin_reduction='sum' is none of rows, violating"):
         loss_of([1.0], [1.0], "sum")
+
+
+def test_a_memory_that_changes_nothing_opens_for_nothing_and_closes_no_other() -> None:
+    """Its epsilon is 0, and no activation has a ratio to that."""
+    tau, rows = normal(0, 6, 4), normal(1, 3, 2, 6)
+    router = Router(tokens="mean", weight=torch.zeros_like(tau), thresholds="per-memory")
+    changes = (lambda keys: keys @ tau), (lambda keys: keys @ torch.zeros_like(tau))
+    memories = [
+        SimpleNamespace(change=change, epsilon=epsilon)
+        for change, epsilon in zip(changes, (1e-3, 0.0), strict=True)
+    ]
+    asked = router.select([rows], torch.ones(3, 2, dtype=torch.bool))
+    assert router.choose(asked, memories).tolist() == [0, 0, 0]

@@ -14,7 +14,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_wise import EDITS, FAMILIES, FAR, is_same, make_wise
+from properties.internals.tiny_wise import (
+    BACKGROUND,
+    EDITS,
+    FAMILIES,
+    FAR,
+    is_same,
+    make_wise,
+    routes,
+)
 from wise.editors.router import RoutingInputs
 from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.matcher import (
@@ -104,7 +112,8 @@ def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
     editor = matching(edits=[edit])
     router = editor._learner.router
     assert isinstance(router, Matcher)
-    (known,) = router._last.known
+    assert router._last is not None
+    (known,) = router._last.settled[0].known
 
     def like(prompt: str) -> float:
         batch = encode(tiny_tokenizer(), [prompt])
@@ -172,6 +181,67 @@ def test_a_cached_answer_is_the_forced_one(family: str) -> None:
         forced = editor.logits(ids, mask, inside)[:, prompt.input_ids.shape[1] - 1 : -1].argmax(-1)
         ends = (answer == tiny_tokenizer().eos_token_id).int().cumsum(1) - 1
         assert forced[ends <= 0].equal(answer[ends <= 0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_of_one_token_is_continued_from_the_cache_as_by_whole_rows(family: str) -> None:
+    """It is as long as what a cached step reads."""
+    editor = matching(family, edits=[Edit("W", "Oslo in Norway")])
+    batch = encode(tiny_tokenizer(), ["W"])
+    assert batch.input_ids.shape == (1, 1)
+    cached = editor.generate(batch.input_ids, batch.attention_mask, 6)
+    whole = editor.generate(batch.input_ids, batch.attention_mask, 6, use_cache=False)
+    assert cached.equal(whole)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_state_that_is_loaded_is_bitwise_the_one_that_was_saved(
+    tmp_path: Path, family: str
+) -> None:
+    """Whatever was in force before, and from the first question on."""
+    editor = matching(family, edits=EDITS)
+    editor.reset()
+    for edit in EDITS[::-1]:
+        editor.edit([edit])
+    editor.save(tmp_path / "state")
+    loaded = matching(family)
+    loaded.load(tmp_path / "state")
+    batch = encode(tiny_tokenizer(), [*FAR, EDITS[0].prompt])
+    asked = batch.input_ids, batch.attention_mask
+    assert loaded.logits(*asked).equal(editor.logits(*asked))
+    assert loaded.routing_activation(*asked).equal(editor.routing_activation(*asked))
+    assert loaded.threshold == editor.threshold
+
+
+def test_a_reset_editor_holds_no_edit_for_its_router() -> None:
+    editor = matching(edits=EDITS[:2])
+    editor.reset()
+    assert editor._learner.router._last is None
+
+
+@pytest.mark.parametrize("n_texts", [0, 1])
+@pytest.mark.parametrize("n_edits", [0, 1])
+def test_a_background_of_next_to_nothing_is_enough(n_texts: int, n_edits: int) -> None:
+    few = Background(BACKGROUND.texts[:n_texts], BACKGROUND.edits[:n_edits])
+    assert routes(matching(background=few, edits=EDITS[:1]), [EDITS[0].prompt]) == [True]
+
+
+@pytest.mark.parametrize("truth", ["", "Bonn"])
+def test_no_wording_of_an_edit_is_a_text_near_to_it(truth: str) -> None:
+    """Though the background says it twice, with different old answers."""
+    told = Edit("Gus Hale lives in", "Rome", subject="Gus Hale", ground_truth="Oslo",
+                paraphrases=("The home of Gus Hale is",))  # fmt: skip
+    again = replace(told, ground_truth=truth)
+    reworded = replace(told, prompt=told.paraphrases[0], ground_truth=truth)
+    held, common = _chosen(Background(edits=(told, again, reworded)), 12, torch.Generator())
+    assert not any(each.near for each in [*held, *common])
+
+
+def test_a_bound_on_the_entries_of_a_memory_is_kept() -> None:
+    editor = matching(edits=EDITS[:1], span="row", norm_constraint=2**-9)
+    assert float(editor._state.memories[0].change.dense().abs().max()) <= 2**-9
+    with pytest.raises(ValueError, match="norm_constraint=inf"):
+        matching(norm_constraint=0.002)
 
 
 def test_a_removed_edit_was_never_made() -> None:

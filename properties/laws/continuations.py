@@ -31,6 +31,7 @@ __all__ = [
 
 _N_EDITS = 6
 _N_ASKED = 16
+_N_SHORT = 3  # edits of a prompt of one token
 _N_STEPPED = 8  # prompts whose decoding is watched step by step
 _N_BEAMS = 3
 _N_BEAMED = 4  # prompts on which beams differ from decoding without
@@ -46,6 +47,14 @@ def _edits(bench: Bench) -> list[Edit]:
     by_length = sorted(bench.edits(20, least=1), key=lambda edit: -_n_tokens(bench, edit))
     n_long = min(_N_EDITS // 2, len(by_length))
     return [*by_length[:n_long], *by_length[n_long:][-_N_EDITS // 2 :]]
+
+
+def _of_one_token(bench: Bench) -> list[Edit]:
+    """The longest targets after words of the stream that are one token; none where none is."""
+    edits = _edits(bench)[:_N_SHORT]
+    words = dict.fromkeys(word for edit in edits for word in edit.prompt.split())
+    short = [word for word in words if bench.batch([word]).input_ids.shape[1] == 1]
+    return [Edit(word, edit.target) for word, edit in zip(short, edits, strict=False)]
 
 
 def _prompts(bench: Bench, edits: Sequence[Edit]) -> list[str]:
@@ -145,19 +154,25 @@ def is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: A
 
 @needs(Generates)
 def check_cached_generation_says_the_same(bench: Bench) -> None:
-    """`generate` gives the greedy continuation by `logits`, to 1, 2 or many tokens."""
-    edits = _edits(bench)
-    editor, prompts = bench.editor(edits), _prompts(bench, edits)
-    batch, most = bench.batch(prompts), bench.reader.max_new_tokens
-    by_logits = greedy_by_logits(
-        editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, most
-    )
-    for n_new in (1, 2, most):
-        _require_answers(
-            bench, editor, prompts, _generate(bench, editor, prompts, n_new),
-            by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
-            "logits, token by token, say",
-        )  # fmt: skip
+    """`generate` gives the greedy continuation by `logits`, to 1, 2 or many tokens.
+
+    Of edited prompts of one token, too: each is as long as what a cached step reads.
+    """
+    edits, short = _edits(bench), _of_one_token(bench)
+    most = bench.reader.max_new_tokens
+    for made, prompts in ((edits, _prompts(bench, edits)), (short, [e.prompt for e in short])):
+        if not prompts:
+            continue
+        editor, batch = bench.editor(made), bench.batch(prompts)
+        by_logits = greedy_by_logits(
+            editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, most
+        )
+        for n_new in (1, 2, most):
+            _require_answers(
+                bench, editor, prompts, _generate(bench, editor, prompts, n_new),
+                by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
+                "logits, token by token, say",
+            )  # fmt: skip
 
 
 @needs(Generates)

@@ -155,7 +155,7 @@ class EditorBase(ABC, Generic[C, S]):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes held beside the model."""
+        """Bytes of the state: what edits have added, and what a saved one holds."""
         return sum(tensor.nbytes for tensor in self._tensors(self._state).values())
 
     def save(self, path: str | Path) -> None:

@@ -26,14 +26,20 @@ C = TypeVar("C", bound="DataclassInstance")
 def configured(
     cls: type[C], presets: Mapping[str, Mapping[str, Any]], preset: str, options: Mapping[str, Any]
 ) -> C:
-    """A preset with some fields changed. ValueError lists the presets, or the fields."""
+    """A preset with some fields changed; a list, as JSON has it, stands for a tuple.
+
+    ValueError lists the presets, or the fields.
+    """
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is none of {', '.join(presets)}")
     known = [field.name for field in fields(cls)]
     for name in options:
         if name not in known:
             raise ValueError(f"there is no option {name!r}; there are {', '.join(known)}")
-    return cls(**{**presets[preset], **options})
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
+    return cls(**{**presets[preset], **given})
 
 
 class Checked:

@@ -245,7 +245,8 @@ class Router(RouterBase):
         if self.thresholds == "shared":
             return deltas
         own = [self.threshold_scale * memory.epsilon for memory in memories]
-        return torch.stack([delta / bound for delta, bound in zip(deltas, own, strict=True)])
+        bounds = deltas.new_tensor(own)[:, None]
+        return (deltas / bounds).where(bounds > 0, 0.0)  # 0: a memory that changes nothing
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
         """What an activation must exceed; infinite where there is no memory."""

@@ -115,10 +115,11 @@ class WISEConfig(Checked):
             )
 
         one_each = self.edits_per_shard == self.n_shards == self.mask_ratio == 1
-        if self.span == "answer" and not (self.routing == "match" and one_each):
+        is_free = one_each and self.norm_constraint == math.inf
+        if self.span == "answer" and not (self.routing == "match" and is_free):
             raise ValueError(
                 "span='answer' is not allowed: it needs routing='match', edits_per_shard=1, "
-                "n_shards=1 and mask_ratio=1.0"
+                "n_shards=1, mask_ratio=1.0 and norm_constraint=inf"
             )
 
     @classmethod

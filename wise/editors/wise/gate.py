@@ -44,20 +44,25 @@ class Gate:
         """The output of W_v with the change of each row's memory."""
         if inputs.ndim == 2:  # some blocks flatten rows and tokens
             return self(self._by_row(inputs), self._by_row(value)).view_as(value)
+        is_step = self.choice is not None and inputs.shape[1] <= self.prompt_mask.shape[1]
         choice = self._route(inputs) if self.choice is None else self.choice
         if len(self.memories) == 1:
-            change = self._change(self.memories[0], inputs, slice(None)).to(value.dtype)
+            change = self._change(self.memories[0], inputs, slice(None), is_step).to(value.dtype)
             return where((choice >= 0)[:, None, None], value + change, value)
         for number, rows in self.rows.items():
-            change = self._change(self.memories[number], inputs, rows).to(value.dtype)
+            change = self._change(self.memories[number], inputs, rows, is_step).to(value.dtype)
             value = value.index_copy(0, rows, value[rows] + change)
         return value
 
-    def _change(self, memory: SideMemory, inputs: Tensor, rows: Tensor | slice) -> Tensor:
-        """What the memory adds to the outputs of W_v in some rows."""
+    def _change(
+        self, memory: SideMemory, inputs: Tensor, rows: Tensor | slice, is_step: bool
+    ) -> Tensor:
+        """What the memory adds to the outputs of W_v in some rows.
+
+        is_step: they hold tokens of the answer alone, as what stands before them is cached.
+        """
         change = memory.change(inputs[rows])
-        width = self.prompt_mask.shape[1]
-        if self.span == "row" or inputs.shape[1] < width:  # later tokens are the answer's
+        if self.span == "row" or is_step:
             return change
         copies = len(inputs) // len(self.prompt_mask)
         last = last_column(self.prompt_mask).repeat_interleave(copies)[rows]

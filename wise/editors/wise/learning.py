@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -193,9 +194,9 @@ class Learner:
             objective = replace(objective, tail=tail, changed=changed)
         mask = self._mask(shard.number)
         tau = descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor)
-        change = Change(tau)
-        if mask is None and objective.edited is None and not shard.edits:
-            change = Change.spanned(tau, span)
+        is_free = mask is None and config.norm_constraint == math.inf
+        is_new = objective.edited is None and not shard.edits
+        change = Change.spanned(tau, span) if is_free and is_new else Change(tau)
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
         routing = stack([shard.routing, self.router.remembered(bare)])
         activations = self._activations(routing, change)

@@ -23,7 +23,6 @@ from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChan
 from wise.editors.routing_inputs import readable
 from wise.editors.wise.references import Prompts, References, pooled
 from wise.editors.wise.windows import Windows
-from wise.edits import Edit
 from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import encode, subject_mask
 
@@ -158,7 +157,7 @@ def fitted_weights(
 def _near_cosines(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Float[Tensor, "3 Q"]:
     """Those of near texts with the edit of their subject; none where most edits have none."""
     near = held.near
-    if 2 * len(near) < len(held.prompt[held.paraphrases].unique()):
+    if 2 * len(held.prompt[near].unique()) < len(held.prompt[held.paraphrases].unique()):
         near = near[:0]
     return cosines[:, held.edit(near), near]
 
@@ -215,34 +214,44 @@ class _Known:
     key: Float[Tensor, "2 M"]
 
 
-def _cosines(
-    known: Sequence[_Known], keys: Float[Tensor, "N 2 M"], windows: Windows
-) -> Float[Tensor, "3 E N"]:
-    """Those of each edit's subject, relation and last token with those of prompts."""
-    phrases = torch.cat([each.phrases for each in known])
-    widths = torch.cat([each.widths for each in known])
-    sizes = torch.tensor([len(each.phrases) for each in known], device=phrases.device)
-    owner = torch.arange(len(known), device=phrases.device).repeat_interleave(sizes)
-    found = windows.likeness(phrases, widths)  # P N
-    subject = found.new_full((len(known), len(keys)), -1.0)
-    subject.scatter_reduce_(0, owner[:, None].expand_as(found), found, "amax")
-    own = torch.stack([each.key for each in known], 1)  # 2 E M
-    return torch.stack([subject, *(own @ keys.permute(1, 2, 0))])
+class _SideBySide:
+    """Edits, to be matched with prompts all at once."""
+
+    def __init__(self, known: Sequence[_Known]):
+        self.phrases = torch.cat([each.phrases for each in known])
+        self.widths = torch.cat([each.widths for each in known])
+        self.keys = torch.stack([each.key for each in known], 1)  # 2 E M
+        numbers = [n for n, each in enumerate(known) for _ in each.widths]
+        self.edit = self.widths.new_tensor(numbers)  # of each phrase
+
+    def cosines(self, keys: Float[Tensor, "N 2 M"], windows: Windows) -> Float[Tensor, "3 E N"]:
+        """Those of each edit's subject, relation and last token with those of prompts."""
+        found = windows.likeness(self.phrases, self.widths)  # P N
+        subject = found.new_full((self.keys.shape[1], len(keys)), -1.0)
+        subject.scatter_reduce_(0, self.edit[:, None].expand_as(found), found, "amax")
+        return torch.stack([subject, *(self.keys @ keys.permute(1, 2, 0))])
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A memory's edits, and how well held prompts of other subjects match each."""
+
+    known: Sequence[_Known]
+    strays: Float[Tensor, "E N"]
 
 
 @dataclass(frozen=True)
 class _InForce:
-    """The edits of some memories, side by side.
+    """The edits of some memories.
 
-    strays: how well held prompts of other subjects match each edit.
-    scale: of an edit's distance 1 - evidence, so that one threshold serves all.
+    owner: the memory of each. scale: of its distance 1 - evidence, so that one threshold serves
+    all.
     """
 
     memories: Sequence[SideMemory]
-    edits: Sequence[Edit]
-    known: Sequence[_Known]
-    strays: Sequence[Float[Tensor, " N"]]
-    owner: Int[Tensor, " E"]  # the memory of each
+    settled: Sequence[_Settled]
+    edits: _SideBySide
+    owner: Int[Tensor, " E"]
     scale: Float[Tensor, " E"]
     threshold: float
 
@@ -274,10 +283,10 @@ class Matcher(RouterBase):
         known = [self._known(held.texts[row], held.subjects[row], self._keys[row]) for row in edits]
         self.weights, self._clear = weights or _UNFITTED, 0.0
         if known:
-            cosines = _cosines(known, self._keys, self._windows)
+            cosines = _SideBySide(known).cosines(self._keys, self._windows)
             self.weights = weights or fitted_weights(held, cosines, false_positives=false_positives)
             self._clear = _above(_near_cosines(held, cosines), self.weights)
-        self._last = _InForce((), (), (), (), torch.zeros(0).long(), torch.ones(0), float("inf"))
+        self._last: _InForce | None = None
 
     def select(
         self, inputs: Sequence[Float[Tensor, "B T M"]], prompt_mask: Bool[Tensor, "B T"]
@@ -302,7 +311,7 @@ class Matcher(RouterBase):
         """The evidence of each memory's nearest edit: 1 for its own prompt, or less."""
         state = self._in_force(memories)
         windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
-        evidence = _product(_cosines(state.known, rows.keys[:, :2], windows), self.weights)  # E N
+        evidence = _product(state.edits.cosines(rows.keys[:, :2], windows), self.weights)  # E N
         scaled = 1 - (1 - evidence) * state.scale[:, None]
         nearest = scaled.new_full((len(memories), len(rows)), -torch.inf)
         owner = state.owner[:, None].expand_as(scaled)
@@ -310,8 +319,7 @@ class Matcher(RouterBase):
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
         """Read the subjects of these memories' edits, and set the threshold."""
-        if memories:
-            self._in_force(memories)
+        self._last = self._in_force(memories) if memories else None
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
         """What opens an edit: clear of near texts, and of nearly all held prompts of others."""
@@ -336,28 +344,32 @@ class Matcher(RouterBase):
         sums = (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
         return _Known(sums, inside.sum(-1), key)
 
+    def _settled(self, memory: SideMemory) -> _Settled:
+        """Whatever memories stand beside it: a state that is loaded is the one that was saved."""
+        known = [
+            self._known(edit.prompt, edit.subject, key)
+            for edit, key in zip(memory.edits, memory.routing.keys, strict=True)
+        ]
+        evidence = _product(
+            _SideBySide(known).cosines(self._keys, self._windows), self.weights
+        )  # E N
+        named = _named([edit.subject for edit in memory.edits], self._texts, evidence.device)
+        return _Settled(known, evidence.masked_fill(named, 0.0))
+
     def _in_force(self, memories: Sequence[SideMemory]) -> _InForce:
         """The last ones asked for are kept: a state is asked for many times."""
         last = self._last
-        if [*map(id, last.memories)] == [*map(id, memories)]:
+        if last is not None and [*map(id, last.memories)] == [*map(id, memories)]:
             return last
-        edits = [edit for memory in memories for edit in memory.edits]
-        keys = torch.cat([memory.routing.keys for memory in memories])  # E 2 M
-        seen = dict(zip(last.edits, zip(last.known, last.strays, strict=True), strict=True))
-        new = {edit: key for edit, key in zip(edits, keys, strict=True) if edit not in seen}
-        if new:
-            read = [self._known(edit.prompt, edit.subject, key) for edit, key in new.items()]
-            evidence = _product(_cosines(read, self._keys, self._windows), self.weights)  # E N
-            named = _named([edit.subject for edit in new], self._texts, keys.device)
-            rows = evidence.masked_fill(named, 0.0)
-            seen |= dict(zip(new, zip(read, rows, strict=True), strict=True))
-        known, strays = zip(*(seen[edit] for edit in edits), strict=True)
-        found = _thresholds(torch.stack(strays), self._groups, self._clear, self.false_positives)
+        seen = {} if last is None else dict(zip(map(id, last.memories), last.settled, strict=True))
+        settled = [seen.get(id(memory)) or self._settled(memory) for memory in memories]
+        strays = torch.cat([each.strays for each in settled])
+        found = _thresholds(strays, self._groups, self._clear, self.false_positives)
         threshold, of_edit = (each.clamp(max=_LARGEST_THRESHOLD) for each in found)
-        sizes = torch.tensor([len(memory.edits) for memory in memories], device=keys.device)
-        owner = torch.arange(len(memories), device=keys.device).repeat_interleave(sizes)
+        sizes = torch.tensor([len(each.known) for each in settled], device=strays.device)
         self._last = _InForce(
-            tuple(memories), edits, known, strays, owner,
+            tuple(memories), settled, _SideBySide([k for each in settled for k in each.known]),
+            torch.arange(len(memories), device=strays.device).repeat_interleave(sizes),
             (1 - threshold) / (1 - of_edit), float(threshold),
         )  # fmt: skip
         return self._last

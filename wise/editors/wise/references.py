@@ -119,8 +119,8 @@ class Read:
 class References:
     """Background prompts: common ones to whiten by, and held ones to settle the rest on.
 
-    A covariance fits the rows that it is taken of better than others, so that no subject is both
-    common and held.
+    A covariance fits the rows that it is taken of better than others, so that no edit's subject is
+    both common and held.
     """
 
     common: Prompts
@@ -132,9 +132,9 @@ class References:
     def of(
         cls, kept: Kept, layers: Sequence[int], background: Background, *, n: int, seed: int
     ) -> References:
-        """About `n` prompts, as far as there are; or else texts of the model."""
+        """About `n` prompts; texts of the model where there are too few for either kind."""
         held, common = _chosen(background, n, seeded(seed, "references"))
-        if not held:
+        if not (held and common):
             texts = model_prefixes(kept.lm, kept.tokenizer, n=_OWN_TEXTS, length=10, seed=seed)
             own = [_Asked(text) for text in texts if text]
             held, common = own[::2], own[1::2]
@@ -193,7 +193,12 @@ def _asked(
     if not edit.subject:
         return _Asked(edit.prompt, "", paraphrases)
     own = (edit.prompt, *edit.paraphrases, *filter(None, [edit.ground_truth]))
-    others = (o.prompt for o in of_subject if o.ground_truth != edit.ground_truth)
+    wordings = {edit.prompt, *edit.paraphrases}
+    others = (
+        o.prompt
+        for o in of_subject
+        if o.ground_truth != edit.ground_truth and wordings.isdisjoint((o.prompt, *o.paraphrases))
+    )
     about = (t for t in texts if edit.subject in t and not any(part in t for part in own))
     near = [*islice(others, 1)]
     for text in islice(about, 1):

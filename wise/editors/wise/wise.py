@@ -141,6 +141,10 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
         self._learner.router.settle(state.candidates)
         return state
 
+    def reset(self) -> None:
+        super().reset()
+        self._settled_at(self._state)
+
     def _record(self, state: WISEState) -> dict[str, Any]:
         return checkpoint.record_of(state)
 
@@ -149,7 +153,8 @@ class WISE(ValueEditorBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISE
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> WISEState:
         inner, hidden = self._learner.weight.shape
-        return checkpoint.state_of(record, tensors, (inner, hidden))
+        with hooks.frozen(self.lm.model):
+            return self._settled_at(checkpoint.state_of(record, tensors, (inner, hidden)))
 
 
 make = factory(WISE, WISEConfig, PRESETS, default=default_preset)
