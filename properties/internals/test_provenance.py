@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+from tokenizers.normalizers import Lowercase
 
-from wise.evaluation.provenance import check_provenance, keep_provenance, sources_of
+from fixtures.tiny import tiny_model, tiny_tokenizer
+from properties.internals.watched import RUN
+from wise.evaluation.provenance import (
+    check_provenance,
+    keep_provenance,
+    provenance_of,
+    sources_of,
+)
 
 pytestmark = pytest.mark.internals
 
@@ -54,6 +63,22 @@ def test_a_built_in_editor_has_its_source_and_that_of_no_other() -> None:
     found = sources_of("grace")
     assert "wise/editors/grace.py" in found
     assert "wise/editors/incontext.py" not in found
+
+
+def test_what_was_run_has_the_source_of_what_measures_and_the_versions_of_libraries() -> None:
+    found = provenance_of(RUN, tiny_model("gpt2"), tiny_tokenizer())
+    measuring = ("wise/evaluation/metrics.py", "wise/evaluation/routing.py",
+                 "wise/lm/decoding.py", "wise/measures/rows.py")  # fmt: skip
+    assert {*measuring, "torch", "transformers", "tokenizers"} <= found.keys()
+
+
+def test_a_tokenizer_that_reads_a_text_otherwise_is_another_one() -> None:
+    lowercasing = copy.deepcopy(tiny_tokenizer())
+    lowercasing.backend_tokenizer.normalizer = Lowercase()
+    one, other = (
+        provenance_of(RUN, tiny_model("gpt2"), each) for each in (tiny_tokenizer(), lowercasing)
+    )
+    assert {name for name in one if one[name] != other[name]} == {"tokens_sha256"}
 
 
 def test_rows_files_of_one_stem_each_have_their_provenance(tmp_path: Path) -> None:

@@ -203,7 +203,8 @@ OTHERS = {
     "edits_per_turn": replace(RUN, edits_per_turn=2),
     "options": replace(RUN, options={"lr": 0.5}),
     "background_sha256": replace(RUN, background=Background(("A text.",))),
-    "wise/editor.py": replace(RUN, spec="none"),
+    "tells_knowledge": replace(RUN, tells_knowledge=True),
+    "wise/editors/corners.py": replace(RUN, spec="none"),
 }
 
 

@@ -11,6 +11,7 @@ import json
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_provenance", "keep_provenance", "provenance_of", "sources_of"]
 
+_MEASURING = "wise.evaluation.lifelong:run_lifelong"
+_LIBRARIES = ("torch", "transformers", "tokenizers")
 _MOST_NAMED = 3  # differences in one message
 _MOST_SHOWN = 40  # characters of a value in a message
 
@@ -34,24 +37,32 @@ _MOST_SHOWN = 40  # characters of a value in a message
 def provenance_of(
     run: LifelongRun, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, object]:
-    """All that decides the rows of `run`, by name; files, weights and texts by their SHA-256."""
+    """All that decides the rows of `run`, by name; files, weights and texts by their SHA-256.
+
+    The device and the number of threads do not count, though rounding may depend on them.
+    """
+    texts = [f"{edit.prompt} {edit.target}" for edit in run.stream.edits]
     background = [run.background.texts, [asdict(edit) for edit in run.background.edits]]
     return {
         **run.identity._asdict(),
         "options": {name: repr(value) for name, value in sorted(run.options.items())},
         "model_sha256": model_digest(LanguageModel(model)),
         "vocabulary_sha256": _digest_of(tokenizer.get_vocab()),
+        "tokens_sha256": _digest_of([tokenizer.eos_token_id, tokenizer(texts).input_ids]),
         "background_sha256": _digest_of(background),
         "edits": len(run.stream.edits),
         "checkpoints": sorted(run.checkpoints),
         "protocols": list(run.protocols),
         "edits_per_turn": run.edits_per_turn,
+        "tells_knowledge": run.tells_knowledge,
+        **{name: version(name) for name in _LIBRARIES},
+        **sources_of(_MEASURING),
         **(sources_of(run.spec) if run.spec else {}),
     }
 
 
 def sources_of(spec: str) -> dict[str, str]:
-    """By file, the SHA-256 of an editor's source: its own file and the files that it imports.
+    """By file, the SHA-256 of the source that `spec` names: its file and all that this imports.
 
     Followed are imports from the folder of its file, or where it is installed from its package, and
     from `wise`. Raises as `load_editor`.
