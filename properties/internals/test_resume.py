@@ -120,6 +120,24 @@ def test_a_state_newer_than_the_rows_is_not_taken(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
+def test_killed_before_its_states_were_deleted_a_run_deletes_them_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+
+    def be_killed_at_the_end(folder: Path, **options: Any) -> None:
+        if folder.name.endswith(".states"):
+            raise KilledError
+
+    monkeypatch.setattr(lifelong.shutil, "rmtree", be_killed_at_the_end)
+    with pytest.raises(KilledError):
+        go(path, Saving())
+    monkeypatch.undo()
+    assert path.with_name("rows.jsonl.states").is_dir()
+    go(path, Saving(), resume=True)
+    assert not path.with_name("rows.jsonl.states").exists()
+
+
 def test_a_state_half_deleted_by_a_kill_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

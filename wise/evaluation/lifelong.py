@@ -159,9 +159,10 @@ def run_lifelong(
     provenance = provenance_of(run, model, tokenizer)
     if resume:
         check_provenance(path, provenance)
-    if resume and _is_finished(path, run, blocks):
-        return rows.read_rows(path)
     states = path.with_name(f"{path.name}.states")
+    if resume and _is_finished(path, run, blocks):
+        shutil.rmtree(states, ignore_errors=True)
+        return rows.read_rows(path)
     bar_of = partial(bar_of, disable=not progress, mininterval=1)
     with (
         rows.RowWriter(path, run.identity, resume=resume) as writer,
