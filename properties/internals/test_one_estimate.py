@@ -164,3 +164,18 @@ def test_a_resumed_call_keeps_the_verdicts_that_it_does_not_judge_again(tmp_path
     assert [each.verdict for each in read_rulings(path)] == [low, high]
     write_rulings(path, first[1:])
     assert read_rulings(path) == first[1:]
+
+
+def test_a_disk_that_is_full_leaves_the_verdicts_as_they_were(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limits on files")
+    path = tmp_path / "rows.verdicts.jsonl"
+    first = [Ruling(RUN, "free", 100, "reliability", judge([0.0] * 50, 0.85))]
+    write_rulings(path, first)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_rulings(path, [Ruling(RUN, "free", 100, "far", first[0].verdict)], resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read_rulings(path) == first

@@ -15,7 +15,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from wise.jobs.ledger import read_records
+from wise.jobs.ledger import read_records, write_whole
 from wise.measures.rows import Run
 from wise.measures.statistics import format_share, interval_at, lower_bound, upper_bound, worth
 
@@ -123,7 +123,7 @@ class Ruling(NamedTuple):
 
 
 def write_rulings(path: Path, rulings: Iterable[Ruling], *, resume: bool = False) -> None:
-    """Write rulings as JSON lines, as `read_rulings` reads them.
+    """Write rulings as JSON lines, as `read_rulings` reads them, whole or not at all.
 
     With `resume` those that `path` holds stay, but for checks that are judged again.
     """
@@ -133,7 +133,7 @@ def write_rulings(path: Path, rulings: Iterable[Ruling], *, resume: bool = False
         json.dumps(run._asdict() | {"protocol": protocol, "t": t, "check": check} | asdict(verdict))
         for run, protocol, t, check, verdict in latest.values()
     )
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_rulings(path: Path | str) -> list[Ruling]:
