@@ -158,7 +158,8 @@ def role_means(effects: pd.DataFrame) -> pd.DataFrame:
 def options_of(editor: str) -> dict[str, str]:
     """The options in an editor's name, as in `wise(mask_ratio=0.2, merge=ties)`."""
     match = re.fullmatch(r"[^(]*\((.*)\)(, version \d+)?", editor, re.DOTALL)
-    pairs = (part.partition("=") for part in match[1].split(", ")) if match else ()
+    parts = re.split(r", (?=\w+=)", match[1]) if match else ()
+    pairs = (part.partition("=") for part in parts)
     return {name: value for name, equals, value in pairs if equals}
 
 

@@ -215,6 +215,8 @@ def test_the_kill_matrix_is_every_fault_by_every_check(tmp_path: Path) -> None:
         ("wise", {}),
         ("wise(memory=merge, n_shards=2)", {"memory": "merge", "n_shards": "2"}),
         ("file.py:make(layer=3), version 2", {"layer": "3"}),
+        ("wise(match_weights=(0.1, 0.5), lr=1)", {"match_weights": "(0.1, 0.5)", "lr": "1"}),
+        ("memit(prefix_starts=['a', 'b'])", {"prefix_starts": "['a', 'b']"}),
         ("odd(", {}),
         ("odd(a)", {}),
     ],
