@@ -16,7 +16,7 @@ from wise.measures.statistics import interval
 __all__ = ["OUTSIDE", "drift", "openings", "separations"]
 
 OUTSIDE = ["far", "near-subject", "near-relation"]
-_INSIDE = ["edit", "paraphrase", *(f"paraphrase-{level}" for level in range(1, 10))]
+_LEVEL = "paraphrase-"
 _QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 _BY = [*SERIES, "t"]
 
@@ -25,7 +25,10 @@ def _routing(items: Items) -> pd.DataFrame:
     """The activations that have a threshold above 0, with that threshold."""
     is_routing = (items.table.metric == "routing") & items.table.value.notna()
     table = in_series(items, items.table[is_routing])
-    table["kind"] = table.kind.cat.set_categories([*_INSIDE, *OUTSIDE, "threshold"], ordered=True)
+    levels = [kind for kind in table.kind.unique() if kind.startswith(_LEVEL)]
+    levels.sort(key=lambda kind: int(kind.removeprefix(_LEVEL)))
+    kinds = ["edit", "paraphrase", *levels, *OUTSIDE, "threshold"]
+    table["kind"] = table.kind.cat.set_categories(kinds, ordered=True)
     is_threshold = table.kind == "threshold"
     threshold = table[is_threshold].groupby(["run", "t"]).value.last().rename("threshold")
     table = table[~is_threshold].join(threshold, on=["run", "t"])
@@ -48,7 +51,7 @@ def separations(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
     """AUROC of edits and paraphrases against each kind of prompt outside the scope, at each T."""
     lines = []
     for key, group in groups(_routing(items), _BY):
-        inside = group[group.kind.isin(_INSIDE)]
+        inside = group[~group.kind.isin(OUTSIDE)]
         for kind in OUTSIDE:
             outside = group[group.kind == kind]
             if len(inside) and len(outside):
@@ -67,8 +70,8 @@ def separations(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
 def drift(items: Items) -> pd.DataFrame:
     """Along T, in the router's own unit: the interquartile range by kind, the threshold's range."""
     table = _routing(items)
-    inside = table.kind.isin(_INSIDE) & (table.kind != "edit")
-    names = table.kind.astype(str).mask(inside, "paraphrase")
+    is_paraphrase = ~table.kind.isin(["edit", *OUTSIDE])
+    names = table.kind.astype(str).mask(is_paraphrase, "paraphrase")
     of_thresholds = table.drop_duplicates(["run", "t"]).assign(what="threshold")
     of_thresholds = of_thresholds.assign(value=of_thresholds.threshold)
     both = pd.concat([table.assign(what=names), of_thresholds])

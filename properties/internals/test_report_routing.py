@@ -46,6 +46,16 @@ def test_an_activation_at_the_threshold_is_not_let_through(tmp_path: Path) -> No
     assert routing.openings(items_of(tmp_path, {(RUN, 1): values}))["mean"].tolist() == [0.5]
 
 
+def test_paraphrases_of_any_level_are_shown_in_the_order_of_their_levels(tmp_path: Path) -> None:
+    levels = {f"paraphrase-{level}": VALUES["paraphrase-1"] for level in (12, 2, 10)}
+    items = items_of(tmp_path, {(RUN, 10): {"far": [1.0], **levels, "threshold": [4.0]}})
+    kinds = ["paraphrase-2", "paraphrase-10", "paraphrase-12", "far"]
+    assert routing.openings(items).kind.tolist() == kinds
+    assert routing.separations(items).n_inside.tolist() == [12]
+    drift = routing.drift(items).set_index("what")
+    assert drift.n["paraphrase"] == 12
+
+
 def test_the_auroc_counts_pairs_in_order(tmp_path: Path) -> None:
     separated = routing.separations(items_of(tmp_path, {(RUN, 10): VALUES}))
     inside = [*VALUES["edit"], *VALUES["paraphrase-1"]]
