@@ -101,8 +101,8 @@ class Session:
         """Raise ValueError naming the first prompt that leaves no room for an answer."""
         reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
         asked = [question.prompt for question in final_questions(stream)]
-        room = None if reader.max_length is None else reader.max_length - reader.max_new_tokens
-        encode(self.loaded.tokenizer, asked, max_length=room)
+        most, n_more = reader.max_length, reader.max_new_tokens
+        encode(self.loaded.tokenizer, asked, max_length=most, n_more=n_more)
 
     def rows_path(self, spec: str, look: int = 0) -> Path:
         """Where the rows of one editor's look are kept."""

@@ -255,7 +255,10 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_is_refused() -> None:
     prompt = "a" + " a" * 9
     n_tokens = len(tokenizer(prompt).input_ids)
     Reader(tokenizer, max_new_tokens=4, max_length=n_tokens + 4).free(editor, [prompt])
-    with pytest.raises(ValueError, match=f"reads at most {n_tokens - 1}"):
+    told = (
+        f"' has {n_tokens} tokens; .* reads at most {n_tokens + 3}, 4 of them kept for the answer"
+    )
+    with pytest.raises(ValueError, match=told):
         Reader(tokenizer, max_new_tokens=4, max_length=n_tokens + 3).free(editor, [prompt])
 
 

@@ -165,10 +165,10 @@ class Reader:
 
     def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
         """Greedy answers, by `generate` where the editor has it."""
-        limit = None if self.max_length is None else self.max_length - self.max_new_tokens
 
         def ask(rows: list[int]) -> list[Answer]:
-            batch = self.encode([prompts[row] for row in rows], max_length=limit)
+            texts, n_more = [prompts[row] for row in rows], self.max_new_tokens
+            batch = self.encode(texts, max_length=self.max_length, n_more=n_more)
             asked = batch.input_ids, batch.attention_mask, self.max_new_tokens
             if isinstance(editor, Generates):
                 tokens = editor.generate(*asked)

@@ -138,13 +138,14 @@ def encode(
     append_eos: bool = True,
     padding_side: str = "left",
     max_length: int | None = None,
+    n_more: int = 0,
 ) -> Batch:
     """Rows of `prompt`, or of `prompt target` followed by one EOS token.
 
     A prompt has the same tokens with and without a target, so that free-run and teacher-forced rows
     begin alike. Labels mark where a target token, or EOS, is predicted.
-    Raises ValueError for a prompt without tokens, a target that no model can answer, and a row
-    longer than `max_length`.
+    Raises ValueError for a prompt without tokens, a target that no model can answer, and a row that
+    with `n_more` tokens of an answer is longer than `max_length`.
     """
     if not prompts:
         raise ValueError("prompts=[] holds nothing to encode")
@@ -160,12 +161,13 @@ def encode(
     for row, (prompt, (begin, end)) in enumerate(zip(prompts, parts, strict=True)):
         if not begin:
             raise ValueError(f"prompt {prompt!r} encodes to no token")
-        if max_length is not None and len(begin) + len(end) > max_length:
-            what = f"prompt {_shorten(prompt)!r} with its target"
-            n_tokens = len(begin) + len(end)
+        n_tokens = len(begin) + len(end)
+        if max_length is not None and n_tokens + n_more > max_length:
+            what = f"prompt {_shorten(prompt)!r}" + " with its target" * (targets is not None)
             if targets is not None and len(end) >= max_length:
                 what, n_tokens = f"target {_shorten(targets[row])!r}", len(end)
-            raise ValueError(f"{what} has {n_tokens} tokens; the model reads at most {max_length}")
+            most = str(max_length) + f", {n_more} of them kept for the answer" * bool(n_more)
+            raise ValueError(f"{what} has {n_tokens} tokens; the model reads at most {most}")
     rows = [begin + end[:-1] for begin, end in parts]  # the last token is predicted, never read
     labels = [[IGNORED] * (len(begin) - 1) + (end or [IGNORED]) for begin, end in parts]
     in_prompt = [[1] * len(begin) + [0] * (len(end) - 1) for begin, end in parts]
