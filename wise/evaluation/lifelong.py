@@ -29,6 +29,7 @@ from wise.evaluation.metrics import (
 )
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
+from wise.lm.architectures import context_length
 from wise.lm.decoding import Reader, Unedited
 from wise.measures import rows
 from wise.measures.estimates import PROTOCOL_WORDS
@@ -271,7 +272,7 @@ def reader_of(
     lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False).input_ids)
                for text in sorted(known)}  # fmt: skip
     longest = max(lengths, key=lengths.__getitem__)
-    max_length = getattr(model.config, "max_position_embeddings", None)
+    max_length = context_length(model)
     n_new = max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS)
     if max_length is not None and n_new >= max_length:
         raise ValueError(
