@@ -78,7 +78,7 @@ class _Columns:
 
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {name: [] for name in (*_TEXTS, *_LONG_TEXTS)}
-        self.whole = {name: array("q") for name in ("t", "age", "layer", "block")}
+        self.whole = {name: array("q") for name in ("t", "age", "block")}
         self.real = {name: array("d") for name in ("score", "value")}
         self._shared: dict[str, str] = {}
 
@@ -90,9 +90,8 @@ class _Columns:
         for name in _LONG_TEXTS:
             text = _kept(getattr(row, name))
             self.texts[name].append(share(text, text))
-        layer = getattr(row, "layer", None)
-        for name, number in (("t", row.t), ("age", row.age), ("layer", layer), ("block", block)):
-            self.whole[name].append(-1 if number is None else number)
+        for name, number in (("t", row.t), ("age", row.age), ("block", block)):
+            self.whole[name].append(number)
         for name, real in (("score", row.score), ("value", row.value)):
             self.real[name].append(np.nan if real is None else real)
 

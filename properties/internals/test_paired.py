@@ -77,20 +77,6 @@ def test_thirds_that_add_up_to_the_same_are_no_change() -> None:
     assert (found.n_worse, found.n_better, found.p_value) == (0, 0, 1.0)
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-@pytest.mark.parametrize("alternative", ["drop", "two-sided"])
-def test_the_smallest_visible_change_is_significant_and_one_less_is_not(
-    confidence: float, alternative: str
-) -> None:
-    smallest = mcnemar(*changed(0, 0, 40), alternative=alternative)
-    n_changed = round(40 * smallest.smallest_visible(confidence=confidence))
-    at, below = (
-        mcnemar(*changed(k, 0, 40), alternative=alternative) for k in (n_changed, n_changed - 1)
-    )
-    assert at.p_value <= 1 - confidence + 1e-9 < below.p_value
-    assert mcnemar([1.0], [0.0]).smallest_visible() is None
-
-
 @pytest.mark.parametrize(
     ("n_worse", "n_better", "expected"),
     [

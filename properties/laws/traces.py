@@ -164,7 +164,6 @@ def check_answers_are_the_callers_own(bench: Bench) -> None:
         require(is_same, f"{name} changed the tensors that it was asked with")
         if not isinstance(answer, Tensor):
             raise Broken(f"{name} gives a {type(answer).__name__}; needed: a tensor")
-            return
         require(not answer.requires_grad, f"{name} gives an answer that holds a graph of gradients")
         first = answer.clone()
         ask(ids[rows[1]], mask[rows[1]])

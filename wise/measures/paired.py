@@ -35,20 +35,10 @@ class Comparison:
     before: float
     after: float
     p_value: float
-    alternative: Alternative
 
     @property
     def mean_difference(self) -> float:
         return self.after - self.before
-
-    def smallest_visible(self, *, confidence: float = 0.95) -> float | None:
-        """The smallest share of clusters that would be significant if all changed one way.
-
-        None where not even all of them would be.
-        """
-        sides = 2 if self.alternative == "two-sided" else 1
-        n_changed = math.ceil(math.log2(sides / (1 - confidence)) - _SAME)
-        return n_changed / self.n_clusters if n_changed <= self.n_clusters else None
 
     def describe(self, name: str = "") -> str:
         """One line, as in `drop of .06 on n=100 items of 98 subjects (9 worse, 3 better), p=.073`.
@@ -100,7 +90,7 @@ def mcnemar(
     if n_changed := n_better + n_worse:
         p_value = float(binomtest(n_worse, n_changed, 0.5, _SCIPY[alternative]).pvalue)
     means = math.fsum(before) / len(before), math.fsum(after) / len(after)
-    return Comparison(len(before), len(totals), n_better, n_worse, *means, p_value, alternative)
+    return Comparison(len(before), len(totals), n_better, n_worse, *means, p_value)
 
 
 @dataclass(frozen=True, slots=True)
