@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +111,8 @@ def test_the_second_moment_is_the_mean_over_all_tokens() -> None:
     torch.testing.assert_close(C, total / n_tokens, atol=1e-6, rtol=1e-5)
 
 
-def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
-    tmp_path: Path,
+def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_layer_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def at(layer: int, background: Background = BACKGROUND, seed: int = 0) -> Tensor:
         lm = LanguageModel(tiny_model("gpt2", seed=seed))
@@ -124,6 +125,9 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_and_layer(
     for other in (at(0), at(1, Background(("Why not?",))), at(1, seed=1)):
         assert not other.equal(first)
     assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.setattr(inspect, "getsource", lambda module: f"# mended: {module.__name__}")
+    assert at(1).equal(first)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 @pytest.mark.parametrize("n_kept", [0, 1])

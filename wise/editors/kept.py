@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +28,9 @@ ComputeEach = Callable[[list[str]], Sequence[dict[str, Tensor]]]  # what is miss
 class Kept:
     """Tensors that follow from a model and some texts, by a digest of all that they follow from.
 
-    Any number of editors and processes may share `folder`. Without one nothing is kept, and each
-    is computed anew.
+    That is the model, the texts' tokens, what is asked for, the module that computes it, and the
+    version of torch. Any number of editors and processes may share `folder`. Without one nothing is
+    kept, and each is computed anew.
     """
 
     lm: LanguageModel
@@ -40,7 +44,12 @@ class Kept:
 
         `what` names the result and whatever else it depends on, such as its layer.
         """
-        [found] = self.get_each([what], texts, lambda _missing: [compute()])
+
+        @wraps(compute)
+        def each(_missing: list[str]) -> list[dict[str, Tensor]]:
+            return [compute()]
+
+        [found] = self.get_each([what], texts, each)
         return found
 
     def get_each(
@@ -67,7 +76,9 @@ class Kept:
     ) -> list[Path]:
         """The files of `whats`, those that were missing by one call of `compute`."""
         folder, tokens = Path(at).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
-        digests = [hashlib.sha256("\n".join((what, self._model, tokens)).encode()).hexdigest()
+        source = inspect.getsource(sys.modules[compute.__module__])
+        parts = torch.__version__, source, self._model, tokens
+        digests = [hashlib.sha256("\n".join((what, *parts)).encode()).hexdigest()
                    for what in whats]  # fmt: skip
         paths = {what: folder / f"{digest}.safetensors"
                  for what, digest in zip(whats, digests, strict=True)}  # fmt: skip
