@@ -79,6 +79,19 @@ def test_released_prefixes_are_those_of_each_released_code(monkeypatch: pytest.M
 
 
 @every_editor
+def test_a_prompt_without_room_for_prefixes_is_edited(kind: str) -> None:
+    editor, edit = make(kind, n_prefixes=2), EDITS[0]
+    while True:
+        longer = replace(edit, prompt=f"a {edit.prompt}")
+        n_tokens = len(tiny_tokenizer()(f"{longer.prompt} {edit.target}").input_ids) + 1
+        if n_tokens > editor.lm.context_length:
+            break
+        edit = longer
+    editor.edit([edit])
+    assert editor._state.edits == (edit,)
+
+
+@every_editor
 def test_another_seed_draws_other_prefixes(kind: str) -> None:
     one, other = (make(kind, edits=EDITS[:1], seed=seed)._state for seed in (3, 4))
     assert not is_same(one, other)

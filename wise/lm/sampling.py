@@ -12,7 +12,7 @@ from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 from wise.seeds import seeded
 
-__all__ = ["background_prefixes", "model_prefixes"]
+__all__ = ["background_prefixes", "fitting_starts", "model_prefixes"]
 
 
 @torch.no_grad()
@@ -60,3 +60,18 @@ def background_prefixes(background: Background, *, n: int, seed: int, turn: int)
     generator = seeded(seed, "prefixes", turn)
     order = torch.randperm(len(background.texts), generator=generator)[:n]
     return tuple(f"{background.texts[index].rstrip('.')}." for index in order)
+
+
+def fitting_starts(
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    starts: Sequence[str],
+    texts: Sequence[str],
+) -> list[str]:
+    """Those of `starts` after which each of `texts`, and EOS, fits the model's context."""
+    if lm.context_length is None:
+        return [*starts]
+    lengths = (
+        max(map(len, tokenizer([start + text for text in texts]).input_ids)) for start in starts
+    )
+    return [start for start, n in zip(starts, lengths, strict=True) if n + 1 <= lm.context_length]

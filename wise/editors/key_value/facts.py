@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
+from wise.lm.sampling import fitting_starts
 from wise.lm.tokens import Batch, encode, last_column, subject_mask, widened
 
 __all__ = ["Corrupts", "FactToken", "Facts", "Rows"]
@@ -101,9 +102,14 @@ class Facts:
     def asked(self, edits: Sequence[Edit], *, forced: bool = False, bare: bool = False) -> Rows:
         """The prompts, then the prompts after each prefix; with their targets where `forced`.
 
-        Raises ValueError where a prompt or target encodes to nothing or is too long.
+        A prefix is left out after which one of them would not fit the model's context. Raises
+        ValueError where a prompt or target encodes to nothing or is too long by itself.
         """
-        starts = ("",) if bare else ("", *(f"{prefix}. " for prefix in self.prefixes))
+        starts = [""]
+        if not bare:
+            prefixes = [f"{prefix}. " for prefix in self.prefixes]
+            rows = [f"{edit.prompt} {edit.target}" for edit in edits]
+            starts += fitting_starts(self.lm, self.tokenizer, prefixes, rows)
         texts = [start + edit.prompt for start in starts for edit in edits]
         targets = [edit.target for edit in edits] * len(starts) if forced else None
         return self._rows(texts, list(range(len(edits))) * len(starts), edits, targets)
@@ -111,7 +117,7 @@ class Facts:
     def mean(self, states: Float[Tensor, "S N M"]) -> Float[Tensor, "N M"]:
         """The mean over the bare prompts, which come first, and the prompts after each prefix."""
         share = self.prefix_share
-        if share is None or not self.prefixes:
+        if share is None or len(states) == 1:
             return states.mean(0)
         return torch.lerp(states[0], states[1:].mean(0), share)
 

@@ -19,7 +19,7 @@ from wise.editors.wise.matcher import Matcher
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
 from wise.editors.wise.references import References
 from wise.edits import Background, Edit
-from wise.lm.sampling import background_prefixes, model_prefixes
+from wise.lm.sampling import background_prefixes, fitting_starts, model_prefixes
 from wise.lm.tail import Tail, inputs_seen
 from wise.lm.tokens import IGNORED, encode, last_column
 from wise.seeds import seeded
@@ -159,10 +159,8 @@ class Learner:
     def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
         """`shard` after one turn; `earlier` are the edits of the shards before it."""
         config = self.config
-        starts = ("", *self._prefixes(turn.number))
-        prompts = [
-            f"{start} {e.prompt}" if start else e.prompt for start in starts for e in turn.edits
-        ]
+        starts = self._starts(turn)
+        prompts = [start + edit.prompt for start in starts for edit in turn.edits]
         targets = [edit.target for edit in turn.edits] * len(starts)
         if config.span == "answer":  # of one edit
             contexts = self._contexts(turn.number, targets[0])
@@ -240,12 +238,19 @@ class Learner:
             self._masks = {shard: mask.to(self.lm.device)}
         return self._masks[shard]
 
-    def _prefixes(self, turn: int) -> tuple[str, ...]:
-        if self.config.prefixes == "model":
-            return self._model_prefixes
-        return background_prefixes(
-            self.background, n=self.config.n_prefixes, seed=self.seed, turn=turn
+    def _starts(self, turn: Turn) -> list[str]:
+        """What a turn's prompts begin with: nothing, and each prefix that all of them have room
+        for."""
+        prefixes = (
+            self._model_prefixes
+            if self.config.prefixes == "model"
+            else background_prefixes(
+                self.background, n=self.config.n_prefixes, seed=self.seed, turn=turn.number
+            )
         )
+        starts = [prefix and f"{prefix} " for prefix in prefixes]
+        rows = [f"{edit.prompt} {edit.target}" for edit in turn.edits]
+        return ["", *fitting_starts(self.lm, self.tokenizer, starts, rows)]
 
     def _contexts(self, turn: int, target: str) -> list[str]:
         """Background prompts that a turn's target is learned after, too; long ones are cut."""
