@@ -25,7 +25,7 @@ from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from wise.editors.router import Router
 from wise.editors.wise.config import WISEConfig, default_preset
-from wise.editors.wise.learning import Objective
+from wise.editors.wise.learning import TurnLoss
 from wise.editors.wise.wise import WISE
 from wise.edits import Background
 from wise.evaluation.lifelong import reader_of
@@ -87,7 +87,7 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     def by_tail() -> list[float]:
         with hooks.frozen(loaded.model):
             tail = Tail.capture(lm, layer, batch, first=first)
-            objective = Objective(tail, router, config)
+            objective = TurnLoss(tail, router, config)
 
             def loss(tau: Tensor) -> Tensor:
                 logits = tail.logits(tail.value + tail.inputs @ tau)

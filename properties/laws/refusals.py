@@ -70,7 +70,7 @@ def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
              f"a turn with a prompt beyond the context of {length} tokens")  # fmt: skip
 
 
-def _filling(bench: Bench, edit: Edit, n_tokens: int) -> Edit:
+def _filled_to(bench: Bench, edit: Edit, n_tokens: int) -> Edit:
     """`edit` with words before its prompt, so that it has as many tokens with target and EOS.
 
     Raises Unasked where the words do not come out at that.
@@ -104,7 +104,7 @@ def check_an_edit_may_fill_the_context(bench: Bench) -> None:
         raise Unasked(f"a context of {length} tokens is too long to fill")
     edit, other, *_ = bench.edits(least=2)
     editor = bench.editor([other])
-    fitting, longer = (_filling(bench, edit, n) for n in (length, length + 1))
+    fitting, longer = (_filled_to(bench, edit, n) for n in (length, length + 1))
     what = f"an edit whose prompt, target and EOS have {{}} tokens, where the context has {length},"
     _refuses(bench, editor, [longer], what.format(length + 1))
     try:

@@ -24,13 +24,13 @@ from wise.lm.tail import Tail, inputs_seen
 from wise.lm.tokens import IGNORED, encode, last_column
 from wise.seeds import seeded
 
-__all__ = ["Learner", "Objective", "descend"]
+__all__ = ["Learner", "TurnLoss", "descend"]
 
 _LONGEST_CONTEXT = 32  # tokens
 
 
 @dataclass(frozen=True)
-class Objective:
+class TurnLoss:
     """L_edit = -log P(y_e | x_e) + L_a as a function of tau, on fixed rows.
 
     Source: WISE section 2.2; appendix B.3 for replay.
@@ -77,7 +77,7 @@ class Objective:
 
 
 def descend(
-    objective: Objective, tau: Float[Tensor, "M D"], mask: Bool[Tensor, "M D"] | None, *, lr: float
+    objective: TurnLoss, tau: Float[Tensor, "M D"], mask: Bool[Tensor, "M D"] | None, *, lr: float
 ) -> Float[Tensor, "M D"]:
     """`tau` after masked gradient descent. The argument is not written to.
 
@@ -175,7 +175,7 @@ class Learner:
             tail = Tail.capture(self.lm, self.layer, batch, first=first)
         rows = self.router.select(inputs, batch.prompt_mask)
         unit, lr_factor = self._scales
-        objective = Objective(tail, self.router, config, unit)
+        objective = TurnLoss(tail, self.router, config, unit)
         if config.routing == "activation":
             generator = seeded(self.seed, "irrelevant", turn.number)
             irrelevant = self._irrelevant(shard.change, generator)
