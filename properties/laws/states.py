@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickletools
+import random
+import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
+from transformers import PreTrainedModel
 
 from properties.bench import Bench
 from properties.findings import Broken, needs, require
@@ -32,6 +35,7 @@ __all__ = [
 
 _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
 _MANY = 30  # edits: more than an editor is likely to keep in one place
+_SEVERAL = 20  # edits: a state of some KB, whatever it holds of each
 _N_FILES, _N_PLACES = 4, 16  # of a state, that are damaged; of a file
 
 
@@ -146,23 +150,24 @@ def _refused(editor: Editor, path: Path, what: str) -> bool:
 def check_a_damaged_state_is_refused(bench: Bench) -> None:
     """A state that is missing, incomplete or changed is refused by an error, and changes nothing.
 
-    A file that is no part of it may be changed: then the state is loaded bitwise as it was saved.
+    It is one of many edits, and changed in a single letter or bit anywhere in it. A file that is no
+    part of it may be changed: then the state is loaded bitwise as it was saved.
     """
-    one, two, three, _ = bench.edits()
-    asked = [edit.prompt for edit in (one, two, three)]
+    own, later, *edits = bench.edits(_SEVERAL, least=3)
+    asked = [edit.prompt for edit in (own, later, *edits)]
     editor = bench.editor()
     with _folder() as folder:
         shown = []
-        for name, edit in (("saved", one), ("later", two)):
-            editor.edit([edit])
+        for name, turn in (("saved", edits), ("later", [later])):
+            editor.edit(turn)
             _save(editor, folder / name)
             shown.append(snapshot(bench, editor, asked))
         editor.reset()
-        editor.edit([three])
-        before = bench.logits(editor, asked)
+        editor.edit([own])
+        before = bench.logits(editor, asked[:3])
         for what, damaged, n_allowed in _damages(folder):
             if _refused(editor, damaged, what):
-                is_same = torch.equal(bench.logits(editor, asked), before)
+                is_same = torch.equal(bench.logits(editor, asked[:3]), before)
                 require(is_same, f"{what} was refused, and changed what the editor answers")
                 continue
             found = snapshot(bench, editor, asked)
@@ -171,7 +176,7 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
                 f"{what} is loaded without an error, and is not what was saved; needed: an error",
             )
             editor.reset()
-            editor.edit([three])
+            editor.edit([own])
 
 
 def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
@@ -191,11 +196,10 @@ def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
         damages: dict[str, bytes | None] = {"missing": None}
         if content:
             damages |= {"cut to its first half": content[: len(content) // 2], "empty": b""}
-        places = {len(content) * n // _N_PLACES for n in range(_N_PLACES)}
-        for place in sorted(places) if content else ():
-            flipped = bytes([content[place] ^ 1])
+        for place in _places(content):
+            changed = bytes([content[place] ^ 1])
             name_of_damage = f"changed in one bit of byte {place} of {len(content)}"
-            damages[name_of_damage] = content[:place] + flipped + content[place + 1 :]
+            damages[name_of_damage] = content[:place] + changed + content[place + 1 :]
         if (later / name).is_file():
             damages["that of a later state"] = (later / name).read_bytes()
         for m, (damage, left) in enumerate(damages.items()):
@@ -209,12 +213,23 @@ def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
             yield f"a state whose file {name} is {damage}", copy, n_allowed
 
 
+def _places(content: bytes) -> list[int]:
+    """Bytes from the first to the last; of a text letters and digits, so that it stays one."""
+    places: Sequence[int] = range(len(content))
+    with suppress(UnicodeDecodeError):
+        content.decode()
+        places = [place for place in places if content[place : place + 1].isalnum()] or places
+    last = len(places) - 1
+    return sorted({places[last * n // _N_PLACES] for n in range(_N_PLACES + 1) if places})
+
+
 @needs(Persistent)
 def check_a_state_is_loaded_only_where_it_belongs(bench: Bench) -> None:
     """A state of a model with other weights is refused by an error, and changes nothing.
 
-    That of an editor with another seed, layer or background is either refused or, loaded, answers
-    and goes on bitwise as the editor that saved it.
+    Be it one number of one tensor, of whatever kind. That of an editor with another seed, layer or
+    background is either refused or, loaded, answers and goes on bitwise as the editor that saved
+    it.
     """
     one, two, *_ = bench.edits(least=2)
     saver = bench.editor([one])
@@ -222,6 +237,10 @@ def check_a_state_is_loaded_only_where_it_belongs(bench: Bench) -> None:
         place = folder / "state"
         _save(saver, place)
         saved = snapshot(bench, saver)
+        for name, model in _touched(bench):
+            what = f"the state of a model that differs in one number of {name}"
+            is_refused = _refused(bench.editor(model=model), place, what)
+            require(is_refused, f"{what} is loaded; needed: an error that says so")
         saver.edit([two])
         for what, loader in _others(bench, saver):
             before = snapshot(bench, loader)
@@ -234,6 +253,26 @@ def check_a_state_is_loaded_only_where_it_belongs(bench: Bench) -> None:
             loader.edit([two])
             when = f"{what} was loaded without an error, and then edited"
             require_same(snapshot(bench, loader), snapshot(bench, saver), when)
+
+
+def _touched(bench: Bench) -> Iterator[tuple[str, PreTrainedModel]]:
+    """A model that differs in one number of one tensor of each kind in turn, and the tensor's name.
+
+    Tensors of a kind have one name in different layers.
+    """
+    model = bench.copy_model()
+    kinds: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        kinds.setdefault(re.sub(r"\d+", "", name), []).append(name)
+    draw = random.Random(bench.seed)
+    for names in kinds.values():
+        name = draw.choice(names)
+        numbers = model.get_parameter(name).detach().view(-1)
+        place = draw.randrange(len(numbers))
+        before = float(numbers[place])
+        numbers[place] += 2**-3
+        yield name, model
+        numbers[place] = before
 
 
 def _others(bench: Bench, editor: Editor) -> Iterator[tuple[str, Editor]]:
