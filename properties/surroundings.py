@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-__all__ = ["Surroundings", "random_states", "undisturbed"]
+if sys.platform != "win32":
+    import resource
+
+__all__ = ["Surroundings", "full_disk", "random_states", "undisturbed"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map",
@@ -132,6 +135,20 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         numpy.random.set_state(legacy)  # noqa: NPY002
         os.environ.clear()
         os.environ.update(environment)
+
+
+@contextmanager
+def full_disk(n_bytes: int) -> Iterator[None]:
+    """As on a full disk, a file beyond its first `n_bytes` cannot be written; not on Windows."""
+    if sys.platform == "win32":
+        yield
+        return
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from properties.bench import Bench
-from properties.findings import Broken, needs, require
-from properties.surroundings import Surroundings
+from properties.findings import Broken, close, needs, require
+from properties.snapshots import require_close, snapshot
+from properties.surroundings import Surroundings, full_disk
 from wise.editor import Editor, Exports
 from wise.editors.exported import load_exported
 from wise.lm.decoding import Unedited
@@ -57,19 +61,52 @@ def check_an_export_without_edits_is_the_model(bench: Bench) -> None:
 
 @needs(Exports)
 def check_exporting_changes_nothing(bench: Bench) -> None:
-    """After an export the editor answers as before, and its model is as before."""
+    """After an export the editor answers as before, and its model is as before.
+
+    So it is after one that fails, in its largest file or interrupted between two. It leaves no
+    folder, and the next export is whole.
+    """
     model = bench.copy_model()
     editor = bench.editor(bench.edits(_N, least=1), model=model)
     assert isinstance(editor, Exports)
     expected = bench.logits(editor, bench.prompts)
     before = Surroundings.of(model, bench.loaded.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        editor.export(Path(folder) / "exported")
-        left = sorted(path.name for path in Path(folder).iterdir())
-    change = before.change_to(Surroundings.of(model, bench.loaded.tokenizer))
-    require(not change, f"an export changes what it was given: {change}")
-    require(left == ["exported"], f"an export to 'exported' leaves {', '.join(left)} there")
-    bench.same(bench.logits(editor, bench.prompts), expected, "after an export")
+        path = Path(folder) / "exported"
+        for what, obstacle in _exports(path):
+            needed = [path.name]
+            try:
+                with obstacle:
+                    editor.export(path)
+            except (Exception, KeyboardInterrupt):
+                if isinstance(obstacle, nullcontext):
+                    raise
+                needed = []
+            change = before.change_to(Surroundings.of(model, bench.loaded.tokenizer))
+            require(not change, f"{what} changes what it was given: {change}")
+            left = sorted(each.name for each in Path(folder).iterdir())
+            require(left == needed, f"{what} to 'exported' leaves {', '.join(left)} there")
+            bench.same(bench.logits(editor, bench.prompts), expected, f"after {what}")
+        other = taken(bench, path)
+        if not close(bench.logits(other, bench.prompts), expected):
+            when = "exported after exports that failed, and taken"
+            require_close(snapshot(bench, other), snapshot(bench, editor), when)
+
+
+def _exports(path: Path) -> Iterator[tuple[str, AbstractContextManager[object]]]:
+    """Exports to `path`, each by what it is and what may be in its way; the last is whole."""
+    yield "an export", nullcontext()
+    largest = max(file.stat().st_size for file in path.rglob("*"))
+    interrupted = patch.object(
+        PreTrainedTokenizerBase, "save_pretrained", side_effect=KeyboardInterrupt
+    )
+    for what, obstacle in (
+        ("an export that cannot end its largest file", full_disk(largest - 1)),
+        ("an export that is interrupted where it saves the tokenizer", interrupted),
+        ("an export after others that failed", nullcontext()),
+    ):
+        shutil.rmtree(path, ignore_errors=True)
+        yield what, obstacle
 
 
 @needs(Exports)

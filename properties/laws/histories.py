@@ -27,18 +27,17 @@ __all__ = ["check_an_editor_is_what_its_turns_made_it"]
 
 _AT_MOST = 5  # calls in a row without a question
 
+_OF_LISTS = "; it is right where the caller does not empty its list of edits after each call"
+
 _Made = tuple[str, ...]  # the turns in force, by their names
 _Place = tuple[int, int]  # how many turns are in force, and in the saved state; -1 without one
 
 
 class _Turn(NamedTuple):
-    """A call of `edit` or `remove`."""
+    """A call of `edit`, `remove` or `prepare`."""
 
     method: str
     edits: Sequence[Edit]
-
-    def make(self, editor: Editor) -> None:
-        getattr(editor, self.method)(self.edits)
 
 
 def _facts(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
@@ -89,15 +88,7 @@ def _refusals(bench: Bench) -> list[_Turn]:
         calls += [_Turn("edit", [long]), _Turn("edit", [replace(b, target=a.target), long])]
     if isinstance(bench.example, Erasable):
         calls.append(_Turn("remove", [a, Edit(f"{a.prompt} and {b.prompt}", c.target)]))
-    return [call for call in calls if _is_refused(bench.editor(), call)]
-
-
-def _is_refused(editor: Editor, call: _Turn) -> bool:
-    try:
-        call.make(editor)
-    except Exception:  # noqa: BLE001 - whatever a stranger's editor raises
-        return True
-    return False
+    return [call for call in calls if _Course(bench.editor()).is_refused(call)]
 
 
 def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
@@ -151,13 +142,36 @@ def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Course:
-    """An editor and what has become of it."""
+    """An editor and what has become of it.
+
+    It is given all edits in one and the same list, which is filled for a call and empty after it;
+    or, without a list, in tuples.
+    """
 
     editor: Editor
+    given: list[Edit] | None = None
     made: _Made = ()
     saved: _Made | None = None
     called: list[str] = field(default_factory=list)
     before: list[_Made] = field(default_factory=list)  # each call, the turns in force
+
+    def make(self, turn: _Turn) -> None:
+        make = getattr(self.editor, turn.method)
+        if self.given is None:
+            make(tuple(turn.edits))
+            return
+        self.given[:] = turn.edits
+        try:
+            make(self.given)
+        finally:
+            self.given.clear()
+
+    def is_refused(self, turn: _Turn) -> bool:
+        try:
+            self.make(turn)
+        except Exception:  # noqa: BLE001 - whatever a stranger's editor raises
+            return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -196,9 +210,9 @@ class _Histories:
             self._expected[made] = snapshot(self.bench, course.editor, self.asked)
         return self._expected[made]
 
-    def finding(self, calls: Sequence[str]) -> tuple[str, _Course]:
+    def finding(self, calls: Sequence[str], *, in_tuples: bool = False) -> tuple[str, _Course]:
         """What is wrong after `calls`, "" where nothing is; and the course up to there."""
-        course = _Course(self.bench.editor())
+        course = _Course(self.bench.editor(), None if in_tuples else [])
         try:
             for call in calls:
                 self._call(course, call)
@@ -226,22 +240,22 @@ class _Histories:
             turn = self.turns[call]
             prompts = {edit.prompt for edit in turn.edits}
             if turn.method == "edit" or prompts <= self._live(course.made):
-                turn.make(editor)
+                course.make(turn)
                 course.made += (call,)
         elif call == "questions":
             found = snapshot(self.bench, editor, self.asked)
             require_same(found, self.expected(course.made), f"{what}, an editor is {as_if}")
         elif call == "refused calls":
             for refused in self.refusals:
-                require(_is_refused(editor, refused), f"{what}, what was refused is accepted")
+                require(course.is_refused(refused), f"{what}, what was refused is accepted")
         elif call == "reset":
             editor.reset()
             course.made = ()
         elif call == "prepare other edits":
-            assert isinstance(editor, Prepares)
             a, b, c, d = _facts(self.bench)
-            editor.prepare([replace(a, target=b.target), replace(c, target=a.target),
-                            replace(d, target=a.target)])  # fmt: skip
+            others = [replace(a, target=b.target), replace(c, target=a.target),
+                      replace(d, target=a.target)]  # fmt: skip
+            course.make(_Turn("prepare", others))
         elif call == "export":
             self._export(course, f"{what}, the exported folder is {as_if}")
         elif call == "load":
@@ -284,14 +298,18 @@ def check_an_editor_is_what_its_turns_made_it(bench: Bench) -> None:
 
     One editor goes through all ordered pairs of calls: turns of edits that are new, known, edited
     anew or in other words, removals, resets, saves, loads, exports, preparations, refused calls and
-    questions. An exported folder answers as the editor, up to the order of additions.
+    questions. All edits are given in one list, which is empty after each call. An exported folder
+    answers as the editor, up to the order of additions.
     """
     with tempfile.TemporaryDirectory() as folder:
         histories = _Histories(bench, Path(folder))
         message, course = histories.finding(_walk(list(histories.turns), _others(bench)))
         if message:
-            told = (_shortest(histories, course) if Phase.shrink in bench.phases else "") or message
-            raise Broken(f"{told}{_legend(bench, told)}")
+            if Phase.shrink in bench.phases:
+                is_of_lists = not histories.finding(course.called, in_tuples=True)[0]
+                message = _shortest(histories, course) or message
+                message += _OF_LISTS if is_of_lists else ""
+            raise Broken(f"{message}{_legend(bench, message)}")
 
 
 def _shortest(histories: _Histories, course: _Course) -> str:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from properties.bench import Bench
 from properties.findings import Broken, needs, require
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
+from properties.surroundings import full_disk
 from wise.editor import Editor, Layered, Persistent, Prepares, takes
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
@@ -35,8 +36,8 @@ __all__ = [
 
 _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
 _MANY = 30  # edits: more than an editor is likely to keep in one place
-_SEVERAL = 20  # edits: a state of some KB, whatever it holds of each
-_N_FILES, _N_PLACES = 4, 16  # of a state, that are damaged; of a file
+_SEVERAL = 16  # edits: a state of some KB, whatever it holds of each
+_N_FILES, _N_PLACES = 4, 12  # of a state, that are damaged; of a file
 
 
 @contextmanager
@@ -151,7 +152,8 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
     """A state that is missing, incomplete or changed is refused by an error, and changes nothing.
 
     It is one of many edits, and changed in a single letter or bit anywhere in it. A file that is no
-    part of it may be changed: then the state is loaded bitwise as it was saved.
+    part of it may be changed: then the state is loaded bitwise as it was saved. One that cannot be
+    saved whole changes nothing, and leaves at most the older one in its place.
     """
     own, later, *edits = bench.edits(_SEVERAL, least=3)
     asked = [edit.prompt for edit in (own, later, *edits)]
@@ -162,6 +164,12 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
             editor.edit(turn)
             _save(editor, folder / name)
             shown.append(snapshot(bench, editor, asked))
+        shutil.copytree(folder / "saved", folder / "unfinished")
+        largest = max(file.stat().st_size for file in (folder / "later").rglob("*"))
+        with suppress(Exception), full_disk(largest - 1):
+            _save(editor, folder / "unfinished")
+        is_same = torch.equal(bench.logits(editor, asked), shown[1].logits[:, -1])
+        require(is_same, "a state that could not be saved whole changes what the editor answers")
         editor.reset()
         editor.edit([own])
         before = bench.logits(editor, asked[:3])
@@ -189,6 +197,7 @@ def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
     yield "a folder that does not exist", folder / "missing", 0
     yield "an empty folder", folder / "empty", 0
     yield "a file in place of a folder", folder / "file", 0
+    yield "a state that could not be saved whole over an older one", folder / "unfinished", 2
     saved, later = folder / "saved", folder / "later"
     names = sorted(path.relative_to(saved) for path in saved.rglob("*") if path.is_file())
     for n, name in enumerate(names[:_N_FILES]):
