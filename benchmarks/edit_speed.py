@@ -28,8 +28,8 @@ from wise.editors.wise.config import WISEConfig, default_preset
 from wise.editors.wise.learning import TurnLoss
 from wise.editors.wise.wise import WISE
 from wise.edits import Background
+from wise.evaluation.asked import final_questions
 from wise.evaluation.lifelong import reader_of
-from wise.evaluation.metrics import final_questions
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited

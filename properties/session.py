@@ -26,10 +26,10 @@ from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings, of_look
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
+from wise.evaluation.asked import final_questions
 from wise.evaluation.cell import Scene
 from wise.evaluation.datasets import read_dataset
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
-from wise.evaluation.metrics import final_questions
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 from wise.lm.tokens import encode

@@ -11,14 +11,9 @@ from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.notebook import BO, STREAM, EndlessNotebook, Notebook, with_edits
 from wise.editor import Editor
 from wise.edits import Edit, EditStream
+from wise.evaluation.asked import Question, final_questions
 from wise.evaluation.lifelong import PROTOCOLS, reader_of
-from wise.evaluation.metrics import (
-    BaseAnswers,
-    Measured,
-    Question,
-    final_questions,
-    measure,
-)
+from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.lm.decoding import Answer, Unedited
 
 pytestmark = pytest.mark.internals

@@ -1,4 +1,4 @@
-"""Laws of `wise.evaluation.metrics`: what is asked, and what is left out and why."""
+"""Laws of `wise.evaluation.asked`: what is asked, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from properties.internals.notebook import ADA, BO, CLEO, STREAM, with_edits
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.metrics import at_edit_questions, final_questions
+from wise.evaluation.asked import at_edit_questions, final_questions
 
 pytestmark = pytest.mark.internals
 

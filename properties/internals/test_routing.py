@@ -12,8 +12,8 @@ from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_wise import make_wise, prompts_of, routes
 from properties.internals.watched import RUN, STREAM, T
 from wise.editors.wise.wise import WISE
+from wise.evaluation.asked import final_questions
 from wise.evaluation.lifelong import run_lifelong
-from wise.evaluation.metrics import final_questions
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.decoding import Reader
 

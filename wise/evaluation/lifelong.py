@@ -18,15 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import Background, Edit, EditStream
-from wise.evaluation.metrics import (
-    BaseAnswers,
-    Measured,
+from wise.evaluation.asked import (
     Question,
     at_edit_questions,
     final_questions,
     knowledge_questions,
-    measure,
 )
+from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.architectures import context_length

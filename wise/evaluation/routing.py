@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from wise.editor import Routed
-from wise.evaluation.metrics import Measured, Question
+from wise.evaluation.asked import Question
+from wise.evaluation.metrics import Measured
 from wise.lm.decoding import Reader
 
 __all__ = ["measure_routing", "routed_questions"]

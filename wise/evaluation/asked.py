@@ -1,0 +1,87 @@
+"""The questions put to an edited model: what is asked of an edit stream, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wise.edits import Edit, EditStream
+
+__all__ = ["Question", "at_edit_questions", "final_questions", "knowledge_questions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt to score; `expected` is the right answer, or "" where it is the base model's."""
+
+    metric: str
+    kind: str
+    prompt: str
+    expected: str
+    edit_id: str
+    subject: str
+    age: int  # edits since its own
+    excluded: str = ""  # why it is not scored
+
+
+def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
+    """Each edit's own prompt, right after its turn."""
+    return [
+        Question("reliability", "", edit.prompt, edit.target, edit.id, _cluster(edit), 0)
+        for edit in edits
+    ]
+
+
+def knowledge_questions(edits: Sequence[Edit]) -> list[Question]:
+    """Each edit's prompt with the answer that it replaces, to be asked of the unedited model.
+
+    Teacher-forced, a score of 1 says that the model knows the fact: its continuation begins with
+    the ground truth. Source: ROME, section 2.1.
+    """
+    return [
+        Question("knowledge", "", edit.prompt, edit.ground_truth, edit.id, _cluster(edit), 0)
+        for edit in edits
+        if edit.ground_truth.strip()
+    ]
+
+
+def _cluster(edit: Edit) -> str:
+    """The cluster that an edit's items belong to."""
+    return edit.subject or edit.id or edit.prompt
+
+
+def final_questions(stream: EditStream) -> list[Question]:
+    """Everything to ask after all edits of `stream`, in stream order.
+
+    Excluded, with the reason: questions about an edit that a later one overwrote, be it an equal
+    one, and prompts that the stream edits to another answer. A locality probe that the stream edits
+    is always excluded.
+    """
+    edits = stream.edits
+    last = {edit.prompt: place for place, edit in enumerate(edits)}
+    of_id = {edit.id: place for place, edit in enumerate(edits) if edit.id}
+    questions: list[Question] = []
+
+    def ask(metric: str, kind: str, prompt: str, expected: str, place: int | None) -> None:
+        edit = None if place is None else edits[place]
+        other = edits[last[prompt]] if prompt in last else None
+        excluded = ""
+        if edit is not None and metric != "locality" and last[edit.prompt] != place:
+            excluded = "a later edit of the stream overwrote this one"
+        elif other is not None and other.target != expected:
+            excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
+        subject = _cluster(edit) if edit else prompt
+        age = 0 if place is None else len(edits) - 1 - place
+        edit_id = edit.id if edit else ""
+        questions.append(Question(metric, kind, prompt, expected, edit_id, subject, age, excluded))
+
+    for place, edit in enumerate(edits):
+        ask("reliability", "", edit.prompt, edit.target, place)
+        for level, paraphrase in edit.graded_paraphrases():
+            ask("generalization", str(level) if level else "", paraphrase, edit.target, place)
+    for probe in stream.probes:
+        if probe.kind == "portability":
+            ask("portability", "portability", probe.prompt, probe.answer, of_id.get(probe.edit_id))
+        else:
+            ask("locality", probe.kind, probe.prompt, "", of_id.get(probe.edit_id))
+    return questions
