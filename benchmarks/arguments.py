@@ -38,7 +38,7 @@ def model(text: str) -> str:
 
 
 def dataset(text: str) -> EditStream:
-    """All edits of FORMAT:FILE."""
+    """All edits of FILE or FORMAT:FILE."""
     try:
         return load_stream(text)
     except (OSError, ValueError) as error:

@@ -207,7 +207,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--editor", action="append", metavar="NAME", help="repeatable; or all")
     parser.add_argument("--model", type=arguments.model, default="llama")
     parser.add_argument(
-        "--dataset", type=arguments.dataset, metavar="FORMAT:FILE",
+        "--dataset", type=arguments.dataset, metavar="[FORMAT:]FILE",
         help="facts to tune on, other than those to be evaluated; needs a --csv of its own",
     )  # fmt: skip
     parser.add_argument(

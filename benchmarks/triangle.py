@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--editor", default="wise")
     parser.add_argument("--model", type=arguments.model, default="llama")
-    parser.add_argument("--dataset", type=arguments.dataset, metavar="FORMAT:FILE")
+    parser.add_argument("--dataset", type=arguments.dataset, metavar="[FORMAT:]FILE")
     parser.add_argument("--edits", type=arguments.whole, default=100)
     parser.add_argument("--seeds", type=arguments.seed, nargs="+", default=[0, 1, 2])
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")

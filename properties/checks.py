@@ -138,10 +138,10 @@ def check_editor(
 ) -> list[Result]:
     """Every check (or those named) on the editor that `factory` makes of a model.
 
-    The facts are those of the model's world, or of `dataset`, FORMAT:FILE. `options` go to the
-    factory. With `on_fail` "raise", EditorFailedError follows at the end; with "warn", a warning
-    for each failure; with None, nothing. Raises ValueError for an unknown check, or a model without
-    a world where there is no `dataset`.
+    The facts are those of the model's world, or of `dataset`, FILE or FORMAT:FILE. `options` go to
+    the factory. With `on_fail` "raise", EditorFailedError follows at the end; with "warn", a
+    warning for each failure; with None, nothing. Raises ValueError for an unknown check, or a model
+    without a world where there is no `dataset`.
     """
     names = list(CHECKS) if checks is None else list(checks)
     unknown = [name for name in names if name not in CHECKS]

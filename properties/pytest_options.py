@@ -72,10 +72,10 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "dataset",
         None,
-        "a published stream in place of the model's own world, such as "
-        "zsre:FILE or counterfact:FILE",
+        "a file of edits in place of the model's own world; its format is recognised, or named "
+        "as in zsre:FILE",
         shown="none",
-        metavar="FORMAT:FILE",
+        metavar="[FORMAT:]FILE",
     )
     add("edits", None, "length T of the stream", shown=f"{DEFAULT_EDITS}, or all", metavar="T")
     add(

@@ -70,8 +70,8 @@ def world_bench(
 ) -> Bench:
     """A bench on the model's own world, or on `dataset`; the runs' rows are written below `folder`.
 
-    `dataset` is FORMAT:FILE. `spec` names the factory, as in a Bench. `of_stream` changes every
-    stream, `background` replaces the world's.
+    `dataset` is FILE or FORMAT:FILE. `spec` names the factory, as in a Bench. `of_stream` changes
+    every stream, `background` replaces the world's.
     Raises ValueError for a model without a world, for more edits than there are, and for a
     threshold of an unknown metric.
     """

@@ -18,7 +18,7 @@ import pytest
 from fixtures.models import source_of
 from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
-from wise.evaluation.datasets import FORMATS
+from wise.evaluation.datasets import named_file
 from wise.measures.estimates import PROTOCOL_WORDS
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
@@ -226,13 +226,8 @@ def _device(text: str) -> str:
 
 
 def _dataset(text: str) -> str:
-    format_name, _, file = text.partition(":")
-    if text and (format_name not in FORMATS or not file):
-        raise ValueError(
-            f"--dataset={text} is not FORMAT:FILE, FORMAT one of {', '.join(sorted(FORMATS))}"
-        )
-    if text and not Path(file).is_file():
-        raise ValueError(f"--dataset={text}: there is no file {file!r} in {Path.cwd()}")
+    if text:
+        named_file(text)
     return text
 
 

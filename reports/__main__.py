@@ -95,7 +95,7 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
          help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
 @_option("--models", default="llama",
          help="families, smollm2, folders or GGUF files, with commas")  # fmt: skip
-@_option("--dataset", metavar="FORMAT:FILE", help="facts of a file, not of the models' worlds")
+@_option("--dataset", metavar="[FORMAT:]FILE", help="facts of a file, not of the models' worlds")
 @_option("--edits", default=100, type=click.IntRange(1), help="T")
 @_option("--seeds", default=3, type=click.IntRange(1), help="how many")
 @_jobs
@@ -151,7 +151,7 @@ def league(
         scene_of = world_scene if dataset is None else of_dataset(dataset)
         asked = League(entries, tuple(range(seeds)), edits, scene_of)
         outcomes = run_league(asked, out, executor=_executor(jobs))
-    except (ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
     results = results_of(outcomes, out)
     found = league_table.standings(results, confidence=confidence)
@@ -175,7 +175,7 @@ def league(
 @_option("--facts", default=100, type=click.IntRange(1),
          help="number of facts that the model knows")  # fmt: skip
 @_option("--facts-file", metavar="[FORMAT:]FILE",
-         help="known facts, or a dataset such as counterfact:FILE, not the world")  # fmt: skip
+         help="known facts or a dataset, not those of the world")  # fmt: skip
 @_option("--editor", multiple=True, default=_EDITORS,
          help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
 @_option("--problem", multiple=True, type=click.Choice(_PROBLEMS),
@@ -209,7 +209,7 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
     try:
         made = {folder: _study_of(name, asked) for name, folder in folders.items()}
         found = [_studied(each, folder, asked) for folder, each in made.items()]
-    except (ValueError, RuntimeError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     command = shlex.join(["python", "-m", "reports", *sys.argv[1:]])
     text = study_text.document(found, command=command)
@@ -264,17 +264,15 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
     """The study of one model that the command line asks for."""
     from fixtures.models import load_model
     from fixtures.scenes import of_file, world_scene
+    from wise.evaluation.datasets import load_stream
     from wise.lm.architectures import LanguageModel
-    from wise.localization.fact_streams import read_facts
     from wise.localization.study import Study
 
     entries = tuple(_entry(name, model, asked) for name in asked["editor"])
     source, n_candidates = asked["facts_file"], None
     scene_of: SceneMaker = world_scene
     if source is not None:
-        if not Path(source.rpartition(":")[2]).expanduser().is_file():
-            raise ValueError(f"--facts-file={source} is not [FORMAT:]FILE, a file that exists")
-        n_candidates, scene_of = len(read_facts(source).edits), of_file(source)
+        n_candidates, scene_of = len(load_stream(source).edits), of_file(source)
     loaded = load_model(model)
     n_layers = LanguageModel(loaded.model).n_layers
     is_deep = n_layers > _DEEP

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
-from wise.evaluation.datasets import FORMATS, load_stream, write_jsonl
+from wise.evaluation.datasets import FORMATS, drawn, load_stream, write_jsonl
 
 pytestmark = pytest.mark.internals
 
@@ -138,10 +138,11 @@ def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("zsre.json", "'zsre.json' is not FORMAT:FILE; FORMAT is one of counterfact, "),
-        ("zsre:", "'zsre:' is not FORMAT:FILE"),
-        (":zsre.json", "':zsre.json' is not FORMAT:FILE"),
-        ("C:\\zsre.json", "format 'C' in .* is unknown; FORMAT is one of counterfact, "),
+        ("zsre.json", "'zsre.json': there is no file 'zsre.json' in .*, FORMAT one of counter"),
+        ("zsre:", "'zsre:': there is no file '' in .*; a dataset is FILE or FORMAT:FILE"),
+        (":zsre.json", "':zsre.json': there is no file ':zsre.json' in "),
+        ("C:zsre.json", "'C:zsre.json': there is no file 'C:zsre.json' in "),
+        ("/", "'/': '/' is a folder; a dataset is FILE or FORMAT:FILE"),
     ],
 )
 def test_a_spec_of_another_form_is_explained(spec: str, message: str) -> None:
@@ -151,7 +152,7 @@ def test_a_spec_of_another_form_is_explained(spec: str, message: str) -> None:
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_a_missing_file_is_named(format_name: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no:such\.json"):
+    with pytest.raises(ValueError, match=r"there is no file .*no:such\.json"):
         load_stream(f"{format_name}:{tmp_path}/no:such.json")
 
 
@@ -162,26 +163,45 @@ RECENT = 200, 0, {"near-subject": 697, "portability": 220}
 @pytest.mark.parametrize(
     ("spec", "n_edits", "n_paraphrases", "n_probes"),
     [
-        ("zsre:zsre_knowedit_test.json", *ANSWERS),
         ("knowedit:zsre_knowedit_test.json", *ANSWERS),
-        ("zsre:wiki_recent_train.json", *RECENT),
         ("knowedit:wiki_recent_train.json", *RECENT),
         ("counterfact:counterfact_edit.json", 2000, 2000, {"near-relation": 2000}),
         ("hallucination:wise_hallucination_edit.json", 300, 0, {"far": 300}),
         ("temporal:wise_temporal_edit.json", 75, 0, {"far": 75}),
         ("qaedit:QAEdit.json", 300, 300, {"far": 1500}),
+        ("known-facts:known_1000_models.json", 1209, 0, {"near-relation": 8048}),
     ],
 )
-def test_every_record_of_a_published_file_is_read(
+def test_every_record_of_a_published_file_is_read_and_its_format_recognised(
     spec: str, n_edits: int, n_paraphrases: int, n_probes: dict[str, int], tmp_path: Path
 ) -> None:
-    format_name, _, name = spec.partition(":")
+    _, _, name = spec.partition(":")
     if not (DATA / name).is_file():
         pytest.skip(f"{DATA / name} is not there; MODEL_EDITOR_DATA can name its folder")
-    stream = load_stream(f"{format_name}:{DATA / name}")
+    stream = load_stream(str(DATA / name))
+    assert stream.name == spec
     assert (len(stream.edits), Counter(p.kind for p in stream.probes)) == (n_edits, n_probes)
     assert sum(len(edit.paraphrases) for edit in stream.edits) == n_paraphrases
     assert all(edit.subject for edit in stream.edits)
     assert len({edit.id for edit in stream.edits}) == n_edits
     write_jsonl(stream, tmp_path / "s.jsonl")
-    assert load_stream(f"jsonl:{tmp_path}/s.jsonl").sha256 == stream.sha256
+    assert load_stream(f"{tmp_path}/s.jsonl").sha256 == stream.sha256
+
+
+@pytest.mark.parametrize("name", ["zsre_knowedit_test.json", "wiki_recent_train.json"])
+def test_knowedit_is_read_under_its_other_name_too(name: str) -> None:
+    if not (DATA / name).is_file():
+        pytest.skip(f"{DATA / name} is not there; MODEL_EDITOR_DATA can name its folder")
+    one, other = load_stream(f"zsre:{DATA / name}"), load_stream(f"knowedit:{DATA / name}")
+    assert [edit.target for edit in one.edits] == [edit.target for edit in other.edits]
+    assert one.edits[0].id == "zsre-0"
+
+
+def test_edits_of_one_case_are_drawn_together_and_in_order() -> None:
+    ids = ["a", "b#0", "b#1", "b#2", "c#0", "c#1", "d", "", ""]
+    edits = tuple(Edit(f"Fact {n} is", "so", id=edit_id) for n, edit_id in enumerate(ids))
+    for seed in range(8):
+        found = [edit.id for edit in drawn(EditStream(edits), seed=seed).edits]
+        at = found.index("b#0")
+        assert found[at : at + 3] == ["b#0", "b#1", "b#2"]
+        assert found.index("c#1") == found.index("c#0") + 1

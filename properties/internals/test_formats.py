@@ -5,6 +5,7 @@ The records are made up, in the schemas of the published files.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.datasets import load_stream, read_dataset
+from wise.evaluation.datasets import FORMATS, load_stream, read_dataset
+from wise.evaluation.fields import Field
+from wise.evaluation.formats.published_files import recognised
 
 pytestmark = pytest.mark.internals
 
@@ -88,12 +91,26 @@ HOP = ("Where is Ada Lorn's desk?", "portability", "Geneva")
 ALIAS = ("Where is A. Lorn?", "portability", "CERN")
 HOME = ("Ada Lorn's home is", "near-subject", "Riga")
 OTHERS = (("not CERN but", "near-subject", "ETH"), ("not CERN but what", "near-subject", ""))
-KNOWN = (HOME, *OTHERS, HOP, ALIAS)
+ALL_KNOWN = (HOME, *OTHERS, HOP, ALIAS)
 NQ = ("nq question: who wrote it", "far", "Di Falk"), ("Where?", "portability", "Geneva")
 ROME_EDIT = Edit("Ada {} Lorn works {0} at", "CERN", "Ada {} Lorn", ("a, b", "c"), "MIT")
 NEIGHBOURS = [(text, "near-relation", "MIT") for text in (NEIGHBOUR, "Di Falk is at")]
 BARE = replace(EDIT, paraphrases=(), ground_truth="")
 QUESTIONS = ("who wrote it", "far", "Di Falk"), ("why", "far", " 7 ")
+
+
+KNOWN = {
+    "known_id": 3, "subject": "Beats Music", "attribute": "Apple", "template": "{} is owned by",
+    "prediction": " Apple, which", "prompt": "Beats Music is owned by", "relation_id": "P127",
+}  # fmt: skip
+OWN = {"prompt": PROMPT, "target": "CERN", "probes": [{"prompt": NEIGHBOUR, "kind": "far"}]}
+# A record of each kind, with the format that it is recognised as.
+KINDS = [
+    ("knowedit", KNOWEDIT), ("knowedit", {**PASSAGE, "locality": {}}), ("zsre", MEND),
+    ("counterfact", COUNTERFACT), ("counterfact", ROME), ("hallucination", FLAT),
+    ("temporal", {**FLAT, "ood_rephrase": "Ada Lorn is at home."}), ("qaedit", QAEDIT),
+    ("known-facts", KNOWN), ("jsonl", OWN), ("jsonl", {"probes": OWN["probes"]}),
+]  # fmt: skip
 
 
 def write(folder: Path, *records: object, name: str = "file.json") -> Path:
@@ -104,6 +121,13 @@ def write(folder: Path, *records: object, name: str = "file.json") -> Path:
     return path
 
 
+def write_lines(folder: Path, *records: object, name: str = "file.jsonl.gz") -> Path:
+    """A gzip file with one record a line, from line 2."""
+    path = folder / name
+    path.write_bytes(gzip.compress(("\n" + "\n".join(map(json.dumps, records))).encode()))
+    return path
+
+
 def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -> EditStream:
     return EditStream((replace(edit, id=edit_id),), tuple(Probe(*p, edit_id) for p in probes))
 
@@ -111,9 +135,9 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -
 @pytest.mark.parametrize(
     ("format_name", "record", "stream"),
     [
-        ("zsre", KNOWEDIT, expected(EDIT, "zsre-0", KNOWN)),
+        ("zsre", KNOWEDIT, expected(EDIT, "zsre-0", ALL_KNOWN)),
         ("zsre", MEND, expected(EDIT, "zsre-0", NQ)),
-        ("knowedit", KNOWEDIT, expected(EDIT, "knowedit-0", KNOWN)),
+        ("knowedit", KNOWEDIT, expected(EDIT, "knowedit-0", ALL_KNOWN)),
         (
             "knowedit",
             {**PASSAGE, "locality": {}},
@@ -138,13 +162,108 @@ def test_a_schema_is_read_whole(
     assert loaded == replace(stream, name=f"{format_name}:a:b.json")
 
 
+@pytest.mark.parametrize(("format_name", "record"), KINDS)
+def test_the_keys_of_a_record_tell_its_format_in_an_array_and_a_line_each(
+    format_name: str, record: dict[str, object], tmp_path: Path
+) -> None:
+    records = (
+        [record, {**record, "attribute": "Tesla"}] if format_name == "known-facts" else [record]
+    )
+    named = load_stream(f"{format_name}:{write(tmp_path, *records)}")
+    for path in (write(tmp_path, *records), write_lines(tmp_path, *records)):
+        loaded = load_stream(str(path))
+        assert loaded == replace(named, name=f"{format_name}:{path.name}")
+
+
+def test_no_record_fits_two_formats() -> None:
+    kinds = {kind for each in FORMATS.values() for kind in each.kinds}
+    for one in kinds:
+        for other in kinds - {one}:
+            needed = {word.split("|")[0] for word in f"{one.needs} {other.needs}".split()}
+            assert not needed <= one.known & other.known, (one, other)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({**COUNTERFACT, "rephrase_prompt": None}, None),
+        ({k: COUNTERFACT[k] for k in COUNTERFACT if k != "rephrase_prompt"},
+         "(counterfact lacks rephrase_prompt; hallucination does not read ground_truth; temporal"),
+        ({"prompt": "p", "answer": "a"}, "the keys prompt, answer ("),
+        ({}, "the keys none ("),
+        ({f"key {n}": n for n in range(50)}, "key 18, key 19 and 30 more ("),
+        ({"a\nb": 1, "x" * 99: 1}, f"the keys 'a\\nb', '{'x' * 60}' ("),
+    ],
+)  # fmt: skip
+def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
+    record: dict[str, object], said: str | None, tmp_path: Path
+) -> None:
+    path = write(tmp_path, record, record)
+    if said is None:
+        assert recognised(path, iter([Field(record, "")]), FORMATS)[0] == "counterfact"
+        return
+    with pytest.raises(ValueError, match=r"line 2, record 0: no format is recognised") as error:
+        load_stream(str(path))
+    assert said in str(error.value)
+    assert f"FORMAT:FILE names one of {', '.join(sorted(FORMATS))}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_record_that_fits_tells_how_the_one_before_it_is_bad(tmp_path: Path) -> None:
+    bad = {key: value for key, value in COUNTERFACT.items() if key != "rephrase_prompt"}
+    with pytest.raises(ValueError, match="line 2, record 0: rephrase_prompt is missing"):
+        load_stream(str(write(tmp_path, bad, COUNTERFACT)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "n_notes"),
+    [(1969, "1969", 1), (["", "CERN"], "CERN", 0), ([["CERN", "Cern"], ["MIT"]], "CERN", 1),
+     ([None, 7.5], "7.5", 1)],
+)  # fmt: skip
+def test_an_answer_is_a_text_a_number_or_the_first_of_several(
+    answer: object, target: str, n_notes: int, tmp_path: Path
+) -> None:
+    record = {**COUNTERFACT, "target_new": answer, "ground_truth": None}
+    record["locality_ground_truth"] = None
+    stream, notes = read_dataset(str(write(tmp_path, record)))
+    [edit], [probe] = stream.edits, stream.probes
+    assert (edit.target, edit.ground_truth, probe.answer) == (target, "", "")
+    assert len(notes) == n_notes
+
+
+@pytest.mark.parametrize("target", [None, [], [[None]], "\t"])
+def test_a_record_without_a_target_is_left_out_and_counted(target: object, tmp_path: Path) -> None:
+    path = write(tmp_path, FLAT, {**FLAT, "target_new": target})
+    stream, notes = read_dataset(str(path))
+    assert len(stream.edits) == 1
+    assert notes == (f"{path}: 1 records with a blank target_new, left out",)
+
+
+def test_known_facts_become_edits_to_the_answer_of_another(tmp_path: Path) -> None:
+    other = {**KNOWN, "known_id": 4, "subject": "Ford", "attribute": "Ford",
+             "prompt": "Ford is owned by"}  # fmt: skip
+    path = write(tmp_path, KNOWN, other, name="known.json")
+    stream, notes = read_dataset(str(path))
+    assert stream.name == "known-facts:known.json"
+    assert stream.edits == (
+        Edit("Beats Music is owned by", "Ford", "Beats Music", ground_truth="Apple", id="3"),
+        Edit("Ford is owned by", "Apple", "Ford", ground_truth="Ford", id="4"),
+    )
+    assert [note.partition("known.json: ")[2][:17] for note in notes] == ["2 edits to the an"]
+    with pytest.raises(ValueError, match=r"line 2, record 0: .*'Spotify' is not in the prompt"):
+        load_stream(str(write(tmp_path, {**KNOWN, "subject": "Spotify"}, other)))
+    with pytest.raises(ValueError, match="record 0: all facts answer 'Apple'"):
+        load_stream(str(write(tmp_path, KNOWN)))
+
+
 def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_stream(f"zsre:{write(tmp_path, KNOWEDIT, {**KNOWEDIT, 'extra': 1})}")
     logged = [record.getMessage() for record in caplog.records]
     assert sorted(line.partition("file.json: ")[2] for line in logged) == [
-        "1 records with a key that is not read, 'extra'",
+        "1 records with keys that are not read: 'extra'",
         "2 Forgetfulness answers that the question excludes, left empty",
         "2 portability probes without an answer, left out",
+        "4 answers of which only the first of several right ones is asked for",
     ]
 
 
@@ -216,8 +335,8 @@ def test_a_missing_or_mistyped_field_is_named(
     without = {key: value for key, value in record.items() if key != field}
     with pytest.raises(ValueError, match=f"line 2, record 0: {field}.* is missing; the keys are"):
         load_stream(f"{format_name}:{write(tmp_path, without)}")
-    with pytest.raises(ValueError, match=f"line 2, record 0: {field}=7 is not a"):
-        load_stream(f"{format_name}:{write(tmp_path, {**record, field: 7})}")
+    with pytest.raises(ValueError, match=f"line 2, record 0: {field}=True is not a"):
+        load_stream(f"{format_name}:{write(tmp_path, {**record, field: True})}")
 
 
 @pytest.mark.parametrize(

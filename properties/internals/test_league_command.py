@@ -28,8 +28,8 @@ pytestmark = pytest.mark.internals
             "--layers=a are not layers of the model, 0..11, comma-separated",
         ),
         ("study", "--layers=0,12", 1, "--layers=0,12 are not layers of the model, 0..11"),
-        ("study", "--facts-file=no.json", 1, "--facts-file=no.json is not [FORMAT:]FILE, a file"),
-        ("study", "--facts-file=zsre:no.json", 1, "--facts-file=zsre:no.json is not [FORMAT:]"),
+        ("study", "--facts-file=no.json", 1, "dataset='no.json': there is no file 'no.json' in "),
+        ("study", "--facts-file=zsre:no.json", 1, "dataset='zsre:no.json': there is no file "),
         ("study", "--write=no/page.md", 2, "no/page.md is not a file in a folder that exists"),
     ],
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,17 +21,11 @@ from wise.localization.known_facts import (
     TracedQuestion,
     fact_of,
     known,
-    read_known_facts,
 )
 from wise.localization.records import ROLES, FactTrace, Site
 from wise.localization.tracing import causal_trace
 
 pytestmark = pytest.mark.internals
-
-PUBLISHED = {
-    "known_id": 3, "subject": "Beats Music", "attribute": "Apple", "template": "{} is owned by",
-    "prediction": " Apple, which", "prompt": "Beats Music is owned by", "relation_id": "P127",
-}  # fmt: skip
 
 
 @torch.no_grad()
@@ -86,20 +78,6 @@ def test_a_fact_planted_in_one_layer_is_localized_there(layer: int, site: Site) 
     assert strong == ([layer] if site == "mlp" else [0, 1, 2])
     effects[strong, begin] = 0.0
     assert effects[:3].abs().max() < 0.1 * trace.total()
-
-
-def test_a_published_file_of_known_facts_is_read_by_path(tmp_path: Path) -> None:
-    path = tmp_path / "known.json"
-    path.write_text(json.dumps([PUBLISHED]))
-    expected = KnownFact("Beats Music is owned by", "Beats Music", "Apple", id="3")
-    assert read_known_facts(path) == [expected]
-
-
-def test_a_record_without_its_subject_in_the_prompt_is_named_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "known.json"
-    path.write_text(json.dumps([PUBLISHED | {"subject": "Spotify"}]))
-    with pytest.raises(ValueError, match=r"line 1, record 0: .*'Spotify' is not in the prompt"):
-        read_known_facts(path)
 
 
 def test_an_edit_overwrites_its_ground_truth() -> None:

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from reports.study_tables import read_columns
-from wise.localization.fact_streams import stream_of
-from wise.localization.known_facts import KnownFact
+from wise.evaluation.formats.known import KnownFact, stream_of
 from wise.localization.layer_findings import findings_of, r2_table, within_table
 from wise.localization.study_text import ModelStudy, answer, document, verdict
 

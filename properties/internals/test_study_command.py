@@ -12,7 +12,7 @@ from fixtures.models import model_folder
 from properties.internals.small_study import scene
 from reports.__main__ import study as study_command
 from reports.study_tables import STUDY, read_columns
-from wise.localization.fact_streams import read_facts
+from wise.evaluation.datasets import load_stream
 
 pytestmark = pytest.mark.internals
 
@@ -22,7 +22,7 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
              for n, e in enumerate(scene("", 0, 6).stream.edits)]  # fmt: skip
     source = tmp_path / "known.json"
     source.write_text(json.dumps(known))
-    assert len(read_facts(str(source)).edits) == 6
+    assert len(load_stream(str(source)).edits) == 6
     arguments = [
         "--model", str(model_folder("mistral")), "--facts", "2", "--facts-file", str(source),
         "--editor", "ft-1", "--problem", "fact-amplification", "--layers", "3,4", "--jobs", "1",

@@ -222,7 +222,7 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
     records.append({**records[0], "prompt": " "})
     (tmp_path / "records.json").write_text(json.dumps(records))
     options = (*PERFECT, f"--dataset=zsre:{tmp_path / 'records.json'}", "-m", "contract")
-    note = "records.json: 26 records with a key that is not read, 'promt'"
+    note = "records.json: 26 records with keys that are not read: 'promt'"
     for more, code in ((("-k", "last-write"), 0), (("--editor=none", "-k", "last-write"), 1)):
         ran = run_pytest(*options, *more, f"--report={tmp_path / 'page'}")
         assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout

@@ -1,52 +1,61 @@
-"""JSON values with their place: file, line, record and name, for error messages.
-
-Files are UTF-8, with or without a byte-order mark, their lines ended by LF or CRLF. Lines count
-from 1, records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object
-and a lone surrogate are errors.
-"""
+"""JSON values with their place, for error messages: file, line, record and name."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections import Counter
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["BlankTextError", "Field", "read_array", "read_lines"]
+__all__ = ["BlankTextError", "Field", "RecordError", "shown_key"]
 
 _T = TypeVar("_T")
-_JSON_BLANKS = re.compile(r"[ \t\r\n]*")
-# A record is searched only where it may hold what is not JSON: constants, lone surrogates.
-_SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN_KEY = re.compile(r"[\w./()-][\w ./()-]{0,59}")
+_MOST_KEYS = 20  # that an error lists
+_MOST_SHOWN = 90  # characters of a value
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 3, 3, 3, 30
 
 
-class BlankTextError(ValueError):
-    """A text that must not be blank is; `name` is its field's."""
+class RecordError(ValueError):
+    """One record is bad, and those after it can be read; `reason` says why without its values."""
 
-    def __init__(self, field: Field) -> None:
-        super().__init__(str(field.error("a non-blank text")))
-        self.name = re.sub(r"\[\d+\]", "", field.name)
+    def __init__(self, place: str, what: str, reason: str) -> None:
+        super().__init__(f"{place}: {what}")
+        self.place, self.what, self.reason = place, what, reason
+
+
+class BlankTextError(RecordError):
+    """A text that must not be blank is."""
+
+
+def shown_key(key: str) -> str:
+    """A key as an error shows it: itself, or quoted and cut where it is unusual or long."""
+    return key if _PLAIN_KEY.fullmatch(key) else repr(key[:60])
+
+
+def _shown(value: object) -> str:
+    """A value on one line, cut."""
+    text = repr(value[:_MOST_SHOWN]) if isinstance(value, str) else _SHORT.repr(value)
+    is_cut = len(text) > _MOST_SHOWN or (isinstance(value, str) and len(value) > _MOST_SHOWN)
+    return f"{text[: _MOST_SHOWN - 3]}..." if is_cut else text
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value and its place. Read as another type, it raises ValueError naming both."""
+    """A value and its place. Read as another type, it raises RecordError naming both."""
 
     value: Any
     place: str
     name: str = ""
 
-    def error(self, allowed: str) -> ValueError:
-        text = repr(self.value)
-        text = text if len(text) <= 90 else f"{text[:87]}..."
-        equation = f"{self.name}={text}" if self.name else f"{text}"
-        return ValueError(f"{self.place}: {equation} is not {allowed}")
+    def error(self, allowed: str, kind: type[RecordError] | None = None) -> RecordError:
+        equation = f"{self.name}={_shown(self.value)}" if self.name else _shown(self.value)
+        name = re.sub(r"\[\d+\]", "", self.name) or "the record"
+        return (kind or RecordError)(
+            self.place, f"{equation} is not {allowed}", f"{name} is not {allowed}"
+        )
 
     def members(self) -> dict[str, Any]:
         """The object's keys and plain values."""
@@ -60,12 +69,20 @@ class Field:
     def __getitem__(self, key: str) -> Field:
         if key not in self:
             raise self.missing(key)
-        return Field(self.value[key], self.place, f"{self.name}.{key}" if self.name else key)
+        return self._member(key)
 
-    def missing(self, *keys: str) -> ValueError:
+    def _member(self, key: str) -> Field:
+        name = shown_key(key)
+        return Field(self.value[key], self.place, f"{self.name}.{name}" if self.name else name)
+
+    def missing(self, *keys: str) -> RecordError:
         names = " or ".join(f"{self.name}.{key}" if self.name else key for key in keys)
-        there = ", ".join(self.members()) or "none"
-        return ValueError(f"{self.place}: {names} is missing; the keys are: {there}")
+        all_keys = list(map(shown_key, self.members()))
+        there = ", ".join(all_keys[:_MOST_KEYS]) or "none"
+        more = f" and {len(all_keys) - _MOST_KEYS} more" if len(all_keys) > _MOST_KEYS else ""
+        what = f"{names} is missing"
+        return RecordError(self.place, f"{what}; the keys are: {there}{more}",
+                           re.sub(r"\[\d+\]", "", what))  # fmt: skip
 
     def first_of(self, *keys: str) -> Field:
         """The value of the first of `keys` that is there; raises where none is."""
@@ -90,7 +107,7 @@ class Field:
         if not isinstance(self.value, str):
             raise self.error("a text" if blank else "a non-blank text")
         if not blank and not self.value.strip():
-            raise BlankTextError(self)
+            raise self.error("a non-blank text", BlankTextError)
         return self.value
 
     def texts(self) -> tuple[str, ...]:
@@ -99,14 +116,18 @@ class Field:
         return tuple(item.text() for item in self.items()) if many else (self.text(),)
 
     def leaves(self) -> Iterator[Field]:
-        if isinstance(self.value, dict):
-            for key in self.value:
-                yield from self[key].leaves()
-        elif isinstance(self.value, list):
-            for item in self.items():
-                yield from item.leaves()
-        else:
-            yield self
+        """All values that hold no others, and the keys of objects as texts, in any depth."""
+        waiting = [self]
+        while waiting:
+            field = waiting.pop()
+            if isinstance(field.value, dict):
+                for key in field.value:
+                    member = field._member(key)
+                    waiting += [member, Field(key, field.place, f"a key of {field.name or 'it'}")]
+            elif isinstance(field.value, list):
+                waiting += field.items()
+            else:
+                yield field
 
     def build(self, record: Callable[..., _T], **values: object) -> _T:
         """The record of these values; a ValueError of its own is raised again with this place."""
@@ -114,97 +135,5 @@ class Field:
             return record(**values)
         except ValueError as error:
             name = f"{self.name}: " if self.name else ""
-            raise ValueError(f"{self.place}: {name}{error}") from error
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {key!r} occurs twice in one object")
-    return members
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
-        raise ValueError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8") from error
-    if not text.strip():
-        raise ValueError(f"{path}, line 1: the file is empty; it must hold a record")
-    return text
-
-
-def _decode(text: str, start: int, place: str, *, first_line: int = 1) -> tuple[Field, int]:
-    try:
-        value, end = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        where = f"at line {first_line + error.lineno - 1} column {error.colno}"
-        raise ValueError(f"{place}: the record is not JSON: {error.msg} {where}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: the record is not JSON: {error}") from error
-    record = Field(value, place)
-    record.members()
-    if _SUSPECT.search(text, start, end):
-        for leaf in record.leaves():
-            if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
-                raise leaf.error("JSON, in which every number is finite")
-            if isinstance(leaf.value, str) and _SURROGATE.search(leaf.value):
-                raise leaf.error("Unicode text: it holds a lone surrogate")
-    return record, end
-
-
-def _skip_blanks(text: str, start: int) -> int:
-    found = _JSON_BLANKS.match(text, start)
-    return found.end() if found else start
-
-
-def read_array(path: Path) -> Iterator[Field]:
-    """The objects of a JSON array, each with the line of its first character and its index."""
-    text = _read_text(path)
-    at = _skip_blanks(text, 0)
-    line, counted = 1 + text.count("\n", 0, at), at
-    if text[at] != "[":
-        raise ValueError(
-            f"{path}, line {line}: the file starts with {text[at]!r}, not with '[': "
-            f"it must hold one JSON array of records"
-        )
-    at = _skip_blanks(text, at + 1)
-    if text[at : at + 1] == "]":
-        raise ValueError(f"{path}, line {line}: the array is empty; it must hold a record")
-    for index in count():
-        line, counted = line + text.count("\n", counted, at), at
-        place = f"{path}, line {line}, record {index}"
-        record, end = _decode(text, at, place)
-        yield record
-        at = _skip_blanks(text, end)
-        if text[at : at + 1] == "]":
-            break
-        if text[at : at + 1] != ",":
-            found = repr(text[at]) if at < len(text) else "the end of the file"
-            raise ValueError(f"{place}: found {found} after the record, not ',' or ']'")
-        at = _skip_blanks(text, at + 1)
-    rest = _skip_blanks(text, at + 1)
-    if rest < len(text):
-        line += text.count("\n", counted, rest)
-        raise ValueError(f"{path}, line {line}: found {text[rest]!r} after the array, not the end")
-
-
-def read_lines(path: Path) -> Iterator[Field]:
-    """The objects of a JSON-lines file, each with its line and index; blank lines are skipped."""
-    index = 0
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        start = _skip_blanks(line, 0)
-        if start == len(line):
-            continue
-        place = f"{path}, line {number}, record {index}"
-        record, end = _decode(line, start, place, first_line=number)
-        if _skip_blanks(line, end) < len(line):
-            raise ValueError(f"{place}: found {line[end:].strip()[:40]!r} after the object")
-        yield record
-        index += 1
+            reason = f"it is refused as {getattr(record, '__name__', 'a record')}"
+            raise RecordError(self.place, f"{name}{error}", reason) from error

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -14,47 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.edits import Edit
-from wise.evaluation.fields import read_array
+from wise.evaluation.formats.known import KnownFact
 from wise.lm.decoding import Reader, Unedited
 from wise.lm.tokens import IGNORED, encode, subject_span
 
-__all__ = ["KnownFact", "TracedQuestion", "alternative", "fact_of", "known", "read_known_facts"]
+__all__ = ["KnownFact", "TracedQuestion", "alternative", "fact_of", "known"]
 
 _BATCH_SIZE = 32  # of facts that are asked whether the model knows them
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFact:
-    """Asked `prompt`, which holds `subject`, the model answers `target` (o_true).
-
-    `alternative` is the other answer of the logit difference, `counterpart` the subject that
-    replaces this one in symmetric token replacement; both are optional. Raises ValueError naming
-    field and value.
-    """
-
-    prompt: str
-    subject: str
-    target: str
-    alternative: str = ""
-    counterpart: str = ""
-    id: str = ""
-
-    def __post_init__(self) -> None:
-        for field, value in asdict(self).items():
-            required = field in ("prompt", "subject", "target")
-            if not isinstance(value, str) or (required and not value.strip()):
-                needed = "a non-blank text" if required else "a text"
-                raise ValueError(f"KnownFact.{field}={value!r} is not {needed}")
-        if self.subject not in self.prompt:
-            raise ValueError(
-                f"KnownFact.subject={self.subject!r} is not in the prompt {self.prompt!r}"
-            )
-
-    @property
-    def sha256(self) -> str:
-        """Digest of what is asked and answered; the id does not count."""
-        text = json.dumps({**asdict(self), "id": ""}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -114,23 +77,6 @@ def fact_of(edit: Edit) -> KnownFact:
     Raises ValueError for an edit without a ground truth or a subject.
     """
     return KnownFact(edit.prompt, edit.subject, edit.ground_truth, edit.target, id=edit.id)
-
-
-def read_known_facts(path: Path | str) -> list[KnownFact]:
-    """The facts of a known-facts file, as published: a JSON array with prompt, subject, attribute.
-
-    Raises ValueError naming file, line and field. Source: ROME, known_1000.json.
-    """
-    return [
-        record.build(
-            KnownFact,
-            prompt=record["prompt"].text(),
-            subject=record["subject"].text(),
-            target=record["attribute"].text(),
-            id=str(record["known_id"].value) if "known_id" in record else str(index),
-        )
-        for index, record in enumerate(read_array(Path(path)))
-    ]
 
 
 def known(

@@ -1,16 +1,18 @@
-"""Laws of `wise.evaluation.fields`: whatever is wrong with a file is named, with its place."""
+"""Laws of `wise.evaluation.json_records`: what is wrong with a file is named, with its place."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from wise.evaluation import json_records
 from wise.evaluation.datasets import load_stream
-from wise.evaluation.fields import Field, read_array, read_lines
+from wise.evaluation.json_records import read_records
 
 pytestmark = pytest.mark.internals
 
@@ -28,8 +30,11 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b"\xef\xbb\xbf \r\n", "line 1: the file is empty"),
         (b"[\n[GOOD],\n\xe9]", "line 6: byte 0xe9 is not UTF-8"),
         ("[GOOD]".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
-        (b"\n\n{}", "line 3: the file starts with '{', not with '['"),
-        (b'\n"GOOD"', "line 2: the file starts with '\"'"),
+        (
+            b'\n"GOOD"',
+            "line 2: the file starts with '\"'; it must hold a JSON array of objects, or",
+        ),
+        ("\n\u00e9".encode(), "line 2: the file starts with '\u00e9'; it must hold a JSON array"),
         (b"\n[\n]", "line 2: the array is empty"),
         (b"[\n[GOOD]\n[GOOD]]", "line 2, record 0: found '{' after the record, not ',' or ']'"),
         (b"[\n[GOOD]\n", "line 2, record 0: found the end of the file after the record"),
@@ -41,10 +46,10 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b'[\n[GOOD], {\n"prompt": "x', "line 5, record 1: the record is not JSON: Unterminated"),
         (b"[\n[GOOD]\n]\n[]", "line 7: found '[' after the array"),
         (b"[\n[GOOD],\n 7]", "line 6, record 1: 7 is not an object"),
-        (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a non-blank text"),
+        (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a whole number or a non"),
         (
             b'[\n{"case_id": true}]',
-            "line 2, record 0: case_id=True is not a non-blank text",
+            "line 2, record 0: case_id=True is not a whole number or a non-blank text",
         ),
         (b'[\n{"prompt": NaN}]', "line 2, record 0: prompt=nan is not JSON"),
         (b'[\n{"a": [{"b": -Infinity}]}]', "line 2, record 0: a[0].b=-inf is not JSON"),
@@ -96,16 +101,85 @@ def test_what_is_wrong_with_a_line_is_named_with_its_number(
         load_stream(f"jsonl:{path}")
 
 
-@pytest.mark.parametrize("read", [read_array, read_lines])
-def test_a_byte_order_mark_and_crlf_change_nothing(
-    read: Callable[[Path], Iterator[Field]], tmp_path: Path
-) -> None:
-    records = [{"a": "\u2028 \x85\n"}, {"b": [" \ufeff"]}]
+RECORDS = [{"a": "\u2028 \x85\n"}, {"b": [" \ufeff", "\U0001f9ea" * 40]}, {"c": {"d": 7}}] * 3
+
+
+def text_of(records: Sequence[object], *, form: str) -> str:
+    """An array, one record a line from line 2, or on one line; or JSON lines."""
     lines = [json.dumps(record, ensure_ascii=False) for record in records]
-    text = "\n".join(lines) if read is read_lines else "[\n" + ",\n".join(lines) + "\n]\n"
-    plain, windows = tmp_path / "plain", tmp_path / "windows"
-    plain.write_bytes(text.encode())
-    windows.write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
-    fields = [(field.value, field.place.partition(", ")[2]) for field in read(plain)]
-    assert [value for value, _ in fields] == records
-    assert fields == [(f.value, f.place.partition(", ")[2]) for f in read(windows)]
+    return {
+        "array": "[\n" + ",\n".join(lines) + "\n]\n",
+        "one line": f"[{', '.join(lines)}]",
+        "lines": "\n" + "\n".join(lines),
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["array", "one line", "lines"])
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_blocks_a_byte_order_mark_crlf_and_gzip_change_nothing(
+    block: int, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_records, "_BLOCK", block)
+    text = text_of(RECORDS, form=form)
+    windows = text.replace("\n", "\r\n").encode("utf-8-sig")
+    found = []
+    for number, content in enumerate([text.encode(), windows, gzip.compress(windows)]):
+        path = tmp_path / f"{number}"
+        path.write_bytes(content)
+        found.append([(f.value, f.place.removeprefix(str(path))) for f in read_records(path)])
+    plain = found[0]
+    assert [value for value, _ in plain] == RECORDS
+    first_line = {"array": 2, "one line": 1, "lines": 2}[form]
+    by_line = form != "one line"
+    assert [place for _, place in plain] == [
+        f", line {first_line + by_line * index}, record {index}" for index in range(len(RECORDS))
+    ]
+    assert found == [plain] * 3
+
+
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_a_place_in_a_long_line_is_counted_from_its_start(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_records, "_BLOCK", block)
+    path = tmp_path / "bad.json"
+    path.write_text('\n [{"a": 1}, {"b": 2}, {"c" 3}]')
+    with pytest.raises(ValueError, match=r"line 2, record 2: .* delimiter at line 2 column 28"):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize("cut", [1, 9])
+def test_a_damaged_gzip_file_is_named(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json.gz"
+    path.write_bytes(gzip.compress(text_of(RECORDS, form="lines").encode())[:-cut])
+    with pytest.raises(ValueError, match=r"bad.json.gz: the gzip file is damaged: .*end"):
+        list(read_records(path))
+
+
+def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path: Path) -> None:
+    path, refused = tmp_path / "some.json", list[str]()
+    bad = ["7", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": ["\\udc00"]}']
+    good = '{"a": 1}'
+    path.write_text(f"[{', '.join([*bad, good])}]")
+    assert [f.value for f in read_records(path, lambda e: refused.append(e.reason))] == [{"a": 1}]
+    assert refused == [
+        "the record is not an object", "a is not JSON, in which every number is finite",
+        "a key occurs twice", "a is not Unicode text: it holds a lone surrogate",
+    ]  # fmt: skip
+    lines = [good, *bad, '{"a": ', "\xa0", good * 2, good]
+    path.write_text("\n".join(lines))
+    refused.clear()
+    found = [f.place for f in read_records(path, lambda e: refused.append(e.reason))]
+    assert [place.partition(", ")[2] for place in found] == ["line 1, record 0", "line 9, record 8"]
+    assert refused[4:] == ["it is not JSON", "it is not JSON", "more than an object"]
+
+
+def test_a_bad_byte_ends_an_array_and_one_line(tmp_path: Path) -> None:
+    path, refused = tmp_path / "some.json", list[str]()
+    path.write_bytes(b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}')
+    found = [f.value for f in read_records(path, lambda e: refused.append(str(e)))]
+    assert found == [{"a": 1}, {"a": 3}]
+    assert refused == [f"{path}, line 2, record 1: byte 0xe9 is not UTF-8"]
+    path.write_bytes(b'[{"a": 1},\n{"a": "\xe9"},\n{"a": 3}]')
+    with pytest.raises(ValueError, match="line 2: byte 0xe9 is not UTF-8"):
+        list(read_records(path, lambda e: refused.append(str(e))))

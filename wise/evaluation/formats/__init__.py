@@ -1,0 +1,52 @@
+"""The formats by name, and what holds for all that are published.
+
+- Texts are kept as they are, with the spaces at their ends. Only a subject is trimmed: a trailing
+  space would move the last token of its span.
+- A subject that is not literally in its prompt takes the prompt's spelling where only the case
+  differs, and is otherwise left empty (no span rather than a wrong one). Counted and logged.
+- Published files do not grade paraphrases: `levels` stays empty.
+- An answer is a text, a number or null, or an array of them. Of several right answers the first
+  that is not blank is taken, for `ground_truth` too. A portability probe without an answer is left
+  out, counted and logged. Other probes need none.
+- A key that only another schema reads is an error: the file has another format, or would be read in
+  part. A key that no schema reads is metadata: counted and logged, unless the schema `ignores` it.
+
+Sources: zjunlp/EasyEdit `easyeditor/dataset`, kmeng01/rome `dsets`, and the files themselves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from wise.evaluation.formats.counterfact import FLAT, ROME
+from wise.evaluation.formats.hallucination import HALLUCINATION, TEMPORAL
+from wise.evaluation.formats.knowedit import KNOWEDIT
+from wise.evaluation.formats.known import KNOWN, read_known
+from wise.evaluation.formats.own import OWN, read_own
+from wise.evaluation.formats.published_files import Format, read_published
+from wise.evaluation.formats.qaedit import QAEDIT
+from wise.evaluation.formats.schema import Keys, Schema
+from wise.evaluation.formats.zsre import MEND
+
+__all__ = ["FORMATS"]
+
+# A schema that stands twice is recognised as the format that comes first.
+_PUBLISHED: dict[str, tuple[Schema, ...]] = {
+    "knowedit": (KNOWEDIT,),
+    "zsre": (MEND, KNOWEDIT),
+    "counterfact": (ROME, FLAT),
+    "hallucination": (HALLUCINATION,),
+    "temporal": (TEMPORAL,),
+    "qaedit": (QAEDIT,),
+}
+_KINDS: list[Keys] = [*OWN, KNOWN, *(kind for kinds in _PUBLISHED.values() for kind in kinds)]
+_READ_BY_SOME = frozenset(key for kind in _KINDS for key in kind.reads)
+
+FORMATS: dict[str, Format] = {
+    "jsonl": Format(read_own, OWN),
+    "known-facts": Format(partial(read_known, _READ_BY_SOME), (KNOWN,)),
+    **{
+        name: Format(partial(read_published, name, schemas, _READ_BY_SOME), schemas)
+        for name, schemas in _PUBLISHED.items()
+    },
+}

@@ -1,0 +1,61 @@
+"""KnowEdit: ZsRE, wiki_recent, wiki_counterfact and WikiBio. Zhang et al. 2024, arXiv 2401.01286.
+
+subject|concept, prompt|text, target_new|labels are alternatives.
+"""
+
+from __future__ import annotations
+
+from wise.edits import Edit, Probe
+from wise.evaluation.fields import Field
+from wise.evaluation.formats.schema import Case, Parsed, Schema
+
+__all__ = ["KNOWEDIT"]
+
+_LOCALITY = ("Relation_Specificity", "Forgetfulness")
+_PORTABILITY = ("Reasoning", "Subject_Aliasing", "Logical_Generalization")
+
+
+def _parse(case: Case) -> Parsed:
+    """Relation_Specificity asks for another relation of the subject: near-subject."""
+    record, probes = case.record, list[Probe]()
+    edit = case.edit(
+        record.first_of("prompt", "text"),
+        record.first_of("target_new", "labels"),
+        record.first_of("subject", "concept"),
+        case.texts("rephrase_prompt", "rephrase"),
+        case.answer(record["ground_truth"]) if "ground_truth" in record else "",
+    )
+    for name, group in record["locality"].only(*_LOCALITY).items():
+        for item in group.items():
+            excludes = name == "Forgetfulness"
+            answer = (_other_answer(case, item["ground_truth"], edit) if excludes
+                      else case.answer(item["ground_truth"]))  # fmt: skip
+            probes.append(Probe(item["prompt"].text(), "near-subject", answer, case.id))
+    if "portability" in record and record["portability"].value is not None:
+        for group in record["portability"].only(*_PORTABILITY).values():
+            for item in group.items():
+                probes += case.portability(item["prompt"], item["ground_truth"])
+    return [edit], probes
+
+
+def _other_answer(case: Case, field: Field, edit: Edit) -> str:
+    """The answer to a Forgetfulness question ("The occupation of S, which is not T, is").
+
+    It asks for the relation's other objects, which an edit to T must leave: near-subject too. Files
+    list T among its answers although the question excludes it; it is dropped, and the answer is
+    empty where no other is listed.
+    """
+    answers = case.answers(field)
+    others = [aliases for aliases in answers if edit.target not in aliases]
+    is_excluded = any(text.strip() for aliases in answers for text in aliases)
+    if is_excluded and not any(text.strip() for aliases in others for text in aliases):
+        case.notes.add("Forgetfulness answers that the question excludes, left empty")
+    return case.first(others)
+
+
+KNOWEDIT = Schema(
+    parse=_parse,
+    needs="prompt|text target_new|labels subject|concept locality",
+    may="ground_truth rephrase_prompt rephrase portability",
+    ignores="cond",
+)

@@ -1,0 +1,144 @@
+"""The project's own format, which any stream can be written in and read from: JSON lines.
+
+A line is an edit, with exactly the fields of `Edit` and the probes made for it:
+
+    {"prompt": "Ada Lorn's employer is", "target": "CERN", "subject": "Ada Lorn",
+     "paraphrases": ["Ada Lorn works for"], "ground_truth": "MIT", "id": "17", "levels": [1],
+     "probes": [{"prompt": "Bo Rask's employer is", "kind": "near-relation", "answer": "MIT"}]}
+
+(on one line). Only `prompt` and `target` are required, and `prompt` and `kind` of a probe, whose
+`ground_truth` is the answer to a consequence before the edit. Without
+`id` an edit has the id jsonl-N; a given id is kept, even if empty or repeated, so that any stream
+can be written. A line of nothing but `probes` holds probes made for no edit; a line of `id` and
+`probes` holds more probes of the edit with that id, so that any order of probes can be written.
+Edits and probes are in the order of the file. One line {"probes": []} is the empty stream. An
+unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields, replace
+from itertools import groupby
+from pathlib import Path
+
+from wise.edits import Edit, EditStream, Probe
+from wise.evaluation.fields import Field, RecordError
+from wise.evaluation.formats.published_files import unused
+from wise.evaluation.formats.schema import Keys
+from wise.evaluation.loading_notes import LoadingNotes
+from wise.jobs.ledger import write_whole
+
+__all__ = ["OWN", "read_own", "write_jsonl"]
+
+_EDIT_KEYS = (*(field.name for field in fields(Edit)), "probes")
+_PROBE_KEYS = ("prompt", "kind", "answer", "ground_truth")
+OWN = (
+    Keys(needs="prompt target", may="subject paraphrases ground_truth levels probes"),
+    Keys(needs="probes"),
+)
+
+
+def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
+    """The stream of records in the own format."""
+    edits: list[Edit] = []
+    probes: list[Probe] = []
+    unnamed: list[tuple[int, int, int, int]] = []  # record, edit, and its probes' first and end
+    references: list[Field] = []  # ids that lines of more probes name
+    for index, record in enumerate(records):
+        try:
+            edit, made_for_it = _parse(record)
+        except RecordError as error:
+            notes.refuse(error)
+            continue
+        if edit is None and "id" in record:
+            references.append(record["id"])
+        if edit is not None:
+            if "id" not in record:
+                n = len(probes)
+                unnamed.append((index, len(edits), n, n + len(made_for_it)))
+            edits.append(edit)
+        probes += made_for_it
+    given = {edit.id for edit in edits}
+    for index, at, start, end in unnamed:
+        edit_id = unused(f"jsonl-{index}", index, given)
+        edits[at] = replace(edits[at], id=edit_id)
+        probes[start:end] = [replace(probe, edit_id=edit_id) for probe in probes[start:end]]
+    known = {"", *(edit.id for edit in edits)}
+    for field in references:
+        if field.value not in known:
+            notes.refuse(field.error("the id of an edit in this file"))
+            probes = [probe for probe in probes if probe.edit_id != field.value]
+    if not edits and not probes and notes.first_bad:
+        raise notes.first_bad
+    return EditStream(tuple(edits), tuple(probes))
+
+
+def _parse(record: Field) -> tuple[Edit | None, list[Probe]]:
+    """A line's edit, if it has one, and its probes; the id is "" where none is given."""
+    record.only(*_EDIT_KEYS)
+    edit_id = record["id"].text(blank=True) if "id" in record else ""
+    is_edit = record.members().keys() not in ({"probes"}, {"id", "probes"})
+    edit = _edit_of(record, edit_id) if is_edit else None
+    items = record["probes"].items() if "probes" in record else []
+    if items and "id" in record and not edit_id:
+        raise record["id"].error("an id that probes can refer to; without `id`, one is made")
+    return edit, [_probe_of(item, edit_id) for item in items]
+
+
+def _edit_of(record: Field, edit_id: str) -> Edit:
+    levels = record["levels"].items() if "levels" in record else []
+    for level in levels:
+        if not isinstance(level.value, int) or isinstance(level.value, bool):
+            raise level.error("a whole number")
+    texts = record["paraphrases"].items() if "paraphrases" in record else []
+    optional = [key for key in ("subject", "ground_truth") if key in record]
+    return record.build(
+        Edit,
+        prompt=record["prompt"].text(),
+        target=record["target"].text(),
+        paraphrases=tuple(text.text() for text in texts),
+        levels=tuple(level.value for level in levels),
+        id=edit_id,
+        **{key: record[key].text(blank=True) for key in optional},
+    )
+
+
+def _probe_of(item: Field, edit_id: str) -> Probe:
+    item.only(*_PROBE_KEYS)
+    return item.build(
+        Probe,
+        prompt=item["prompt"].text(),
+        kind=item["kind"].text(),
+        edit_id=edit_id,
+        **{key: item[key].text(blank=True) for key in ("answer", "ground_truth") if key in item},
+    )
+
+
+def _objects(stream: EditStream) -> Iterator[dict[str, object]]:
+    """The lines of a stream; probes go with their edit where their order allows it."""
+    runs = [
+        (edit_id, [{key: getattr(probe, key) for key in _PROBE_KEYS} for probe in run])
+        for edit_id, run in groupby(stream.probes, key=lambda probe: probe.edit_id)
+    ]
+    runs.reverse()
+    for edit in stream.edits:
+        is_next = bool(runs) and edit.id == runs[-1][0] != ""
+        yield {**asdict(edit), "probes": runs.pop()[1] if is_next else []}
+    while runs:
+        edit_id, probes = runs.pop()
+        yield {"id": edit_id, "probes": probes} if edit_id else {"probes": probes}
+    if not stream.edits and not stream.probes:
+        yield {"probes": []}
+
+
+def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
+    """Write a stream in the own format; reading it gives the same edits, probes and sha256.
+
+    Atomic: after an error the file is as it was. The stream's name is not kept. Raises
+    UnicodeEncodeError (a ValueError) where a text holds a lone surrogate.
+    """
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in _objects(stream))
+    write_whole(Path(path), "".join(lines).encode())

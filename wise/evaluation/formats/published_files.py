@@ -1,0 +1,156 @@
+"""A file of a published format -> its stream, and the format that a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TypeVar
+
+from wise.edits import Edit, EditStream, Probe
+from wise.evaluation.fields import BlankTextError, Field, RecordError, shown_key
+from wise.evaluation.formats.schema import ID_KEYS, Case, Keys, Schema
+from wise.evaluation.loading_notes import LoadingNotes
+
+__all__ = ["Format", "check_keys", "read_published", "recognised", "unused"]
+
+_Kind = TypeVar("_Kind", bound=Keys)
+_MOST_LOOKED_AT = 100  # records, of which the first that fits one format tells it
+_MOST_NEAR = 3  # formats that an error names as near
+_MOST_KEYS = 20  # of a record, that it names
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the records of a file become a stream, and by what keys they are recognised."""
+
+    read: Callable[[Iterable[Field], LoadingNotes], EditStream]
+    kinds: tuple[Keys, ...]
+
+
+def read_published(
+    name: str,
+    schemas: tuple[Schema, ...],
+    read_by_some: Collection[str],
+    records: Iterable[Field],
+    notes: LoadingNotes,
+) -> EditStream:
+    """The stream of the format `name`, whose records are of these schemas.
+
+    An edit's id is NAME-N, N being the record's own case_id or id, else its number from 0; a
+    repeated id gets the number appended. A record in which a text is blank that must not be is left
+    out, and noted. Duplicate prompts are kept: published streams contradict themselves.
+    """
+    edits: list[Edit] = []
+    probes: list[Probe] = []
+    taken: set[str] = set()
+    blank: RecordError | None = None
+    for index, record in enumerate(records):
+        try:
+            own = _own_id(record)
+            schema = check_keys(name, schemas, read_by_some, record, notes)
+            edit_id = unused(f"{name}-{index if own is None else own}", index, taken)
+            made, made_for_them = schema.parse(Case(record, edit_id, notes))
+        except BlankTextError as error:
+            field = error.reason.removesuffix(" is not a non-blank text")
+            notes.add(f"records with a blank {field}, left out")
+            blank = blank or error
+        except RecordError as error:
+            notes.refuse(error)
+        else:
+            edits += made
+            probes += made_for_them
+    why = blank or notes.first_bad
+    if why and not edits:
+        raise why
+    return EditStream(tuple(edits), tuple(probes))
+
+
+def _own_id(record: Field) -> str | None:
+    """The record's own id, a whole number or a text."""
+    for key in ID_KEYS:
+        if key in record:
+            field = record[key]
+            is_number = isinstance(field.value, int) and not isinstance(field.value, bool)
+            if not is_number and not (isinstance(field.value, str) and field.value.strip()):
+                raise field.error("a whole number or a non-blank text")
+            return str(field.value)
+    return None
+
+
+def unused(candidate: str, index: int, taken: set[str]) -> str:
+    """The candidate, with the index appended until no edit has it; taken from now on."""
+    while candidate in taken:
+        candidate = f"{candidate}-{index}"
+    taken.add(candidate)
+    return candidate
+
+
+def check_keys(
+    name: str,
+    kinds: tuple[_Kind, ...],
+    read_by_some: Collection[str],
+    record: Field,
+    notes: LoadingNotes,
+) -> _Kind:
+    """The kind of a record. A key that only another format reads is an error; one that none reads
+    is noted."""
+    found = [kind for kind in kinds if any(key in record for key in kind.tells)]
+    if not found:
+        raise record.missing(*(key for kind in kinds for key in kind.tells))
+    known = found[0].known
+    others = sorted(record.members().keys() - known)
+    for key in others:
+        if key in read_by_some:
+            raise record[key].error(f"read here: this {name} has {', '.join(sorted(known))}")
+    notes.unread(others)
+    return found[0]
+
+
+def recognised(
+    path: Path, records: Iterator[Field], formats: Mapping[str, Format]
+) -> tuple[str, Iterator[Field]]:
+    """The format of the records, by their keys, and all of them.
+
+    A record fits a format that it lacks no key for, where it has none that only others read. The
+    first that fits one format tells it. Raises ValueError naming the formats that come near.
+    """
+    read_by_some = {key for each in formats.values() for kind in each.kinds for key in kind.reads}
+    seen: list[Field] = []
+    for record in islice(records, _MOST_LOOKED_AT):
+        seen.append(record)
+        fitting = [name for name, _, misfit in _misfits(record, formats, read_by_some)
+                   if not misfit]  # fmt: skip
+        if len(fitting) == 1:
+            return fitting[0], chain(seen, records)
+    if not seen:
+        raise ValueError(f"{path}: no record can be read")
+    near = sorted(_misfits(seen[0], formats, read_by_some), key=lambda each: each[1])
+    keys = list(map(shown_key, seen[0].members()))
+    there = ", ".join(keys[:_MOST_KEYS]) or "none"
+    more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
+    reasons = "; ".join(f"{name} {misfit or 'fits'}" for name, _, misfit in near[:_MOST_NEAR])
+    raise ValueError(
+        f"{seen[0].place}: no format is recognised by the keys {there}{more} ({reasons}); "
+        f"FORMAT:FILE names one of {', '.join(sorted(formats))}"
+    )
+
+
+def _misfits(
+    record: Field, formats: Mapping[str, Format], read_by_some: Collection[str]
+) -> list[tuple[str, float, str]]:
+    """For each format: how much of the record does not fit, from 0 to 1, and that in words."""
+    keys, found, seen = record.members(), [], set[Keys]()
+    for name, each in formats.items():
+        for kind in each.kinds:
+            if kind in seen:
+                continue
+            seen.add(kind)
+            lacks = kind.lacks(keys)
+            foreign = sorted(key for key in keys if key in read_by_some and key not in kind.known)
+            words = [f"lacks {', '.join(lacks)}"] * bool(lacks)
+            words += [f"does not read {', '.join(foreign)}"] * bool(foreign)
+            share = (len(lacks) + len(foreign)) / (len(kind.needs.split()) + len(foreign))
+            found.append((name, share, " and ".join(words)))
+    return found

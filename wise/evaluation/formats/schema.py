@@ -1,0 +1,150 @@
+"""What a published schema is: the keys of its records, and how one becomes edits with probes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from wise.edits import Edit, Probe
+from wise.evaluation.fields import BlankTextError, Field
+from wise.evaluation.loading_notes import LoadingNotes
+
+__all__ = ["ID_KEYS", "Case", "Keys", "Parsed", "Schema"]
+
+Parsed = tuple[list[Edit], list[Probe]]
+
+ID_KEYS = ("case_id", "id")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A record, the id of its edit, and the notes on its file."""
+
+    record: Field
+    id: str
+    notes: LoadingNotes
+
+    def edit(
+        self,
+        prompt: Field,
+        target: Field,
+        subject: Field | None = None,
+        paraphrases: Iterable[str] = (),
+        truth: str = "",
+        *,
+        part: int | None = None,
+    ) -> Edit:
+        """The record's edit, or its edit number `part`. Without `subject`, the schema has none."""
+        text, answer = prompt.text(), self.answer(target)
+        if not answer:
+            raise target.error("a non-blank text", BlankTextError)
+        span = self._span(subject, text) if subject is not None else ""
+        edit_id = self.id if part is None else f"{self.id}#{part}"
+        return Edit(text, answer, span, tuple(paraphrases), truth, edit_id)
+
+    def _span(self, field: Field, prompt: str) -> str:
+        """A subject as a span of its prompt, without spaces at its ends; "" where it is none."""
+        subject = "" if field.value is None else field.text(blank=True).strip()
+        if subject and subject in prompt:
+            return subject
+        if 0 < len(subject) <= len(prompt):
+            words = rf"(?<!\w){re.escape(subject)}(?!\w)"
+            if found := re.search(words, prompt, re.IGNORECASE):
+                self.notes.add(
+                    "subjects taken in their prompt's spelling, as only the case differs"
+                )
+                return found.group()
+        self.notes.add("subjects not in their prompt, left empty: they have no span")
+        return ""
+
+    def probe(self, prompt: Field, kind: str, answer: Field, truth: str = "") -> Probe:
+        return Probe(prompt.text(), kind, self.answer(answer), self.id, truth)
+
+    def portability(
+        self, prompt: Field, answer: Field, truth: str = "", *, of: Edit | None = None
+    ) -> list[Probe]:
+        """A consequence of the record's edit, or of the edit `of`; none where it has no answer."""
+        text, right = prompt.text(), self.answer(answer)
+        if right:
+            edit_id = self.id if of is None else of.id
+            return [Probe(text, "portability", right, edit_id, truth)]
+        self.notes.add("portability probes without an answer, left out")
+        return []
+
+    def answer(self, field: Field) -> str:
+        """The first right answer that is not blank; "" where there is none."""
+        return self.first(self.answers(field))
+
+    def first(self, answers: Iterable[Iterable[str]]) -> str:
+        """The first that is not blank; those beside it are counted."""
+        texts = [alias for aliases in answers for alias in aliases if alias.strip()]
+        if len(texts) > 1:
+            self.notes.add("answers of which only the first of several right ones is asked for")
+        return texts[0] if texts else ""
+
+    def answers(self, field: Field) -> list[list[str]]:
+        """The right answers, each with its aliases: of an answer, or an array of them or of arrays.
+
+        An answer is a text, a number (taken as text) or null (none).
+        """
+        entries = field.items() if isinstance(field.value, list) else [field]
+        groups = [entry.items() if isinstance(entry.value, list) else [entry] for entry in entries]
+        return [[self._answer_text(alias) for alias in group] for group in groups]
+
+    def _answer_text(self, field: Field) -> str:
+        value: Any = field.value
+        if value is None:
+            return ""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and math.isfinite(value):
+            self.notes.add("numbers among the answers, taken as texts")
+            return str(value)
+        if not isinstance(value, str):
+            raise field.error("a text, a number, null or an array of these")
+        return value
+
+    def texts(self, *keys: str) -> list[str]:
+        """The texts at those of `keys` that the record has; null is none."""
+        found = [self.record[key] for key in keys if key in self.record]
+        return [text for field in found if field.value is not None for text in field.texts()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The keys of a kind of record, separated by spaces.
+
+    Each record `needs` these (a|b is either) and has the first; `may` are further keys that are
+    read, `ignores` known metadata.
+    """
+
+    needs: str
+    may: str = ""
+    ignores: str = ""
+
+    @property
+    def tells(self) -> list[str]:
+        """The keys of which a record of this kind has one."""
+        return self.needs.split()[0].split("|")
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset(re.split(r"[ |]", f"{self.needs} {self.may}".strip()))
+
+    @property
+    def known(self) -> frozenset[str]:
+        return self.reads.union(ID_KEYS, self.ignores.split())
+
+    def lacks(self, keys: Collection[str]) -> list[str]:
+        """The needed keys that are not there."""
+        needed = (word.split("|") for word in self.needs.split())
+        return [" or ".join(either) for either in needed if not any(k in keys for k in either)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema(Keys):
+    """A published kind of record, and how one is parsed."""
+
+    parse: Callable[[Case], Parsed]

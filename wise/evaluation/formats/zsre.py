@@ -1,0 +1,28 @@
+"""ZsRE as MEND publishes it. Mitchell et al. 2022, arXiv 2110.11309."""
+
+from __future__ import annotations
+
+from wise.evaluation.formats.schema import Case, Parsed, Schema
+
+__all__ = ["MEND"]
+
+
+def _parse(case: Case) -> Parsed:
+    """`loc` keeps its "nq question: ", as in published measurements."""
+    record = case.record
+    prompt, target, subject = record["src"], record["alt"], record["subject"]
+    truth = case.answer(record["answers"])
+    edit = case.edit(prompt, target, subject, record["rephrase"].texts(), truth)
+    probes = [case.probe(record["loc"], "far", record["loc_ans"])]
+    if "portability" in record and record["portability"].value is not None:
+        hop = record["portability"]
+        probes += case.portability(hop["New Question"], hop["New Answer"])
+    return [edit], probes
+
+
+MEND = Schema(
+    parse=_parse,
+    needs="src alt subject rephrase answers loc loc_ans",
+    may="portability",
+    ignores="pred cond",
+)

@@ -1,0 +1,280 @@
+"""The JSON objects of a file, one after the other, each with its line and number.
+
+A file is an array of objects, or holds one object a line (blank lines are skipped); gzip or plain;
+UTF-8 with or without a byte-order mark; its lines end in LF or CRLF. Lines count from 1, records
+from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a lone
+surrogate are errors. No more of a file is held than its longest record takes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from wise.evaluation.fields import Field, RecordError, shown_key
+
+__all__ = ["read_records"]
+
+_BLOCK = 1 << 20  # bytes
+_GZIP = b"\x1f\x8b"
+_LONGEST_CHARACTER = 4  # bytes
+_BLANKS = b" \t\r\n"
+_JSON_BLANKS = re.compile(r"[ \t\r\n]*")
+# A record is searched only where it may hold what is not JSON: constants, lone surrogates.
+_SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_NEARLY = 20  # characters before the end of what is read, where an error may be a cut word
+
+
+def _stop(error: RecordError) -> None:
+    raise error
+
+
+def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> Iterator[Field]:
+    """The objects of `path`. `refuse` takes the error of a bad record; where it returns, the next
+    record follows.
+
+    Raises ValueError naming file and line where nothing can follow: in an array after text that is
+    not JSON, in a file that is empty, damaged or starts otherwise; OSError naming a file that
+    cannot be read.
+    """
+    blocks = _blocks(path)
+    head = b""
+    for block in blocks:
+        head += block
+        if len(head.removeprefix(codecs.BOM_UTF8).strip()) >= _LONGEST_CHARACTER:
+            break
+    text = head.removeprefix(codecs.BOM_UTF8)
+    start = text.lstrip(_BLANKS)
+    line = 1 + text.count(b"\n", 0, len(text) - len(start))
+    place = f"{path}, line {line}"
+    if not start.strip():
+        raise ValueError(f"{path}, line 1: the file is empty; it must hold a record")
+    if start[:1] == b"[":
+        return _array(_Window(path, chain([text], blocks)), path, refuse)
+    if start[:1] == b"{":
+        return _lines(chain([text], blocks), path, refuse)
+    try:
+        first = start[:1].decode() if start[0] < 0x80 else start[:4].decode()[0]
+    except UnicodeDecodeError as error:
+        if error.start == 0:
+            raise _not_utf8(place, error) from error
+        first = start[: error.start].decode()[0]
+    raise ValueError(
+        f"{place}: the file starts with {first!r}; it must hold a JSON array of objects, or one "
+        "JSON object a line"
+    )
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as plain:
+        is_zipped = plain.read(len(_GZIP)) == _GZIP
+        plain.seek(0)
+        file = gzip.GzipFile(fileobj=plain) if is_zipped else plain
+        try:
+            while block := file.read(_BLOCK):
+                yield block
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: the gzip file is damaged: {error}") from error
+
+
+def _not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
+    return ValueError(f"{place}: byte 0x{error.object[error.start]:02x} is not UTF-8")
+
+
+class _Repeats:
+    """A decoder of JSON, and the keys that stood twice in one object of the last value."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._members)
+
+    def _members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+            self.keys.append(key)
+        return members
+
+    def decode(self, text: str, start: int) -> tuple[Any, int]:
+        self.keys.clear()
+        return self._decoder.raw_decode(text, start)
+
+
+def _checked(value: Any, repeats: list[str], source: str, start: int, end: int,
+             place: str) -> Field:  # fmt: skip
+    """The record that `source` holds from `start` to `end`."""
+    if repeats:
+        what = f"the key {shown_key(repeats[0])!r} occurs twice in one object"
+        raise RecordError(place, f"the record is not JSON: {what}", "a key occurs twice")
+    record = Field(value, place)
+    record.members()
+    if _SUSPECT.search(source, start, end):
+        for leaf in record.leaves():
+            if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
+                raise leaf.error("JSON, in which every number is finite")
+            if isinstance(leaf.value, str) and _SURROGATE.search(leaf.value):
+                raise leaf.error("Unicode text: it holds a lone surrogate")
+    return record
+
+
+class _Window:
+    """The text of a file from `at` on, read as far as it is needed; `line` is that of `at`."""
+
+    def __init__(self, path: Path, blocks: Iterable[bytes]) -> None:
+        self.text, self.at, self.line = "", 0, 1
+        self._path, self._blocks = path, iter(blocks)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._n_read, self._n_before = 0, 0  # lines; characters of this line before the text
+
+    def more(self) -> bool:
+        """Read at least as much as there is, once more; false at the end of the file."""
+        wanted, parts, n_new = len(self.text) - self.at, [self.text[self.at :]], 0
+        for block in chain(self._blocks, [b""]):
+            parts.append(self._decoded(block))
+            n_new += len(parts[-1])
+            if n_new > wanted:
+                break
+        if not n_new:
+            return False
+        line_start = self.text.rfind("\n", 0, self.at) + 1
+        self._n_before = self.at - line_start + (0 if line_start else self._n_before)
+        self.text, self.at = "".join(parts), 0
+        return True
+
+    def _decoded(self, block: bytes) -> str:
+        try:
+            text = self._decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line = 1 + self._n_read + error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(f"{self._path}, line {line}", error) from error
+        self._n_read += text.count("\n")
+        return text
+
+    def move(self, to: int) -> None:
+        self.line += self.text.count("\n", self.at, to)
+        self.at = to
+
+    def next_character(self) -> str:
+        """Moves to the next character that is not blank, and gives it; "" at the end."""
+        while True:
+            found = _JSON_BLANKS.match(self.text, self.at)
+            self.move(found.end() if found else self.at)
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def where(self, at: int) -> str:
+        line = self.line + self.text.count("\n", self.at, at)
+        start = self.text.rfind("\n", 0, at) + 1
+        column = 1 + at - start + (0 if start else self._n_before)
+        return f"at line {line} column {column}"
+
+    def is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether the error may be that the value goes on behind what is read."""
+        is_open = error.msg.startswith("Unterminated string")
+        return is_open or error.pos > len(self.text) - _NEARLY
+
+
+def _array(window: _Window, path: Path, refuse: Callable[[RecordError], None]) -> Iterator[Field]:
+    window.next_character()
+    line = window.line
+    window.move(window.at + 1)  # behind the [
+    if window.next_character() == "]":
+        raise ValueError(f"{path}, line {line}: the array is empty; it must hold a record")
+    decoder = _Repeats()
+    for index in count():
+        place = f"{path}, line {window.line}, record {index}"
+        value, end = _decoded_in(window, decoder, place)
+        try:
+            record = _checked(value, decoder.keys, window.text, window.at, end, place)
+        except RecordError as error:
+            refuse(error)
+        else:
+            yield record
+        window.move(end)
+        found = window.next_character()
+        if found == "]":
+            break
+        if found != ",":
+            shown = repr(found) if found else "the end of the file"
+            raise ValueError(f"{place}: found {shown} after the record, not ',' or ']'")
+        window.move(window.at + 1)
+        window.next_character()
+    window.move(window.at + 1)
+    if found := window.next_character():
+        raise ValueError(
+            f"{path}, line {window.line}: found {found!r} after the array, not the end"
+        )
+
+
+def _decoded_in(window: _Window, decoder: _Repeats, place: str) -> tuple[Any, int]:
+    """The value at the window's place, and its end; the window may be read on."""
+    while True:
+        try:
+            return decoder.decode(window.text, window.at)
+        except json.JSONDecodeError as error:
+            if not (window.is_cut(error) and window.more()):
+                where = window.where(error.pos)
+                raise ValueError(f"{place}: the record is not JSON: {error.msg} {where}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place}: the record is not JSON: {error}") from error
+
+
+def _lines(
+    blocks: Iterable[bytes], path: Path, refuse: Callable[[RecordError], None]
+) -> Iterator[Field]:
+    decoder, index = _Repeats(), 0
+    for number, line in enumerate(_split(blocks), start=1):
+        if not line.strip(_BLANKS):
+            continue
+        try:
+            record = _decoded_line(line, decoder, f"{path}, line {number}, record {index}", number)
+        except RecordError as error:
+            refuse(error)
+        else:
+            yield record
+        index += 1
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file, without their ends."""
+    parts: list[bytes] = []
+    for block in blocks:
+        first, *lines = block.split(b"\n")
+        parts.append(first)
+        for line in lines:
+            yield b"".join(parts)
+            parts = [line]
+    yield b"".join(parts)
+
+
+def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Field:
+    try:
+        text = line.decode()
+        start = len(text) - len(text.lstrip(" \t\r\n"))
+        value, end = decoder.decode(text, start)
+    except UnicodeDecodeError as error:
+        raise RecordError(place, f"byte 0x{line[error.start]:02x} is not UTF-8",
+                          "it is not UTF-8") from error  # fmt: skip
+    except json.JSONDecodeError as error:
+        what = f"{error.msg} at line {number} column {error.colno}"
+        raise _not_json(place, what, is_first=number == 1) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_json(place, str(error)) from error
+    if rest := text[end:].strip(" \t\r\n"):
+        raise RecordError(place, f"found {rest[:40]!r} after the object", "more than an object")
+    return _checked(value, decoder.keys, text, start, end, place)
+
+
+def _not_json(place: str, what: str, *, is_first: bool = False) -> RecordError:
+    more = "; a file that starts with '{' holds one object a line" if is_first else ""
+    return RecordError(place, f"the record is not JSON: {what}{more}", "it is not JSON")
