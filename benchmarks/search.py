@@ -77,6 +77,11 @@ _MEMIT = {
     "n_steps": _whole(25, 10, 60), "clamp": _log(0.75, 0.3, 20.0),
     "covariance_weight": _log(0.005, 1e-4, 1.0),
 }  # fmt: skip
+_ROME = {
+    "depth": _share(0.6, 0.2, 0.9), "lr": _log(0.5, 0.05, 1.0), "n_steps": _whole(40, 15, 80),
+    "clamp": _log(20.0, 1.0, 40.0), "kl": _log(0.0625, 0.01, 1.0),
+}  # fmt: skip
+_EMMET = {option: each for option, each in _MEMIT.items() if option != "covariance_weight"}
 _FINE_TUNING = {"lr": _log(2e-4, 2e-5, 2e-3), "n_epochs": _whole(50, 15, 100)}
 
 SPACES: Mapping[str, Mapping[str, Range]] = {
@@ -85,12 +90,14 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "beta": _share(2.0, 1.0, 5.0), "gamma": _share(1.0, 0.3, 3.0),
         "threshold_scale": _share(0.8, 0.5, 1.0),
     },
-    "rome": {
-        "depth": _share(0.6, 0.2, 0.9), "lr": _log(0.5, 0.05, 1.0), "n_steps": _whole(40, 15, 80),
-        "clamp": _log(20.0, 1.0, 40.0), "kl": _log(0.0625, 0.01, 1.0),
-    },
+    "rome": _ROME,
+    "r-rome": {**_ROME, "n_prefixes": _whole(5, 1, 20)},
     "memit": _MEMIT,
     "memit-mass": _MEMIT,
+    "rect": {**_MEMIT, "kept_share": _share(0.4, 0.1, 1.0)},
+    "prune": {**_MEMIT, "restraint": _log(1.006, 1.001, 1.1)},
+    "emmet": _EMMET,
+    "emmet-mass": _EMMET,
     "alphaedit": {
         "depth": _share(0.6, 0.2, 0.9), "n_layers": _whole(1, 1, 3), "lr": _log(0.5, 0.05, 1.0),
         "null_threshold": _log(0.1, 0.005, 1.0), "l2": _log(0.001, 1e-4, 1.0),

@@ -46,6 +46,7 @@ __all__ = [
 # One line for each editor: name -> "module:factory". Modules load with their editor.
 BUILT_IN: Mapping[str, str] = {
     "alphaedit": "wise.editors.key_value.alphaedit:make",
+    "emmet": "wise.editors.key_value.emmet:make",
     "ft-ewc": "wise.editors.finetune:make_ft_ewc",
     "ft-l": "wise.editors.finetune:make_ft_l",
     "ft-m": "wise.editors.finetune:make_ft_m",
@@ -54,6 +55,9 @@ BUILT_IN: Mapping[str, str] = {
     "locft-bf": "wise.editors.finetune:make_locft_bf",
     "memit": "wise.editors.key_value.memit:make",
     "none": "wise.editors.corners:make_unedited",
+    "prune": "wise.editors.key_value.memit:make_prune",
+    "r-rome": "wise.editors.key_value.rome:make_r_rome",
+    "rect": "wise.editors.key_value.memit:make_rect",
     "retrieval": "wise.editors.incontext:make_retrieval",
     "rome": "wise.editors.key_value.rome:make",
     "wise": "wise.editors.wise.wise:make",

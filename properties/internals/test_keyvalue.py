@@ -188,6 +188,8 @@ def test_without_a_background_c_is_taken_over_the_models_own_text() -> None:
         (dict(prefix_lengths=[]), "prefix_lengths="),
         (dict(prefix_lengths=[5, 0]), "prefix_lengths="),
         (dict(prefix_starts="The"), "prefix_starts='The' is not allowed"),
+        (dict(kept_share=0.0), "kept_share=0.0 is not allowed: it should be greater than 0"),
+        (dict(restraint=1.0), "restraint=1.0 is not allowed"),
     ],
 )
 def test_a_bad_option_is_refused(option: dict[str, Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -68,8 +70,14 @@ def test_the_window_is_centred_and_cut_off_at_the_models_ends(
     assert make("memit", model, layer=layer, n_layers=n_layers).layers == window
 
 
-def test_almost_without_weight_on_the_background_the_values_are_met() -> None:
-    editor = make("memit", n_prefixes=0, covariance_weight=1e-8)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("memit", dict(covariance_weight=1e-8)), ("emmet", dict(kept_share=1.0, restraint=None))],
+)
+def test_without_weight_on_the_background_and_under_a_constraint_the_values_are_met(
+    kind: str, options: dict[str, Any]
+) -> None:
+    editor = make(kind, n_prefixes=0, **options)
     edits = EDITS[:3]
     with frozen(editor.lm.model):
         values = optimize(editor.facts, 1, edits, editor.config, site="stream")
@@ -77,6 +85,16 @@ def test_almost_without_weight_on_the_background_the_values_are_met() -> None:
     with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
         (stood,) = read(editor.facts, [1], edits)
     torch.testing.assert_close(stood.stream, values, atol=1e-2, rtol=1e-3)
+
+
+def test_a_constraint_is_least_squares_whose_weight_on_the_background_vanishes() -> None:
+    """EMMET is the limit of MEMIT."""
+    constrained = make("emmet", n_layers=1, kept_share=1.0, restraint=None, ridge=1e-3)
+    weighed = make("memit", n_layers=1, covariance_weight=1e-9, ridge=1e-3)
+    for editor in (constrained, weighed):
+        editor.edit(EDITS[:3])
+    change = weighed._state.changes[1]
+    torch.testing.assert_close(constrained._state.changes[1], change, atol=1e-4, rtol=1e-3)
 
 
 def test_a_step_goes_through_a_norm_as_far_as_its_length_allows() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,10 +29,15 @@ def constrained_least_squares(C: np.ndarray, K: np.ndarray, R: np.ndarray) -> np
     return feasible + free @ step
 
 
-@pytest.mark.parametrize("n_edits", [1, 3])
-def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> None:
+@pytest.mark.parametrize(
+    ("n_edits", "options"),
+    [(1, {"n_prefixes": 0}), (3, {"n_prefixes": 0}), (2, {"n_prefixes": 3, "one_key": True})],
+)
+def test_the_update_is_the_constrained_least_squares_solution(
+    n_edits: int, options: dict[str, Any]
+) -> None:
     edits = EDITS[:n_edits]
-    editor = make("rome", n_prefixes=0, ridge=1e-3)
+    editor = make("rome", ridge=1e-3, **options)
     editor.edit(edits)
     facts, lm = editor.facts, editor.lm
     C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
@@ -38,22 +45,27 @@ def test_the_update_is_the_constrained_least_squares_solution(n_edits: int) -> N
     with frozen(lm.model):
         values = optimize(facts, 1, edits, editor.config, site="value")
         (stood,) = read(facts, [1], edits)
-    residual = (values - stood.value).numpy()
+    residual = (values - stood.mean_value).numpy()
     expected = constrained_least_squares(C.numpy(), stood.key.numpy(), residual)
     change = editor._state.changes[1].double()
     torch.testing.assert_close(change, torch.from_numpy(expected), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_prefixes", [0, 3])
-def test_the_bare_prompts_key_gets_its_value_exactly(n_prefixes: int) -> None:
-    editor = make("rome", n_prefixes=n_prefixes)
+@pytest.mark.parametrize(("one_key", "met"), [(False, "value"), (True, "mean_value")])
+def test_the_key_that_counts_gets_its_value_exactly(
+    n_prefixes: int, one_key: bool, met: str
+) -> None:
+    """The bare prompt's (ROME as released), or the mean over prefixes (R-ROME)."""
+    editor = make("rome", n_prefixes=n_prefixes, one_key=one_key)
     for edit in EDITS[:2]:  # the second on top of the first
         with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
             value = optimize(editor.facts, 1, [edit], editor.config, site="value")
         editor.edit([edit])
         with frozen(editor.lm.model), added(editor.lm, editor._state.changes):
             (stood,) = read(editor.facts, [1], [edit])
-        torch.testing.assert_close(stood.value, value, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(getattr(stood, met), value, atol=1e-3, rtol=1e-4)
+        assert (stood.value - stood.mean_value).norm() > 0.1 or not n_prefixes
 
 
 def test_an_update_has_the_rank_of_its_turn() -> None:

@@ -47,6 +47,7 @@ _CODEBOOK = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=20)
 KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name, options
     "rome": ("rome", _KEY_VALUE),
     "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),
+    "emmet": ("emmet", dict(_SPREAD, kept_share=0.9, restraint=2.0)),  # RECT's and PRUNE's too
     "alphaedit": ("alphaedit", dict(_SPREAD, null_threshold=0.5, l2=0.01)),
     "ft-l": ("ft-l", dict(_TUNED, loss="prompt-last")),
     "ft-m": ("ft-m", _TUNED),

@@ -12,10 +12,11 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["Checked", "Fraction", "Lengths", "Objective", "Share", "Units", "configured"]
+__all__ = ["Base", "Checked", "Fraction", "Lengths", "Objective", "Share", "Units", "configured"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Base = Annotated[float, Field(gt=1)]  # of a logarithm
 Lengths = Annotated[Sequence[PositiveInt], Field(min_length=1)]
 Objective = Literal["raise", "lower"]
 Units = Literal["absolute", "model"]

@@ -23,6 +23,7 @@ from wise.editors.base import EditorBase, added, edits_of, floats, prepared
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
+from wise.editors.key_value.restraint import most_changed, restrained
 from wise.editors.options import Fraction, Lengths
 from wise.edits import Background, Edit
 from wise.lm import hooks
@@ -73,6 +74,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         )
         self._corruption = corruption
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
+        self._shown: tuple[KeyValueState, Mapping[int, Tensor]] = self.empty, {}
 
     def precompute(self, layers: Sequence[int]) -> None:
         """Keep C of all blocks that are edited about `layers`; see `wise.editor.Precomputes`."""
@@ -134,15 +136,36 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         return optimize(self.facts, self.layers[-1], edits, self.config, site=self.site)
 
     def _weights(self, state: KeyValueState) -> Mapping[int, Float[Tensor, "M D"]]:
-        return state.changes
+        base = self.config.restraint
+        if base is None:
+            return state.changes
+        if self._shown[0] is not state:
+            self._shown = (
+                state,
+                {
+                    layer: restrained(change, sigma=self._norms[layer], base=base)
+                    for layer, change in state.changes.items()
+                },
+            )
+        return self._shown[1]
+
+    @cached_property
+    def _norms(self) -> dict[int, float]:
+        """The largest singular value of W_v at each edited block."""
+        weights = {layer: self.lm.value_weight(layer).detach().float() for layer in self.layers}
+        return {layer: float(torch.linalg.matrix_norm(W, 2)) for layer, W in weights.items()}
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         return added(self.lm, self._weights(self._state))
 
     def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: KeyValueState) -> Tensor:
         """The stored change of a layer with `change` added, in float32."""
-        earlier = state.changes.get(layer)
-        return change.float() if earlier is None else (earlier.double() + change).float()
+        earlier = state.changes.get(layer, torch.zeros(())).double()
+        share = self.config.kept_share
+        if share < 1:
+            weight = self.lm.value_weight(layer).detach().double() + earlier
+            change = most_changed(change, weight, share=share)
+        return (earlier + change).float()
 
     def _kept(self, state: KeyValueState, edits: Sequence[Edit]) -> list[int]:
         """Indices of the earlier edits whose prompts are not edited again."""

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from wise.editors.key_value.facts import Facts, FactToken, Rows
-from wise.editors.options import Checked, Fraction, Lengths, Objective
+from wise.editors.options import Base, Checked, Fraction, Lengths, Objective, Share
 from wise.edits import Edit
 from wise.lm.tail import Tail, block_states
 from wise.lm.tokens import IGNORED
@@ -77,6 +77,11 @@ class KeyValueConfig(Checked):
     ridge: added to C's diagonal, in mean eigenvalues of C (released: 0; but a small background
         leaves C singular).
     batch_size: edits of a turn that are optimised together; the turn is still solved as one.
+    kept_share: the share of its entries, those of the largest relative change, with which a turn's
+        change of a W_v is added (RECT); 1 = all.
+    restraint: base of the logarithm with which singular values of all that was added to a W_v grow
+        beyond the largest of W_v itself (PRUNE, which restrains the edited model and not what it is
+        edited on); None = they are not restrained.
     """
 
     layer: int | None = None
@@ -97,6 +102,8 @@ class KeyValueConfig(Checked):
     n_texts: PositiveInt = 100_000
     ridge: NonNegativeFloat = 1e-6
     batch_size: PositiveInt = 64
+    kept_share: Share = 1.0
+    restraint: Base | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,7 @@ class Stood:
     """What a block holds at the edits' places, in float64."""
 
     key: Float[Tensor, "N M"]  # k*: the mean over prefixes. Source: ROME eq. 3
+    mean_value: Float[Tensor, "N D"]  # the output of W_v at k*
     inputs: Float[Tensor, "N M"]  # of W_v at the bare prompt, as are the next two
     value: Float[Tensor, "N D"]
     stream: Float[Tensor, "N D"]  # after the block
@@ -116,10 +124,11 @@ def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Sto
         found = block_states(facts.lm, layers, rows.batch)
     stood = []
     for states in found:
-        inputs = rows.at_place(states.inputs).double()  # S*N M, the bare prompts first
-        value, stream = (rows.at_place(x)[:N].double() for x in (states.value, states.stream))
-        key = facts.mean(inputs.view(-1, N, inputs.shape[-1]))
-        stood.append(Stood(key, inputs[:N], value, stream))
+        inputs, value, stream = (
+            rows.at_place(x).double().unflatten(0, (-1, N))  # S N ., the bare prompts first
+            for x in (states.inputs, states.value, states.stream)
+        )
+        stood.append(Stood(facts.mean(inputs), facts.mean(value), inputs[0], value[0], stream[0]))
     return stood
 
 
