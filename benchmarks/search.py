@@ -82,6 +82,10 @@ _ROME = {
     "clamp": _log(20.0, 1.0, 40.0), "kl": _log(0.0625, 0.01, 1.0),
 }  # fmt: skip
 _EMMET = {option: each for option, each in _MEMIT.items() if option != "covariance_weight"}
+_ULTRAEDIT = {
+    "depth": _share(1.0, 0.4, 1.0), "n_layers": _whole(1, 1, 3), "lr": _log(2.0, 0.2, 20.0),
+    "ridge": _log(0.1, 1e-3, 10.0),
+}  # fmt: skip
 _FINE_TUNING = {"lr": _log(2e-4, 2e-5, 2e-3), "n_epochs": _whole(50, 15, 100)}
 
 SPACES: Mapping[str, Mapping[str, Range]] = {
@@ -98,6 +102,8 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     "prune": {**_MEMIT, "restraint": _log(1.006, 1.001, 1.1)},
     "emmet": _EMMET,
     "emmet-mass": _EMMET,
+    "ultraedit": _ULTRAEDIT,
+    "ultraedit-mass": _ULTRAEDIT,
     "alphaedit": {
         "depth": _share(0.6, 0.2, 0.9), "n_layers": _whole(1, 1, 3), "lr": _log(0.5, 0.05, 1.0),
         "null_threshold": _log(0.1, 0.005, 1.0), "l2": _log(0.001, 1e-4, 1.0),

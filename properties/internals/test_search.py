@@ -17,7 +17,7 @@ from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
 from wise.editors import finetune, grace, incontext
 from wise.editors.base import configured
-from wise.editors.key_value import alphaedit, emmet, memit, rome
+from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
 from wise.editors.wise.config import WISEConfig
 from wise.evaluation.entries import best_options, every_name
 
@@ -30,6 +30,7 @@ def _of(config: Any, presets: Any) -> Callable[[], Any]:
 
 MEMIT = _of(memit.MEMITConfig, memit.PRESETS)
 EMMET = _of(emmet.SpreadConfig, emmet.PRESETS)
+ULTRAEDIT = _of(ultraedit.UltraEditConfig, ultraedit.PRESETS)
 EMBEDDED: dict[str, Callable[[], Any]] = {
     "wise": WISEConfig.of,
     "rome": _of(rome.ROMEConfig, rome.PRESETS),
@@ -39,6 +40,8 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     **{name: _of(memit.MEMITConfig, memit.RESTRAINED[name]) for name in ("prune", "rect")},
     "emmet": EMMET,
     "emmet-mass": EMMET,
+    "ultraedit": ULTRAEDIT,
+    "ultraedit-mass": ULTRAEDIT,
     "alphaedit": _of(alphaedit.AlphaEditConfig, alphaedit.PRESETS),
     "grace": _of(grace.GRACEConfig, grace.PRESETS),
     "locft-bf-mass": _of(finetune.FineTuneConfig, finetune.PRESETS["locft-bf"]),

@@ -49,6 +49,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),
     "emmet": ("emmet", dict(_SPREAD, kept_share=0.9, restraint=2.0)),  # RECT's and PRUNE's too
     "alphaedit": ("alphaedit", dict(_SPREAD, null_threshold=0.5, l2=0.01)),
+    "ultraedit": ("ultraedit", dict(layer=1, n_layers=2, lr=3.0)),
     "ft-l": ("ft-l", dict(_TUNED, loss="prompt-last")),
     "ft-m": ("ft-m", _TUNED),
     "ft-ewc": ("ft-ewc", _TUNED),

@@ -17,7 +17,7 @@ __all__ = ["GROUPS", "Entry", "best_options", "entries_named", "entries_of", "ev
 GROUPS = ("online", "mass", "corner")
 
 # Mass edits: beside the online editor, or instead of it where the method has no online use.
-_ALSO_MASS = ("emmet", "memit")
+_ALSO_MASS = ("emmet", "memit", "ultraedit")
 _ONLY_MASS = ("locft-bf",)
 _UNRANKED = ("none",)
 # Released hyper-parameters, where there is no preset "released"; layers scale with the depth.
