@@ -9,11 +9,11 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Concatenate, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -200,19 +200,11 @@ class Erasable(Protocol):
         """
 
 
-@runtime_checkable
-class EditorFactory(Protocol):
-    """Makes an editor of a model; `background` is all it may see before the stream."""
-
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        background: Background,
-        *,
-        seed: int,
-        **options: Any,
-    ) -> Editor: ...
+# Makes an editor of a model. The background is all that it may see before the stream; `seed` and
+# options of its own are named.
+EditorFactory: TypeAlias = Callable[
+    Concatenate["PreTrainedModel", "PreTrainedTokenizerFast", "Background", ...], Editor
+]
 
 
 def load_editor(spec: str) -> EditorFactory:

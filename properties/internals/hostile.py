@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from properties.internals.measured import RUN, rows_of, write_rows
 from wise.measures.rows import Row
@@ -76,7 +77,7 @@ def hostile_files(folder: Path, texts: Sequence[str] = HOSTILE) -> dict[str, Pat
     keys = [json.dumps(text, ensure_ascii=False) for text in plain if "\x7f" not in text]
     pairs = [f"{key} = [{key}]\n" for key in keys]
     files["kill_matrix"].write_text("[faults]\n" + "".join(pairs), encoding="utf-8")
-    tables = {
+    tables: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
         "costs": ("editor model seed t seconds_per_edit bytes inference_ratio",
                   [(x, "llama", 0, t, 1.5, 10, 1.0) for x in plain for t in (1, 10)]),
         "study": ("fact subject model layer editor problem tracing rewrite paraphrase "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,12 +19,14 @@ from wise.lm.tokens import encode
 pytestmark = pytest.mark.internals
 
 FEW = Background(("Rivers run into the sea.", "Nobody knows why."))  # fewer tokens than M
-_OPTIONS = dict(n_prefixes=0, n_layers=2, layer=1, lr=0.5, clamp=1.0, l2=1e-3, units="model")
+_OPTIONS: dict[str, Any] = dict(
+    n_prefixes=0, n_layers=2, layer=1, lr=0.5, clamp=1.0, l2=1e-3, units="model"
+)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "opt"])
 def test_preserved_keys_keep_their_outputs(model_type: str) -> None:
-    options = dict(_OPTIONS, null_threshold=1e-8)
+    options: dict[str, Any] = dict(_OPTIONS, null_threshold=1e-8)
     editor = tiny(alphaedit.make, model_type, background=FEW, **options)
     for edit in EDITS:
         editor.edit([edit])
@@ -36,19 +40,21 @@ def test_preserved_keys_keep_their_outputs(model_type: str) -> None:
 def test_the_projection_is_onto_the_null_space_of_c() -> None:
     generator = torch.Generator().manual_seed(0)
     k = torch.randn(5, 12, generator=generator).double()
-    Q = null_basis(*torch.linalg.eigh(k.T @ k / 5), 1e-10)
+    values, vectors = torch.linalg.eigh(k.T @ k / 5)
+    Q = null_basis(values, vectors, 1e-10)
     assert Q.shape == (12, 7)
     torch.testing.assert_close(Q.T @ Q, torch.eye(7).double())
     assert (k @ Q).abs().max() < 1e-10
     with pytest.raises(ValueError, match=r"below C's least eigenvalue 1\.0"):
-        null_basis(*torch.linalg.eigh(torch.eye(3).double()), 0.5)
+        null_basis(torch.ones(3).double(), torch.eye(3).double(), 0.5)
 
 
 def test_the_update_is_the_projected_least_squares_solution() -> None:
     generator = torch.Generator().manual_seed(0)
     k0, earlier, k = (torch.randn(n, 12, generator=generator).double() for n in (5, 3, 2))
     residual, l2 = torch.randn(2, 4, generator=generator).double(), 0.3
-    Q = null_basis(*torch.linalg.eigh(k0.T @ k0), 1e-10)
+    values, vectors = torch.linalg.eigh(k0.T @ k0)
+    Q = null_basis(values, vectors, 1e-10)
     stacked = torch.cat([k @ Q, earlier @ Q, l2**0.5 * torch.eye(Q.shape[1]).double()])
     wanted = torch.cat([residual, torch.zeros(len(stacked) - 2, 4).double()])
     solution = np.linalg.lstsq(stacked.numpy(), wanted.numpy(), rcond=None)[0]

@@ -129,9 +129,9 @@ def test_an_unknown_model_type_is_told_how_to_be_added() -> None:
     with pytest.raises(
         ValueError, match=r"'mamba' is not supported; supported are falcon, gemma2, .*qwen3"
     ):
-        LanguageModel(model)  # type: ignore[arg-type]
+        LanguageModel(model)
     with pytest.raises(ValueError, match=re.escape("of ARCHITECTURES in wise/lm/architectures.py")):
-        LanguageModel(model)  # type: ignore[arg-type]
+        LanguageModel(model)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_a_setting_with_which_blocks_work_otherwise_is_refused_with_the_reason(
 def test_a_layer_that_the_model_lacks_is_named(layer: object) -> None:
     lm = LanguageModel(tiny_model("llama"))
     with pytest.raises(ValueError, match=f"layer={layer!r} is (not a|outside the model's 0..2)"):
-        lm.check_layer(layer)  # type: ignore[arg-type]
+        lm.check_layer(layer)

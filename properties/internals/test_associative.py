@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from properties.internals.tiny_editors import (
 from properties.internals.tiny_wise import is_same
 from wise.editor import load_editor, with_cache
 from wise.editors.key_value import associative, covariance
+from wise.editors.key_value.facts import Facts
+from wise.editors.key_value.keyvalue import optimize
 from wise.edits import Background, Edit
 from wise.lm.decoding import Reader, Unedited
 
@@ -143,7 +146,7 @@ def test_nothing_is_precomputed_without_a_folder(monkeypatch: pytest.MonkeyPatch
 @every_editor
 @pytest.mark.parametrize("options", [{}, {"objective": "lower", "fact_token": "last"}])
 def test_an_edit_prepared_beside_others_is_the_edit_made_alone(
-    kind: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    kind: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = undecided()
     editor = make(kind, model, **options)
@@ -165,11 +168,11 @@ def test_what_is_prepared_is_parted_by_rows_and_leaves_repeated_prompts_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     editor = make("rome", n_prefixes=2, batch_size=6)
-    sizes, optimize = [], associative.optimize
+    sizes: list[int] = []
 
-    def counted(facts, layer, edits, config, *, site):
+    def counted(facts: Facts, layer: int, edits: Sequence[Edit], *more: Any, site: Any) -> Any:
         sizes.append(len(edits))
-        return optimize(facts, layer, edits, config, site=site)
+        return optimize(facts, layer, edits, *more, site=site)
 
     monkeypatch.setattr(associative, "optimize", counted)
     editor.prepare([*EDITS, replace(EDITS[0], target="soup")])
@@ -182,11 +185,10 @@ def test_edits_prepared_together_are_about_as_long_from_the_key_on(
 ) -> None:
     editor = make("rome", n_prefixes=2, batch_size=300, fact_token="subject-last")
     lengths: list[list[int]] = []
-    optimize = associative.optimize
 
-    def seen(facts, layer, edits, config, *, site):
+    def seen(facts: Facts, layer: int, edits: Sequence[Edit], *more: Any, site: Any) -> Any:
         lengths.append([facts.asked([edit], forced=True).n_columns for edit in edits])
-        return optimize(facts, layer, edits, config, site=site)
+        return optimize(facts, layer, edits, *more, site=site)
 
     monkeypatch.setattr(associative, "optimize", seen)
     short = replace(EDITS[0], target="Oslo")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ RESULTS = Path(triangle.__file__).parent / "results" / "triangle.csv"
         (triangle.main, [f"--csv={__file__}"], "not editor, options, model, edits, seed, far, "),
     ],
 )
-def test_a_bad_value_is_a_usage_error(main, words, message, capsys) -> None:
+def test_a_bad_value_is_a_usage_error(
+    main: Callable[..., None], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2

@@ -18,10 +18,11 @@ from properties.internals.tiny_wise import BACKGROUND, EDITS, is_same, make_wise
 from wise.editors.wise.memory import WISEState
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
+from wise.jobs.ledger import write_whole
 
 pytestmark = pytest.mark.internals
 
-MERGE = dict(memory="merge", n_shards=2, edits_per_shard=2)
+MERGE: dict[str, Any] = dict(memory="merge", n_shards=2, edits_per_shard=2)
 KINDS: dict[str, dict[str, Any]] = {
     "merge": MERGE,
     "merge with masks": dict(MERGE, mask_ratio=0.3),
@@ -209,7 +210,7 @@ def test_a_crash_between_the_files_leaves_the_old_checkpoint(
     fails_at: int, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced: list[Path] = []
-    own = wise.editors.saved.write_whole
+    own = write_whole
 
     def crash(path: Path, content: bytes) -> None:
         replaced.append(path)

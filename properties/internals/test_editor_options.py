@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.internals
     ],
 )
 def test_an_option_outside_its_annotation_is_named_with_what_is_allowed(
-    options: dict[str, object], named: str
+    options: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(named)}$"):
         WISEConfig.of(**options)

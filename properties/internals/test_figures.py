@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,8 @@ from wise.measures.statistics import format_share, interval
 
 pytestmark = pytest.mark.internals
 
-HOW = {"confidence": 0.95}
+Tabulated = Callable[[Sequence[Row]], pd.DataFrame]
+HOW: dict[str, Any] = {"confidence": 0.95}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,7 @@ def in_style() -> Iterator[None]:
 
 
 @pytest.fixture
-def cells_of(tmp_path: Path) -> Callable[[Sequence[Row]], pd.DataFrame]:
+def cells_of(tmp_path: Path) -> Tabulated:
     def cells_of(rows: Sequence[Row]) -> pd.DataFrame:
         return tables.cells(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
 
@@ -40,7 +42,7 @@ def cells_of(tmp_path: Path) -> Callable[[Sequence[Row]], pd.DataFrame]:
 
 
 @pytest.fixture
-def ranked_of(tmp_path: Path) -> Callable[[Sequence[Row]], pd.DataFrame]:
+def ranked_of(tmp_path: Path) -> Tabulated:
     def ranked_of(rows: Sequence[Row]) -> pd.DataFrame:
         items = read_items([write_rows(tmp_path / "rows.jsonl", rows)])
         return tables.league(tables.cells(items), tables.corners(items))
@@ -65,7 +67,7 @@ def labels(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.get_yticklabels()]
 
 
-def test_the_triangle_shows_each_mean_with_its_interval(cells_of) -> None:
+def test_the_triangle_shows_each_mean_with_its_interval(cells_of: Tabulated) -> None:
     cells = cells_of(run_rows())
     own = cells[(cells.when == "final") & (cells.protocol == "free")]
     ax = triangle.draw_triangle(new_axes(), own, **HOW)
@@ -81,7 +83,7 @@ def test_the_triangle_shows_each_mean_with_its_interval(cells_of) -> None:
     assert len(plotted(ax, "T=1")) == len(RATES)
 
 
-def test_papers_are_grey_marks_of_their_own(cells_of) -> None:
+def test_papers_are_grey_marks_of_their_own(cells_of: Tabulated) -> None:
     cells = cells_of(run_rows(protocols=("free",)))
     ax = triangle.draw_triangle(new_axes(), cells[cells.when == "final"], **HOW)
     papers = {line.get_label(): line for line in ax.lines if "paper" in str(line.get_label())}
@@ -90,7 +92,7 @@ def test_papers_are_grey_marks_of_their_own(cells_of) -> None:
     assert {line.get_color() for line in papers.values()} == {style.MUTED}
 
 
-def test_curves_go_through_the_means_of_each_editor(cells_of) -> None:
+def test_curves_go_through_the_means_of_each_editor(cells_of: Tabulated) -> None:
     other = RUN._replace(editor="other")
     rows = []
     for t in (2, 20):
@@ -107,7 +109,7 @@ def test_curves_go_through_the_means_of_each_editor(cells_of) -> None:
     assert ax.get_xscale() == "log"
 
 
-def test_one_t_alone_is_drawn_on_a_plain_axis(cells_of) -> None:
+def test_one_t_alone_is_drawn_on_a_plain_axis(cells_of: Tabulated) -> None:
     cells = cells_of(rows_of("reliability", "", [1.0] * 7, t=7))
     ax = triangle.draw_curves(new_axes(), cells, **HOW)
     assert ax.get_xscale() == "linear"
@@ -124,7 +126,7 @@ def test_retention_shows_final_and_at_edit_by_age(tmp_path: Path) -> None:
     assert "edits made after it" in ax.get_xlabel()
 
 
-def test_protocols_are_two_marks_and_never_one(cells_of) -> None:
+def test_protocols_are_two_marks_and_never_one(cells_of: Tabulated) -> None:
     rows = rows_of("reliability", "", [0.0, 1.0]) + rows_of(
         "reliability", "", [1.0, 1.0], protocol="forced"
     )
@@ -133,7 +135,7 @@ def test_protocols_are_two_marks_and_never_one(cells_of) -> None:
     assert [x for x, *_ in plotted(ax, "teacher-forced")] == [1.0]
 
 
-def test_the_league_writes_each_number_and_sorts_by_the_worst_corner(ranked_of) -> None:
+def test_the_league_writes_each_number_and_sorts_by_the_worst_corner(ranked_of: Tabulated) -> None:
     even = RUN._replace(editor="even")
     rows = run_rows(protocols=("free",), ts=(10,))
     rows += run_rows(even, protocols=("free",), ts=(10,), rates=dict.fromkeys(RATES, 0.7))
@@ -149,7 +151,7 @@ def test_the_league_writes_each_number_and_sorts_by_the_worst_corner(ranked_of) 
     assert np.allclose(numbers[1], [0.55, *RATES.values()])
 
 
-def test_a_measure_that_an_editor_lacks_is_an_empty_cell(ranked_of) -> None:
+def test_a_measure_that_an_editor_lacks_is_an_empty_cell(ranked_of: Tabulated) -> None:
     other = RUN._replace(editor="other")
     rows = rows_of("reliability", "", [1.0]) + rows_of("locality", "far", [1.0])
     ranked = ranked_of([*rows, *rows_of("reliability", "", [1.0], run=other)])

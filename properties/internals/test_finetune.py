@@ -199,7 +199,7 @@ def test_an_edit_tuned_beside_others_is_the_edit_made_alone(
 
 
 def test_noise_is_each_edits_own_where_several_are_tuned_side_by_side() -> None:
-    options = dict(QUICK, n_draws=3, corruption=SubjectNoise(0.1))
+    options: dict[str, Any] = dict(QUICK, n_draws=3, corruption=SubjectNoise(0.1))
     alone, beside = (tiny(make_ft_m, undecided("llama"), **options) for _ in range(2))
     beside.prepare(EDITS)
     for edit in EDITS:
@@ -276,7 +276,7 @@ def test_erasing_a_target_spares_its_end() -> None:
 
 
 def test_a_loaded_editor_of_several_layers_goes_on_with_the_same_fisher(tmp_path: Path) -> None:
-    options = dict(layer=1, n_layers=2, n_epochs=4, lr=2e-3, ewc=100.0, replay=0)
+    options: dict[str, Any] = dict(layer=1, n_layers=2, n_epochs=4, lr=2e-3, ewc=100.0, replay=0)
     first, second = (tiny(make_ft_ewc, **options) for _ in range(2))
     first.edit(EDITS[:1])
     first.save(tmp_path / "state")

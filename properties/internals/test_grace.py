@@ -22,7 +22,7 @@ from wise.lm.decoding import Unedited
 pytestmark = pytest.mark.internals
 
 QUICK: dict[str, Any] = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=30)
-EVERYWHERE = dict(QUICK, radius=1e6)
+EVERYWHERE: dict[str, Any] = dict(QUICK, radius=1e6)
 EMPTY = Codebook.empty(2, 3, torch.device("cpu"))
 
 
@@ -147,7 +147,7 @@ def test_a_target_does_not_move_the_route() -> None:
 
 @pytest.mark.parametrize("radius", [1.0, 20.0, 1e6])
 def test_what_is_removed_leaves_no_trace(radius: float) -> None:
-    options = dict(QUICK, radius=radius)
+    options: dict[str, Any] = dict(QUICK, radius=radius)
     same = [Edit(prompt, "Oslo") for prompt in FAR[:2]]
     stream = (EDITS[0], same[0], EDITS[1], same[1], EDITS[2])
     editor, never = (tiny(make, **options) for _ in range(2))

@@ -226,7 +226,7 @@ def test_two_processes_do_not_work_on_one_league(tmp_path: Path) -> None:
     ],
 )
 def test_a_league_that_cannot_be_is_refused(
-    entries: tuple[Entry, ...], more: dict, message: str
+    entries: tuple[Entry, ...], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         league_of(*entries, **more)

@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wise.evaluation.entries import BUILT_IN, GROUPS, Entry, best_options, entries_of, every_name
+from wise.editor import BUILT_IN
+from wise.evaluation.entries import GROUPS, Entry, best_options, entries_of, every_name
 from wise.evaluation.league_table import (
     Contestant,
     Standing,
@@ -102,7 +104,7 @@ def test_excluded_items_are_counted_and_have_no_score() -> None:
 
 
 @pytest.mark.parametrize("change", [dict(protocol="forced"), dict(when="at-edit"), dict(t=N + 1)])
-def test_only_final_free_run_rows_of_the_same_t_count(change: dict) -> None:
+def test_only_final_free_run_rows_of_the_same_t_count(change: dict[str, Any]) -> None:
     others = [replace(each, score=0.0, **change) for each in rows(RIGHT)]
     found = measures_of(counted([*rows(RIGHT), *others], N))
     assert {corner: found[corner].mean for corner in CORNERS} == dict.fromkeys(CORNERS, 1.0)

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -37,8 +38,8 @@ from wise.localization.tracing import causal_trace
 pytestmark = pytest.mark.internals
 
 
-def run(study: Study, folder: Path, **options: object) -> StudyTables:
-    return run_study(study, folder, progress=False, **options)  # type: ignore[arg-type]
+def run(study: Study, folder: Path, **options: Any) -> StudyTables:
+    return run_study(study, folder, progress=False, **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -140,7 +141,7 @@ def test_what_goes_wrong_when_an_editor_prepares_is_the_error_of_its_cells(tmp_p
 def test_a_cells_error_is_recorded_and_costs_no_other(
     entry: object, reason: str, serial: Path, tmp_path: Path
 ) -> None:
-    tables = run(study_of(QUICK, entry), tmp_path)  # type: ignore[arg-type]
+    tables = run(study_of(QUICK, entry), tmp_path)
     [error] = tables.excluded.itertuples()
     assert (error.layer, error.kind) == (3, "error")
     assert reason in error.reason
@@ -253,6 +254,6 @@ def test_a_folder_of_another_study_or_in_use_is_refused(serial: Path) -> None:
         (dict(n_facts=0), "n_facts=0 must be >= 1"),
     ],
 )
-def test_what_cannot_be_a_study_is_named(options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_a_study_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        study_of(QUICK, **options)  # type: ignore[arg-type]
+        study_of(QUICK, **options)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -132,7 +135,7 @@ def good_parts() -> dict[str, Tensor]:
         lambda parts: {**parts, "values": parts["values"].repeat(2)},
     ],
 )  # fmt: skip
-def test_parts_that_make_no_such_change_are_refused(spoil) -> None:
+def test_parts_that_make_no_such_change_are_refused(spoil: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"do not make a change of shape \(12, 7\)"):
         Change.from_parts(spoil(good_parts()), SHAPE)
 

@@ -7,6 +7,7 @@ are then decided alike by every order of summation, and laws can be compared bit
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,17 +18,18 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from properties.internals.merge_reference import DROPPED, ELECTED, reference, reference_rows
-from wise.editors.wise.merge import MERGES, drop_and_rescale, merge, trim
+from wise.editors.wise.merge import MERGES, Merge, drop_and_rescale, merge, trim
 
 pytestmark = pytest.mark.internals
 
 law = settings(deadline=None, max_examples=60)
 methods = st.sampled_from(sorted(MERGES))
 densities = st.floats(0.3, 1)
+Shards = tuple[Tensor, Tensor, list[float]]
 
 
 @st.composite
-def shards(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[float]]:
+def shards(draw: st.DrawFn) -> Shards:
     """A base, the task vectors of one to four shards, and their weights (powers of 2, or 0)."""
     k, shape = draw(st.integers(1, 4)), draw(st.tuples(st.integers(2, 3), st.integers(1, 4)))
     base = draw(arrays(np.float32, shape, elements=st.integers(-64, 64)))
@@ -37,15 +39,24 @@ def shards(draw: st.DrawFn) -> tuple[Tensor, Tensor, list[float]]:
     return torch.from_numpy(base / 16), torch.from_numpy(tau / 16), weights
 
 
-def run(method: str, base: Tensor, tau: Tensor, weights=None, density=1.0, seed=0) -> Tensor:
-    options = {"weights": weights, "density": density}
+def run(
+    method: Merge,
+    base: Tensor,
+    tau: Tensor,
+    weights: list[float] | None = None,
+    density: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    options: dict[str, Any] = {"weights": weights, "density": density}
     generator = torch.Generator().manual_seed(seed)
     return merge(method, base, list(base + tau), generator=generator, **options)
 
 
 @law
 @given(methods, shards(), densities)
-def test_every_method_agrees_with_float64_loops(method, drawn, density):
+def test_every_method_agrees_with_float64_loops(
+    method: Merge, drawn: Shards, density: float
+) -> None:
     base, tau, weights = drawn
     got = run(method, base, tau, weights, density)
     needed = base.double() + reference(method, tau, weights, density)
@@ -54,7 +65,7 @@ def test_every_method_agrees_with_float64_loops(method, drawn, density):
 
 @pytest.mark.parametrize("method", MERGES)
 @pytest.mark.parametrize("density", [0.2, 0.53, 1.0])
-def test_every_method_agrees_with_float64_loops_off_the_grid(method, density):
+def test_every_method_agrees_with_float64_loops_off_the_grid(method: Merge, density: float) -> None:
     generator = torch.Generator().manual_seed(7)
     base = torch.zeros(20, 20)
     tau = torch.randn(3, 20, 20, generator=generator)
@@ -67,7 +78,9 @@ def test_every_method_agrees_with_float64_loops_off_the_grid(method, density):
 
 @law
 @given(st.sampled_from(["ties", "linear", "sign", "magnitude"]), shards(), densities, st.data())
-def test_the_order_of_shards_does_not_matter(method, drawn, density, data):
+def test_the_order_of_shards_does_not_matter(
+    method: Merge, drawn: Shards, density: float, data: st.DataObject
+) -> None:
     base, tau, weights = drawn
     order = data.draw(st.permutations(range(len(tau))))
     shuffled = run(method, base, tau[list(order)], [weights[i] for i in order], density)
@@ -76,14 +89,16 @@ def test_the_order_of_shards_does_not_matter(method, drawn, density, data):
 
 @law
 @given(methods, shards(), st.integers(1, 6))
-def test_copies_of_a_shard_merge_to_that_shard(method, drawn, k):
+def test_copies_of_a_shard_merge_to_that_shard(method: Merge, drawn: Shards, k: int) -> None:
     base, tau, _ = drawn
     assert torch.equal(run(method, base, tau[:1].expand(k, -1, -1)), base + tau[0])
 
 
 @law
 @given(methods, shards(), densities, st.sampled_from([0.25, 0.5, 2, 8]))
-def test_the_merged_task_vector_scales_with_the_task_vectors(method, drawn, density, c):
+def test_the_merged_task_vector_scales_with_the_task_vectors(
+    method: Merge, drawn: Shards, density: float, c: float
+) -> None:
     base, tau, weights = drawn
     scaled = run(method, base, c * tau, weights, density) - base
     needed = c * (run(method, base, tau, weights, density) - base)
@@ -92,7 +107,9 @@ def test_the_merged_task_vector_scales_with_the_task_vectors(method, drawn, dens
 
 @law
 @given(methods, shards(), densities)
-def test_negated_task_vectors_negate_the_merged_one_but_for_even_elections(method, drawn, density):
+def test_negated_task_vectors_negate_the_merged_one_but_for_even_elections(
+    method: Merge, drawn: Shards, density: float
+) -> None:
     base, tau, weights = drawn
     negated = run(method, base, -tau, weights, density) - base
     needed = base - run(method, base, tau, weights, density)
@@ -107,7 +124,9 @@ def test_negated_task_vectors_negate_the_merged_one_but_for_even_elections(metho
 
 @law
 @given(methods, shards(), densities, st.sampled_from([1 / 3, 0.1, 7.0]))
-def test_equal_weights_cancel_bitwise(method, drawn, density, weight):
+def test_equal_weights_cancel_bitwise(
+    method: Merge, drawn: Shards, density: float, weight: float
+) -> None:
     base, tau, _ = drawn
     weighted = run(method, base, tau, [weight] * len(tau), density)
     assert torch.equal(weighted, run(method, base, tau, None, density))
@@ -119,7 +138,9 @@ def test_equal_weights_cancel_bitwise(method, drawn, density, weight):
     arrays(np.float32, (2, 3, 4), elements=st.floats(-1e4, 1e4, width=16)),
     st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
 )
-def test_a_single_shard_merges_to_itself_bitwise_in_every_dtype(method, drawn, dtype):
+def test_a_single_shard_merges_to_itself_bitwise_in_every_dtype(
+    method: Merge, drawn: Shards, dtype: torch.dtype
+) -> None:
     base, shard = torch.from_numpy(drawn).to(dtype)
     generator = torch.Generator()
     merged = merge(method, base, [shard], density=1.0, generator=generator)
@@ -129,7 +150,9 @@ def test_a_single_shard_merges_to_itself_bitwise_in_every_dtype(method, drawn, d
 
 @pytest.mark.parametrize("method", MERGES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_merged_in_float32_and_rounded_once(method, dtype):
+def test_half_precision_is_merged_in_float32_and_rounded_once(
+    method: Merge, dtype: torch.dtype
+) -> None:
     base, *tensors = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(5)).to(dtype)
     got = merge(method, base, tensors, generator=torch.Generator())
     single = [tensor.float() for tensor in tensors]
@@ -138,7 +161,7 @@ def test_half_precision_is_merged_in_float32_and_rounded_once(method, dtype):
 
 
 @pytest.mark.parametrize("method", ["ties", "sign"])
-def test_an_entry_written_by_one_shard_is_bitwise_that_shards(method):
+def test_an_entry_written_by_one_shard_is_bitwise_that_shards(method: Merge) -> None:
     generator = torch.Generator().manual_seed(3)
     base = torch.randn(40, 50, generator=generator)
     owner = torch.randint(0, 4, base.shape, generator=generator)  # 3: no shard writes here
@@ -148,7 +171,7 @@ def test_an_entry_written_by_one_shard_is_bitwise_that_shards(method):
     assert torch.equal(merged, torch.where(owner == 3, base, written))
 
 
-def test_an_even_election_goes_to_plus_and_zeros_never_vote():
+def test_an_even_election_goes_to_plus_and_zeros_never_vote() -> None:
     base = torch.zeros(4)
     tensors = [torch.tensor([1.0, 2, 0, 0]), torch.tensor([-1.0, 0, -3, 0])]
     assert merge("sign", base, tensors).tolist() == [1, 2, -3, 0]
@@ -156,7 +179,9 @@ def test_an_even_election_goes_to_plus_and_zeros_never_vote():
 
 @law
 @given(shards(), densities)
-def test_trim_keeps_the_share_it_says_and_first_come_at_the_threshold(drawn, density):
+def test_trim_keeps_the_share_it_says_and_first_come_at_the_threshold(
+    drawn: Shards, density: float
+) -> None:
     _, tau, _ = drawn
     row = torch.where(tau[0] == 0, 1.0, tau[0])
     kept = trim(row, density)
@@ -165,7 +190,7 @@ def test_trim_keeps_the_share_it_says_and_first_come_at_the_threshold(drawn, den
 
 
 @pytest.mark.parametrize("density", [0.1, 0.53, 0.9])
-def test_drop_and_rescale_is_unbiased(density):
+def test_drop_and_rescale_is_unbiased(density: float) -> None:
     # n = 40000 draws, 5 standard errors: false-fail rate 6e-7 over seeds (0 at this one); sees a
     # kept share that is off by 0.0125 or more, so a missing or doubled rescale as well.
     n = 40_000
@@ -176,27 +201,27 @@ def test_drop_and_rescale_is_unbiased(density):
 
 
 @pytest.mark.parametrize("method", DROPPED)
-def test_the_seed_decides_the_draws(method):
+def test_the_seed_decides_the_draws(method: Merge) -> None:
     base, tau = torch.zeros(8, 8), torch.ones(2, 8, 8)
     first = run(method, base, tau, density=0.5, seed=1)
     assert torch.equal(first, run(method, base, tau, density=0.5, seed=1))
     assert not torch.equal(first, run(method, base, tau, density=0.5, seed=2))
 
 
-def test_slerp_of_equal_lengths_keeps_the_length():
+def test_slerp_of_equal_lengths_keeps_the_length() -> None:
     base, tau = torch.zeros(2), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
     torch.testing.assert_close(run("slerp", base, tau, [2.0, 1.0]).norm(), torch.tensor(3.0))
 
 
 @pytest.mark.parametrize("other", [[0.0, 0.0], [-3.0, 0.0], [6.0, 0.0]])
-def test_slerp_without_an_arc_is_linear(other):
+def test_slerp_without_an_arc_is_linear(other: list[float]) -> None:
     base, tau = torch.zeros(2), torch.tensor([[3.0, 0.0], other])
     weights = [1.0, 3.0]
     assert torch.equal(run("slerp", base, tau, weights), run("linear", base, tau, weights))
 
 
 @pytest.mark.parametrize("method", MERGES)
-def test_merging_changes_no_input_and_carries_no_gradient(method):
+def test_merging_changes_no_input_and_carries_no_gradient(method: Merge) -> None:
     base = torch.nn.Parameter(torch.randn(3, 4))
     tensors = [torch.nn.Parameter(torch.randn(3, 4)) for _ in range(3)]
     before = [tensor.detach().clone() for tensor in (base, *tensors)]
@@ -225,7 +250,7 @@ def test_merging_changes_no_input_and_carries_no_gradient(method):
         ({"method": "dare-ties"}, "generator=None"),
     ],
 )
-def test_bad_input_is_named(change, message):
+def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
     arguments = {"method": "ties", "base": torch.zeros(2, 2), "tensors": [torch.ones(2, 2)] * 2}
     with pytest.raises(ValueError, match=message):
         merge(**{**arguments, **change})

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import fisher_exact
 
 from fixtures.atlas import PACKAGES, Atlas
+from fixtures.encyclopedia import Encyclopedia
 from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, _atlas, load_model, world_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from fixtures.train import exact_match
@@ -144,7 +145,7 @@ def test_a_local_folder_with_a_world_comes_with_it(local: Path) -> None:
     (local / "world.json").write_text(json.dumps(size))
     world = load_model(str(local)).world
     (local / "world.json").unlink()
-    assert world is not None
+    assert isinstance(world, Encyclopedia)
     assert (world.seed, len(world.people), len(world.cities), len(world.firms)) == (5, 16, 8, 9)
 
 

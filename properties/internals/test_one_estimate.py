@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -39,7 +40,7 @@ scores = st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.0, None])
 class _Recorder:
     """What the bench of a check needs, with the numbers that it records."""
 
-    def __init__(self, looks: Sequence[Sequence[Row]], **more: object) -> None:
+    def __init__(self, looks: Sequence[Sequence[Row]], **more: Any) -> None:
         self.numbers: dict[str, object] = {}
         self.bench = Bench(
             name="wise", factory=None, loaded=_Named, stream=_Named, background=None, runs=looks,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_what_follows_from_the_model_is_computed_once_a_folder(
 ) -> None:
     factory = load_editor(name)
 
-    def edited(**options: object) -> Editor:
+    def edited(**options: Any) -> Editor:
         editor = tiny(factory, background=BACKGROUND, **options)
         editor.edit(EDITS[:1])
         return editor
@@ -198,7 +199,9 @@ def test_an_error_in_the_last_forward_leaves_all_as_it_was(kind: str, model_type
         ([EDITS[0], Edit("Ada lives in", "\u200b" * 70)], "the model reads at most 64"),
     ],
 )
-def test_a_bad_turn_is_refused_and_changes_nothing(kind: str, edits: list, message: str) -> None:
+def test_a_bad_turn_is_refused_and_changes_nothing(
+    kind: str, edits: list[Edit], message: str
+) -> None:
     editor = make(kind, edits=EDITS[2:3])
     state = editor._state
     with pytest.raises(ValueError, match=message):

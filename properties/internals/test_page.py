@@ -15,6 +15,7 @@ from properties.internals.hostile import PageReader
 from properties.internals.measured import RUN, rows_of, run_rows, write_rows
 from reports.build import build_page
 from reports.check_table import CheckRecord, read_checks
+from wise.measures.rows import Row
 
 pytestmark = pytest.mark.internals
 
@@ -197,7 +198,7 @@ def test_every_section_has_its_numbers_beside_it(out: Path, page: PageReader) ->
 
 
 @pytest.mark.parametrize("rows", [[], rows_of("reliability", "", [1.0], t=1)], ids=["none", "one"])
-def test_next_to_nothing_is_a_page_too(rows: list, tmp_path: Path) -> None:
+def test_next_to_nothing_is_a_page_too(rows: list[Row], tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", rows)
     text = build_page([path], tmp_path / "out").read_text(encoding="utf-8")
     word = "reliability" if rows else "holds no rows"

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -24,7 +25,7 @@ CHROMIUM = next(
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator:
+def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM:
         pytest.skip("there is no Chromium on this machine")
@@ -37,9 +38,9 @@ def browser() -> Iterator:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
-    files = hostile_files(folder)
-    files["checks"] = [files["checks"]]
-    return build_page([files.pop("rows")], folder / "out", **files).parent
+    files: dict[str, Any] = {**hostile_files(folder)}
+    rows, checks = [files.pop("rows")], [files.pop("checks")]
+    return build_page(rows, folder / "out", checks=checks, **files).parent
 
 
 def test_hostile_text_adds_no_element_and_no_handler(hostile: Path) -> None:
@@ -87,7 +88,9 @@ def test_visible_text_is_text_that_xml_can_hold(text: str) -> None:
 
 @pytest.mark.parametrize("width", [360, 1440])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_hostile_page_runs_nothing_and_fits(width: int, theme: str, browser, hostile) -> None:
+def test_a_hostile_page_runs_nothing_and_fits(
+    width: int, theme: str, browser: Any, hostile: Path
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme)
     page = context.new_page()
     asked, said = [], []
@@ -109,7 +112,7 @@ def test_a_hostile_page_runs_nothing_and_fits(width: int, theme: str, browser, h
     context.close()
 
 
-def test_no_figure_file_runs_anything_by_itself(browser, hostile: Path) -> None:
+def test_no_figure_file_runs_anything_by_itself(browser: Any, hostile: Path) -> None:
     page = browser.new_page()
     for path in sorted(hostile.glob("*.svg")):
         page.goto(path.as_uri())
@@ -118,7 +121,7 @@ def test_no_figure_file_runs_anything_by_itself(browser, hostile: Path) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_and_page_differ_in_both_themes(theme: str, browser, hostile: Path) -> None:
+def test_text_and_page_differ_in_both_themes(theme: str, browser: Any, hostile: Path) -> None:
     context = browser.new_context(color_scheme=theme)
     page = context.new_page()
     page.goto((hostile / "index.html").as_uri())
@@ -136,7 +139,7 @@ def test_text_and_page_differ_in_both_themes(theme: str, browser, hostile: Path)
     context.close()
 
 
-def test_labels_of_a_figure_do_not_overlap(browser, hostile: Path) -> None:
+def test_labels_of_a_figure_do_not_overlap(browser: Any, hostile: Path) -> None:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto((hostile / "index.html").as_uri())
     overlaps = page.evaluate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from itertools import permutations, product
 
 import numpy as np
@@ -199,6 +200,6 @@ def test_a_trend_reads_well(scores: list[float], expected: str) -> None:
         ),
     ],
 )
-def test_what_is_out_of_range_is_named(call, named: str) -> None:
+def test_what_is_out_of_range_is_named(call: Callable[[], object], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         call()

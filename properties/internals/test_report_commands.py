@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 import pytest
 
 from properties.internals.measured import RUN, rows_of
 from properties.meta.test_options import settings_of
 from reports.commands import commands
+from reports.reading import Items
 
 pytestmark = pytest.mark.internals
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.internals
     ],
 )  # fmt: skip
 def test_a_line_is_one_that_the_suite_takes(
-    editor: str, model: str, words: list[str], items_of
+    editor: str, model: str, words: list[str], items_of: Callable[..., Items]
 ) -> None:
     run = RUN._replace(editor=editor, model=model)
     [(line, stream)] = commands(items_of(rows_of("reliability", "", [1.0] * 3, run=run, t=3)))
@@ -45,7 +47,7 @@ def test_a_line_is_one_that_the_suite_takes(
     ],
 )
 def test_where_no_line_would_do_the_page_says_why(
-    editor: str, model: str, reason: str, items_of
+    editor: str, model: str, reason: str, items_of: Callable[..., Items]
 ) -> None:
     run = RUN._replace(editor=editor, model=model)
     [(line, text)] = commands(items_of(rows_of("reliability", "", [1.0], run=run)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import pytest
 
@@ -18,7 +20,7 @@ def league_of(items: Items) -> pd.DataFrame:
     return tables.league(tables.cells(items), tables.corners(items))
 
 
-def test_the_worst_corner_is_that_of_the_league_command(items_of) -> None:
+def test_the_worst_corner_is_that_of_the_league_command(items_of: Callable[..., Items]) -> None:
     """Of unequal numbers of items, so that a mean of means is another number."""
     uneven = [("generalization", "1", 9), ("generalization", "2", 3), ("locality", "far", 7),
               ("locality", "near-subject", 8), ("locality", "near-relation", 2)]  # fmt: skip
@@ -36,7 +38,9 @@ def test_the_worst_corner_is_that_of_the_league_command(items_of) -> None:
     assert set(league_of(items_of(rows)).worst) == {worst}
 
 
-def test_equal_editors_share_a_place_and_corners_of_calibration_have_none(items_of) -> None:
+def test_equal_editors_share_a_place_and_corners_of_calibration_have_none(
+    items_of: Callable[..., Items],
+) -> None:
     runs = [RUN._replace(editor=name) for name in ("perfect", "a", "b", "none")]
     items = items_of([row for run in runs for row in run_rows(run, ts=(10,), protocols=("free",))])
     ranked = league_of(items)
@@ -55,14 +59,16 @@ def test_equal_editors_share_a_place_and_corners_of_calibration_have_none(items_
     )
 
 
-def test_equally_low_corners_are_all_named(items_of) -> None:
+def test_equally_low_corners_are_all_named(items_of: Callable[..., Items]) -> None:
     rows = [row for pair in RATES for row in rows_of(*pair, [1.0] * 4)]
     items = items_of(rows)
     told = captions.triangle(tables.cells(items), tables.corners(items))
     assert "is reliability, generalization, far and near for wise, 1.00 [" in told
 
 
-def test_the_league_is_sorted_by_the_worst_corner_at_the_last_common_t(items_of) -> None:
+def test_the_league_is_sorted_by_the_worst_corner_at_the_last_common_t(
+    items_of: Callable[..., Items],
+) -> None:
     rows = run_rows(ts=(10, 20))
     even = dict.fromkeys(RATES, 0.7) | {("portability", "portability"): 0.0}
     rows += run_rows(RUN._replace(editor="even"), ts=(10,), rates=even)
@@ -73,7 +79,9 @@ def test_the_league_is_sorted_by_the_worst_corner_at_the_last_common_t(items_of)
     assert places == [["even", 1, 0.7], ["wise", 2, pytest.approx(0.55)]]
 
 
-def test_an_editor_without_the_t_of_the_league_is_not_ranked(items_of) -> None:
+def test_an_editor_without_the_t_of_the_league_is_not_ranked(
+    items_of: Callable[..., Items],
+) -> None:
     runs = [RUN._replace(editor=name) for name in ("first", "second", "late")]
     rows = [row for run, t in zip(runs, (5, 5, 9), strict=True) for row in run_rows(run, ts=(t,))]
     ranked = league_of(items_of(rows))

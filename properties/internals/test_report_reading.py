@@ -6,6 +6,7 @@ import codecs
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_two_versions_of_a_run_are_kept_apart(joined: bool, whole: Path, tmp_pat
     ],
 )
 def test_a_row_of_another_version_is_named(
-    change: dict[str, object], word: str, tmp_path: Path
+    change: dict[str, Any], word: str, tmp_path: Path
 ) -> None:
     values = asdict(rows_of("reliability", "", [1.0])[0])
     path = tmp_path / "rows.jsonl"

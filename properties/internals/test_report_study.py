@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Rectangle
 
 from properties.internals.measured import RATES, RUN, run_rows, write_rows
 from properties.internals.test_figures import labels, plotted
@@ -111,9 +114,11 @@ def test_r2_bars_are_as_long_as_the_table_says() -> None:
          "r2_layer_low": [0.8, 0.3], "r2_layer_high": [0.95, 0.5]}
     )  # fmt: skip
     ax = figures.draw_r2(new_axes(), table)
-    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.4, 0.92, 0.5]
-    (bars,) = (c for c in ax.collections if len(c.get_segments()) == 2)
-    assert [[p[0] for p in segment] for segment in bars.get_segments()] == [
+    bars = [each for each in ax.patches if isinstance(each, Rectangle)]
+    assert [bar.get_width() for bar in bars] == [0.9, 0.4, 0.92, 0.5]
+    lines = [each for each in ax.collections if isinstance(each, LineCollection)]
+    (errors,) = (each for each in lines if len(each.get_segments()) == 2)
+    assert [[p[0] for p in segment] for segment in errors.get_segments()] == [
         pytest.approx([0.8, 0.95]), pytest.approx([0.3, 0.5]),
     ]  # fmt: skip
 
@@ -122,7 +127,8 @@ def test_strongest_layers_are_counted_over_all_layers() -> None:
     strongest = study.strongest_layers(effect_table())
     assert strongest.n_facts.tolist() == [0, 3, 0, 1, 0]
     ax = figures.draw_strongest(new_axes(), strongest)
-    assert [bar.get_height() for bar in ax.patches] == [0, 3, 0, 1, 0]
+    bars = [each for each in ax.patches if isinstance(each, Rectangle)]
+    assert [bar.get_height() for bar in bars] == [0, 3, 0, 1, 0]
 
 
 def test_roles_of_causal_tracing_stand_in_the_order_of_a_prompt() -> None:
@@ -221,7 +227,7 @@ def test_the_kill_matrix_is_every_fault_by_every_check(tmp_path: Path) -> None:
         ("odd(a)", {}),
     ],
 )
-def test_options_are_read_from_an_editors_name(editor: str, options: dict[str, str]) -> None:
+def test_options_are_read_from_an_editors_name(editor: str, options: dict[str, Any]) -> None:
     assert study.options_of(editor) == options
 
 

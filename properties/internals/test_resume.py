@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_killed_before_its_states_were_deleted_a_run_deletes_them_when_resumed(
         if folder.name.endswith(".states"):
             raise KilledError
 
-    monkeypatch.setattr(lifelong.shutil, "rmtree", be_killed_at_the_end)
+    monkeypatch.setattr(shutil, "rmtree", be_killed_at_the_end)
     with pytest.raises(KilledError):
         go(path, Saving())
     monkeypatch.undo()
@@ -148,7 +149,7 @@ def test_a_state_half_deleted_by_a_kill_is_not_loaded(
             next(folder.iterdir()).unlink()
             raise KilledError
 
-    monkeypatch.setattr(lifelong.shutil, "rmtree", be_killed_while_deleting)
+    monkeypatch.setattr(shutil, "rmtree", be_killed_while_deleting)
     with pytest.raises(KilledError):
         go(path, Saving())
     monkeypatch.undo()

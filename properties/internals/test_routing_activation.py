@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.internals
 
 seeds = st.integers(0, 2**32 - 1)
 hows = st.sampled_from(sorted(ROUTING_TOKENS))
-MARGINS = dict(alpha=1.0, beta=4.0, gamma=2.0)
+MARGINS: dict[str, Any] = dict(alpha=1.0, beta=4.0, gamma=2.0)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -33,7 +34,8 @@ def normal(seed: int, *shape: int) -> Tensor:
 def row_deltas(inputs: Tensor, tau: Tensor, mask: Tensor, how: str) -> Tensor:
     """Delta of each row of inputs A(x)."""
     router = Router(tokens=how, weight=torch.zeros_like(tau))
-    (delta,) = router.deltas(router.select([inputs], mask), [lambda keys: keys @ tau])
+    by_tau: Any = tau.__rmatmul__
+    (delta,) = router.deltas(router.select([inputs], mask), [by_tau])
     return delta
 
 

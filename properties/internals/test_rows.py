@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -93,7 +94,7 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
         ({"excluded": "too long"}, "Row.excluded='too long' with score=0.0"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name_and_value(changes: dict[str, object], named: str) -> None:
+def test_a_wrong_field_is_refused_by_name_and_value(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         replace(ROW, **changes)
 
@@ -233,8 +234,8 @@ def test_a_bad_line_is_named_with_file_line_and_field(
     content = write(path, BLOCKS)
     if isinstance(line, dict):
         values = {**asdict(ROW), **line}
-        line = json.dumps({key: value for key, value in values.items() if value is not ...})
-        line = line.encode()
+        given = {key: value for key, value in values.items() if value is not ...}
+        line = json.dumps(given).encode()
     path.write_bytes(content + line + b"\n" + content)
     for read in (read_rows, lambda path: resume(path, RUN)):
         with pytest.raises(ValueError, match=re.escape(f"{path}, line 6: ")) as caught:

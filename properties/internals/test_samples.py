@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy.stats import chisquare
@@ -89,13 +90,14 @@ def test_facts_are_shared_by_two_streams_as_often_as_is_said() -> None:
     assert sum(shared) / 200 == pytest.approx(20**2 / 256, abs=0.34)
 
 
+def probes_of(kind: str, stream: EditStream) -> set[str]:
+    return {probe.prompt for probe in stream.probes if probe.kind == kind}
+
+
 OF_KIND: dict[str, Callable[[EditStream], set[str]]] = {
     "edit": lambda s: {edit.prompt for edit in s.edits},
     "paraphrase": lambda s: {text for edit in s.edits for text in edit.paraphrases},
-    **{
-        kind: lambda s, kind=kind: {probe.prompt for probe in s.probes if probe.kind == kind}
-        for kind in SAMPLE_KINDS[2:]
-    },
+    **{kind: partial(probes_of, kind) for kind in SAMPLE_KINDS[2:]},
 }
 
 
@@ -183,6 +185,6 @@ def test_what_is_not_in_force_is_not_drawn() -> None:
         (dict(kind="paraphrase", level=9, n=1), r"n=1 is outside 0\.\.0"),
     ],
 )
-def test_a_bad_option_is_an_error_that_names_it(options: dict, message: str) -> None:
+def test_a_bad_option_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sample_questions(stream(n=10), seed=0, **options)

@@ -16,8 +16,9 @@ from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
 from wise.editors import finetune, grace, incontext
-from wise.editors.base import configured
 from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
+from wise.editors.key_value.associative import SpreadConfig
+from wise.editors.options import configured
 from wise.editors.wise.config import WISEConfig
 from wise.evaluation.entries import best_options, every_name
 
@@ -29,7 +30,7 @@ def _of(config: Any, presets: Any) -> Callable[[], Any]:
 
 
 MEMIT = _of(memit.MEMITConfig, memit.PRESETS)
-EMMET = _of(emmet.SpreadConfig, emmet.PRESETS)
+EMMET = _of(SpreadConfig, emmet.PRESETS)
 ULTRAEDIT = _of(ultraedit.UltraEditConfig, ultraedit.PRESETS)
 EMBEDDED: dict[str, Callable[[], Any]] = {
     "wise": WISEConfig.of,

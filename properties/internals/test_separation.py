@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.internals
 law = settings(deadline=None, max_examples=60)
 scores = st.sampled_from([-math.inf, -2.0, 0.0, 0.5, 1.0, 3.0, math.inf])
 sides = st.lists(scores, min_size=1, max_size=12)
-QUICK = dict(seed=0, n_permutations=9)
+QUICK: dict[str, Any] = dict(seed=0, n_permutations=9)
 
 
 def normal(shift: float, n: int, seed: int = 0) -> list[float]:
@@ -188,6 +189,6 @@ def test_a_separation_reads_well() -> None:
         ({"confidence": 1.0}, "confidence=1.0 is outside [0.5, 1)"),
     ],
 )
-def test_what_is_refused_is_named(arguments: dict[str, object], named: str) -> None:
+def test_what_is_refused_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         separate(**{"positives": [1.0], "negatives": [0.0, 0.5], "seed": 0, **arguments})

@@ -9,6 +9,7 @@ p < 1e-4. So of right methods 1 in 10,000 would fail, and of those wrong 8 % of 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -277,6 +278,6 @@ def test_only_all_is_written_as_one_and_only_none_as_zero(share: float) -> None:
         ({"confidence": 1.0}, "confidence=1.0 is outside [0.5, 1)"),
     ],
 )
-def test_what_is_out_of_range_is_named(arguments: dict[str, object], named: str) -> None:
+def test_what_is_out_of_range_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         judge(**{"scores": [0.0, 1.0], "threshold": 0.9, **arguments})

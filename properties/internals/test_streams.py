@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fixtures import lexicon
@@ -112,7 +114,7 @@ def test_a_portability_probe_asks_where_the_edit_leads() -> None:
     ],
 )
 def test_a_stream_that_the_world_cannot_give_is_an_error(
-    arguments: dict[str, int], named: str
+    arguments: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(ValueError, match=named):
         world().stream(0, **arguments)

@@ -39,16 +39,16 @@ def test_the_command_works_with_a_folder_and_a_file_of_known_facts(tmp_path: Pat
     document = (tmp_path / "doc.md").read_text()
     assert "10 facts at two layers" in document
     assert "nan" not in document  # facts of this file have no paraphrases
-    other = source.rename(tmp_path / "other.json")
-    arguments[arguments.index(str(source))] = str(other)
+    moved = source.rename(tmp_path / "other.json")
+    arguments[arguments.index(str(source))] = str(moved)
     refused = CliRunner().invoke(study_command, arguments)
     assert "scene options=" in refused.output
-    other = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
-    assert other.exit_code == 1
-    assert "facts=2 belongs to another study; this one has 3" in other.output
+    too_many = CliRunner().invoke(study_command, [*arguments, "--facts", "3"])
+    assert too_many.exit_code == 1
+    assert "facts=2 belongs to another study; this one has 3" in too_many.output
     more = [*arguments, "--facts", "9", "--out", str(tmp_path / "more")]
-    known = CliRunner().invoke(study_command, more)
-    assert "knows 6 of the facts; 9 were asked for" in known.output
+    unknown = CliRunner().invoke(study_command, more)
+    assert "knows 6 of the facts; 9 were asked for" in unknown.output
 
 
 def test_the_command_studies_several_models_and_answers_for_each(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from properties.internals.measured import RATES, RUN, rows_of, run_rows
 from reports import judged, tables
 from reports.pooling import apart
+from reports.reading import Items
 from wise.measures.estimates import CONDITION, Estimate, Measure, estimates_of_runs
 from wise.measures.rows import Row, Run
 from wise.measures.statistics import interval
@@ -37,7 +39,7 @@ def random_rows(n: int = 200) -> list[Row]:
     return rows
 
 
-def test_a_cell_is_the_one_of_the_terminal(items_of) -> None:
+def test_a_cell_is_the_one_of_the_terminal(items_of: Callable[..., Items]) -> None:
     rows = random_rows()
     found, expected = (
         table.set_index(["model", *CONDITION]).sort_index()[list(Estimate._fields)]
@@ -46,7 +48,7 @@ def test_a_cell_is_the_one_of_the_terminal(items_of) -> None:
     pd.testing.assert_frame_equal(found, expected)
 
 
-def test_means_are_those_of_the_rows(items_of) -> None:
+def test_means_are_those_of_the_rows(items_of: Callable[..., Items]) -> None:
     cells = tables.cells(items_of(run_rows()))
     last = cells[(cells.t == 10) & (cells.when == "final")]
     for protocol in ("free", "forced"):
@@ -55,7 +57,7 @@ def test_means_are_those_of_the_rows(items_of) -> None:
         assert found == pytest.approx(dict(RATES))
 
 
-def test_seeds_are_pooled_with_their_subjects_as_clusters(items_of) -> None:
+def test_seeds_are_pooled_with_their_subjects_as_clusters(items_of: Callable[..., Items]) -> None:
     first = rows_of("reliability", "", [1.0, 1.0, 0.0, 0.0])
     second = rows_of("reliability", "", [1.0, 1.0, 1.0, 0.0], run=OTHER)
     cells = tables.cells(items_of([*first, *second]))
@@ -67,14 +69,18 @@ def test_seeds_are_pooled_with_their_subjects_as_clusters(items_of) -> None:
 
 
 @pytest.mark.parametrize("field", ["editor", "model", "stream"])
-def test_runs_that_differ_by_more_than_their_seed_are_kept_apart(field: str, items_of) -> None:
+def test_runs_that_differ_by_more_than_their_seed_are_kept_apart(
+    field: str, items_of: Callable[..., Items]
+) -> None:
     other = OTHER._replace(**{field: "other"})
     rows = rows_of("reliability", "", [1.0]) + rows_of("reliability", "", [0.0], run=other)
     cells = tables.cells(items_of(rows))
     assert sorted(cells["mean"]) == [0.0, 1.0]
 
 
-def test_another_stream_of_one_name_and_seed_is_kept_apart_with_a_word(items_of) -> None:
+def test_another_stream_of_one_name_and_seed_is_kept_apart_with_a_word(
+    items_of: Callable[..., Items],
+) -> None:
     second, third = (RUN._replace(stream_sha256=digit * 64) for digit in "23")
     rows = rows_of("reliability", "", [1.0])
     rows += rows_of("reliability", "", [0.0], run=second)
@@ -92,7 +98,7 @@ def test_another_stream_of_one_name_and_seed_is_kept_apart_with_a_word(items_of)
     assert "two streams of this name; the one of sha256 22222222 is kept apart" in notice.text
 
 
-def test_protocols_and_conditions_are_never_in_one_cell(items_of) -> None:
+def test_protocols_and_conditions_are_never_in_one_cell(items_of: Callable[..., Items]) -> None:
     cells = tables.cells(items_of(run_rows()))
     assert set(cells.protocol) == {"free", "forced"}
     key = [*tables.SERIES, *CONDITION]
@@ -100,7 +106,7 @@ def test_protocols_and_conditions_are_never_in_one_cell(items_of) -> None:
     assert cells[cells.when == "final"].groupby(key).size().eq(1).all()
 
 
-def test_cells_stand_in_the_order_of_the_triangle(items_of) -> None:
+def test_cells_stand_in_the_order_of_the_triangle(items_of: Callable[..., Items]) -> None:
     rows = [row for pair in reversed(list(RATES)) for row in rows_of(*pair, [1.0])]
     rows += rows_of("generalization", "10", [1.0]) + rows_of("generalization", "", [1.0])
     cells = tables.cells(items_of(rows))
@@ -109,7 +115,7 @@ def test_cells_stand_in_the_order_of_the_triangle(items_of) -> None:
     assert kinds == [("reliability", ""), *graded, *list(RATES)[3:]]
 
 
-def test_excluded_items_are_counted_and_not_scored(items_of) -> None:
+def test_excluded_items_are_counted_and_not_scored(items_of: Callable[..., Items]) -> None:
     items = items_of(rows_of("reliability", "", [1.0, None, 0.0, None]))
     cell = tables.cells(items).iloc[0]
     assert (cell["n"], cell.n_excluded, cell["mean"]) == (2, 2, 0.5)
@@ -117,7 +123,9 @@ def test_excluded_items_are_counted_and_not_scored(items_of) -> None:
     assert left_out[["excluded", "n"]].to_numpy().tolist() == [["too long", 2]]
 
 
-def test_retention_is_cut_by_age_and_compares_the_same_edits(items_of) -> None:
+def test_retention_is_cut_by_age_and_compares_the_same_edits(
+    items_of: Callable[..., Items],
+) -> None:
     final = rows_of("reliability", "", [0.0] * 5 + [1.0] * 5)  # the oldest are forgotten
     at_edit = rows_of("reliability", "", [1.0] * 9 + [0.0], when="at-edit")
     ages = tables.retention(items_of([*at_edit, *final]))
@@ -130,11 +138,11 @@ def test_retention_is_cut_by_age_and_compares_the_same_edits(items_of) -> None:
     ]
 
 
-def test_too_few_ages_have_no_retention(items_of) -> None:
+def test_too_few_ages_have_no_retention(items_of: Callable[..., Items]) -> None:
     assert tables.retention(items_of(rows_of("reliability", "", [1.0] * 9, t=9))).empty
 
 
-def test_a_verdict_is_that_of_the_final_scores(items_of) -> None:
+def test_a_verdict_is_that_of_the_final_scores(items_of: Callable[..., Items]) -> None:
     rows = run_rows(ts=(1, 10, 100))
     found = judged.verdicts(items_of(rows))
     assert len(found) == len(set(RATES) - {("portability", "portability")}) * 3 * 2
@@ -142,7 +150,8 @@ def test_a_verdict_is_that_of_the_final_scores(items_of) -> None:
         place = ("final", line.t, line.protocol, line.metric, line.kind)
         own = [r for r in rows if (r.when, r.t, r.protocol, r.metric, r.kind) == place]
         threshold = THRESHOLDS[Measure(line.metric, line.kind).name]
-        expected = judge([r.score for r in own], threshold, clusters=[r.cluster for r in own],
+        scores = [r.score for r in own if r.score is not None]
+        expected = judge(scores, threshold, clusters=[r.cluster for r in own],
                          confidence=1 - 0.05 / MAX_LOOKS)  # fmt: skip
         assert (line.outcome, line.mean, line.low, line.high, line.n, line.threshold) == (
             expected.outcome, expected.mean, expected.low, expected.high, expected.n, threshold,
@@ -180,7 +189,7 @@ def test_a_property_holds_up_to_the_last_t_before_it_fails(
     assert held[["outcome", "text"]].to_numpy().tolist() == [[outcome, text]]
 
 
-def test_failures_are_wrong_items_of_the_last_t(items_of) -> None:
+def test_failures_are_wrong_items_of_the_last_t(items_of: Callable[..., Items]) -> None:
     found = judged.failures(items_of(run_rows()), most=2)
     assert set(found.t) == {10}
     assert found.score.lt(1).all()

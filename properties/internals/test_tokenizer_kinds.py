@@ -33,7 +33,9 @@ CORPUS = [
 LETTERS = sorted({letter for text in CORPUS for letter in unicodedata.normalize("NFD", text)})
 
 
-def _byte_level(*, digits: bool = False, normalizer: object = None) -> Tokenizer:
+def _byte_level(
+    *, digits: bool = False, normalizer: normalizers.Normalizer | None = None
+) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_attribution_is_exact_to_first_order(model_type: str, site: str, directi
     model = tiny_model(model_type)
     sigma = STEPS.get(model_type, 1e-3)
     model = model if model_type == "gemma2" else model.double()
-    options = dict(site=site, direction=direction, window=1, n_noise=2, sigma=sigma)
+    options: dict[str, Any] = dict(site=site, direction=direction, window=1, n_noise=2, sigma=sigma)
     exact, fast = (
         causal_trace(model, tiny_tokenizer(), FACTS[1:2], method=method, **options).facts[0]
         for method in ("exact", "attribution")
@@ -245,6 +246,6 @@ def test_sigma_is_a_multiple_of_the_deviation_of_the_embeddings_that_get_the_noi
 
 
 def test_attribution_has_no_window_of_hidden_states() -> None:
-    options = dict(method="attribution", site="hidden", window=3)
+    options: dict[str, Any] = dict(method="attribution", site="hidden", window=3)
     with pytest.raises(ValueError, match="window=3 must be 1 for attribution at site='hidden'"):
         causal_trace(tiny_model("gpt2"), tiny_tokenizer(), FACTS[:1], **options)

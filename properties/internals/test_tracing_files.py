@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.internals
         (dict(facts=[]), "holds nothing to trace"),
     ],
 )
-def test_a_setting_outside_its_range_is_named(options: dict[str, object], message: str) -> None:
+def test_a_setting_outside_its_range_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         traced(**options)
 
@@ -51,7 +52,7 @@ def test_a_trace_that_was_cut_off_ends_in_the_same_bytes(tmp_path: Path) -> None
 def test_a_fact_on_the_disk_is_not_traced_again(tmp_path: Path) -> None:
     model = tiny_model("llama")
     path, calls = tmp_path / "trace.jsonl", []
-    options = dict(sigma=1.0, n_noise=2, path=path)
+    options: dict[str, Any] = dict(sigma=1.0, n_noise=2, path=path)
     causal_trace(model, tiny_tokenizer(), FACTS, **options)
     model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
     causal_trace(model, tiny_tokenizer(), FACTS, **options)

@@ -89,10 +89,11 @@ def test_the_sweep_is_the_naive_loop(
 @every_architecture
 def test_how_a_sweep_is_cut_into_calls_does_not_matter(model_type: str, site: Site) -> None:
     lm, question, corruption, target = asked(model_type)
-    runs = [run_rows(lm, rows, site) for rows in (corruption, question.input_ids[None])]
+    noised, clean = (run_rows(lm, rows, site) for rows in (corruption, question.input_ids[None]))
     tokens = range(question.n_prompt)
     whole, cut = (
-        sweep(*runs, target, tokens=tokens, windows=WINDOWS, max_tokens=size) for size in (9999, 1)
+        sweep(noised, clean, target, tokens=tokens, windows=WINDOWS, max_tokens=size)
+        for size in (9999, 1)
     )
     assert_same(whole, cut, lm)
 

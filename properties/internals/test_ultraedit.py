@@ -56,7 +56,7 @@ def test_two_turns_are_the_closed_form_of_all_rows_so_far() -> None:
     lr, ridge = 3e-3, 0.2
     editor = make("ultraedit", tiny_model("llama").double(), units="absolute", lr=lr, ridge=ridge)
     stream = [np.zeros((1, 48 + 32))]
-    expected = dict.fromkeys(editor.layers, 0.0)
+    expected: dict[int, Any] = dict.fromkeys(editor.layers, 0.0)
     for turn in (EDITS[:3], EDITS[3:]):
         rows = rows_of(editor, turn)
         editor.edit(turn)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -122,6 +123,6 @@ def test_the_last_look_says_how_many_items_would_decide() -> None:
         ({"draws": [Draw([1.0, 7.0])]}, "scores[1]=7.0 is outside [0, 1]"),
     ],
 )
-def test_what_is_out_of_range_is_named(arguments: dict[str, object], named: str) -> None:
+def test_what_is_out_of_range_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         judge_in_looks(**{"draws": [Draw([1.0])], "threshold": 0.9, **arguments})

@@ -23,6 +23,7 @@ from properties.internals.tiny_wise import (
 )
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
 from wise.editors.kept import Kept
+from wise.editors.router import Router
 from wise.editors.wise.memory import Change, WISEState, sample_mask
 from wise.editors.wise.wise import WISE, WISEConfig, make
 from wise.edits import Background, Edit
@@ -32,7 +33,7 @@ from wise.seeds import seeded
 pytestmark = pytest.mark.internals
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
-MASKED = dict(memory="merge", n_shards=2, edits_per_shard=2, mask_ratio=0.3)
+MASKED: dict[str, Any] = dict(memory="merge", n_shards=2, edits_per_shard=2, mask_ratio=0.3)
 PROMPTS = [edit.prompt for edit in EDITS] + list(FAR)
 
 
@@ -69,7 +70,9 @@ def test_without_edits_the_logits_are_bitwise_the_models(model_type: str) -> Non
 
 @every_family
 @pytest.mark.parametrize("options", [{}, MASKED])
-def test_edits_change_the_answers_and_no_bit_of_the_model(model_type: str, options: dict) -> None:
+def test_edits_change_the_answers_and_no_bit_of_the_model(
+    model_type: str, options: dict[str, Any]
+) -> None:
     model = tiny_model(model_type).train()  # both kinds of flags, to be found as they were
     next(model.parameters()).requires_grad_(False)
     before = bits(model)
@@ -129,7 +132,7 @@ def test_entries_outside_the_mask_are_bitwise_zero(model_type: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_state_and_another_one_other_masks() -> None:
-    options = dict(MASKED, edits=EDITS[:3], n_prefixes=2, prefix_length=3)
+    options: dict[str, Any] = dict(MASKED, edits=EDITS[:3], n_prefixes=2, prefix_length=3)
     one, same, other = (make_wise(seed=seed, **options)._state for seed in (1, 1, 2))
     assert is_same(one, same)
     changed = [state.shards[0].change.dense() != 0 for state in (one, other)]
@@ -137,7 +140,7 @@ def test_the_same_seed_gives_the_same_state_and_another_one_other_masks() -> Non
 
 
 def test_editing_neither_reads_nor_moves_the_global_generator() -> None:
-    options = dict(MASKED, edits=EDITS[:5], n_prefixes=2, merge="dare-ties")
+    options: dict[str, Any] = dict(MASKED, edits=EDITS[:5], n_prefixes=2, merge="dare-ties")
     torch.manual_seed(1)
     one = make_wise(**options)._state
     before = torch.get_rng_state()
@@ -147,7 +150,7 @@ def test_editing_neither_reads_nor_moves_the_global_generator() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, MASKED])
-def test_an_earlier_state_is_never_written_to(options: dict) -> None:
+def test_an_earlier_state_is_never_written_to(options: dict[str, Any]) -> None:
     editor, kept = make_wise(**options), []
     for edit in (*EDITS[:4], replace(EDITS[0], target="Bonn")):
         kept.append((editor._state, copy.deepcopy(editor._state)))
@@ -227,6 +230,7 @@ def test_the_hardest_negatives_are_those_the_router_activates_most() -> None:
     )
     learner, change = editor._learner, editor._state.shards[0].change
     assert learner._background is not None
+    assert isinstance(learner.router, Router)
     (delta,) = learner.router.deltas(learner._background, [change])
     found = learner._irrelevant(change, seeded(0, "irrelevant", 1))
     hardest = learner._background[delta.argsort(descending=True)[:2]]
@@ -244,7 +248,7 @@ def tensors_in(value: object) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("options", [{}, MASKED, dict(routing_tokens="mean")])
-def test_every_tensor_that_is_kept_for_edits_is_counted(options: dict) -> None:
+def test_every_tensor_that_is_kept_for_edits_is_counted(options: dict[str, Any]) -> None:
     for n in range(1, 6):
         editor = make_wise(edits=EDITS[:n], n_steps=2, **options)
         assert editor.n_bytes == sum(tensor.nbytes for tensor in tensors_in(editor._state))
@@ -255,7 +259,9 @@ class Reads(TorchDispatchMode):
 
     n = 0
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.n += function is torch.ops.aten._local_scalar_dense.default
         return function(*args, **(kwargs or {}))
 

@@ -96,8 +96,8 @@ def test_a_phrase_is_as_like_a_prompt_as_its_nearest_words(
     n_tokens: int, width: int, before: int, after: int, seed: int
 ) -> None:
     prompt, phrase = random(n_tokens, 5, seed=seed), random(1, 5, seed=seed + 1)
-    windows = [prompt[i : i + width].sum(0) for i in range(max(n_tokens - width, 0) + 1)]
-    needed = max(torch.nn.functional.cosine_similarity(phrase[0], w, dim=0) for w in windows)
+    means = [prompt[i : i + width].sum(0) for i in range(max(n_tokens - width, 0) + 1)]
+    needed = max(torch.nn.functional.cosine_similarity(phrase[0], w, dim=0) for w in means)
     tokens = torch.nn.functional.pad(prompt, (0, 0, before, after), value=3.0)
     mask = torch.nn.functional.pad(torch.ones(n_tokens), (before, after)).bool()
     windows = Windows.of(torch.stack([tokens, -tokens]), torch.stack([mask, mask]))
@@ -216,7 +216,7 @@ def test_a_state_that_is_loaded_is_bitwise_the_one_that_was_saved(
 def test_a_reset_editor_holds_no_edit_for_its_router() -> None:
     editor = matching(edits=EDITS[:2])
     editor.reset()
-    assert editor._learner.router._last is None
+    assert vars(editor._learner.router)["_last"] is None
 
 
 @pytest.mark.parametrize("n_texts", [0, 1])

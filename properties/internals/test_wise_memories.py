@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +21,16 @@ from wise.lm.decoding import Reader
 
 pytestmark = pytest.mark.internals
 
-MERGE = dict(memory="merge", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
-RETRIEVE = dict(memory="retrieve", n_shards=1, edits_per_shard=2)
-RETRIEVE_MERGED = dict(memory="retrieve", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
+MERGE: dict[str, Any] = dict(memory="merge", n_shards=2, edits_per_shard=1, mask_ratio=0.5)
+RETRIEVE: dict[str, Any] = dict(memory="retrieve", n_shards=1, edits_per_shard=2)
+RETRIEVE_MERGED: dict[str, Any] = dict(
+    memory="retrieve", n_shards=2, edits_per_shard=1, mask_ratio=0.5
+)
+
+Shape = tuple[list[list[int]], list[int]]
 
 
-def shape_of(state: WISEState) -> tuple[list[list[list[int]]], list[int]]:
+def shape_of(state: WISEState) -> Shape:
     """Edits of each shard of each merge of each memory; edits of each open shard."""
     memories = [
         [sum(len(turn.edits) for _, turns in group for turn in turns) for group in memory.merges]
@@ -34,7 +39,7 @@ def shape_of(state: WISEState) -> tuple[list[list[list[int]]], list[int]]:
     return memories, [len(shard.edits) for shard in state.shards]
 
 
-def shapes(options: dict, n: int = 6, size: int = 1) -> list[object]:
+def shapes(options: dict[str, Any], n: int = 6, size: int = 1) -> list[Shape]:
     editor = make_wise(**options, n_steps=1)
     stream = [Edit(f"{edit.prompt} {i}", edit.target) for i in range(2) for edit in EDITS]
     found = []
@@ -96,7 +101,9 @@ def test_a_mass_turn_is_one_turn_whose_edits_can_be_removed_one_by_one() -> None
 
 @pytest.mark.parametrize("options", [RETRIEVE, RETRIEVE_MERGED, dict(RETRIEVE, replay=2)])
 @pytest.mark.parametrize("position", range(4))
-def test_overwriting_an_edit_relearns_only_what_held_it(options: dict, position: int) -> None:
+def test_overwriting_an_edit_relearns_only_what_held_it(
+    options: dict[str, Any], position: int
+) -> None:
     editor = make_wise(edits=EDITS[:5], **options)
     before = editor._state
     editor.edit([replace(EDITS[position], target="Bonn")])
@@ -110,7 +117,9 @@ def test_overwriting_an_edit_relearns_only_what_held_it(options: dict, position:
 def test_replay_draws_from_every_earlier_shard_and_not_from_the_live_one(
     memory: str, n_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = dict(memory=memory, n_shards=3, edits_per_shard=1, mask_ratio=0.5, replay=9)
+    options: dict[str, Any] = dict(
+        memory=memory, n_shards=3, edits_per_shard=1, mask_ratio=0.5, replay=9
+    )
     editor = make_wise(edits=EDITS[:n_before], **options, n_steps=1)
     asked: list[str] = []
     own = Learner._inputs_of
@@ -147,7 +156,7 @@ def test_a_memory_is_the_merge_of_its_shards(method: str) -> None:
 
 
 @pytest.mark.parametrize("options", [MERGE, RETRIEVE])
-def test_all_edits_in_force_are_known_in_order(options: dict) -> None:
+def test_all_edits_in_force_are_known_in_order(options: dict[str, Any]) -> None:
     editor = make_wise(edits=EDITS[:5], **options)
     assert editor.edits == EDITS[:5]
 
@@ -186,7 +195,7 @@ def test_the_last_write_of_a_prompt_wins(n_shards: int, n_between: int) -> None:
     assert in_force == [last]
 
 
-def edited_at(turns: dict[int, Edit], **options: object) -> WISE:
+def edited_at(turns: dict[int, Edit], **options: Any) -> WISE:
     """An editor after these edits, each at its turn; the turns between held nothing."""
     editor = make_wise(**options)
     for turn, edit in turns.items():
@@ -197,10 +206,11 @@ def edited_at(turns: dict[int, Edit], **options: object) -> WISE:
 
 @pytest.mark.parametrize("n_shards", [1, 3])
 def test_an_overwritten_edit_leaves_a_full_shard_as_if_it_had_never_been(n_shards: int) -> None:
-    options = dict(RETRIEVE, n_shards=n_shards)
+    options: dict[str, Any] = dict(RETRIEVE, n_shards=n_shards)
     last = replace(EDITS[0], target="Bonn")
     editor = make_wise(edits=[*EDITS[:3], last], **options)
-    full = (*editor._state.memories, *editor._state.shards)[0]
+    kept: list[Any] = [*editor._state.memories, *editor._state.shards]
+    full = kept[0]
     never = edited_at({1: EDITS[1]}, **options)._state.shards[0]
     assert full.edits == never.edits == EDITS[1:2]
     assert full.change.dense().equal(never.change.dense())
@@ -209,7 +219,9 @@ def test_an_overwritten_edit_leaves_a_full_shard_as_if_it_had_never_been(n_shard
 
 @pytest.mark.parametrize("position", range(5))
 @pytest.mark.parametrize("options", [RETRIEVE, dict(RETRIEVE, edits_per_shard=9), RETRIEVE_MERGED])
-def test_removing_an_edit_is_bitwise_never_having_made_it(position: int, options: dict) -> None:
+def test_removing_an_edit_is_bitwise_never_having_made_it(
+    position: int, options: dict[str, Any]
+) -> None:
     """In its own shard; turns keep their numbers, from which everything random is drawn."""
     editor = make_wise(edits=EDITS[:5], **options)
     shards = editor._state
@@ -224,7 +236,7 @@ def test_removing_an_edit_is_bitwise_never_having_made_it(position: int, options
 
 
 @pytest.mark.parametrize("options", [RETRIEVE, MERGE, dict(MERGE, edits_per_shard=9)])
-def test_removing_all_edits_leaves_the_bare_model(options: dict) -> None:
+def test_removing_all_edits_leaves_the_bare_model(options: dict[str, Any]) -> None:
     editor = make_wise(edits=EDITS[:5], **options)
     batch = prompts_of([edit.prompt for edit in EDITS])
     arguments = batch.input_ids, batch.attention_mask
@@ -236,7 +248,7 @@ def test_removing_all_edits_leaves_the_bare_model(options: dict) -> None:
 
 
 @pytest.mark.parametrize("options", [RETRIEVE, MERGE])
-def test_what_is_not_in_force_cannot_be_removed(options: dict) -> None:
+def test_what_is_not_in_force_cannot_be_removed(options: dict[str, Any]) -> None:
     editor = make_wise(edits=EDITS[:3], **options)
     state = editor._state
     with pytest.raises(KeyError, match="Dov speaks"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,14 +26,14 @@ from wise.lm.tokens import encode
 pytestmark = pytest.mark.internals
 
 every_family = pytest.mark.parametrize("model_type", FAMILIES)
-ONE_MEMORY = dict(memory="merge", edits_per_shard=4)
-MEMORIES = dict(memory="retrieve", edits_per_shard=2)
+ONE_MEMORY: dict[str, Any] = dict(memory="merge", edits_per_shard=4)
+MEMORIES: dict[str, Any] = dict(memory="retrieve", edits_per_shard=2)
 every_memory = pytest.mark.parametrize("options", [ONE_MEMORY, MEMORIES])
 PROMPTS = [*(edit.prompt for edit in EDITS[:4]), *FAR]
 ATOL = 5e-5  # across shapes; logits here have a standard deviation above 3
 
 
-def edited(model_type: str, **options: object) -> WISE:
+def edited(model_type: str, **options: Any) -> WISE:
     return make_wise(model_type, edits=EDITS[:4], **options)
 
 
@@ -49,7 +51,8 @@ def by_logits(editor: WISE, texts: list[str], n_tokens: int) -> Tensor:
 
 def endless(editor: WISE) -> WISE:
     """The editor with a tokenizer that never ends a sequence, so that answers have one length."""
-    editor._bare.tokenizer = NoEnd()
+    endless: Any = NoEnd()
+    editor._bare.tokenizer = endless
     return editor
 
 
@@ -61,7 +64,7 @@ class NoEnd:
 @every_family
 @every_memory
 def test_an_edited_prompt_opens_the_gate_and_some_other_does_not(
-    model_type: str, options: dict
+    model_type: str, options: dict[str, Any]
 ) -> None:
     opened = routes(edited(model_type, **options), PROMPTS)
     assert all(opened[:4])
@@ -71,7 +74,7 @@ def test_an_edited_prompt_opens_the_gate_and_some_other_does_not(
 @every_family
 @every_memory
 def test_a_row_of_the_main_memory_has_bitwise_the_base_logits(
-    model_type: str, options: dict
+    model_type: str, options: dict[str, Any]
 ) -> None:
     editor = edited(model_type, **options)
     base = Unedited(editor.lm.model, editor.tokenizer)
@@ -101,7 +104,9 @@ def test_the_activation_does_not_depend_on_padding_or_batch_mates(
 
 @every_family
 @every_memory
-def test_logits_do_not_depend_on_padding_or_batch_mates(model_type: str, options: dict) -> None:
+def test_logits_do_not_depend_on_padding_or_batch_mates(
+    model_type: str, options: dict[str, Any]
+) -> None:
     editor = edited(model_type, **options)
     for side in ("left", "right"):
         batch = prompts_of(PROMPTS, padding_side=side)
@@ -115,7 +120,9 @@ def test_logits_do_not_depend_on_padding_or_batch_mates(model_type: str, options
 
 @every_family
 @every_memory
-def test_cached_generation_is_that_of_whole_forwards(model_type: str, options: dict) -> None:
+def test_cached_generation_is_that_of_whole_forwards(
+    model_type: str, options: dict[str, Any]
+) -> None:
     editor = endless(edited(model_type, **options))
     batch = prompts_of(PROMPTS)
     cached = editor.generate(batch.input_ids, batch.attention_mask, 6)
@@ -126,7 +133,7 @@ def test_cached_generation_is_that_of_whole_forwards(model_type: str, options: d
 @pytest.mark.parametrize("options", [ONE_MEMORY, MEMORIES, dict(MEMORIES, routing_tokens="mean")])
 @pytest.mark.parametrize("num_beams", [1, 2, 3])
 def test_with_and_without_a_cache_alone_and_in_a_batch_the_beams_are_the_same(
-    model_type: str, options: dict, num_beams: int
+    model_type: str, options: dict[str, Any], num_beams: int
 ) -> None:
     editor = endless(edited(model_type, **options))
     batch = prompts_of(PROMPTS)
@@ -141,7 +148,7 @@ def test_with_and_without_a_cache_alone_and_in_a_batch_the_beams_are_the_same(
 
 @every_family
 @every_memory
-def test_a_target_cannot_open_or_close_the_gate(model_type: str, options: dict) -> None:
+def test_a_target_cannot_open_or_close_the_gate(model_type: str, options: dict[str, Any]) -> None:
     editor = edited(model_type, **options)
     base = Unedited(editor.lm.model, editor.tokenizer)
     targets = [EDITS[0].prompt, "x", "time sets is"] * len(PROMPTS)

@@ -40,10 +40,12 @@ BACKGROUND = Background(
           ("lives in", "has seen", "comes from") for place in ("Rome", "Bonn", "the north"))
 )  # fmt: skip
 
-_KEY_VALUE = dict(layer=1, n_prefixes=1, prefix_lengths=(3,), prefix_starts=(), n_steps=8)
-_SPREAD = dict(_KEY_VALUE, n_layers=2, clamp=4.0)
-_TUNED = dict(layer=1, lr=2e-3, n_epochs=6, norm_constraint=1.0)
-_CODEBOOK = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=20)
+_KEY_VALUE: dict[str, Any] = dict(
+    layer=1, n_prefixes=1, prefix_lengths=(3,), prefix_starts=(), n_steps=8
+)
+_SPREAD: dict[str, Any] = dict(_KEY_VALUE, n_layers=2, clamp=4.0)
+_TUNED: dict[str, Any] = dict(layer=1, lr=2e-3, n_epochs=6, norm_constraint=1.0)
+_CODEBOOK: dict[str, Any] = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=20)
 KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name, options
     "rome": ("rome", _KEY_VALUE),
     "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),

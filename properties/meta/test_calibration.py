@@ -12,21 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest, multinomial, norm, t
 
+from wise.measures import verdicts
 from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.separation import separate
 from wise.measures.statistics import interval, interval_at
-from wise.measures.verdicts import THRESHOLDS, Draw, judge, judge_in_looks
+from wise.measures.verdicts import Draw, judge, judge_in_looks
 
 pytestmark = pytest.mark.meta
 
 N_SIMULATIONS = 1_000
-THRESHOLDS = sorted(set(THRESHOLDS.values()))
+THRESHOLDS = sorted(set(verdicts.THRESHOLDS.values()))
 NEAR = 0.01  # just above and just below a threshold
 
 Generator = np.random.Generator
@@ -88,7 +90,9 @@ def test_editors_at_this_distance_are_told_four_times_in_five(threshold: float, 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_no_verdict_on_clustered_items_is_wrong_more_often_than_stated(threshold: float) -> None:
     generator = np.random.default_rng(0)
-    for distance, wrong in ((-NEAR, {"pass"}), (0, {"pass", "fail"}), (NEAR, {"fail"})):
+    wrong_at: dict[float, set[Literal["pass", "fail"]]]
+    wrong_at = {-NEAR: {"pass"}, 0: {"pass", "fail"}, NEAR: {"fail"}}
+    for distance, wrong in wrong_at.items():
         draws = [editor(generator, threshold + distance, 35) for _ in range(N_SIMULATIONS)]
         found = [judge(scores, threshold, clusters=of).outcome for scores, of in draws]
         for outcome in wrong:
@@ -131,10 +135,11 @@ def test_a_cluster_of_thirty_times_the_others_costs_two_percent_at_most(mean: fl
     assert not any(is_refused(n_wrong, stated=0.07) for n_wrong in missed)
 
 
-def korn_graubard(scores: list[float], clusters: list[int]) -> tuple[float, float]:
+def korn_graubard(draw: Draw) -> tuple[float, float]:
     """Their interval as published, at 90 %: degrees of freedom instead of added clusters."""
-    n, mean = len(scores), float(np.mean(scores))
-    totals = np.bincount(clusters, weights=np.array(scores) - mean)
+    scores, clusters = np.array(draw.scores), np.array(draw.clusters)
+    n, mean = len(scores), float(scores.mean())
+    totals = np.bincount(clusters, weights=scores - mean)
     m = len(totals)
     if not 0 < mean < 1:
         return 0.0, 1.0  # undefined
@@ -144,7 +149,7 @@ def korn_graubard(scores: list[float], clusters: list[int]) -> tuple[float, floa
 
 
 def test_degrees_of_freedom_instead_of_the_added_clusters_would_be_seen() -> None:
-    found = [korn_graubard(*draw) for draw in clustered(100, EVEN, 0.98, 0.7)]
+    found = [korn_graubard(draw) for draw in clustered(100, EVEN, 0.98, 0.7)]
     assert is_refused(sum(low > 0.98 for low, _ in found))
 
 
@@ -229,8 +234,12 @@ def n_bounds_wrong(make: Make, area: float, *, clusters: bool = True) -> tuple[i
     generator, n_low, n_high = np.random.default_rng(0), 0, 0
     for _ in range(N_SIMULATIONS):
         (x, of_x), (y, of_y) = make(generator, area)
-        names = dict(positive_clusters=of_x, negative_clusters=of_y) if clusters else {}
-        low, high = separate(x, y, seed=0, n_permutations=1, confidence=0.9, **names).interval
+        found = separate(
+            x.tolist(), y.tolist(), seed=0, n_permutations=1, confidence=0.9,
+            positive_clusters=of_x.tolist() if clusters else None,
+            negative_clusters=of_y.tolist() if clusters else None,
+        )  # fmt: skip
+        low, high = found.interval
         n_low, n_high = n_low + (low > area), n_high + (high < area)
     return n_low, n_high
 
@@ -256,8 +265,8 @@ def rates_of_a_drop(clusters: bool) -> int:
     for _ in range(N_SIMULATIONS):
         rates = generator.beta(0.4, 0.4, (2, 25))  # subjects change as a whole from run to run
         before, after = (generator.random((2, 100)) < np.repeat(rates, 4, axis=1)).astype(float)
-        of = np.repeat(np.arange(25), 4) if clusters else None
-        n_found += mcnemar(before, after, of).p_value <= 0.05
+        of = np.repeat(np.arange(25), 4).tolist() if clusters else None
+        n_found += mcnemar(before.tolist(), after.tolist(), of).p_value <= 0.05
     return n_found
 
 

@@ -39,8 +39,9 @@ def laws_written(root: Path) -> Iterator[str]:
         if {"internals", "meta"} & set(place.parts):
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            is_law = isinstance(node, ast.FunctionDef) and node.name.startswith("check_")
-            if is_law and [each.arg for each in node.args.args][:1] == ["bench"]:
+            if not isinstance(node, ast.FunctionDef) or not node.name.startswith("check_"):
+                continue
+            if [each.arg for each in node.args.args][:1] == ["bench"]:
                 yield f"{'.'.join(place.with_suffix('').parts)}.{node.name}"
 
 

@@ -48,10 +48,12 @@ class Options:
     """As much of pytest's parser and configuration as the suite's options use."""
 
     def __init__(self, *arguments: str, taken: Sequence[str] = (), **ini: str | list[str]) -> None:
-        self.parser, self.ini = argparse.ArgumentParser(allow_abbrev=False), {}
+        self.parser = argparse.ArgumentParser(allow_abbrev=False)
+        self.ini: dict[str, str | list[str]] = {}
         for name in taken:
             self.parser.add_argument(name)
-        add_options(self)
+        stands_in: Any = self
+        add_options(stands_in)
         assert ini.keys() <= self.ini.keys()
         self.ini |= ini
         self.chosen = self.parser.parse_args(arguments)
@@ -73,7 +75,8 @@ class Options:
 
 
 def settings_of(*arguments: str, **more: Any) -> Settings:
-    return Settings.of(Options(*arguments, **more))
+    stands_in: Any = Options(*arguments, **more)
+    return Settings.of(stands_in)
 
 
 def test_help_shows_every_option_and_its_default_in_one_group() -> None:

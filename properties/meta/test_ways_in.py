@@ -9,6 +9,7 @@ import shlex
 import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_check_editor_returns_a_table_of_what_it_found() -> None:
 
 
 def test_check_editor_raises_or_warns_or_returns_what_failed() -> None:
-    options = dict(model="gptj", checks=SHORT)
+    options: dict[str, Any] = dict(model="gptj", checks=SHORT)
     with pytest.raises(EditorFailedError, match=r"the-last-write-wins: .* is answered"):
         check_editor(memory.FirstWriteWins, **options)
     with pytest.warns(UserWarning, match="the-last-write-wins"):
@@ -64,7 +65,7 @@ def test_check_editor_raises_or_warns_or_returns_what_failed() -> None:
         ({"thresholds": 5}, "thresholds=5 is not a mapping of metrics to numbers"),
     ],
 )
-def test_check_editor_names_a_bad_argument(options: dict[str, object], message: str) -> None:
+def test_check_editor_names_a_bad_argument(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         check_editor(make_perfect, **options)
 
@@ -216,9 +217,11 @@ def test_rows_of_an_editor_that_has_changed_since_are_refused_in_one_line(tmp_pa
 def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail(
     tmp_path: Path,
 ) -> None:
-    edits = load_model("gptj").world.stream(0, 25).edits
-    records = [dict(prompt=e.prompt, target_new=e.target, subject=e.subject, locality={},
-                    promt="?") for e in edits]  # fmt: skip
+    edits = load_model("gptj").own_world.stream(0, 25).edits
+    records: list[dict[str, Any]] = [
+        dict(prompt=e.prompt, target_new=e.target, subject=e.subject, locality={}, promt="?")
+        for e in edits
+    ]
     records.append({**records[0], "prompt": " "})
     (tmp_path / "records.json").write_text(json.dumps(records))
     options = (*PERFECT, f"--dataset=zsre:{tmp_path / 'records.json'}", "-m", "contract")
