@@ -1,7 +1,7 @@
 """The import arrows: who may import whom, read from the source without importing anything.
 
 A dotted name stands for itself and for everything below it, on either side of an arrow. Written
-by hand, as import-linter does not tell an import at load from one inside a function.
+by hand, as import-linter (2.17) does not tell an import at load from one inside a function.
 """
 
 from __future__ import annotations
