@@ -24,7 +24,14 @@ from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
 from properties.progress import Progress
 from properties.pytest_options import add_options
-from properties.report import check_records, editor_lines, header_lines, in_order, rulings_of
+from properties.report import (
+    check_records,
+    editor_lines,
+    facts_lines,
+    header_lines,
+    in_order,
+    rulings_of,
+)
 from properties.settings import Settings, verdicts_beside
 from wise.measures.verdicts import THRESHOLDS, write_rulings
 
@@ -52,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     settings = config.stash[SETTINGS] = Settings.of(config)
     shared = getattr(config, "workerinput", {}).get("folder")
+    _ = settings.facts
     config.stash[FOLDER] = Path(shared or tempfile.mkdtemp(prefix="editors-"))
     if shared is None and not settings.resume:
         settings.refuse_existing_rows()
@@ -121,7 +129,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     packages = ("torch", "transformers", "hypothesis", "scipy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    return [*header_lines(config.stash[SETTINGS]), f"versions: {versions}"]
+    settings = config.stash[SETTINGS]
+    return [*header_lines(settings), f"versions: {versions}", *facts_lines(settings)]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -215,11 +224,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     from properties.session import Session
 
     session = Session(settings, config.stash[FOLDER])
-    _, notes = session.dataset
-    if notes:
-        terminalreporter.section(f"{settings.dataset}: read with these notes")
-        for note in notes:
-            terminalreporter.write_line(note)
+    if terminalreporter.no_header or not terminalreporter.showheader:
+        for line in facts_lines(settings):
+            terminalreporter.write_line(line)
     is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if is_whole and settings.baseline is not None and session.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")
@@ -254,7 +261,7 @@ def _write_page(
         "Verdicts at the last T are those of the checks: a check of a rate judged up to "
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."
     ] * (n_looks > 1)
-    notes += [f"{note}." for note in session.dataset[1]]
+    notes += [f"{note}." for note in settings.facts[1]]
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     # The others are judged by the checks alone, which ask the unedited model.
     thresholds = {name: each for name, each in settings.thresholds.items() if name in THRESHOLDS}

@@ -129,6 +129,7 @@ def check_editor(
     *,
     model: str = "llama",
     dataset: str | None = None,
+    skip_bad_records: bool = False,
     n_edits: int = 100,
     seed: int = 0,
     thresholds: Mapping[str, float] | None = None,
@@ -138,9 +139,10 @@ def check_editor(
 ) -> list[Result]:
     """Every check (or those named) on the editor that `factory` makes of a model.
 
-    The facts are those of the model's world, or of `dataset`, FILE or FORMAT:FILE. `options` go to
-    the factory. With `on_fail` "raise", EditorFailedError follows at the end; with "warn", a
-    warning for each failure; with None, nothing. Raises ValueError for an unknown check, or a model
+    The facts are those of the model's world, or of `dataset`, FILE or FORMAT:FILE, without its bad
+    records where these are to be skipped; the log says once what was left out. `options` go to the
+    factory. With `on_fail` "raise", EditorFailedError follows at the end; with "warn", a warning
+    for each failure; with None, nothing. Raises ValueError for an unknown check, or a model
     without a world where there is no `dataset`.
     """
     names = list(CHECKS) if checks is None else list(checks)
@@ -158,7 +160,8 @@ def check_editor(
     with tempfile.TemporaryDirectory() as folder:
         bench = world_bench(
             factory, load_model(model), Path(folder), n_edits=n_edits, seed=seed,
-            dataset=dataset, thresholds=thresholds, options=options,
+            dataset=dataset, skip_bad_records=skip_bad_records, thresholds=thresholds,
+            options=options,
         )  # fmt: skip
         results = [run_check(CHECKS[name], bench) for name in names]
     failed = [result for result in results if result.outcome in ("fail", "error")]

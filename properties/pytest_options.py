@@ -77,6 +77,11 @@ def add_options(parser: pytest.Parser) -> None:
         shown="none",
         metavar="[FORMAT:]FILE",
     )
+    register(
+        "skip-bad-records",
+        action="store_true",
+        help="leave out bad records of --dataset and say why, in place of stopping at the first",
+    )
     add("edits", None, "length T of the stream", shown=f"{DEFAULT_EDITS}, or all", metavar="T")
     add(
         "checkpoints",

@@ -19,7 +19,7 @@ from wise.measures.statistics import format_share
 from wise.measures.summary import table_text
 from wise.measures.verdicts import Ruling, Verdict
 
-__all__ = ["check_records", "editor_lines", "header_lines", "in_order", "rulings_of"]
+__all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order", "rulings_of"]
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
 _PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
@@ -40,6 +40,14 @@ def header_lines(settings: Settings) -> Iterator[str]:
             yield f"known failures of {spec}: {', '.join(known)}"
         if stale(known):
             yield f"known failures of {spec} that are no longer checks: {', '.join(stale(known))}"
+
+
+def facts_lines(settings: Settings) -> Iterator[str]:
+    """What --dataset holds, and what its loader changed or left out; nothing without one."""
+    stream, notes = settings.facts
+    if settings.dataset:
+        yield f"dataset: {stream.name}, {len(stream.edits)} edits and {len(stream.probes)} probes"
+        yield from (f"  {note}" for note in notes)
 
 
 def editor_lines(

@@ -61,6 +61,7 @@ def world_bench(
     name: str = "editor",
     spec: str = "",
     dataset: str | None = None,
+    skip_bad_records: bool = False,
     thresholds: Mapping[str, float] | None = None,
     options: Mapping[str, Any] | None = None,
     background: Background | None = None,
@@ -70,12 +71,12 @@ def world_bench(
 ) -> Bench:
     """A bench on the model's own world, or on `dataset`; the runs' rows are written below `folder`.
 
-    `dataset` is FILE or FORMAT:FILE. `spec` names the factory, as in a Bench. `of_stream` changes
-    every stream, `background` replaces the world's.
+    `dataset` is FILE or FORMAT:FILE, read as by `load_stream`. `spec` names the factory, as in a
+    Bench. `of_stream` changes every stream, `background` replaces the world's.
     Raises ValueError for a model without a world, for more edits than there are, and for a
     threshold of an unknown metric.
     """
-    whole = None if dataset is None else load_stream(dataset)
+    whole = None if dataset is None else load_stream(dataset, skip_bad_records=skip_bad_records)
     n_exact = _N_EXACT if whole is None else min(_N_EXACT, len(whole.edits))
     unknown = (thresholds or {}).keys() - set(JUDGED)
     if unknown:

@@ -28,7 +28,6 @@ from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
 from wise.evaluation.cell import Scene
-from wise.evaluation.datasets import read_dataset
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -73,12 +72,6 @@ class Session:
             name += f" {model_digest(LanguageModel(self.loaded.model))[:8]}"
         return name if dtype == "float32" else f"{name} {dtype}"
 
-    @cached_property
-    def dataset(self) -> tuple[EditStream, tuple[str, ...]]:
-        """The whole of --dataset, and what its loader changed or left out; both empty without."""
-        spec = self.settings.dataset
-        return read_dataset(spec) if spec else (EditStream(()), ())
-
     def seed(self, look: int) -> int:
         """--stream-seed itself, and for later looks seeds that follow from it."""
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
@@ -89,7 +82,7 @@ class Session:
         settings, whole = self.settings, None
         n_edits = max(settings.n_edits or DEFAULT_EDITS, least)
         if settings.dataset:
-            whole, _ = self.dataset
+            whole, _ = settings.facts
             n_all = len(whole.edits)
             n_edits = max(settings.n_edits or min(DEFAULT_EDITS, n_all), least)
             n_edits = n_edits if least == 1 else min(n_edits, n_all)

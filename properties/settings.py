@@ -10,6 +10,7 @@ import shlex
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import pytest
 from fixtures.models import source_of
 from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
-from wise.evaluation.datasets import named_file
+from wise.edits import EditStream
+from wise.evaluation.datasets import named_file, read_dataset
 from wise.measures.estimates import PROTOCOL_WORDS
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
@@ -39,6 +41,7 @@ class Settings:
     device: str
     dtype: str
     dataset: str
+    skip_bad_records: bool
     n_edits: int | None
     checkpoints: tuple[int, ...]
     seed: int
@@ -77,6 +80,7 @@ class Settings:
                 device=_device(text("device")),
                 dtype=_choice("dtype", text("dtype"), _DTYPES),
                 dataset=_dataset(text("dataset")),
+                skip_bad_records=bool(config.getoption("editors_skip_bad_records")),
                 n_edits=_whole("edits", text("edits"), least=1) if text("edits") else None,
                 checkpoints=tuple(_whole("checkpoints", part, least=1)
                                   for part in text("checkpoints").split(",") if part),
@@ -102,7 +106,24 @@ class Settings:
             raise pytest.UsageError(str(error)) from error
         if settings.resume and settings.rows is None:
             raise pytest.UsageError("--resume needs --rows FILE, the rows to continue")
+        if settings.skip_bad_records and not settings.dataset:
+            raise pytest.UsageError(
+                "--skip-bad-records needs --dataset FILE, whose records it skips"
+            )
         return settings
+
+    @cached_property
+    def facts(self) -> tuple[EditStream, tuple[str, ...]]:
+        """The whole of --dataset, and what its loader changed or left out; both empty without.
+
+        UsageError names file, line, record and field where it cannot be read.
+        """
+        if not self.dataset:
+            return EditStream(()), ()
+        try:
+            return read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
+        except (OSError, ValueError) as error:
+            raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
 
     def rows_of(self, spec: str) -> Path | None:
         """The rows file of one editor: --rows itself, or beside it where several editors run."""
@@ -143,7 +164,9 @@ class Settings:
             "edits": self.n_edits, "stream-seed": self.seed,
         }  # fmt: skip
         chosen += [(name, value) for name, value in single.items() if value is not None]
-        return " ".join(shlex.quote(f"--editors-{name}={value}") for name, value in chosen)
+        words = [f"--editors-{name}={value}" for name, value in chosen]
+        words += ["--editors-skip-bad-records"] * self.skip_bad_records
+        return shlex.join(words)
 
     def checkpoints_of(self, n_edits: int) -> tuple[int, ...]:
         """The given checkpoints, or the powers of ten, and T itself."""

@@ -18,6 +18,7 @@ from wise.measures.verdicts import MAX_LOOKS
 
 if TYPE_CHECKING:
     from fixtures.models import LoadedModel
+    from wise.edits import EditStream
     from wise.evaluation.cell import SceneMaker
     from wise.evaluation.entries import Entry
     from wise.jobs.grid import Executor
@@ -32,6 +33,8 @@ _FILE = _file(exists=True)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _jobs = _option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
 _confidence = _option("--confidence", default=0.95, type=click.FloatRange(0.5, 1, max_open=True))
+_skip = _option("--skip-bad-records", is_flag=True,
+                help="leave out bad records of the file and say why, not stop")  # fmt: skip
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 _EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
 _DEEP = 12  # layers, beyond which a study takes every third, and the first problem
@@ -96,6 +99,7 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
 @_option("--models", default="llama",
          help="families, smollm2, folders or GGUF files, with commas")  # fmt: skip
 @_option("--dataset", metavar="[FORMAT:]FILE", help="facts of a file, not of the models' worlds")
+@_skip
 @_option("--edits", default=100, type=click.IntRange(1), help="T")
 @_option("--seeds", default=3, type=click.IntRange(1), help="how many")
 @_jobs
@@ -112,6 +116,7 @@ def league(
     editors: str,
     models: str,
     dataset: str | None,
+    skip_bad_records: bool,
     edits: int,
     seeds: int,
     jobs: int | None,
@@ -127,14 +132,15 @@ def league(
     from fixtures.scenes import of_dataset, world_scene
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
-    from wise.evaluation.datasets import load_stream
+    from wise.evaluation.datasets import drawn
     from wise.evaluation.entries import best_options, entries_named
     from wise.evaluation.league import League, results_of, run_league, write_costs
 
-    entries = {}
+    entries, left_out = {}, tuple[str, ...]()
     try:
         if dataset is not None:
-            load_stream(dataset, n_edits=edits)  # which has as many
+            whole, left_out = _facts_of(dataset, skip_bad_records)
+            drawn(whole, n_edits=edits)  # which has as many
         for model in models.split(","):
             world = world_of(model_folder(model))
             if dataset is None:
@@ -148,7 +154,11 @@ def league(
             )  # fmt: skip
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)
-        scene_of = world_scene if dataset is None else of_dataset(dataset)
+        scene_of = (
+            world_scene
+            if dataset is None
+            else of_dataset(dataset, skip_bad_records=skip_bad_records)
+        )
         asked = League(entries, tuple(range(seeds)), edits, scene_of)
         outcomes = run_league(asked, out, executor=_executor(jobs))
     except (OSError, ValueError, RuntimeError) as error:
@@ -159,7 +169,7 @@ def league(
     league_text.write_scores(found, out / "scores.csv")
     page = league_text.document(
         found, outcomes, league_table.retained(results), confidence=confidence,
-        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]),
+        command=shlex.join(["python", "-m", "reports", *sys.argv[1:]]), left_out=left_out,
         notes=notes.read_text(encoding="utf-8") if notes else "",
     )  # fmt: skip
     for path in filter(None, (out / "league.md", write)):
@@ -176,6 +186,7 @@ def league(
          help="number of facts that the model knows")  # fmt: skip
 @_option("--facts-file", metavar="[FORMAT:]FILE",
          help="known facts or a dataset, not those of the world")  # fmt: skip
+@_skip
 @_option("--editor", multiple=True, default=_EDITORS,
          help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
 @_option("--problem", multiple=True, type=click.Choice(_PROBLEMS),
@@ -207,7 +218,9 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
     if len({*folders.values()}) < len(model):
         raise click.ClickException(f"--model={', '.join(model)} must differ in their last names")
     try:
-        made = {folder: _study_of(name, asked) for name, folder in folders.items()}
+        source, skip = asked["facts_file"], asked["skip_bad_records"]
+        n_facts = len(_facts_of(source, skip)[0].edits) if source is not None else None
+        made = {folder: _study_of(name, asked, n_facts) for name, folder in folders.items()}
         found = [_studied(each, folder, asked) for folder, each in made.items()]
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise click.ClickException(str(error)) from error
@@ -260,19 +273,18 @@ def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
     return studied
 
 
-def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
-    """The study of one model that the command line asks for."""
+def _study_of(model: str, asked: Mapping[str, Any], n_candidates: int | None) -> Study:
+    """The study of one model that the command line asks for, with so many facts in its file."""
     from fixtures.models import load_model
     from fixtures.scenes import of_file, world_scene
-    from wise.evaluation.datasets import load_stream
     from wise.lm.architectures import LanguageModel
     from wise.localization.study import Study
 
     entries = tuple(_entry(name, model, asked) for name in asked["editor"])
-    source, n_candidates = asked["facts_file"], None
+    source, skip = asked["facts_file"], asked["skip_bad_records"]
     scene_of: SceneMaker = world_scene
     if source is not None:
-        n_candidates, scene_of = len(load_stream(source).edits), of_file(source)
+        scene_of = of_file(source, skip_bad_records=skip)
     loaded = load_model(model)
     n_layers = LanguageModel(loaded.model).n_layers
     is_deep = n_layers > _DEEP
@@ -288,6 +300,16 @@ def _study_of(model: str, asked: Mapping[str, Any]) -> Study:
     )  # fmt: skip
     click.echo(_plan(made, loaded, asked["jobs"] or os.cpu_count() or 1), err=True)
     return made
+
+
+def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:
+    """All facts of a file; what its reader left out or changed is told, here alone."""
+    from wise.evaluation.datasets import read_dataset
+
+    whole, left_out = read_dataset(source, skip_bad_records=skip_bad_records)
+    for note in left_out:
+        click.echo(note, err=True)
+    return whole, left_out
 
 
 def _layers(text: str, n_layers: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import FORMATS, load_stream, read_dataset
 from wise.evaluation.fields import Field
 from wise.evaluation.formats.published_files import recognised
+from wise.evaluation.loading_notes import LoadingNotes
 
 pytestmark = pytest.mark.internals
 
@@ -200,7 +201,9 @@ def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
 ) -> None:
     path = write(tmp_path, record, record)
     if said is None:
-        assert recognised(path, iter([Field(record, "")]), FORMATS)[0] == "counterfact"
+        assert (
+            recognised(path, iter([Field(record, "")]), FORMATS, LoadingNotes())[0] == "counterfact"
+        )
         return
     with pytest.raises(ValueError, match=r"line 2, record 0: no format is recognised") as error:
         load_stream(str(path))
@@ -237,6 +240,55 @@ def test_a_record_without_a_target_is_left_out_and_counted(target: object, tmp_p
     stream, notes = read_dataset(str(path))
     assert len(stream.edits) == 1
     assert notes == (f"{path}: 1 records with a blank target_new, left out",)
+
+
+@pytest.mark.parametrize("form", [write, write_lines])
+def test_bad_records_are_skipped_on_demand_and_told_by_reason(
+    form: Callable[..., Path], tmp_path: Path
+) -> None:
+    bad = [{**FLAT, "target_new": True}, {**FLAT, "subject": 7}, {**FLAT, "subject": [7]},
+           7, {**FLAT, "portability": {}}]  # fmt: skip
+    path = form(tmp_path, FLAT, *bad, {**FLAT, "prompt": " "}, FLAT)
+    with pytest.raises(ValueError, match="line 3, record 1: target_new=True is not a text, a num"):
+        load_stream(str(path))
+    stream, notes = read_dataset(str(path), skip_bad_records=True)
+    assert [edit.id for edit in stream.edits] == ["hallucination-0", "hallucination-6"]
+    assert [note.removeprefix(f"{path}: ") for note in notes] == [
+        "2 bad records left out, as subject is not a text; the first: line 4, record 2: "
+        "subject=7 is not a text",
+        "1 bad records left out, as target_new is not a text, a number, null or an array of "
+        "these; the first: line 3, record 1: target_new=True is not a text, a number, null or an "
+        "array of these",
+        "1 bad records left out, as the record is not an object; the first: line 6, record 4: "
+        "7 is not an object",
+        "1 bad records left out, as portability is not read here: this hallucination has "
+        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new; the "
+        "first: line 7, record 5: portability={} is not read here: this hallucination has "
+        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new",
+        "1 records with a blank prompt, left out",
+    ]
+
+
+@pytest.mark.parametrize("records", [[7], [{**FLAT, "subject": 7}] * 2])
+def test_a_file_of_bad_records_alone_is_an_error(records: list[object], tmp_path: Path) -> None:
+    path = write(tmp_path, *records)
+    with pytest.raises(ValueError, match=r"line 2, record 0: .*7 is not a"):
+        read_dataset(f"hallucination:{path}", skip_bad_records=True)
+    with pytest.raises(ValueError, match=r"line 2, record 0: .*7 is not a"):
+        read_dataset(str(path), skip_bad_records=True)
+
+
+def test_bad_lines_of_the_own_format_are_skipped_on_demand(tmp_path: Path) -> None:
+    far = [{"prompt": "far", "kind": "far"}]
+    lines = [{**OWN, "id": "a"}, {**OWN, "levels": 1}, {"id": "a", "probes": far},
+             {"id": "b", "probes": far}, {**OWN, "promt": "?"}]  # fmt: skip
+    path = write_lines(tmp_path, *lines)
+    stream, notes = read_dataset(str(path), skip_bad_records=True)
+    assert [edit.id for edit in stream.edits] == ["a"]
+    assert [probe.edit_id for probe in stream.probes] == ["a", "a"]
+    assert [note.partition("; the first: ")[2].partition("=")[0] for note in notes] == [
+        "line 3, record 1: levels", "line 6, record 4: promt", "line 5, record 3: id",
+    ]  # fmt: skip
 
 
 def test_known_facts_become_edits_to_the_answer_of_another(tmp_path: Path) -> None:

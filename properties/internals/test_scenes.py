@@ -86,6 +86,25 @@ def test_a_league_of_a_folder_and_a_file_ends_in_its_table(
     assert "belongs to another league" in found.output
 
 
+def test_a_league_says_once_which_records_it_skipped_and_on_its_page(
+    folder: str, facts: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.jsonl"
+    shutil.copy(facts.partition(":")[2], path)
+    with path.open("a") as file:
+        file.write('{"prompt": "Who?"}\n')
+    words = ["league", "--editors=none", f"--models={folder}", f"--dataset={path}",
+             "--options=tuned", "--edits=2", "--seeds=2", "--jobs=1"]  # fmt: skip
+    words.append(f"--out={tmp_path / 'league'}")
+    refused = CliRunner().invoke(main, words)
+    assert "record 6: target is missing" in refused.output
+    found = CliRunner().invoke(main, [*words, "--skip-bad-records"])
+    assert found.exit_code == 0, found.output
+    note = "1 bad records left out, as target is missing; the first: line 7, record 6"
+    assert found.output.count(note) == 1
+    assert (tmp_path / "league" / "league.md").read_text().count(note) == 1
+
+
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:
     words = ["league", f"--dataset={facts}", "--edits=7", f"--out={tmp_path / 'league'}"]
     found = CliRunner().invoke(main, words)

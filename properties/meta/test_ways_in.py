@@ -222,14 +222,19 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
         dict(prompt=e.prompt, target_new=e.target, subject=e.subject, locality={}, promt="?")
         for e in edits
     ]
-    records.append({**records[0], "prompt": " "})
+    records += [{**records[0], "prompt": " "}, {**records[0], "target_new": {}}]
     (tmp_path / "records.json").write_text(json.dumps(records))
     options = (*PERFECT, f"--dataset=zsre:{tmp_path / 'records.json'}", "-m", "contract")
-    note = "records.json: 26 records with keys that are not read: 'promt'"
+    ran = run_pytest(*options, "-k", "last-write")
+    assert (ran.returncode, "line 1, record 26: target_new={} is not" in ran.stderr) == (4, True)
+    skipping = (*options, "--skip-bad-records")
+    note = "records.json: 27 records with keys that are not read: 'promt'"
     for more, code in ((("-k", "last-write"), 0), (("--editor=none", "-k", "last-write"), 1)):
-        ran = run_pytest(*options, *more, f"--report={tmp_path / 'page'}")
+        ran = run_pytest(*skipping, *more, f"--report={tmp_path / 'page'}")
         assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout
         assert ran.stdout.count("records.json: 1 records with a blank prompt, left out") == 1
+        assert ran.stdout.count("records.json: 1 bad records left out, as target_new is not") == 1
+        assert ran.stdout.index(note) < ran.stdout.index("collected ")
         page = html.unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
         assert page.count(note) == 1
 

@@ -80,7 +80,7 @@ def read_dataset(
     notes = LoadingNotes(skip_bad=skip_bad_records)
     records = read_records(path, notes.refuse)
     if not format_name:
-        format_name, records = recognised(path, records, FORMATS)
+        format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)
     told = tuple(f"{path}: {line}" for line in notes.lines())
     return replace(stream, name=f"{format_name}:{path.name}"), told

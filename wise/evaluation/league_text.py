@@ -145,9 +145,13 @@ def document(
     *,
     command: str,
     confidence: float,
+    left_out: Sequence[str] = (),
     notes: str = "",
 ) -> str:
-    """The league as a Markdown page; only `notes` are written by hand."""
+    """The league as a Markdown page; only `notes` are written by hand.
+
+    `left_out` says what the reader of the facts left out or changed.
+    """
     seeds = sorted({cell.seed for cell in outcomes})
     n_edits = max(cell.n_edits for cell in outcomes)
     protocols = " and ".join({p: None for cell in outcomes for p in cell.protocols})
@@ -169,6 +173,8 @@ def document(
         "over editors and corners. Groups are never ranked together. An error is no score.",
         f"Time per edit and inference (a forward in that of the bare model) were measured while "
         f"other cells ran; all edits together took {_duration(spent)} of one thread.",
+        *["The file of facts was read with these notes:\n\n"
+          + "\n".join(f"- {markdown(note)}" for note in left_out)] * bool(left_out),
         "## Standings", tables(found, outcomes),
     ]  # fmt: skip
     if faded:

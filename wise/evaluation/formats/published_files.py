@@ -38,9 +38,10 @@ def read_published(
 ) -> EditStream:
     """The stream of the format `name`, whose records are of these schemas.
 
-    An edit's id is NAME-N, N being the record's own case_id or id, else its number from 0; a
-    repeated id gets the number appended. A record in which a text is blank that must not be is left
-    out, and noted. Duplicate prompts are kept: published streams contradict themselves.
+    An edit's id is NAME-N, N being the record's own case_id or id, else its number from 0,
+    counting JSON objects; a repeated id gets the number appended. A record in which a text is blank
+    that must not be is left out, and noted. Duplicate prompts are kept: published streams
+    contradict themselves.
     """
     edits: list[Edit] = []
     probes: list[Probe] = []
@@ -109,7 +110,7 @@ def check_keys(
 
 
 def recognised(
-    path: Path, records: Iterator[Field], formats: Mapping[str, Format]
+    path: Path, records: Iterator[Field], formats: Mapping[str, Format], notes: LoadingNotes
 ) -> tuple[str, Iterator[Field]]:
     """The format of the records, by their keys, and all of them.
 
@@ -125,7 +126,7 @@ def recognised(
         if len(fitting) == 1:
             return fitting[0], chain(seen, records)
     if not seen:
-        raise ValueError(f"{path}: no record can be read")
+        raise notes.first_bad or ValueError(f"{path}: no record can be read")
     near = sorted(_misfits(seen[0], formats, read_by_some), key=lambda each: each[1])
     keys = list(map(shown_key, seen[0].members()))
     there = ", ".join(keys[:_MOST_KEYS]) or "none"
