@@ -17,9 +17,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "normalized",
-           "of_like_length", "pad", "position_ids", "prompt_tokens", "subject_mask", "subject_span",
-           "why_no_target", "widened"]  # fmt: skip
+from wise.measures.ceilings import TextReading
+from wise.measures.text import normalized
+
+__all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "of_like_length",
+           "pad", "position_ids", "prompt_tokens", "reading_of", "subject_mask", "subject_span",
+           "why_no_target", "why_not_written", "widened"]  # fmt: skip
 
 IGNORED = -100
 # Chinese, Japanese, Thai, Lao, Burmese and Khmer letters, and full-width signs: no space follows.
@@ -34,11 +37,6 @@ _NO_SPACE_AFTER = re.compile(
 )
 # Texts behind which a target's first token is searched: they merge with little.
 _ANCHORS = ("\n", ".", "a")
-
-
-def normalized(text: str) -> str:
-    """`text` with each run of white space as one space, and none at the ends."""
-    return " ".join(text.split())
 
 
 def canonical(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -72,6 +70,28 @@ def why_no_target(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
     if target and not target.strip():
         return "is only white space; an answer needs other text"
     return "" if target else "encodes to no token"
+
+
+def why_not_written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Why no model writes `text` as it stands; empty where one can."""
+    if why := why_no_target(tokenizer, text):
+        return why
+    written = normalized(str(tokenizer.decode(_own_tokens(tokenizer, [normalized(text)])[0])))
+    return "" if written == normalized(text) else f"is written {written!r}"
+
+
+def reading_of(tokenizer: PreTrainedTokenizerBase) -> TextReading:
+    """When two prompts, and two answers, are one to a model with this tokenizer."""
+
+    def tokens(prompt: str, answer: str) -> list[int]:
+        labels = encode(tokenizer, [prompt], [answer], append_eos=False).labels
+        return labels[labels != IGNORED].tolist()
+
+    return TextReading(
+        prompt=lambda prompt: tuple(prompt_tokens(tokenizer, [prompt])[0]),
+        answer=lambda answer: canonical(tokenizer, answer),
+        tokens=tokens,
+    )
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["markdown", "markdown_grid", "spreadsheet_safe", "visible"]
+__all__ = ["markdown", "markdown_grid", "normalized", "spreadsheet_safe", "visible"]
 
 # Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
 # surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
@@ -26,6 +26,11 @@ def _symbol(match: re.Match[str]) -> str:
     return {"\n": "↵", "\t": "⇥"}.get(match[0], f"⟨U+{ord(match[0]):04X}⟩")
 
 
+def normalized(text: str) -> str:
+    """`text` with each run of white space as one space, and none at the ends."""
+    return " ".join(text.split())
+
+
 def visible(text: str) -> str:
     """`text` with every hidden character in a form that can be seen; valid in XML 1.0.
 
@@ -42,7 +47,7 @@ def spreadsheet_safe(text: str) -> str:
 
 def markdown(text: str) -> str:
     """`text` as one line of Markdown that shows as written: it ends no cell, tag or line."""
-    return _MARKED.sub(r"\\\1", visible(" ".join(text.split())))
+    return _MARKED.sub(r"\\\1", visible(normalized(text)))
 
 
 def markdown_grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,144 @@
+"""Laws of `wise.measures.ceilings`: no answers of one model score more, and some score as much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import product
+from math import isnan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from properties.internals.examples import EVERY
+from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
+from wise.evaluation.asked import Question, final_questions
+from wise.measures.ceilings import TextReading, best_mean, ceilings, pooled
+from wise.measures.estimates import Measure
+
+pytestmark = pytest.mark.internals
+
+UNEDITED = object()  # the answer of the unedited model, which no record tells
+PROMPTS, ANSWERS = st.sampled_from("ABCD"), st.sampled_from(["x", "y", " y"])
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> EditStream:
+    """Streams in which everything contradicts everything."""
+    edits = []
+    for number in range(draw(st.integers(1, 5))):
+        paraphrases = draw(st.lists(PROMPTS, max_size=3))
+        levels = draw(st.sampled_from([(), tuple(1 + n % 2 for n in range(len(paraphrases)))]))
+        edits.append(Edit(draw(PROMPTS), draw(ANSWERS), "", tuple(paraphrases), "", str(number),
+                          levels))  # fmt: skip
+    probes = st.builds(
+        Probe, PROMPTS, st.sampled_from(PROBE_KINDS), ANSWERS,
+        st.sampled_from(["", *(edit.id for edit in edits)]),
+    )  # fmt: skip
+    return EditStream(tuple(edits), tuple(draw(st.lists(probes, max_size=4))))
+
+
+def share(questions: Sequence[Question], answers: dict[str, object]) -> Fraction:
+    """The mean score, free-run, of a model with these answers."""
+    right = 0
+    for question in questions:
+        answer = answers[question.prompt]
+        if question.metric == "locality":
+            right += answer is UNEDITED
+        else:
+            right += answer is not UNEDITED and str(answer).strip() == question.expected.strip()
+    return Fraction(right, len(questions))
+
+
+@given(streams())
+@EVERY
+def test_a_ceiling_is_the_best_of_all_functions_of_the_prompt(stream: EditStream) -> None:
+    asked = final_questions(stream)
+    found = ceilings(asked)
+    assert found.keys() == {Measure(q.metric, q.kind) for q in asked}
+    told = product(["x", "y", UNEDITED], repeat=4)
+    models = [dict(zip("ABCD", each, strict=True)) for each in told]
+    for measure, ceiling in found.items():
+        own = [q for q in asked if (q.metric, q.kind) == measure]
+        scored = [q for q in own if not q.excluded]
+        assert (ceiling.n, ceiling.n_excluded) == (len(scored), len(own) - len(scored))
+        if scored:
+            assert ceiling.share == max(share(scored, answers) for answers in models)
+            assert bool(ceiling.reason) == (ceiling.share < 1)
+        else:
+            assert isnan(ceiling.share)
+
+
+tokens = st.lists(st.integers(0, 1), min_size=1, max_size=3).map(tuple)
+
+
+@given(st.lists(st.tuples(st.sampled_from("AB"), tokens), min_size=1, max_size=4))
+@EVERY
+def test_the_best_mean_of_tokens_is_that_of_all_functions_of_what_is_read(
+    asked: list[tuple[str, tuple[int, ...]]],
+) -> None:
+    read = sorted({(p, answer[:n]) for p, answer in asked for n in range(len(answer))})
+
+    def mean(predicted: dict[tuple[str, tuple[int, ...]], int]) -> Fraction:
+        return sum(
+            (Fraction(sum(predicted[p, a[:n]] == a[n] for n in range(len(a))), len(a))
+             for p, a in asked), Fraction(),
+        ) / len(asked)  # fmt: skip
+
+    models = (dict(zip(read, each, strict=True)) for each in product((0, 1), repeat=len(read)))
+    assert best_mean(asked) == max(map(mean, models))
+
+
+def edit(target: str, *paraphrases: str, id: str) -> Edit:
+    return Edit(f"{id} is", target, "", paraphrases, id=id)
+
+
+CLASH = EditStream((
+    edit("red", "Q", "R", id="a"), edit("blue", "Q", id="b"), edit("blue", "Q", "S", id="c"),
+))  # fmt: skip
+GENERALIZATION = Measure("generalization", "")
+
+
+def test_the_reason_counts_the_questions_and_names_the_shortest_pair() -> None:
+    found = ceilings(final_questions(CLASH))[GENERALIZATION]
+    assert (found.share, str(found)) == (Fraction(4, 5), ".80")
+    assert found.reason == (
+        "3 of 5 questions share a prompt with one that has another answer, such as 'Q' -> 'red' "
+        "(a) and 'blue' (b)"
+    )
+
+
+def letters(prompt: str, answer: str) -> Sequence[int]:
+    return [ord(letter) for letter in answer]
+
+
+def test_teacher_forced_an_answer_counts_in_parts() -> None:
+    reading = TextReading(str, str, letters)
+    stream = EditStream((edit("red", "Q", id="a"), edit("rust", "Q", id="b")))
+    found = ceilings(final_questions(stream), protocol="forced", reading=reading)[GENERALIZATION]
+    # r is right for both; behind it one of them is wrong in one letter.
+    assert found.share == Fraction(1, 2) * (1 + Fraction(3, 4))
+
+
+def test_teacher_forced_needs_tokens() -> None:
+    with pytest.raises(ValueError, match="protocol='forced' needs a reading with tokens"):
+        ceilings(final_questions(CLASH), protocol="forced")
+
+
+def test_prompts_that_a_tokenizer_reads_alike_are_one() -> None:
+    stream = EditStream((Edit("Who?", "Ann"), Edit("who?", "Bo")))
+    by_letter = ceilings(final_questions(stream))
+    in_lower_case = ceilings(final_questions(stream), reading=TextReading(str.lower, str))
+    reliability = Measure("reliability", "")
+    assert by_letter[reliability].share == 1
+    assert in_lower_case[reliability].share == Fraction(1, 2)
+
+
+def test_streams_are_pooled_by_their_questions() -> None:
+    clear = EditStream((edit("red", "Q", "R", "S", "T", "U", id="a"),))
+    each = [ceilings(final_questions(stream)) for stream in (clear, CLASH)]
+    found = pooled(each, GENERALIZATION)
+    assert found is not None
+    assert (found.share, found.n, found.n_clashing) == (Fraction(9, 10), 10, 3)
+    assert pooled(each, Measure("portability", "portability")) is None

@@ -1,0 +1,165 @@
+"""Ceilings: the largest mean score that one model can reach, whatever its editor.
+
+After its last edit a model gives each prompt one answer. Where two questions ask one prompt for two
+answers, it misses at least one of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple, Protocol
+
+from wise.measures.estimates import Measure
+from wise.measures.statistics import format_share
+from wise.measures.text import normalized
+
+__all__ = ["AS_WRITTEN", "Ceiling", "Scorable", "TextReading", "best_mean", "ceilings", "pooled"]
+
+
+class Scorable(Protocol):
+    """A question or a row: what was asked, the right answer, and why it is not scored, if so."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def expected(self) -> str: ...
+    @property
+    def edit_id(self) -> str: ...
+    @property
+    def excluded(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TextReading:
+    """When two prompts, and two answers, are one to a model.
+
+    Each is named by what it shares with those that are the same to it. `tokens` are those of an
+    answer (second argument) behind a prompt; without a tokenizer they are not known.
+    """
+
+    prompt: Callable[[str], Hashable]
+    answer: Callable[[str], Hashable]
+    tokens: Callable[[str, str], Sequence[int]] | None = None
+
+
+AS_WRITTEN = TextReading(str, normalized)
+
+
+class Ceiling(NamedTuple):
+    """The largest mean score of `n` questions, NaN without any.
+
+    `n_clashing` of them ask a prompt that another of them asks for another answer; `clash` is the
+    shortest such pair.
+    """
+
+    share: Fraction | float
+    n: int
+    n_excluded: int
+    n_clashing: int = 0
+    clash: tuple[Scorable, Scorable] | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it is below 1; empty where it is not."""
+        if self.clash is None:
+            return ""
+        one, other = self.clash
+        return (
+            f"{self.n_clashing:,} of {self.n:,} questions share a prompt with one that has another "
+            f"answer, such as {one.prompt!r} -> {_answer(one)} and {_answer(other)}"
+        )
+
+    def __str__(self) -> str:
+        return format_share(float(self.share)) if self.n else "-"
+
+
+def _answer(asked: Scorable) -> str:
+    return f"{asked.expected!r}" + f" ({asked.edit_id})" * bool(asked.edit_id)
+
+
+def best_mean(asked: Iterable[tuple[Hashable, Sequence[Hashable]]]) -> Fraction:
+    """The largest mean score over all functions of the prompt; `asked` must not be empty.
+
+    Each question is a prompt and the tokens of its answer. Its score is the share of them that are
+    predicted, each behind the prompt and the tokens before it; an answer of one token is right or
+    wrong as a whole, as free-run. Exact: one token is predicted behind each beginning of an answer,
+    and the best is the one that most questions need there, weighted by their length.
+    """
+    told = list(asked)
+    weights: defaultdict[Hashable, defaultdict[Hashable, Fraction]]
+    weights = defaultdict(lambda: defaultdict(Fraction))
+    for prompt, answer in told:
+        for place, token in enumerate(answer):
+            weights[prompt, tuple(answer[:place])][token] += Fraction(1, len(answer))
+    return sum((max(each.values()) for each in weights.values()), Fraction()) / len(told)
+
+
+def ceilings(
+    questions: Iterable[Scorable], *, protocol: str = "free", reading: TextReading = AS_WRITTEN
+) -> dict[Measure, Ceiling]:
+    """The ceiling of each measure by itself, of questions to one model by one protocol.
+
+    Questions that are excluded do not count. A locality question expects the unedited model's
+    answer, which a model can always give. Raises ValueError for the protocol "forced" with a
+    reading without tokens.
+    """
+    if protocol == "forced" and reading.tokens is None:
+        raise ValueError("protocol='forced' needs a reading with tokens; 'free' needs none")
+    tokens = reading.tokens if protocol == "forced" else None
+    by_measure: defaultdict[Measure, list[Scorable]] = defaultdict(list)
+    for question in questions:
+        by_measure[Measure(question.metric, question.kind)].append(question)
+    return {
+        measure: _ceiling(by_measure[measure], reading, tokens)
+        for measure in sorted(by_measure, key=lambda measure: measure.place)
+    }
+
+
+def _ceiling(
+    questions: Sequence[Scorable],
+    reading: TextReading,
+    tokens: Callable[[str, str], Sequence[Hashable]] | None,
+) -> Ceiling:
+    """The ceiling of one measure; an answer without `tokens` is right or wrong as a whole."""
+    scored = [question for question in questions if not question.excluded]
+    n, n_excluded = len(scored), len(questions) - len(scored)
+    if not n:
+        return Ceiling(float("nan"), 0, n_excluded)
+    same_prompt: defaultdict[Hashable, list[Scorable]] = defaultdict(list)
+    for question in scored:
+        same_prompt[reading.prompt(question.prompt)].append(question)
+    clashing, best, pairs = 0, Fraction(n), list[tuple[Scorable, Scorable]]()
+    for prompt, group in same_prompt.items():
+        first = {reading.answer(question.expected): question for question in reversed(group)}
+        if len(first) == 1 or group[0].metric == "locality":
+            continue
+        told = [
+            (prompt, tokens(q.prompt, q.expected) if tokens else [reading.answer(q.expected)])
+            for q in group
+        ]
+        best -= len(group) * (1 - best_mean(told))
+        clashing += len(group)
+        one, other, *_ = sorted(first.values(), key=lambda each: len(each.expected))
+        pairs.append((one, other))
+    clash = min(pairs, key=lambda pair: sum(len(q.prompt + q.expected) for q in pair), default=None)
+    return Ceiling(best / n, n, n_excluded, clashing, clash)
+
+
+def pooled(found: Iterable[Mapping[Measure, Ceiling]], measure: Measure) -> Ceiling | None:
+    """The ceiling of a measure over the questions of several models; None where none is asked."""
+    own = [each[measure] for each in found if measure in each and each[measure].n]
+    if not own:
+        return None
+    n = sum(each.n for each in own)
+    best = sum((each.n * Fraction(each.share) for each in own), Fraction())
+    clash = next((each.clash for each in own if each.clash), None)
+    excluded, clashing = (sum(getattr(each, name) for each in own)
+                          for name in ("n_excluded", "n_clashing"))  # fmt: skip
+    return Ceiling(best / n, n, excluded, clashing, clash)
