@@ -1,4 +1,4 @@
-"""The command line, `python -m reports page|league|study`; a command imports what it needs."""
+"""The command line, `python -m reports page|league|study|lint`; a command imports what it needs."""
 
 from __future__ import annotations
 
@@ -228,6 +228,39 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
     text = study_text.document(found, command=command)
     for path in filter(None, (out / "study.md", write)):
         path.write_text(text, encoding="utf-8")
+
+
+@main.command()
+@click.argument("dataset", metavar="[FORMAT:]FILE")
+@_option("--edits", type=click.IntRange(1), help="T  [default: all]")
+@_option("--seed", type=click.IntRange(0),
+         help="of the stream, as pytest draws it  [default: the file's own order]")  # fmt: skip
+@_option("--model", help="read the texts with the tokenizer of this model too")
+def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -> None:
+    """Say what is wrong with the edits and probes of a FILE, and what no editor can reach."""
+    from wise.evaluation.asked import final_questions
+    from wise.evaluation.datasets import drawn, read_dataset
+    from wise.evaluation.lint import lint as findings_of
+    from wise.evaluation.lint_text import lint_text
+    from wise.measures.ceilings import AS_WRITTEN, ceilings
+
+    reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
+    try:
+        whole, notes = read_dataset(dataset)
+        stream = drawn(whole, n_edits=edits, seed=seed)
+        if model is not None:
+            from fixtures.models import load_tokenizer
+            from wise.lm.tokens import reading_of, why_not_written
+
+            tokenizer = load_tokenizer(model)
+            reading, protocols = reading_of(tokenizer), ["free", "forced"]
+            why_unwritable = partial(why_not_written, tokenizer)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    asked = final_questions(stream)
+    reached = {each: ceilings(asked, protocol=each, reading=reading) for each in protocols}
+    findings = findings_of(stream, why_unwritable=why_unwritable)
+    click.echo(lint_text(stream, findings, reached, notes=notes))
 
 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:

@@ -1,0 +1,268 @@
+"""Laws of `wise.evaluation.lint`: it finds what was planted, and in the worlds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fixtures.encyclopedia import Encyclopedia
+from fixtures.world import World
+from properties.internals.test_datasets import DATA
+from reports.__main__ import main
+from wise.edits import Background, Edit, EditStream, Probe
+from wise.evaluation.asked import final_questions
+from wise.evaluation.datasets import load_stream, write_jsonl
+from wise.evaluation.lint import lint
+from wise.evaluation.lint_text import brief_lines
+from wise.measures.ceilings import ceilings
+
+pytestmark = pytest.mark.internals
+
+NAMES = ("Ada", "Bo", "Cleo", "Dag", "Eva", "Finn", "Gus", "Hana", "Ivo", "Jon", "Kim", "Lea")
+
+
+def fact(name: str) -> Edit:
+    paraphrases = (f"{name}'s home:", f"Where is {name}?")
+    return Edit(f"{name} lives in", f"{name}ville", name, paraphrases, f"Old {name}by", name)
+
+
+def probes(name: str) -> list[Probe]:
+    asked = [("far", f"{name} Creek ends in"), ("near-subject", f"{name} works as a"),
+             ("near-relation", f"{name}son lives in")]  # fmt: skip
+    told = [Probe(prompt, kind, "the sea", name) for kind, prompt in asked]
+    return [*told, Probe(f"{name}'s mayor is", "portability", f"Mr {name}", name)]
+
+
+CLEAN = EditStream(tuple(map(fact, NAMES)), tuple(probe for n in NAMES for probe in probes(n)))
+ADA, BO, CLEO, *_ = CLEAN.edits
+
+
+def plus(*records: Edit | Probe) -> EditStream:
+    edits = [each for each in records if isinstance(each, Edit)]
+    return EditStream(
+        (*CLEAN.edits, *edits), (*CLEAN.probes, *(p for p in records if isinstance(p, Probe)))
+    )
+
+
+def changed(edit: Edit, **fields: object) -> EditStream:
+    return EditStream(
+        tuple(replace(e, **fields) if e == edit else e for e in CLEAN.edits),
+        CLEAN.probes,
+    )
+
+
+def changed_all(change: Callable[[Edit], Edit]) -> EditStream:
+    return EditStream(tuple(map(change, CLEAN.edits)), CLEAN.probes)
+
+
+def asking(change: Callable[[str], str], kind: str = "far") -> EditStream:
+    """The probes of a kind with other prompts."""
+    asked = [replace(p, prompt=change(p.prompt)) if p.kind == kind else p for p in CLEAN.probes]
+    return EditStream(CLEAN.edits, tuple(asked))
+
+
+def late(prompt: str, target: str = "Lima") -> Edit:
+    return Edit(prompt, target, prompt, id="late")
+
+
+PLANTED = {
+    "contradicted-edit": (plus(late(ADA.prompt)), 1,
+                          "Ada 'Ada lives in' -> 'Adaville'; late -> 'Lima'"),
+    "repeated-edit": (plus(late(ADA.prompt, "Adaville ")), 1,
+                      "Ada 'Ada lives in' -> 'Adaville'; late -> 'Adaville'"),
+    "contradicted-wording": (plus(late("ADA lives in ...")), 2,
+                             "Ada 'Ada lives in' -> 'Adaville'; late -> 'Lima'"),
+    "no-change": (changed(BO, target="Old Boby"), 1, "Bo 'Bo lives in' -> 'Old Boby'"),
+    "target-in-prompt": (changed(BO, prompt="Bo of Lima lives in", target="Lima"), 1,
+                         "Bo 'Bo of Lima lives in' -> 'Lima'"),
+    "repeated-id": (plus(replace(late("Zoe lives in"), id="Ada")), 2, "Ada"),
+    "contradicted-paraphrase": (plus(late("Ada's home:")), 1,
+                                "Ada \"Ada's home:\" -> 'Adaville'; late -> 'Lima'"),
+    "shared-paraphrase": (changed(BO, paraphrases=("Ada's home:",)), 2,
+                          "Ada \"Ada's home:\" -> 'Adaville'; Bo -> 'Boville'"),
+    "prompt-as-paraphrase": (changed(BO, paraphrases=("Bo lives in", "Bo's home:")), 1,
+                             "Bo 'Bo lives in' -> 'Boville'"),
+    "repeated-paraphrase": (changed(BO, paraphrases=("Bo's home:",) * 3), 2,
+                            "Bo \"Bo's home:\" -> 'Boville'"),
+    "edited-probe": (plus(Probe(ADA.prompt, "near-relation")), 1,
+                     "Ada 'Ada lives in' -> 'Adaville'"),
+    "probe-in-scope": (plus(Probe("Ada's home:", "far")), 1, "Ada \"Ada's home:\" -> 'Adaville'"),
+    "shared-probe": (plus(Probe("Ada's mayor is", "portability", "Mrs Lo", "Bo")), 2,
+                     "Ada \"Ada's mayor is\" -> 'Mr Ada'; Bo -> 'Mrs Lo'"),
+    "shortcut": (asking("nq question: {}".format), 12, None),
+    "blind-probe": (plus(Probe("Ann lives in", "near-relation", "Adaville", "Ada")), 1,
+                    "'Ann lives in' -> 'Adaville', beside Ada 'Ada lives in' -> 'Adaville'"),
+    "repeated-probe": (plus(Probe("Bo works as a", "near-subject")), 1, "'Bo works as a', 2 times"),
+    "shared-subject": (plus(replace(late("Ada's car:"), subject="Ada")), 2, "'Ada', 2 edits"),
+    "no-subject": (changed(BO, subject=""), 1, "Bo 'Bo lives in' -> 'Boville'"),
+}  # fmt: skip
+
+
+EXPECTED = {
+    "contradicted-edit": 7, "shared-paraphrase": 10, "shared-probe": 2,
+    "contradicted-paraphrase": 10, "shortcut": 1912, "no-change": 35, "target-in-prompt": 7,
+    "repeated-edit": 5, "prompt-as-paraphrase": 4, "repeated-paraphrase": 2, "shared-subject": 261,
+    "repeated-probe": 88, "blind-probe": 14,
+}  # fmt: skip
+TOLD = r"""jsonl:facts.jsonl: 13 edits, 23 paraphrases, 13 far probes, 12 near-subject probes, 12 near-relation
+probes, 12 portability probes
+
+faults: 2
+  1 of 13 edits is contradicted by a later edit of the same prompt; only the last is in force, and
+    no other is scored
+    e.g. Cleo 'Cleo lives in' -> 'Cleoville'; late -> 'Lima\u202e'
+  2 of 21 paraphrases are a paraphrase of an edit with another target too; one model cannot answer
+    both
+    e.g. Ada "Ada's home:" -> 'Adaville'; Bo -> 'Boville'
+
+notes: 1
+  1 of 13 far probes is asked before; each time counts as an item
+    e.g. 'Ada Creek ends in', 2 times
+
+the most that any editor can reach after 13 edits:
+                  asked  not scored  free-run
+  reliability        13           1      1.00
+  generalization     23           2       .95
+  far                13           0      1.00
+  near-subject       12           0      1.00
+  near-relation      12           0      1.00
+  portability        12           1      1.00
+  generalization: 2 of 21 questions share a prompt with one that has another answer, such as "Ada's
+    home:" -> 'Boville' (Bo) and 'Adaville' (Ada)
+"""  # noqa: E501
+
+
+def test_a_clean_stream_has_no_finding() -> None:
+    assert lint(CLEAN, Background(("Rome lies in Italy.",), (fact("Zoe"),))) == []
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_is_planted_is_found_and_nothing_else(kind: str) -> None:
+    stream, n, example = PLANTED[kind]
+    found = {each.kind: each for each in lint(stream)}
+    assert found.keys() == {kind}
+    assert found[kind].n == n
+    if example is not None:
+        assert found[kind].example == example
+
+
+@pytest.mark.parametrize(
+    ("stream", "claim"),
+    [
+        (asking("nq question: {}".format), "begin with 'nq question:', but 0 of 36 prompts"),
+        (asking("{} ...".format), ""),
+        (asking("{}?".format), ""),  # a third of the edits' wordings end so too
+        (asking(str.swapcase), "begin with a small letter, but 0 of 36 prompts"),
+        (changed_all(lambda e: replace(e, paraphrases=(), prompt=f"Say: {e.prompt}")),
+         "do not begin with 'Say:', but 12 of 12 prompts"),
+        (changed_all(lambda e: replace(e, paraphrases=(), prompt=f"{e.prompt}?")),
+         "do not end with a question mark, but 12 of 12 prompts"),
+    ],
+)  # fmt: skip
+def test_a_shortcut_is_what_nearly_all_of_one_side_have_and_nearly_none_of_the_other(
+    stream: EditStream, claim: str
+) -> None:
+    found = [each for each in lint(stream) if each.kind == "shortcut"]
+    assert bool(found) == bool(claim)
+    assert all(claim in each.claim for each in found[:1])
+
+
+def test_of_few_texts_no_shortcut_is_told() -> None:
+    stream = asking("nq question: {}".format)
+    assert lint(stream.prefix(9)) == []
+
+
+def test_what_follows_from_an_overwritten_edit_is_no_finding() -> None:
+    stream = changed(ADA, paraphrases=("Bo's home:",))
+    assert [each.kind for each in lint(stream)] == ["shared-paraphrase"]
+    over = EditStream((*stream.edits, late(ADA.prompt)), stream.probes)
+    assert [each.kind for each in lint(over)] == ["contradicted-edit"]
+
+
+def test_the_background_must_not_hold_what_is_asked() -> None:
+    background = Background(("Ask Ada lives in", "Rome"), (replace(BO, prompt="Bo's home:"),))
+    (found,) = lint(CLEAN, background)
+    assert str(found) == (
+        "2 of 3 texts and edits of the background hold a prompt of the stream; an editor sees "
+        "beforehand what it will be asked"
+    )
+
+
+def test_targets_are_told_that_a_tokenizer_cannot_write_and_that_a_model_knows() -> None:
+    found = lint(
+        CLEAN,
+        why_unwritable=lambda text: "holds a v" * text.startswith("Lea"),
+        is_known=lambda edit: edit in (ADA, BO),
+    )
+    assert [(each.kind, each.n, each.example) for each in found] == [
+        ("unwritable-target", 1, "Lea 'Lea lives in' -> 'Leaville' holds a v"),
+        ("known-target", 2, "Bo 'Bo lives in' -> 'Boville'"),
+    ]
+
+
+@pytest.mark.parametrize("world", [Encyclopedia(), Encyclopedia(n_people=190, n_cities=64)])
+@pytest.mark.parametrize("n_edits", [20, 300])
+def test_the_streams_of_a_world_have_no_fault(world: World, n_edits: int) -> None:
+    stream = world.stream(0, n_edits)
+    faults = [each for each in lint(stream, world.background()) if each.is_fault]
+    assert faults == []
+    assert {float(each.share) for each in ceilings(final_questions(stream)).values()} == {1.0}
+
+
+@pytest.fixture
+def published() -> str:
+    """ZsRE as KnowEdit publishes it."""
+    path = DATA / "zsre_knowedit_test.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; MODEL_EDITOR_DATA can name its folder")
+    return f"zsre:{path}"
+
+
+def test_a_thousand_edits_of_a_published_file_contradict_themselves(published: str) -> None:
+    stream = load_stream(published, n_edits=1000)
+    found = {each.kind: each.n for each in lint(stream)}
+    assert found == EXPECTED
+    at_most = ceilings(final_questions(stream))
+    assert {measure.name: str(each) for measure, each in at_most.items()} == {
+        "reliability": "1.00", "generalization": ".99", "near-subject": "1.00",
+        "portability": ".999",
+    }  # fmt: skip
+
+
+def test_at_most_three_lines_tell_the_first_faults() -> None:
+    lines = list(brief_lines(lint(CLEAN), "a command"))
+    assert lines == ["no contradictions, and no probes within a scope"]
+    stream = plus(late(ADA.prompt), late("Bo's home:"), Probe("Cleo lives in", "far"))
+    assert list(brief_lines(lint(stream), "a command")) == [
+        "1 of 14 edits is contradicted by a later edit of the same prompt",
+        "1 of 22 paraphrases is the prompt of an edit with another target, and not scored",
+        "2 more findings: a command",
+    ]
+
+
+def test_the_command_tells_faults_notes_and_ceilings(tmp_path: Path) -> None:
+    stream = EditStream(
+        (*changed(BO, paraphrases=("Ada's home:",)).edits, late(CLEO.prompt, "Lima\u202e")),
+        (*CLEAN.probes, CLEAN.probes[0]),
+    )
+    write_jsonl(stream, tmp_path / "facts.jsonl")
+    result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
+    assert (result.exit_code, result.output) == (0, TOLD)
+
+
+def test_the_command_draws_as_many_edits_as_asked(tmp_path: Path) -> None:
+    write_jsonl(plus(late(ADA.prompt)), tmp_path / "facts.jsonl")
+    result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path}/facts.jsonl", "--edits", "12"])
+    assert "12 edits, 24 paraphrases" in result.output
+    assert "faults: none" in result.output
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_text('{"prompt": "Ada"}')
+    result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
+    assert result.exit_code == 1
+    assert "line 1, record 0" in result.output

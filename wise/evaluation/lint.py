@@ -1,0 +1,396 @@
+"""What is wrong with an edit stream, found without a model.
+
+Published files contradict themselves, ask within a scope for what must not change, and mark their
+probes by an opening that no edit has. Such faults bound a score, or take its meaning. Notes tell
+what any stream may hold, and what it means for the numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
+from wise.measures.text import normalized
+
+__all__ = ["StreamFinding", "lint"]
+
+# What is found, the most important first. Faults bound a score or take its meaning.
+_FAULTS = (
+    "contradicted-edit", "unwritable-target", "shared-paraphrase", "shared-probe",
+    "contradicted-paraphrase", "edited-probe", "probe-in-scope", "contradicted-wording", "shortcut",
+    "shared-background", "no-change", "known-target", "target-in-prompt", "repeated-edit",
+    "repeated-id", "prompt-as-paraphrase", "repeated-paraphrase",
+)  # fmt: skip
+_NOTES = ("shared-subject", "repeated-probe", "blind-probe", "no-subject")
+_LEAST = 10  # texts on either side, for what they share to be no chance
+_TELLING = 0.95  # least difference of two shares that tells one group from the other
+_SHOWN = 60  # letters of a text in an example
+_BY_NUMBER = re.compile(  # the verb of one, and of several
+    r"\b(is|has|shares|writes|names|holds)\|(are|have|share|write|name|hold)\b"
+)
+
+
+class StreamFinding(NamedTuple):
+    """`n` of `n_of` items of which `claim` holds; `example` is the shortest, with its ids."""
+
+    kind: str
+    n: int
+    n_of: int
+    claim: str
+    example: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the file should be mended; else it is a note."""
+        return self.kind in _FAULTS
+
+    def __str__(self) -> str:
+        return f"{self.n:,} of {self.n_of:,} {self.claim}"
+
+
+_Found = Iterator[StreamFinding | None]
+
+
+def lint(
+    stream: EditStream,
+    background: Background | None = None,
+    *,
+    why_unwritable: Callable[[str], str] | None = None,
+    is_known: Callable[[Edit], bool] | None = None,
+) -> list[StreamFinding]:
+    """What is found in `stream`, and in `background` as that of it: faults first, then notes.
+
+    `why_unwritable` tells why a tokenizer cannot write a text, empty where it can; `is_known`, of
+    an unedited model, whether it answers an edit by its target already.
+    """
+    facts = _Facts(stream)
+    found = [*facts.on_edits(), *facts.on_paraphrases(), *facts.on_probes(), *facts.on_openings()]
+    if background is not None:
+        found += facts.on_background(background)
+    if why_unwritable is not None:
+        found += facts.on_targets(why_unwritable)
+    if is_known is not None:
+        found += facts.on_known(is_known)
+    found += facts.on_subjects()
+    told = [each for each in found if each is not None]
+    return sorted(told, key=lambda finding: (*_FAULTS, *_NOTES).index(finding.kind))
+
+
+def _finding(
+    kind: str, examples: Iterable[str], n_of: int, claim: str, n: int | None = None
+) -> StreamFinding | None:
+    """The finding of `examples`; None where there is none. `is|are` goes by their number."""
+    told = list(examples)
+    if not told:
+        return None
+    n = len(told) if n is None else n
+    by_number = _BY_NUMBER.sub(lambda match: match[1 if n == 1 else 2], claim)
+    return StreamFinding(kind, n, n_of, by_number, min(told, key=len))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """A stream by what its texts are; each `on_...` gives findings, or None, in their order."""
+
+    stream: EditStream
+
+    @cached_property
+    def live(self) -> dict[str, int]:
+        """The place of the last edit of each prompt."""
+        return {edit.prompt: place for place, edit in enumerate(self.stream.edits)}
+
+    @cached_property
+    def in_force(self) -> list[Edit]:
+        return list(self.stream.live())
+
+    @cached_property
+    def paraphrases(self) -> dict[str, list[Edit]]:
+        """The edits in force that each paraphrase is of, once for each time that it is asked."""
+        found = defaultdict(list)
+        for edit in self.in_force:
+            for text in edit.paraphrases:
+                found[text].append(edit)
+        return found
+
+    @cached_property
+    def of_id(self) -> dict[str, Edit]:
+        return {edit.id: edit for edit in self.stream.edits if edit.id}
+
+    def editing(self, prompt: str) -> Edit | None:
+        """The edit in force of a prompt."""
+        return self.stream.edits[self.live[prompt]] if prompt in self.live else None
+
+    def told(self, edit: Edit, text: str = "") -> str:
+        """`zsre-3 'Who ...?' -> 'Ada'`, of the prompt or of a paraphrase."""
+        return f"{self.name(edit)} {_short(text or edit.prompt)} -> {_short(edit.target)}"
+
+    def name(self, edit: Edit) -> str:
+        return edit.id or f"edit {self.stream.edits.index(edit) + 1}"
+
+    def both(self, edit: Edit, other: Edit, text: str = "") -> str:
+        """Two edits that ask for one text."""
+        return f"{self.told(edit, text)}; {self.name(other)} -> {_short(other.target)}"
+
+    def on_edits(self) -> _Found:
+        edits = self.stream.edits
+        late = [(edit, edits[self.live[edit.prompt]]) for place, edit in enumerate(edits)
+                if self.live[edit.prompt] != place]  # fmt: skip
+        yield _finding(
+            "contradicted-edit",
+            (self.both(*pair) for pair in late if not _same(*pair)), len(edits),
+            "edits is|are contradicted by a later edit of the same prompt; only the last is in "
+            "force, and no other is scored",
+        )  # fmt: skip
+        alike = defaultdict(list)
+        for edit in self.in_force:
+            alike[_words(edit.prompt)].append(edit)
+        groups = [each for each in alike.values() if not all(_same(each[0], e) for e in each)]
+        yield _finding(
+            "contradicted-wording",
+            (self.both(each[0], next(e for e in each if not _same(each[0], e)))
+             for each in groups), len(edits),
+            "edits has|have the prompt of another up to case, spaces and signs, and another "
+            "target; a reader takes them for one fact",
+            n=sum(map(len, groups)),
+        )  # fmt: skip
+        yield _finding(
+            "no-change",
+            (self.told(edit) for edit in edits
+             if edit.ground_truth.strip() and _one(edit.target) == _one(edit.ground_truth)),
+            len(edits),
+            "edits writes|write what was right before, as target and ground_truth are the same; "
+            "an editor that does nothing gets them right",
+        )  # fmt: skip
+        yield _finding(
+            "repeated-edit", (self.both(*pair) for pair in late if _same(*pair)), len(edits),
+            "edits is|are made again by a later one with the same target; only the last is scored",
+        )  # fmt: skip
+        yield _finding(
+            "target-in-prompt", (self.told(edit) for edit in edits if _holds_target(edit)),
+            len(edits),
+            "edits names|name the target in the prompt; a model can copy it from there",
+        )  # fmt: skip
+        n_named = Counter(edit.id for edit in edits if edit.id)
+        again = [edit_id for edit_id, n in n_named.items() if n > 1]
+        yield _finding(
+            "repeated-id", again, len(edits),
+            "edits shares|share an id with another; probes of that id are taken for the last one's",
+            n=sum(n_named[edit_id] for edit_id in again),
+        )  # fmt: skip
+
+    def on_paraphrases(self) -> _Found:
+        n_all = sum(map(len, self.paraphrases.values()))
+        edited, own, clashing, again = (list[str]() for _ in range(4))
+        for text, edits in self.paraphrases.items():
+            writer = self.editing(text)
+            for edit in edits:
+                if writer is not None:
+                    where = own if _same(writer, edit) else edited
+                    is_own = writer.prompt == edit.prompt
+                    where.append(self.told(edit) if is_own else self.both(edit, writer, text))
+                elif other := next((each for each in edits if not _same(each, edit)), None):
+                    clashing.append(self.both(edit, other, text))
+            n_apart = len({_one(edit.target) for edit in edits})
+            again += [self.told(edits[0], text)] * (len(edits) - n_apart) * (writer is None)
+        yield _finding(
+            "contradicted-paraphrase", edited, n_all,
+            "paraphrases is|are the prompt of an edit with another target, and not scored",
+        )  # fmt: skip
+        yield _finding(
+            "shared-paraphrase", clashing, n_all,
+            "paraphrases is|are a paraphrase of an edit with another target too; one model cannot "
+            "answer both",
+        )  # fmt: skip
+        yield _finding(
+            "prompt-as-paraphrase", own, n_all,
+            "paraphrases is|are the prompt of an edit with that target; asking them is asking for "
+            "reliability",
+        )  # fmt: skip
+        yield _finding(
+            "repeated-paraphrase", again, n_all,
+            "paraphrases is|are asked before, for the same target; each time counts as an item",
+        )  # fmt: skip
+
+    def on_probes(self) -> _Found:
+        for kind in PROBE_KINDS:
+            probes = [probe for probe in self.stream.probes if probe.kind == kind]
+            yield from (self._on_consequences if kind == "portability" else self._on_kept)(
+                kind, probes
+            )
+
+    def _on_kept(self, kind: str, probes: Sequence[Probe]) -> _Found:
+        """Findings on probes that must keep their answer."""
+        edited, in_scope, blind = (list[str]() for _ in range(3))
+        for probe in probes:
+            writer, own = self.editing(probe.prompt), self.of_id.get(probe.edit_id)
+            if writer is not None:
+                edited.append(self.told(writer))
+            elif probe.prompt in self.paraphrases:
+                in_scope.append(self.told(self.paraphrases[probe.prompt][0], probe.prompt))
+            elif own is not None and _one(own.target) == _one(probe.answer):
+                blind.append(f"{_short(probe.prompt)} -> {_short(probe.answer)}, "
+                             f"beside {self.told(own)}")  # fmt: skip
+        yield _finding(
+            "edited-probe", edited, len(probes),
+            f"{kind} probes is|are the prompt of an edit, so within its scope, and not scored",
+        )  # fmt: skip
+        yield _finding(
+            "probe-in-scope", in_scope, len(probes),
+            f"{kind} probes is|are a paraphrase of an edit; the answer is to change and to stay, "
+            "and no editor does both",
+        )  # fmt: skip
+        yield _finding(
+            "blind-probe", blind, len(probes),
+            f"{kind} probes has|have the target of the edit as right answer; they cannot show that "
+            "it leaked",
+        )  # fmt: skip
+        yield _repeated(kind, probes)
+
+    def _on_consequences(self, kind: str, probes: Sequence[Probe]) -> _Found:
+        asked = defaultdict(list)
+        for probe in probes:
+            asked[probe.prompt].append(probe)
+        edited, in_scope = list[str](), list[str]()
+        for probe in probes:
+            told = f"{probe.edit_id} {_short(probe.prompt)} -> {_short(probe.answer)}"
+            writer = self.editing(probe.prompt)
+            if writer is not None and _one(writer.target) != _one(probe.answer):
+                edited.append(f"{told}; {self.name(writer)} -> {_short(writer.target)}")
+            same = asked[probe.prompt]
+            other = next((o for o in same if _one(o.answer) != _one(probe.answer)), None)
+            if writer is None and other is not None:
+                in_scope.append(f"{told}; {other.edit_id} -> {_short(other.answer)}")
+        yield _finding(
+            "edited-probe", edited, len(probes),
+            f"{kind} probes is|are the prompt of an edit with another target, and not scored",
+        )  # fmt: skip
+        yield _finding(
+            "shared-probe", in_scope, len(probes),
+            f"{kind} probes is|are asked elsewhere for another answer; one model cannot give both",
+        )  # fmt: skip
+
+    def on_openings(self) -> _Found:
+        """What tells the probes of a kind from the edits at a glance."""
+        texts = [text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases)]
+        for kind in PROBE_KINDS[:-1]:
+            probes = list(dict.fromkeys(p.prompt for p in self.stream.probes if p.kind == kind))
+            if min(len(probes), len(self.stream.edits)) < _LEAST:
+                continue
+            openings = dict.fromkeys(filter(None, map(_opening, (probes, texts))))
+            marks: list[tuple[str, Callable[[str], bool]]] = [
+                (f"begin with {opening!r}", _begins(opening)) for opening in openings
+            ]
+            marks += [("end with a question mark", lambda text: text.rstrip().endswith("?")),
+                      ("begin with a small letter", lambda text: text[:1].islower())]  # fmt: skip
+            for what, has in marks:
+                marked, n_edits = [p for p in probes if has(p)], sum(map(has, texts))
+                apart = len(marked) / len(probes) - n_edits / len(texts)
+                told = marked if apart > 0 else [p for p in probes if not has(p)]
+                if abs(apart) >= _TELLING:
+                    yield _finding(
+                        "shortcut", map(_short, told), len(probes),
+                        f"{kind} probes {'do not ' * (apart < 0)}{what}, but {n_edits:,} of "
+                        f"{len(texts):,} prompts and paraphrases of edits do; a router can tell "
+                        "them apart by that alone",
+                    )  # fmt: skip
+
+    def on_background(self, background: Background) -> _Found:
+        apart = background.apart_from(self.stream)
+        texts, edits = set(apart.texts), set(apart.edits)
+        shared = [_short(text) for text in background.texts if text not in texts]
+        shared += [_short(edit.prompt) for edit in background.edits if edit not in edits]
+        yield _finding(
+            "shared-background", shared, len(background.texts) + len(background.edits),
+            "texts and edits of the background holds|hold a prompt of the stream; an editor sees "
+            "beforehand what it will be asked",
+        )  # fmt: skip
+
+    def on_targets(self, why_unwritable: Callable[[str], str]) -> _Found:
+        edits = self.stream.edits
+        why = {edit.target: why_unwritable(edit.target) for edit in edits}
+        yield _finding(
+            "unwritable-target",
+            (f"{self.told(edit)} {why[edit.target]}" for edit in edits if why[edit.target]),
+            len(edits),
+            "edits has|have a target that the tokenizer cannot write; no answer is right",
+        )  # fmt: skip
+
+    def on_known(self, is_known: Callable[[Edit], bool]) -> _Found:
+        edits = self.stream.edits
+        yield _finding(
+            "known-target", (self.told(edit) for edit in edits if is_known(edit)), len(edits),
+            "edits is|are answered by the target before any edit; an editor that does nothing gets "
+            "them right",
+        )  # fmt: skip
+
+    def on_subjects(self) -> _Found:
+        edits = self.stream.edits
+        n_edits = Counter(edit.subject for edit in edits if edit.subject)
+        shared = {subject: n for subject, n in n_edits.items() if n > 1}
+        yield _finding(
+            "shared-subject", (f"{_short(subject)}, {n} edits" for subject, n in shared.items()),
+            len(edits),
+            f"edits share their subject with another ({len(n_edits):,} subjects carry "
+            f"{n_edits.total():,} edits); items of one subject are one cluster, so that every "
+            "interval is wider",
+            n=sum(shared.values()),
+        )  # fmt: skip
+        yield _finding(
+            "no-subject", (self.told(edit) for edit in edits if not edit.subject), len(edits),
+            "edits has|have no subject; what edits at its last token has no place for them",
+        )  # fmt: skip
+
+
+def _repeated(kind: str, probes: Sequence[Probe]) -> StreamFinding | None:
+    n_asked = Counter(probe.prompt for probe in probes)
+    again = {prompt: n for prompt, n in n_asked.items() if n > 1}
+    return _finding(
+        "repeated-probe", (f"{_short(prompt)}, {n} times" for prompt, n in again.items()),
+        len(probes),
+        f"{kind} probes is|are asked before; each time counts as an item",
+        n=sum(again.values()) - len(again),
+    )  # fmt: skip
+
+
+def _one(text: str) -> str:
+    """What answers share that differ in white space alone."""
+    return normalized(text)
+
+
+def _same(one: Edit, other: Edit) -> bool:
+    return _one(one.target) == _one(other.target)
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _holds_target(edit: Edit) -> bool:
+    target = re.escape(_one(edit.target))
+    return re.search(rf"(?<!\w){target}(?!\w)", _one(edit.prompt), re.IGNORECASE) is not None
+
+
+def _opening(texts: Sequence[str]) -> str:
+    """The longest run of words with which nearly all texts begin; empty where there is none."""
+    n_words, opening = 0, ""
+    while True:
+        n_words += 1
+        begun = Counter(" ".join(text.split()[:n_words]) for text in texts)
+        most, n = begun.most_common(1)[0]
+        if n < _TELLING * len(texts) or most == opening:
+            return opening
+        opening = most
+
+
+def _begins(opening: str) -> Callable[[str], bool]:
+    return lambda text: normalized(text).startswith(opening)
+
+
+def _short(text: str) -> str:
+    text = normalized(text)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
