@@ -36,9 +36,20 @@ def observe(
 
 
 @contextmanager
-def replace(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Replace the output of every call of `module` by `change(input, output)`."""
-    handle = module.register_forward_hook(lambda _module, args, output: change(args[0], output))
+def replace(module: nn.Module, change: Callable[[Any, Tensor], Tensor]) -> Iterator[None]:
+    """Replace the output of every call of `module` by `change(input, output)`.
+
+    The input is the first positional argument, None where all are named; of an output that is a
+    tuple, the first part is replaced.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        first = args[0] if args else None
+        if isinstance(output, tuple):
+            return (change(first, output[0]), *output[1:])
+        return change(first, output)
+
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:

@@ -15,7 +15,6 @@ from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import IGNORED, Batch, encode, of_like_length, subject_mask
-from wise.localization.model_runs import replaced
 
 __all__ = ["Forced"]
 

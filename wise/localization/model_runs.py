@@ -14,27 +14,12 @@ from transformers import DynamicCache
 
 from wise.lm.architectures import LanguageModel
 from wise.lm.calls import named
+from wise.lm.hooks import replace
 from wise.lm.tail import first_tensor
 from wise.localization.corruption import Corruption, add_noise
 from wise.localization.records import Site
 
-__all__ = ["METRICS", "ModelRun", "Target", "given", "replaced", "run_rows", "site_module"]
-
-
-@contextmanager
-def replaced(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let `change` replace the output of every call of `module` (of a tuple, its first part)."""
-
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+__all__ = ["METRICS", "ModelRun", "Target", "given", "run_rows", "site_module"]
 
 
 @contextmanager
@@ -130,12 +115,12 @@ def run_rows(
         hidden.append(taken.pop("hidden_states"))
         arguments.append(taken)
 
-    def see_state(output: Tensor) -> Tensor:
+    def see_state(_input: Any, output: Tensor) -> Tensor:
         states.append(output.view(*ids.shape, -1))
         # Gradients pass through the state itself; the block gets a copy, as Falcon's writes to it.
         return states[-1].view(output.shape).clone()
 
-    def embed(output: Tensor) -> Tensor:
+    def embed(_input: Any, output: Tensor) -> Tensor:
         if corruption is not None and corruption.noise is not None:
             begin, end = corruption.span
             output = add_noise(output, corruption.noise, (begin - first, end - first))
@@ -149,10 +134,10 @@ def run_rows(
         for layer, (keys, values) in enumerate(behind.expand(len(ids)).keys_values):
             cache.update(keys[:, :, :first].detach(), values[:, :, :first].detach(), layer)
     with ExitStack() as stack:
-        stack.enter_context(replaced(lm.embedding, embed))
+        stack.enter_context(replace(lm.embedding, embed))
         for layer, block in enumerate(lm.blocks):
             stack.callback(block.register_forward_pre_hook(see_block, with_kwargs=True).remove)
-            stack.enter_context(replaced(site_module(lm, layer, site), see_state))
+            stack.enter_context(replace(site_module(lm, layer, site), see_state))
         stack.callback(lm.blocks[-1].register_forward_hook(see_last).remove)
         n_rows, width = whole.shape
         lm.model.base_model(

@@ -18,10 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wise.editor import Editor, EditorFactory, takes
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.hooks import frozen
+from wise.lm.hooks import frozen, replace
 from wise.localization.corruption import add_noise, gaussian
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
-from wise.localization.model_runs import replaced
 from wise.seeds import seeded
 
 __all__ = [
@@ -170,8 +169,8 @@ def noised_answer(
     noise = gaussian(lm, fact, question, sigma=sigma, n_noise=n_noise, seed=seed).noise
     ids = question.input_ids[: question.n_prompt].expand(n_noise, -1).to(model.device)
     answer: list[int] = []
-    with frozen(model), replaced(
-        lm.embedding, lambda output: add_noise(output, cast(Tensor, noise), question.span)
+    with frozen(model), replace(
+        lm.embedding, lambda _, output: add_noise(output, cast(Tensor, noise), question.span)
     ):  # fmt: skip
         for _ in range(length):
             mask = torch.ones_like(ids)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from wise.lm.architectures import LanguageModel
 from wise.lm.calls import After, Fixed, Seen, at_columns, full_mask
-from wise.lm.hooks import Stop
+from wise.lm.hooks import Stop, replace
 from wise.lm.tail import first_tensor
-from wise.localization.model_runs import ModelRun, Target, given, replaced, site_module
+from wise.localization.model_runs import ModelRun, Target, given, site_module
 
 __all__ = ["sweep"]
 
@@ -168,10 +168,10 @@ class _Sweep:
         if self.base.site == "mlp":
             return given(module, states, where)
 
-        def change(output: Tensor) -> Tensor:
+        def change(_input: Any, output: Tensor) -> Tensor:
             return torch.where(where[:, None], states, output.view(states.shape))
 
-        return replaced(module, change)
+        return replace(module, change)
 
     def _run(
         self,
