@@ -189,11 +189,6 @@ class Bench:
         batch = self.batch(prompts)
         return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
 
-    def routed(self, editor: Editor, batch: Batch) -> Tensor:
-        """[B, T, V]; a routed editor is told which tokens are the prompt's."""
-        more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
-        return editor.logits(batch.input_ids, batch.attention_mask, **more)
-
     def opens(self, editor: Routed, prompts: Sequence[str]) -> list[bool]:
         """Whether each prompt is routed to an edit."""
         batch = self.batch(prompts)

@@ -122,7 +122,7 @@ def test_what_has_no_room_goes_from_the_front() -> None:
     editor = tiny(make_ike, n_demonstrations=2, n_edits=3, reserve=6)
     editor.edit(EDITS[:1])
     editor.edit(EDITS[1:2])
-    parts = [editor._ids(text) for text in editor._demonstrations]
+    parts = list(editor._demonstrations)
     parts += [editor._ids(statement(edit, "plain")) for edit in EDITS[:2]]
     for room in range(1, sum(map(len, parts)) + 2):
         ids = editor._prefix("", 64 - 6 - room)

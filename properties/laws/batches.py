@@ -17,7 +17,7 @@ from properties.bench import Bench
 from properties.findings import Broken, close, needs, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import PROBE_KINDS
-from wise.lm.decoding import most_rows
+from wise.lm.decoding import batch_logits, most_rows
 from wise.lm.tokens import Batch, encode
 
 __all__ = [
@@ -149,11 +149,11 @@ def check_a_row_does_not_depend_on_what_follows(bench: Bench) -> None:
         follows = " ".join([edit.target, *(other.prompt for other in edits)])
         whole = bench.batch([edit.prompt], [follows])
         n_prompt, n_tokens = int(whole.prompt_mask.sum()), whole.input_ids.shape[1]
-        full = bench.routed(editor, whole)[0]
+        full = batch_logits(editor, whole)[0]
         for n in sorted({n_prompt, n_prompt + 1, (n_prompt + n_tokens) // 2}):
             cut = Batch(*(x[:, :n] for x in (whole.input_ids, whole.attention_mask,
                                              whole.prompt_mask, whole.labels)))  # fmt: skip
-            gaps = (bench.routed(editor, cut)[0] - full[:n]).abs().amax(-1)
+            gaps = (batch_logits(editor, cut)[0] - full[:n]).abs().amax(-1)
             at = int(gaps.argmax())
             require(
                 float(gaps[at]) <= tolerance(full),
@@ -286,7 +286,7 @@ def check_out_of_scope_rows_are_the_unedited_model_at_every_token(bench: Bench) 
         ", with a target teacher-forced after it": forced,
     }
     for how, batch in batches.items():
-        one, other = (bench.routed(each, batch) for each in (editor, bench.base))
+        one, other = (batch_logits(each, batch) for each in (editor, bench.base))
         own = batch.attention_mask.bool()
         _require_rows(
             [prompts[n] for n in closed],
@@ -308,10 +308,10 @@ def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
         alone = _alone(bench, editor, [prompt])[prompt]
         for follows in (edits[0].prompt, edits[-1].target):
             batch = bench.batch([prompt], [follows])
-            forced = bench.routed(editor, batch)[0]
+            forced = batch_logits(editor, batch)[0]
             expected = alone
             if not opens:  # then the unedited model answers at every token of the target
-                expected = bench.routed(bench.base, batch)[0]
+                expected = batch_logits(bench.base, batch)[0]
             found = forced[: len(expected)]
             require(
                 close(found, expected),

@@ -16,7 +16,7 @@ from properties.findings import Broken, Unasked, close, needs, require, toleranc
 from properties.laws.batches import questions
 from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
-from wise.lm.decoding import Answer, answer_of, greedy_by_logits
+from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
@@ -147,7 +147,7 @@ def is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: A
         )
     )
     shared = [token for token, _ in same]
-    logits = bench.routed(editor, _whole(bench, prompt, shared))[0, -1]
+    logits = batch_logits(editor, _whole(bench, prompt, shared))[0, -1]
     best, second = logits.topk(2).values
     return float(best - second) <= tolerance(logits)
 
@@ -197,7 +197,7 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
         if not new or len(steps) < len(new):
             continue
         whole = _whole(bench, prompt, new[:-1])
-        logits = bench.routed(editor, whole)[0, -len(new) :]
+        logits = batch_logits(editor, whole)[0, -len(new) :]
         first, *later = zip(steps[-len(new) :], logits, strict=True)
         if not close(*first):
             continue
@@ -270,7 +270,7 @@ def _is_as_likely(bench: Bench, editor: Editor, prompt: str, one: Answer, other:
     scores = []
     for answer in (one, other):
         ids = [*answer.token_ids, *[bench.loaded.tokenizer.eos_token_id] * answer.stopped]
-        log_p = bench.routed(editor, _whole(bench, prompt, ids))[0].float().log_softmax(-1)
+        log_p = batch_logits(editor, _whole(bench, prompt, ids))[0].float().log_softmax(-1)
         labels = torch.tensor(ids, device=log_p.device)
         scores.append(log_p[-len(ids) - 1 : -1].gather(-1, labels[:, None]).mean())
     return abs(float(scores[0] - scores[1])) <= _NEAR

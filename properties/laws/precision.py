@@ -14,7 +14,7 @@ from properties.findings import Broken, Unasked, needs, require
 from wise.editor import Persistent, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
-from wise.lm.decoding import most_rows
+from wise.lm.decoding import batch_logits, most_rows
 
 __all__ = [
     "check_a_saved_editor_is_bitwise_the_same_in_half_precision",
@@ -136,7 +136,7 @@ def check_out_of_scope_rows_keep_every_bit_in_half_precision(bench: Bench) -> No
         if half.opens(editor, [prompt])[0]:
             continue
         batch = half.batch([prompt])
-        found, needed = (half.routed(each, batch) for each in (editor, half.base))
+        found, needed = (batch_logits(each, batch) for each in (editor, half.base))
         require(
             found.equal(needed),
             f"{prompt!r} opens no edit, and its logits differ by up to "

@@ -18,6 +18,7 @@ from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, require
 from wise.editor import Editor
 from wise.edits import Edit
+from wise.lm.decoding import batch_logits
 from wise.lm.tokens import IGNORED
 
 __all__ = [
@@ -128,7 +129,7 @@ def _read(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, 
     prompts, targets = zip(*((edit.prompt, edit.target) for edit in edits), strict=True)
     batch = bench.reader.encode(prompts, targets, append_eos=False)
     labelled = batch.labels != IGNORED
-    return bench.routed(editor, batch)[labelled], batch.labels[labelled]
+    return batch_logits(editor, batch)[labelled], batch.labels[labelled]
 
 
 def _chances(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:

@@ -156,7 +156,7 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         limit = self.lm.context_length
         room = None if limit is None else limit - n_tokens - self.config.reserve
         told = [statement(edit, self.config.style) for edit in shown]
-        parts = [self._ids(text) for text in (*self._demonstrations, *told)]
+        parts = [*self._demonstrations, *map(self._ids, told)]
         ids: list[int] = []
         for part in reversed(parts):
             if room is not None and len(part) + len(ids) > room:
@@ -172,10 +172,11 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     @cached_property
-    def _demonstrations(self) -> tuple[str, ...]:
-        return demonstrations(
-            self.background, n=self.config.n_demonstrations, style=self.config.style, seed=self.seed
-        )
+    def _demonstrations(self) -> list[list[int]]:
+        config = self.config
+        return [self._ids(text) for text in demonstrations(
+            self.background, n=config.n_demonstrations, style=config.style, seed=self.seed
+        )]  # fmt: skip
 
     def _after(self, state: _Store, edits: tuple[Edit, ...]) -> _Store:
         """Raises ValueError for an edit that does not fit before its own prompt and answer."""

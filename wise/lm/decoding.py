@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +23,7 @@ __all__ = [
     "Reader",
     "Unedited",
     "answer_of",
+    "batch_logits",
     "greedy_by_logits",
     "most_rows",
 ]
@@ -187,10 +188,8 @@ class Reader:
         def ask(rows: list[int]) -> list[ForcedAnswer]:
             texts = [prompts[row] for row in rows], [targets[row] for row in rows]
             batch = self.encode(*texts, append_eos=False, max_length=self.max_length)
-            more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
-            logits = editor.logits(batch.input_ids, batch.attention_mask, **more)
             labelled = batch.labels != IGNORED
-            log_p = logits[labelled].float().log_softmax(-1)  # N V
+            log_p = batch_logits(editor, batch)[labelled].float().log_softmax(-1)  # N V
             labels, counts = batch.labels[labelled], labelled.sum(-1).tolist()
             log_target = log_p.gather(-1, labels[:, None])[:, 0]
             found = (x.split(counts) for x in (labels, log_p.argmax(-1), log_target))
@@ -232,6 +231,12 @@ class Reader:
             rows.append(index)
         if rows:
             yield rows
+
+
+def batch_logits(editor: Editor, batch: Batch) -> Float[Tensor, "B T V"]:
+    """The editor's logits; a routed one is told which tokens are the prompts'."""
+    more = {"prompt_mask": batch.prompt_mask} if isinstance(editor, Routed) else {}
+    return editor.logits(batch.input_ids, batch.attention_mask, **more)
 
 
 def most_rows(tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> int:

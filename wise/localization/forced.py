@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from wise.editor import Editor, Routed
+from wise.editor import Editor
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import batch_logits
+from wise.lm.hooks import replace
 from wise.lm.tokens import IGNORED, Batch, encode, of_like_length, subject_mask
 
 __all__ = ["Forced"]
@@ -63,13 +66,13 @@ class Forced:
         for rows in of_like_length(batch.attention_mask.sum(-1), _BATCH_SIZE, _MOST_PADDED):
             some = batch[rows]
             labelled = some.labels != IGNORED
-            more = {"prompt_mask": some.prompt_mask} if isinstance(editor, Routed) else {}
             noised: AbstractContextManager[None] = nullcontext()
             if noise is not None:
-                noised = replaced(lm.embedding, noise[rows][:, -some.labels.shape[1] :].add)
+                noised = replace(
+                    lm.embedding, partial(_plus, noise[rows][:, -some.labels.shape[1] :])
+                )
             with noised:
-                logits = editor.logits(some.input_ids, some.attention_mask, **more)
-            log_p = logits[labelled].float().log_softmax(-1)
+                log_p = batch_logits(editor, some)[labelled].float().log_softmax(-1)
             chosen = log_p.gather(-1, some.labels[labelled][:, None])[:, 0]
             found.index_add_(0, rows[labelled.nonzero()[:, 0]], chosen)
         return found.view(-1, self.n_noise)
@@ -80,3 +83,7 @@ class Forced:
             return None
         nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))
         return self.noise(nothing, self.subject, [self.edit] * len(nothing))
+
+
+def _plus(added: Tensor, _input: object, output: Tensor) -> Tensor:
+    return output + added

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wise.editor import Editor, EditorFactory, takes
 from wise.edits import Background, Edit
+from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.hooks import frozen, replace
 from wise.localization.corruption import add_noise, gaussian
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
 from wise.seeds import seeded
@@ -143,7 +143,7 @@ def pose(
 
 
 def _joint(model: PreTrainedModel, rows: Tensor, question: TracedQuestion) -> float:
-    with torch.no_grad(), frozen(model):
+    with torch.no_grad(), hooks.frozen(model):
         logits = model(input_ids=rows.to(model.device), use_cache=False).logits[0]
     log_p = logits[question.places].float().log_softmax(-1).cpu()
     return float(log_p.gather(-1, question.target_ids[:, None]).sum().exp())
@@ -169,7 +169,7 @@ def noised_answer(
     noise = gaussian(lm, fact, question, sigma=sigma, n_noise=n_noise, seed=seed).noise
     ids = question.input_ids[: question.n_prompt].expand(n_noise, -1).to(model.device)
     answer: list[int] = []
-    with frozen(model), replace(
+    with hooks.frozen(model), hooks.replace(
         lm.embedding, lambda _, output: add_noise(output, cast(Tensor, noise), question.span)
     ):  # fmt: skip
         for _ in range(length):

@@ -168,7 +168,7 @@ class _Sweep:
         if self.base.site == "mlp":
             return given(module, states, where)
 
-        def change(_input: Any, output: Tensor) -> Tensor:
+        def change(_input: object, output: Tensor) -> Tensor:
             return torch.where(where[:, None], states, output.view(states.shape))
 
         return replace(module, change)
