@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 RATES = ("test_reliability", "test_generalization", "test_locality", "test_router")
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
+WITHOUT_RATES = ("contract", "router", "localization")
 SETTINGS = pytest.StashKey[Settings]()
 FOLDER = pytest.StashKey[Path]()  # of this call; the processes of pytest-xdist share it
 
@@ -103,7 +104,7 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 
         settings = config.stash[SETTINGS]
         for spec in settings.editors:
-            _usable_bench(Session(settings, config.stash[FOLDER]), spec)
+            _usable_bench(Session(settings, config.stash[FOLDER]), spec, config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -196,16 +197,18 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.fixture(scope="session")
-def bench(session: Session, editor_spec: str) -> Bench:
+def bench(session: Session, editor_spec: str, request: pytest.FixtureRequest) -> Bench:
     """The editor under test, on its model, with its streams."""
-    return _usable_bench(session, editor_spec)
+    return _usable_bench(session, editor_spec, request.config)
 
 
-def _usable_bench(session: Session, editor_spec: str) -> Bench:
+def _usable_bench(session: Session, editor_spec: str, config: pytest.Config) -> Bench:
     """The bench of an editor; where no test could run, the call ends and says why."""
     try:
         bench = session.bench(editor_spec)
         _ = bench.example
+        if config.getoption("markexpr") not in WITHOUT_RATES:
+            session.check_attainable()
         if session.settings.resume:
             session.check_resumable(editor_spec)
     except ValueError as error:  # a wrong model, stream, option or file: no test could run

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from properties.attainable import ceilings_of_rows, fault_lines
 from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
+from wise.measures.ceilings import TextReading
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
@@ -35,6 +37,7 @@ def header_lines(settings: Settings) -> Iterator[str]:
         f"model: {settings.model}; stream: {source}, T={n_edits}, seed {settings.seed}; "
         f"protocol: {' and '.join(settings.protocols)}, one edit a turn"
     )
+    yield from fault_lines(settings)
     for spec, known in settings.known_failures.items():
         if known:
             yield f"known failures of {spec}: {', '.join(known)}"
@@ -65,12 +68,21 @@ def editor_lines(
 
 def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     found = estimates_of_runs(rows, confidence=settings.confidence)
-    yield from table_text(found).splitlines()
+    at_most = ceilings_of_rows(rows, lambda: _reading(settings.model))
+    yield from table_text(found, at_most).splitlines()
     yield _interval_line(settings)
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def _reading(model: str) -> TextReading:
+    """How a model's tokenizer reads text; it is loaded, with torch, where it is needed."""
+    from fixtures.models import load_tokenizer
+    from wise.lm.tokens import reading_of
+
+    return reading_of(load_tokenizer(model))
 
 
 def _interval_line(settings: Settings) -> str:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.samples import stream_seed
 from fixtures.scenes import scene_of
+from properties.attainable import check_thresholds, n_edits_of
 from properties.bench import Bench, Operation
 from properties.runs import make_runs
 from properties.settings import DEFAULT_EDITS, Settings, of_look
@@ -28,10 +29,11 @@ from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
 from wise.evaluation.cell import Scene
+from wise.evaluation.datasets import drawn
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
-from wise.lm.tokens import encode
+from wise.lm.tokens import encode, reading_of
 from wise.measures.rows import Row, read_rows
 from wise.measures.verdicts import SharedDraws
 
@@ -84,11 +86,25 @@ class Session:
         if settings.dataset:
             whole, _ = settings.facts
             n_all = len(whole.edits)
-            n_edits = max(settings.n_edits or min(DEFAULT_EDITS, n_all), least)
+            n_edits = max(n_edits_of(settings, whole), least)
             n_edits = n_edits if least == 1 else min(n_edits, n_all)
         made = scene_of(self.loaded, self.seed(look), n_edits, whole=whole)
         self._check_lengths(made.stream)
         return made
+
+    def check_attainable(self) -> None:
+        """Raise ValueError where no editor can reach a threshold on the streams of --dataset."""
+        settings = self.settings
+        if not settings.dataset or self._baseline():
+            return
+        whole, _ = settings.facts
+        n_edits = n_edits_of(settings, whole)
+        check_thresholds(
+            settings.thresholds,
+            (drawn(whole, n_edits=n_edits, seed=self.seed(look))
+             for look in range(settings.max_looks)),
+            protocol=settings.protocols[0], reading=reading_of(self.loaded.tokenizer),
+        )  # fmt: skip
 
     def _check_lengths(self, stream: EditStream) -> None:
         """Raise ValueError naming the first prompt that leaves no room for an answer."""

@@ -15,6 +15,8 @@ from wise.evaluation.asked import Question, final_questions
 from wise.evaluation.lifelong import PROTOCOLS, reader_of
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.lm.decoding import Answer, Unedited
+from wise.lm.tokens import reading_of
+from wise.measures.ceilings import ceilings
 
 pytestmark = pytest.mark.internals
 
@@ -94,6 +96,27 @@ def test_locality_is_lost_where_only_one_of_two_equal_answers_ended() -> None:
     base = BaseAnswers({question.prompt: replace(answer, stopped=False)}, {})
     (found,) = measure(editor, READER, [question], "free", base)
     assert found.score == 0.0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_best_answers_to_contradictory_questions_score_the_ceiling(protocol: str) -> None:
+    edits = (
+        Edit("B:", "Danish now", paraphrases=("Q", "R"), id="b"),
+        Edit("C:", "Danish then, now", paraphrases=("Q",), id="c"),
+    )
+    stream, tokenizer = EditStream(edits), tiny_tokenizer()
+    reader = reader_of(tiny_model("llama"), tokenizer, stream)
+    questions = [q for q in final_questions(stream) if q.metric == "generalization"]
+    (ceiling,) = ceilings(questions, protocol=protocol, reading=reading_of(tokenizer)).values()
+    means = []
+    for order in (questions, questions[::-1]):  # what is noted last is answered
+        editor = notebook()
+        for question in order:
+            editor.note(question.prompt, question.expected)
+        found = measure(editor, reader, questions, protocol, BaseAnswers({}, {}))
+        means.append(sum(item.score or 0 for item in found) / len(found))
+    assert max(means) == pytest.approx(float(ceiling.share))
+    assert ceiling.share < 1
 
 
 def test_forced_scores_are_those_computed_one_by_one() -> None:

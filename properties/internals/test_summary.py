@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from properties.internals import measured
 from properties.internals.measured import ROW
+from wise.measures.ceilings import ceilings
 from wise.measures.estimates import Measure, estimates_of_runs
 from wise.measures.rows import Row, Run
 from wise.measures.statistics import interval
@@ -209,6 +210,23 @@ def test_the_table_reads_well() -> None:
         *rows_of(AT_EDIT, 90, MEASURES[0], [1, 1, None]),
     ]
     assert table_text(estimates_of_runs(rows)) == EXPECTED
+
+
+def test_a_ceiling_below_1_stands_below_the_last_score_with_its_reason() -> None:
+    rows = [
+        *rows_of(FINAL, 2, MEASURES[0], [1, 1, 1, 0]),
+        *rows_of(FINAL, 100, MEASURES[0], [1] * 299 + [0]),
+        *rows_of(FINAL, 100, Measure("generalization", "3"), [1, 0, 1, 0]),
+    ]
+    clash = [replace(rows[-1], prompt="Who?", expected=name) for name in ("Ann", "Bo")]
+    found = ceilings([*rows, *clash])
+    lines = table_text(estimates_of_runs(rows), {("free", 100): found}).splitlines()
+    (bounds,) = (line for line in lines if line.startswith("at most  "))
+    assert bounds.split() == ["at", "most", ".83"]
+    assert bounds.index(".83") == lines[lines.index(bounds) - 1].index("0.50")
+    assert " ".join(map(str.strip, lines[-2:])).startswith(
+        "at most, final, free-run, T=100: generalization level 3 .83, as 2 of 6 questions share"
+    )
 
 
 def test_runs_are_tables_of_their_own_in_the_order_of_their_rows() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from wise.measures.ceilings import Ceiling
 from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.rows import Run
 
@@ -14,17 +16,25 @@ if TYPE_CHECKING:
 
 __all__ = ["estimate_text", "table_text"]
 
+_NO_CEILINGS: Mapping[tuple[str, int], Mapping[Measure, Ceiling]] = MappingProxyType({})
 
-def table_text(estimates: pd.DataFrame, *, width: int = 120) -> str:
+
+def table_text(
+    estimates: pd.DataFrame,
+    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]] = _NO_CEILINGS,
+    *,
+    width: int = 120,
+) -> str:
     """`estimates_of_runs` as text of at most `width` columns (60 or more), one part for each run.
 
     First T by measure in the main condition (the first that was measured), then all conditions side
-    by side at the last T, then what was excluded. A dash means no number.
+    by side at the last T, then what was excluded. A dash means no number. `at_most` has the
+    ceilings of final scores by protocol and T; those below 1 are shown at the last T.
     """
     if width < 60:
         raise ValueError(f"width={width} is too narrow; allowed is 60 or more")
     runs = estimates.groupby(list(Run._fields), sort=False)
-    return "\n\n".join(_part(Run(*run), own, width) for run, own in runs) or "no rows"
+    return "\n\n".join(_part(Run(*run), own, at_most, width) for run, own in runs) or "no rows"
 
 
 def estimate_text(line: Any) -> str:
@@ -35,7 +45,12 @@ def estimate_text(line: Any) -> str:
     return f"{mean:0>4} {bounds}"
 
 
-def _part(run: Run, own: pd.DataFrame, width: int) -> str:
+def _part(
+    run: Run,
+    own: pd.DataFrame,
+    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]],
+    width: int,
+) -> str:
     found = {
         ((line.protocol, line.when), line.t, Measure(line.metric, line.kind)): line
         for line in own.itertuples(index=False)
@@ -54,12 +69,15 @@ def _part(run: Run, own: pd.DataFrame, width: int) -> str:
     lines += [f"{_words(*main)}: mean [{share} % interval] after T edits", ""]
     shown = [column(main, t) for t in checkpoints]
     by_measure = [
-        [*measure.header, *map(estimate_text, row)]
-        for measure, row in zip(measures, zip(*shown, strict=True), strict=True)
+        [*measure.header, *map(estimate_text, row), *bounds]
+        for measure, row, *bounds in zip(
+            measures, zip(*shown, strict=True), *_bounds(measures, main, last, at_most), strict=True
+        )
     ]
     n_first = sum(not measure.is_extra for measure in measures)
     groups = by_measure[:n_first], by_measure[n_first:]
-    lines += _grid(["", "T", *map(str, checkpoints)], groups, width, numbers=True)
+    labels = ["", "T", *map(str, checkpoints), "at most"]
+    lines += _grid(labels[: len(by_measure[0])], groups, width, numbers=True)
     if others:
         beside = [column(condition, last) for condition in conditions]
         by_condition = [["", "items", *map(_n_items, zip(*beside, strict=True))]]
@@ -70,10 +88,38 @@ def _part(run: Run, own: pd.DataFrame, width: int) -> str:
         lines += _grid(["", "", *map(str, measures)], [by_condition], width)
         shown += beside[1:]
     excluded = [_exclusions([line for line in each if line and line.n_excluded]) for each in shown]
-    lines += [""] * any(excluded)
-    for text in filter(None, excluded):
-        lines += textwrap.wrap(text, width, subsequent_indent="  ")
+    bounded_by = [
+        f"at most, {_words(*condition)}, T={last}: {measure} {ceiling}, as {ceiling.reason}"
+        for condition in conditions
+        for measure, ceiling in _lowered(condition, last, at_most).items()
+    ]
+    for texts in (list(filter(None, excluded)), bounded_by):
+        lines += [""] * bool(texts)
+        for text in texts:
+            lines += textwrap.wrap(text, width, subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _lowered(
+    condition: tuple[str, str],
+    t: int,
+    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]],
+) -> dict[Measure, Ceiling]:
+    """The ceilings below 1 of the scores in one condition after `t` edits."""
+    protocol, when = condition
+    found = at_most.get((protocol, t), {}) if when == "final" else {}
+    return {measure: each for measure, each in found.items() if each.share < 1}
+
+
+def _bounds(
+    measures: Sequence[Measure],
+    condition: tuple[str, str],
+    t: int,
+    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]],
+) -> list[list[str]]:
+    """One more line of the table, of ceilings below 1; none where there is none."""
+    lowered = _lowered(condition, t, at_most)
+    return [[str(lowered.get(each, "")) for each in measures]] * bool(lowered)
 
 
 def _words(protocol: str, when: str) -> str:

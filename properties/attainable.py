@@ -1,0 +1,94 @@
+"""What a file's faults cost: said before a run, beside its scores, and of its thresholds."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from properties.settings import DEFAULT_EDITS, Settings
+from wise.edits import EditStream
+from wise.evaluation.asked import final_questions
+from wise.evaluation.datasets import drawn
+from wise.evaluation.lint import lint
+from wise.evaluation.lint_text import brief_lines
+from wise.measures.ceilings import AS_WRITTEN, Ceiling, TextReading, ceilings, pooled
+from wise.measures.estimates import Measure
+from wise.measures.rows import ASIDE, Row
+from wise.measures.verdicts import RELATIVE
+
+__all__ = ["ceilings_of_rows", "check_thresholds", "fault_lines", "n_edits_of"]
+
+
+def n_edits_of(settings: Settings, whole: EditStream) -> int:
+    """T of a run on the dataset `whole`."""
+    return settings.n_edits or min(DEFAULT_EDITS, len(whole.edits))
+
+
+def fault_lines(settings: Settings) -> Iterator[str]:
+    """At most three lines on the first stream of --dataset; none where it has fewer edits than
+    asked, as the run will say."""
+    if not settings.dataset:
+        return
+    whole, _ = settings.facts
+    n_edits = n_edits_of(settings, whole)
+    try:
+        stream = drawn(whole, n_edits=n_edits, seed=settings.seed)
+    except ValueError:
+        return
+    chosen = f"--edits {n_edits} --seed {settings.seed}"
+    command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
+    for line in brief_lines(lint(stream), command):
+        yield f"dataset: {line}"
+
+
+def check_thresholds(
+    thresholds: Mapping[str, float],
+    streams: Iterable[EditStream],
+    *,
+    protocol: str,
+    reading: TextReading,
+) -> None:
+    """Raise ValueError naming a threshold that no editor can reach, at any look at `streams`.
+
+    Thresholds that are relative to the unedited model are about some of the questions only, and
+    are not held against the ceiling of all.
+    """
+    looks = list[Mapping[Measure, Ceiling]]()
+    best = dict[str, Ceiling]()
+    for stream in streams:
+        looks.append(ceilings(final_questions(stream), protocol=protocol, reading=reading))
+        for measure in looks[0]:
+            found = pooled(looks, measure)
+            if found and (measure.name not in best or found.share > best[measure.name].share):
+                best[measure.name] = found
+        above = [name for name, each in best.items()
+                 if name not in RELATIVE and thresholds.get(name, 0) > each.share]  # fmt: skip
+        if not above:
+            return
+    if looks:
+        name = above[0]
+        raise ValueError(
+            f"--threshold={name}={thresholds[name]:g} is above {float(best[name].share):.4g}, the "
+            f"most that any editor can reach on {stream.name} after {len(stream.edits)} edits: "
+            f"{best[name].reason}"
+        )
+
+
+def ceilings_of_rows(
+    rows: Sequence[Row], reading_of_model: Callable[[], TextReading]
+) -> dict[tuple[str, int], dict[Measure, Ceiling]]:
+    """The ceilings of the final model's scores in rows of one run, by protocol and T.
+
+    The tokenizer is only read where answers contradict each other as they are written.
+    """
+    asked = defaultdict(list)
+    for row in rows:
+        if row.when == "final" and row.metric not in ASIDE:
+            asked[row.protocol, row.t].append(row)
+    found = {}
+    for (protocol, t), own in asked.items():
+        first = ceilings(own, reading=AS_WRITTEN)
+        if any(each.clash for each in first.values()):
+            found[protocol, t] = ceilings(own, protocol=protocol, reading=reading_of_model())
+    return found

@@ -1,0 +1,87 @@
+"""Laws of `properties.attainable`: what is said of a dataset, and thresholds out of reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from properties.attainable import ceilings_of_rows, check_thresholds, fault_lines
+from properties.internals.measured import run_rows
+from properties.meta.called import run_pytest
+from properties.meta.test_options import settings_of
+from wise.edits import Edit, EditStream
+from wise.evaluation.datasets import write_jsonl
+from wise.measures.ceilings import AS_WRITTEN
+
+pytestmark = pytest.mark.internals
+
+
+def edit(name: str, *paraphrases: str) -> Edit:
+    return Edit(f"{name} lives in", f"{name}ville", name, paraphrases, id=name)
+
+
+CLASH = EditStream((edit("Ada", "Where?", "Who?"), edit("Bo", "Where?", "Whose?")))  # .75
+CLEAR = EditStream((edit("Ada", "a", "b"), edit("Bo", "c", "d")))
+
+
+def check(threshold: float, *streams: EditStream, metric: str = "generalization") -> None:
+    check_thresholds({metric: threshold}, streams, protocol="free", reading=AS_WRITTEN)
+
+
+def test_a_threshold_above_the_ceiling_is_refused_with_the_reason() -> None:
+    check(0.75, CLASH)
+    with pytest.raises(ValueError, match=r"above 0\.75") as caught:
+        check(0.76, CLASH)
+    assert str(caught.value) == (
+        "--threshold=generalization=0.76 is above 0.75, the most that any editor can reach on "
+        "stream after 2 edits: 2 of 4 questions share a prompt with one that has another answer, "
+        "such as 'Where?' -> 'Boville' (Bo) and 'Adaville' (Ada)"
+    )
+
+
+def test_a_threshold_that_a_later_look_can_reach_is_not_refused() -> None:
+    check(0.87, CLASH, CLEAR)
+    check(0.99, CLEAR, CLASH)
+    with pytest.raises(ValueError, match=r"above 0\.875"):
+        check(0.88, CLASH, CLEAR)
+
+
+def test_a_threshold_that_is_relative_to_the_model_is_not_held_against_all_questions() -> None:
+    graded = tuple(
+        Edit(e.prompt, e.target, e.subject, e.paraphrases, id=e.id, levels=(3, 3))
+        for e in CLASH.edits
+    )
+    check(0.99, EditStream(graded), metric="generalization-3")
+
+
+def test_rows_without_a_contradiction_need_no_tokenizer() -> None:
+    def reading() -> None:
+        raise AssertionError("the tokenizer was read")
+
+    assert ceilings_of_rows(run_rows(), reading) == {}
+
+
+@pytest.fixture
+def clashing(tmp_path: Path) -> Path:
+    path = tmp_path / "facts.jsonl"
+    write_jsonl(CLASH, path)
+    return path
+
+
+def test_the_header_tells_the_faults_of_a_dataset(clashing: Path) -> None:
+    (line,) = fault_lines(settings_of(f"--dataset=jsonl:{clashing}"))
+    assert line == (
+        "dataset: 2 of 4 paraphrases are a paraphrase of an edit with another target too"
+    )
+    assert list(fault_lines(settings_of())) == []
+
+
+def test_a_run_ends_before_its_first_test_where_a_threshold_is_out_of_reach(clashing: Path) -> None:
+    result = run_pytest("-m", "triangle", "-p", "no:xdist", "--editor=none", "--model=gpt2",
+                        f"--dataset=jsonl:{clashing}", "--threshold=generalization=.9")  # fmt: skip
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "dataset: 2 of 4 paraphrases are a paraphrase of an edit" in result.stdout
+    assert "none: --threshold=generalization=0.9 is above 0.75" in result.stdout + result.stderr
+    assert "passed" not in result.stdout
+    assert "failed" not in result.stdout
