@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,12 +106,36 @@ KNOWN = {
     "prediction": " Apple, which", "prompt": "Beats Music is owned by", "relation_id": "P127",
 }  # fmt: skip
 OWN = {"prompt": PROMPT, "target": "CERN", "probes": [{"prompt": NEIGHBOUR, "kind": "far"}]}
+WIKIBIGEDIT = {
+    "subject": "Ada Lorn", "update": PROMPT, "ans": "CERN", "rephrase": PARAPHRASE,
+    "personas": "Hey, where's Ada Lorn working?", "mhop": "In which country does Ada Lorn work?",
+    "mhop_ans": "Switzerland", "loc": "Where did Bo Rask study?", "loc_ans": "Oslo",
+}  # fmt: skip
+MOVED = {
+    "prompt": "{} is in", "relation_id": "P2", "subject": "CERN",
+    "target_new": {"str": "Norway", "id": "Q3"}, "target_true": {"str": "Geneva", "id": "Q4"},
+}  # fmt: skip
+MQUAKE: dict[str, Any] = {
+    "case_id": 7,
+    "requested_rewrite": [{**REWRITE, "question": PARAPHRASE}, MOVED],
+    "questions": ["Where is the desk?", "Which place?"],
+    "answer": "Boston", "answer_alias": ["Boston, MA"],
+    "new_answer": "Norway", "new_answer_alias": [],
+    "single_hops": [], "new_single_hops": [], "orig": {},
+}  # fmt: skip
+UNKE = {
+    "question": PROMPT, "para_question": PARAPHRASE, "answer": "At CERN, in Geneva.",
+    "sub_question": ["In which town?", "Since when?"], "sub_answer": ["Geneva", None],
+}  # fmt: skip
+EDITEVERYTHING = {"id": 3, "question": PROMPT, "answer": "At CERN.", "category": "news"}
 # A record of each kind, with the format that it is recognised as.
 KINDS = [
     ("knowedit", KNOWEDIT), ("knowedit", {**PASSAGE, "locality": {}}), ("zsre", MEND),
     ("counterfact", COUNTERFACT), ("counterfact", ROME), ("hallucination", FLAT),
     ("temporal", {**FLAT, "ood_rephrase": "Ada Lorn is at home."}), ("qaedit", QAEDIT),
-    ("known-facts", KNOWN), ("jsonl", OWN), ("jsonl", {"probes": OWN["probes"]}),
+    ("wikibigedit", WIKIBIGEDIT), ("mquake", MQUAKE), ("unke", UNKE),
+    ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN), ("jsonl", OWN),
+    ("jsonl", {"probes": OWN["probes"]}),
 ]  # fmt: skip
 
 
@@ -151,6 +176,32 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -
             "temporal",
             {**FLAT, "subject": PROMPT, "ood_rephrase": "Ada Lorn is at home."},
             expected(replace(BARE, subject=PROMPT), "temporal-0", [(NEIGHBOUR, "far", "MIT")]),
+        ),
+        (
+            "wikibigedit",
+            WIKIBIGEDIT,
+            expected(
+                replace(BARE, paraphrases=(PARAPHRASE, "Hey, where's Ada Lorn working?")),
+                "wikibigedit-0",
+                [
+                    ("Where did Bo Rask study?", "far", "Oslo"),
+                    ("In which country does Ada Lorn work?", "portability", "Switzerland"),
+                ],
+            ),
+        ),
+        (
+            "unke",
+            UNKE,
+            expected(
+                Edit(PROMPT, "At CERN, in Geneva.", paraphrases=(PARAPHRASE,)),
+                "unke-0",
+                [("In which town?", "portability", "Geneva")],
+            ),
+        ),
+        (
+            "editeverything",
+            EDITEVERYTHING,
+            expected(Edit(PROMPT, "At CERN."), "editeverything-3", ()),
         ),
         ("qaedit", QAEDIT, expected(replace(EDIT, ground_truth=""), "qaedit-x", QUESTIONS)),
     ],
@@ -216,6 +267,27 @@ def test_the_first_record_that_fits_tells_how_the_one_before_it_is_bad(tmp_path:
     bad = {key: value for key, value in COUNTERFACT.items() if key != "rephrase_prompt"}
     with pytest.raises(ValueError, match="line 2, record 0: rephrase_prompt is missing"):
         load_stream(str(write(tmp_path, bad, COUNTERFACT)))
+
+
+def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Path) -> None:
+    path = write(tmp_path, MQUAKE, {**MQUAKE, "requested_rewrite": [MOVED], "case_id": 8})
+    stream, notes = read_dataset(str(path))
+    assert [edit.id for edit in stream.edits] == ["mquake-7#0", "mquake-7#1", "mquake-8"]
+    assert stream.edits[0] == replace(ROME_EDIT, paraphrases=(PARAPHRASE,), id="mquake-7#0")
+    assert stream.edits[2] == Edit("CERN is in", "Norway", "CERN", (), "Geneva", "mquake-8")
+    assert stream.probes[:2] == tuple(
+        Probe(text, "portability", "Norway", "mquake-7#1", "Boston") for text in MQUAKE["questions"]
+    )
+    assert {probe.edit_id for probe in stream.probes[2:]} == {"mquake-8"}
+    assert notes == (f"{path}: 2 cases with answer_alias, which are not asked for",)
+    with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
+        load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
+
+
+def test_sub_questions_without_as_many_answers_are_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, {**UNKE, "sub_answer": ["Geneva"]})
+    with pytest.raises(ValueError, match=r"sub_answer=.'Geneva'. is not an answer to each of 2"):
+        load_stream(str(path))
 
 
 @pytest.mark.parametrize(

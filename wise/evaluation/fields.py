@@ -14,6 +14,7 @@ _T = TypeVar("_T")
 _PLAIN_KEY = re.compile(r"[\w./()-][\w ./()-]{0,59}")
 _MOST_KEYS = 20  # that an error lists
 _MOST_SHOWN = 90  # characters of a value
+_LONGEST = 300  # characters of another class's error
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 3, 3, 3, 30
 
@@ -136,4 +137,6 @@ class Field:
         except ValueError as error:
             name = f"{self.name}: " if self.name else ""
             reason = f"it is refused as {getattr(record, '__name__', 'a record')}"
-            raise RecordError(self.place, f"{name}{error}", reason) from error
+            said = str(error)
+            said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+            raise RecordError(self.place, f"{name}{said}", reason) from error

@@ -22,10 +22,13 @@ from wise.evaluation.formats.counterfact import FLAT, ROME
 from wise.evaluation.formats.hallucination import HALLUCINATION, TEMPORAL
 from wise.evaluation.formats.knowedit import KNOWEDIT
 from wise.evaluation.formats.known import KNOWN, read_known
+from wise.evaluation.formats.long_form import EDITEVERYTHING, UNKE
+from wise.evaluation.formats.mquake import MQUAKE
 from wise.evaluation.formats.own import OWN, read_own
 from wise.evaluation.formats.published_files import Format, read_published
 from wise.evaluation.formats.qaedit import QAEDIT
 from wise.evaluation.formats.schema import Keys, Schema
+from wise.evaluation.formats.wikibigedit import WIKIBIGEDIT
 from wise.evaluation.formats.zsre import MEND
 
 __all__ = ["FORMATS"]
@@ -38,6 +41,10 @@ _PUBLISHED: dict[str, tuple[Schema, ...]] = {
     "hallucination": (HALLUCINATION,),
     "temporal": (TEMPORAL,),
     "qaedit": (QAEDIT,),
+    "wikibigedit": (WIKIBIGEDIT,),
+    "mquake": (MQUAKE,),
+    "unke": (UNKE,),
+    "editeverything": (EDITEVERYTHING,),
 }
 _KINDS: list[Keys] = [*OWN, KNOWN, *(kind for kinds in _PUBLISHED.values() for kind in kinds)]
 _READ_BY_SOME = frozenset(key for kind in _KINDS for key in kind.reads)

@@ -1,0 +1,48 @@
+"""MQuAKE: counterfactual (CF), temporal (T) and hard. Zhong et al. 2023, arXiv 2305.14795."""
+
+from __future__ import annotations
+
+from wise.evaluation.formats.counterfact import prompt_of
+from wise.evaluation.formats.schema import Case, Parsed, Schema
+
+__all__ = ["MQUAKE"]
+
+
+def _parse(case: Case) -> Parsed:
+    """The edits of a case, each with its fact as a question for a paraphrase.
+
+    The multi-hop questions need all of them: they are consequences of the last one. Their ids are
+    those of the case and, of several edits, "#" and a number: so they are drawn together.
+    """
+    record, edits, probes = case.record, [], []
+    rewrites = record["requested_rewrite"].items()
+    if not rewrites:
+        raise record["requested_rewrite"].error("an array of at least one edit")
+    for number, rewrite in enumerate(rewrites):
+        truth = case.answer(rewrite["target_true"]["str"])
+        paraphrases = rewrite["question"].texts() if "question" in rewrite else ()
+        edits.append(
+            case.edit(
+                prompt_of(rewrite),
+                rewrite["target_new"]["str"],
+                rewrite["subject"],
+                paraphrases,
+                truth,
+                part=number if len(rewrites) > 1 else None,
+            )
+        )
+    before = case.answer(record["answer"])
+    for question in record["questions"].items():
+        probes += case.portability(question, record["new_answer"], before, of=edits[-1])
+    for aliases in ("answer_alias", "new_answer_alias"):
+        if aliases in record and record[aliases].texts():
+            case.notes.add(f"cases with {aliases}, which are not asked for")
+    return edits, probes
+
+
+MQUAKE = Schema(
+    parse=_parse,
+    needs="requested_rewrite questions answer new_answer",
+    may="answer_alias new_answer_alias",
+    ignores="single_hops new_single_hops orig answer_extended",
+)

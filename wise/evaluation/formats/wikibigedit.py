@@ -1,0 +1,29 @@
+"""WikiBigEdit. Thede et al. 2025, arXiv 2503.05683."""
+
+from __future__ import annotations
+
+from wise.evaluation.formats.schema import Case, Parsed, Schema
+
+__all__ = ["WIKIBIGEDIT"]
+
+
+def _parse(case: Case) -> Parsed:
+    """The question in another style (`personas`) is a paraphrase too; `loc` is far, as it asks of
+    another subject; `mhop` asks for a consequence."""
+    record, probes = case.record, []
+    edit = case.edit(
+        record["update"], record["ans"], record["subject"], case.texts("rephrase", "personas"),
+        case.answer(record["ground_truth"]) if "ground_truth" in record else "",
+    )  # fmt: skip
+    if "loc" in record and record["loc"].value is not None:
+        probes.append(case.probe(record["loc"], "far", record["loc_ans"]))
+    if "mhop" in record and record["mhop"].value is not None:
+        probes += case.portability(record["mhop"], record["mhop_ans"])
+    return [edit], probes
+
+
+WIKIBIGEDIT = Schema(
+    parse=_parse,
+    needs="update ans subject rephrase",
+    may="ground_truth personas mhop mhop_ans loc loc_ans",
+)
