@@ -90,6 +90,14 @@ class Bench:
         """The unedited model, for an editor to hold."""
         return copy.deepcopy(self.loaded.model)
 
+    def tuned_model(self) -> PreTrainedModel:
+        """A model of the same name whose weights are all a little larger."""
+        model = self.copy_model()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 2**-7)
+        return model
+
     @cached_property
     def in_half_precision(self) -> Bench:
         """This bench with its model in bfloat16; itself where that is in half precision."""

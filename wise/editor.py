@@ -93,7 +93,10 @@ class Generates(Protocol):
         attention_mask: Int[Tensor, "B T"],
         max_new_tokens: int,
     ) -> Int[Tensor, "B S"]:
-        """Greedy continuations, S <= `max_new_tokens`, padded after the end of sequence."""
+        """Greedy continuations, S <= `max_new_tokens`, padded after the end of sequence.
+
+        The model's own generation configuration does not count, and is left as it is.
+        """
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ __all__ = [
     "check_padding_does_not_matter",
     "check_padding_side_does_not_matter",
     "check_the_order_of_rows_does_not_matter",
+    "padded",
     "questions",
 ]
 
@@ -63,7 +64,7 @@ def questions(bench: Bench, n: int) -> list[str]:
     return [prompt for prompt, length in fitting if length <= longest][:n]
 
 
-def _padded(bench: Bench, prompts: Sequence[str], side: str, extra: int = 0) -> Batch:
+def padded(bench: Bench, prompts: Sequence[str], side: str, extra: int = 0) -> Batch:
     """The prompts with `extra` more padding on one side than they need.
 
     Padding holds an ordinary token, so that only the mask shows it.
@@ -81,7 +82,7 @@ def _read(
     bench: Bench, editor: Editor, prompts: Sequence[str], *, side: str = "left", extra: int = 0
 ) -> list[Tensor]:
     """[T V] for each prompt, asked in one batch: the logits at its own tokens."""
-    batch = _padded(bench, prompts, side, extra)
+    batch = padded(bench, prompts, side, extra)
     logits = editor.logits(batch.input_ids, batch.attention_mask)
     return [row[mask] for row, mask in zip(logits, batch.prompt_mask, strict=True)]
 
@@ -281,8 +282,8 @@ def check_out_of_scope_rows_are_the_unedited_model_at_every_token(bench: Bench) 
     targets = [edit.target for edit in bench.stream.live()]
     forced = bench.batch(prompts, [targets[n % len(targets)] for n in range(len(prompts))])
     batches = {
-        "": _padded(bench, prompts, "left"),
-        ", padded on the right": _padded(bench, prompts, "right"),
+        "": padded(bench, prompts, "left"),
+        ", padded on the right": padded(bench, prompts, "right"),
         ", with a target teacher-forced after it": forced,
     }
     for how, batch in batches.items():

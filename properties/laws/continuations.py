@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, needs, require, tolerance
-from properties.laws.batches import questions
+from properties.laws.batches import padded, questions
 from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
+from wise.lm.architectures import context_length
 from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_beams_of_a_batch_are_those_of_its_rows_alone",
     "check_cached_generation_says_the_same",
     "check_generating_first_changes_no_answer",
+    "check_only_its_own_tokens_take_room_from_an_answer",
     "check_out_of_scope_prompts_are_continued_by_the_unedited_model",
     "is_near_tie",
 ]
@@ -33,6 +35,8 @@ _N_EDITS = 6
 _N_ASKED = 16
 _N_SHORT = 3  # edits of a prompt of one token
 _N_STEPPED = 8  # prompts whose decoding is watched step by step
+_N_PADDED = 2  # prompts that are padded to the whole context
+_WIDEST = 1024  # tokens: a context to which rows are padded
 _N_BEAMS = 3
 _N_BEAMED = 4  # prompts on which beams differ from decoding without
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
@@ -311,6 +315,33 @@ def check_a_row_is_continued_as_alone(bench: Bench) -> None:
                 "an answer is kept from an earlier question, and given to another: asked the same "
                 f"batch first, an editor with these edits answers it as its rows alone; {error}"
             ) from None
+
+
+@needs(Generates)
+def check_only_its_own_tokens_take_room_from_an_answer(bench: Bench) -> None:
+    """A short row that is padded to the model's whole context is continued in full.
+
+    As it is beside a row that fills it: how many tokens may follow is up to a row's own.
+    """
+    limit = context_length(bench.loaded.model)
+    if limit is None or limit > _WIDEST:
+        raise Unasked(f"the model reads {limit or 'any number of'} tokens; this law pads rows to "
+                      f"{_WIDEST} at most")  # fmt: skip
+    edits, most = bench.edits(1), bench.reader.max_new_tokens
+    editor = bench.editor(edits)
+    assert isinstance(editor, Generates)
+    for prompt in _prompts(bench, edits)[:_N_PADDED]:
+        alone = _generate(bench, editor, [prompt], most)
+        n = bench.batch([prompt]).input_ids.shape[1]
+        batch = padded(bench, [prompt], "left", limit - n)
+        wide = f"its {n} tokens padded to the {limit} of the model's context,"
+        try:
+            found = editor.generate(batch.input_ids, batch.attention_mask, most)
+        except ValueError as error:
+            raise Broken(f"{prompt!r}, {wide} has room, and is refused: {error}") from error
+        _require_answers(
+            bench, editor, [prompt], found, alone.tolist(), f"{wide} generate says", "alone"
+        )
 
 
 @needs(Generates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from properties.findings import Broken, Unasked, needs, require
 from properties.processes import asked_in_another_process
 from properties.surroundings import random_states
 from wise.editor import Editor, Layered, takes
+from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 
@@ -29,10 +31,12 @@ __all__ = [
     "check_same_seed_gives_the_same_editor",
     "check_the_background_is_apart_from_the_stream",
     "check_two_editors_do_not_influence_each_other",
+    "check_what_is_computed_of_one_model_serves_no_other",
     "check_without_edits_it_is_the_base_model",
 ]
 
 _N_ELSEWHERE = 4  # edits
+_N_TEXTS = 16  # of a small background
 
 
 def check_making_an_editor_changes_nothing(bench: Bench) -> None:
@@ -59,6 +63,39 @@ def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
     bench.same(bench.logits(second, bench.prompts), bench.base_logits, when)
     second.edit([other])
     bench.same(bench.logits(first, bench.prompts), alone, "after edits in another editor")
+
+
+def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
+    """Beside editors of less background, and of other weights under one name, an editor is itself.
+
+    They are alive at once, and each has computed for its edit what it computes of a model: none is
+    changed by a later one, and a further editor of the first kind is as the first was alone.
+    """
+    (edit,), batch = bench.edits(1), bench.batch(bench.few_prompts)
+    less = replace(bench, background=Background(bench.background.texts[:_N_TEXTS]))
+
+    def asked(editor: Editor) -> Tensor:
+        return editor.logits(batch.input_ids, batch.attention_mask)[:, -1].clone()
+
+    editors = {"": bench.editor([edit])}
+    expected = [asked(editors[""])]
+    for which, given, model in (
+        (" of less background", less, None),
+        (" of other weights under the same name", less, bench.tuned_model()),
+    ):
+        editors[which] = given.editor([edit], model=model)
+        expected.append(asked(editors[which]))
+    editors[" made once more"] = bench.editor([edit])
+    expected.append(expected[0])
+    for (which, editor), alone in zip(editors.items(), expected, strict=True):
+        own = asked(editor)
+        n_apart = int((own != alone).any(-1).sum())
+        require(
+            not n_apart,
+            f"an editor{which} is not as it was before others of its class were edited: logits of "
+            f"{n_apart} of {len(own)} prompts differ by {float((own - alone).abs().max()):.1e}; "
+            "needed: what is kept of a model or a background is kept for these alone, by content",
+        )
 
 
 def check_another_process_gives_the_same_editor(bench: Bench) -> None:

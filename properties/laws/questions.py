@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from properties.bench import Bench
 from properties.findings import require
+from properties.laws.lookalikes import numbered
+from properties.laws.texts import accented
 from wise.editor import Editor, Generates, Routed
 
 __all__ = [
@@ -52,6 +55,19 @@ def _batches(ids: Tensor, mask: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "the same tokens with the first of each row masked", ids, mask.scatter(1, first, 0)
 
 
+def _lookalikes(bench: Bench) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(what it is, tokens, mask) of prompts alone that differ in one digit, or in accents."""
+    edit = bench.edits(1)[0]
+    text, other = (numbered(edit, number).prompt for number in (14, 17))
+    for what, prompt in (
+        ("a prompt with a number", text),
+        ("a prompt with another number", other),
+        ("a prompt with a number and accents", accented(text)),
+    ):
+        batch = bench.batch([prompt])
+        yield what, batch.input_ids, batch.attention_mask
+
+
 def _rows(answer: object, mask: Tensor) -> Tensor:
     """An answer as a tensor, zero where a row has no token."""
     assert isinstance(answer, Tensor)
@@ -76,15 +92,17 @@ def _asked(name: str, ask: _Question, editor: Editor, ids: Tensor, mask: Tensor)
 def check_an_answer_depends_on_its_own_question(bench: Bench) -> None:
     """Questions alike in all but one thing, asked in two opposite orders, get the same answers.
 
-    They differ in a mask, in the order or number of rows, in how tensors lie in memory, in
-    `max_new_tokens` or `prompt_mask`, or in what is asked for.
+    They differ in a mask, in the order or number of rows, in how tensors lie in memory, in a digit
+    or accents, in `max_new_tokens` or `prompt_mask`, or in what is asked for.
     """
     edits = bench.edits(2, least=1)
     editors = bench.editor(edits), bench.editor(edits)
     batch = bench.batch(bench.few_prompts)
     asked = [
         (f"{name}, of {what}", ask, ids, mask)
-        for what, ids, mask in _batches(batch.input_ids, batch.attention_mask)
+        for what, ids, mask in chain(
+            _batches(batch.input_ids, batch.attention_mask), _lookalikes(bench)
+        )
         for name, ask in _kinds(bench, editors[0]).items()
     ]
     forth, back = (

@@ -286,12 +286,10 @@ def _touched(bench: Bench) -> Iterator[tuple[str, PreTrainedModel]]:
 
 def _others(bench: Bench, editor: Editor) -> Iterator[tuple[str, Editor]]:
     """Editors that differ from `editor` in one thing, and what its state is to each."""
-    tuned, other = bench.copy_model(), bench.copy_model()
+    other = bench.copy_model()
     with torch.no_grad():
-        for weight in tuned.parameters():
-            weight.mul_(1 + 2**-7)
         LanguageModel(other).value_weight(0).mul_(1 + 2**-7)
-    yield "the state of a model with other weights", bench.editor(model=tuned)
+    yield "the state of a model with other weights", bench.editor(model=bench.tuned_model())
     yield "the state of a model with other weights in one layer", bench.editor(model=other)
     yield "the state of an editor with another seed", bench.editor(seed=bench.seed + 1)
     if isinstance(editor, Layered) and takes(bench.factory, "layer"):

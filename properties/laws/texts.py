@@ -22,6 +22,7 @@ from wise.lm.decoding import batch_logits
 from wise.lm.tokens import IGNORED
 
 __all__ = [
+    "accented",
     "check_a_long_prompt_is_edited",
     "check_a_prompt_of_any_text_is_edited",
     "check_a_target_of_any_text_is_written",
@@ -47,7 +48,7 @@ def _targets(bench: Bench, edit: Edit) -> _Variants:
     text = edit.target
     targets = {
         "of several words": f"{_beginning(bench)} {text}",
-        "with accents": _accented(text),
+        "with accents": accented(text),
         "with accents as combining marks": _decomposed(text),
         "with a combining mark": f"{text}\u0301",
         "in upper case": text.upper(),
@@ -78,7 +79,7 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
         "with a line break": text.replace(" ", "\n", 1),
         "in upper case": text.upper(),
         "in lower case": text.lower(),
-        "with accents": _accented(text),
+        "with accents": accented(text),
         "with accents as combining marks": _decomposed(text),
         "with a ligature": f"\ufb01n {text}",
         "with two spaces": text.replace(" ", "  ", 1),
@@ -89,7 +90,7 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
         "with an emoji": f"🎻 {text}",
         "of one sign": "#",
     }
-    subjects = [form(edit.subject) for form in (str, str.upper, str.lower, _accented, _decomposed)]
+    subjects = [form(edit.subject) for form in (str, str.upper, str.lower, accented, _decomposed)]
     forms = {
         kind: replace(edit, prompt=text, subject=next(s for s in (*subjects, "") if s in text))
         for kind, text in prompts.items()
@@ -97,13 +98,14 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
     return {**forms, "without a subject": replace(edit, subject="")}
 
 
-def _accented(text: str) -> str:
+def accented(text: str) -> str:
+    """`text` with an accent on each vowel."""
     return text.translate(_ACCENTS)
 
 
 def _decomposed(text: str) -> str:
     """`text` with accents, each of them a mark after its letter."""
-    return unicodedata.normalize("NFD", _accented(text))
+    return unicodedata.normalize("NFD", accented(text))
 
 
 def _long(bench: Bench, edit: Edit) -> _Variants:
@@ -269,7 +271,7 @@ def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
     """
     edit, start = bench.edits(1)[0], _beginning(bench)
     text = edit.target
-    ends = (text, _accented(text), text.upper(), f"{text} 🎻", f"{text} 🎸")
+    ends = (text, accented(text), text.upper(), f"{text} 🎻", f"{text} 🎸")
     targets = [f"{start} {end}" for end in dict.fromkeys(ends)]
     targets += [start, *(f"{start}{mark}{text}" for mark in _MARKS)]
     edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
@@ -284,7 +286,7 @@ def check_similar_prompts_are_not_mixed_up(bench: Bench) -> None:
     """Where edits of two prompts give the same editor, it answers both prompts with the target."""
     edit, editor = bench.edits(1)[0], bench.editor()
     text = edit.prompt
-    prompts = dict.fromkeys((text, f"{text} ", f"{text}?", text.lower(), _accented(text)))
+    prompts = dict.fromkeys((text, f"{text} ", f"{text}?", text.lower(), accented(text)))
     edits = [
         replace(edit, prompt=each, subject="") for each in prompts if _is_writable(bench, each)
     ]

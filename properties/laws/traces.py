@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from properties.bench import Bench
 from properties.findings import Broken, require
@@ -30,6 +30,8 @@ _N_QUESTIONS = 4  # after the first two
 _N_CYCLES = 2
 _EDITING = ("edit", "remove", "load", "reset")
 
+_DECODING = dict(do_sample=True, temperature=9.0, num_beams=2, repetition_penalty=9.0,
+                 max_length=2, min_new_tokens=8)  # fmt: skip
 # What a caller may have set: its name, and how a model and a tokenizer are set so.
 _SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object]] = {
     "frozen weights": lambda model, tokenizer: model.requires_grad_(False),
@@ -38,7 +40,11 @@ _SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object
         tokenizer, "padding_side", "right"
     ),
     "gradients off": lambda model, tokenizer: torch.set_grad_enabled(False),
+    "a generation configuration with sampling, beams, a penalty and lengths": (
+        lambda model, tokenizer: setattr(model, "generation_config", GenerationConfig(**_DECODING))
+    ),
 }
+
 
 _Call = tuple[str, Callable[[], object]]
 
@@ -76,7 +82,7 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     model, both configurations, the tokenizer, the modes, threads and random states of torch,
     logging, the environment, and files in the working folder. A call that raises is no exception.
     Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
-    tokenizer that pads on the right, gradients off.
+    tokenizer that pads on the right, gradients off, a generation configuration that is not greedy.
     """
     for settings in ((), tuple(_SETTINGS)):
         with undisturbed(bench.loaded.tokenizer):
@@ -111,8 +117,9 @@ def _leaves_the_world(bench: Bench, settings: Sequence[str]) -> None:
 def check_the_callers_settings_change_no_answer(bench: Bench) -> None:
     """An editor learns and answers bitwise alike, whatever settings its caller has chosen.
 
-    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off. An
-    editor may refuse to edit with some of them, by an error.
+    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off, a
+    generation configuration that is not greedy. An editor may refuse to edit with some of them, by
+    an error.
     """
     expected = _with_settings(bench, ())
     assert expected is not None
