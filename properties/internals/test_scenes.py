@@ -18,7 +18,7 @@ from properties.checks import check_editor
 from properties.internals.watched import STREAM
 from reports.__main__ import main
 from wise.editors.corners import make_unedited
-from wise.edits import Edit, EditStream
+from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import load_stream, write_jsonl
 from wise.measures.rows import read_rows
 
@@ -54,6 +54,16 @@ def test_a_stream_of_a_file_is_drawn_by_seed_and_apart_from_its_background(
     assert not asked & seen
     assert one.tells_knowledge
     assert not scene_of(load_model("gptj"), 0, 1).tells_knowledge
+
+
+def test_every_edit_that_is_left_keeps_its_probes(folder: str) -> None:
+    """Also where the records are more than an editor may see, and the stream takes most of them."""
+    edits = tuple(Edit(f"{n} is next to", "one", str(n), id=str(n)) for n in range(1000, 3100))
+    probes = [Probe(f"{edit.id} is far from", "near-subject", "it", edit.id) for edit in edits]
+    whole = EditStream(edits, tuple(each for probe in probes for each in (probe,) * 2))
+    seen = scene_of(load_model(folder), 0, 1900, whole=whole).background
+    assert len(seen.edits) == 200
+    assert {f"{edit.id} is far from it" for edit in seen.edits} <= set(seen.texts)
 
 
 @pytest.mark.parametrize(("n_records", "with_the_worlds"), [(103, False), (102, True)])
