@@ -105,6 +105,32 @@ def test_a_phrase_is_as_like_a_prompt_as_its_nearest_words(
     torch.testing.assert_close(found[0, 0], needed, atol=1e-5, rtol=0)
 
 
+@given(n_tokens=st.integers(0, 6), width=st.integers(1, 4), seed=st.integers(0, 99))
+def test_a_phrase_is_as_like_the_end_of_a_prompt_as_its_last_words(
+    n_tokens: int, width: int, seed: int
+) -> None:
+    prompt, phrase = random(n_tokens, 5, seed=seed), random(1, 5, seed=seed + 1)
+    windows = Windows(torch.cat([phrase, prompt, phrase]), torch.tensor([1, n_tokens, 1]))
+    needed = torch.nn.functional.cosine_similarity(phrase[0], prompt[-width:].sum(0), dim=0)
+    found = windows.likeness_of_ends(torch.cat([-phrase, phrase]), torch.tensor([width + 1, width]))
+    torch.testing.assert_close(
+        found[1], torch.stack([torch.tensor(1.0), needed, torch.tensor(1.0)]), atol=1e-5, rtol=0
+    )
+
+
+def test_what_stands_before_a_question_does_not_count() -> None:
+    editor = matching(edits=EDITS[:1])
+    batch = encode(tiny_tokenizer(), [EDITS[0].prompt])
+    rows = editor._rows(batch.input_ids, batch.attention_mask)
+    keys, (low, edited) = rows.keys[:, :2], rows.keys[:, 2:].chunk(2, 1)
+    before = random(1, 3, keys.shape[-1])
+    told = torch.cat([keys, before, low, before, edited], 1)
+    more = RoutingInputs(told, torch.ones(1, told.shape[1]).bool())
+    router, memories = editor._learner.router, editor._state.memories
+    own = float(router.activations(more, memories))
+    assert own == pytest.approx(float(router.activations(rows, memories)), abs=1e-4)
+
+
 @pytest.mark.parametrize("begin", ["", "Say it in a word: "])
 def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
     """In a prompt of its own words and in another; another subject is not."""
@@ -118,8 +144,8 @@ def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
     def like(prompt: str) -> float:
         batch = encode(tiny_tokenizer(), [prompt])
         rows = editor._rows(batch.input_ids, batch.attention_mask)
-        windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
-        found = windows.likeness(known.phrases, known.widths)
+        keys, mask = rows.keys[:, 2:].chunk(2, 1)[0], rows.mask[:, 2:].chunk(2, 1)[0]
+        found = Windows.of(keys, mask).likeness(known.phrases, known.widths)
         return float(found.max())
 
     assert like(edit.prompt) == pytest.approx(1.0, abs=1e-4)
@@ -312,15 +338,19 @@ def test_no_more_held_prompts_open_a_memory_than_are_allowed(rate: float, seed: 
 
     def read(n: int, seed: int) -> Read:
         lengths = torch.full((n,), 4)
-        return Read(random(n, 2, inner, seed=seed), random(4 * n, inner, seed=seed + 9), lengths)
+        low, edited = random(2, 4 * n, inner, seed=seed + 9)
+        last, mean = edited[3::4], edited.reshape(n, 4, inner).mean(1)
+        return Read(torch.stack([mean, last], 1), low, edited, lengths)
 
     references = References(prompts(40), read(40, seed), prompts(60), read(60, seed + 1))
     matcher = Matcher(
         editor._learner.kept, editor._learner.layers, references,
         weights=(0.0, 0.5), false_positives=rate,
     )  # fmt: skip
-    tokens = matcher._windows.tokens.reshape(60, 4, inner)
-    held = RoutingInputs(torch.cat([matcher._keys, tokens], 1), torch.ones(60, 6).bool())
+    seen = matcher._seen
+    tokens = [each.tokens.reshape(60, 4, inner) for each in (seen.words, seen.relation)]
+    keys = torch.stack([seen.last, seen.last], 1)  # a prompt's mean is of its own tokens
+    held = RoutingInputs(torch.cat([keys, *tokens], 1), torch.ones(60, 10).bool())
     opened = int((matcher.choose(held, editor._state.memories) >= 0).sum())
     assert opened <= rate * 60 + 1
 

@@ -1,10 +1,11 @@
 """Routing by match: a prompt opens the memory of the edit that it is nearest to, if near enough.
 
 What a prompt asks shows in the inputs of W_v. At a low layer they follow the words: somewhere in
-the prompt stands what the edit's subject reads like. At the edited layer their mean over the prompt
-follows the relation, and the last token how the answer begins. Each is compared by its cosine, once
-what the background shows to say little is shrunk. How much the latter two count, and how near is
-near enough to each edit, are settled on the background alone.
+the prompt stands what the edit's subject reads like. At the edited layer their mean follows the
+relation, and the last token how the answer begins. The mean is over as many last tokens as the
+edit's prompt has, so that what is said before a question does not count. Each is compared by its
+cosine, once what the background shows to say little is shrunk. How much the latter two count, and
+how near is near enough to each edit, are settled on the background alone.
 """
 
 from __future__ import annotations
@@ -182,7 +183,7 @@ def _whitenings(references: References) -> list[Whitening]:
 
     relation = Whitening.of(mean, changes(mean, common.paraphrases), share=0.0)
     return [
-        Whitening.of(references.common_read.tokens[:_N_TOKENS]),
+        Whitening.of(references.common_read.low[:_N_TOKENS]),
         relation.keeping(changes(mean, common.near), _N_RELATIONS),
         Whitening.of(last, changes(last, common.paraphrases)),
     ]
@@ -206,12 +207,25 @@ class _Known:
     """An edit as prompts are matched with it.
 
     phrases: sums over the tokens of its subject, in some readings; widths: their tokens.
-    key: the relation's and the last token's, of its own prompt.
+    key: the relation's and the last token's, of its own prompt; n_tokens: those of the prompt.
     """
 
     phrases: Float[Tensor, "P M"]
     widths: Int[Tensor, " P"]
     key: Float[Tensor, "2 M"]
+    n_tokens: Int[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Prompts as edits are matched with them, all whitened.
+
+    words: their tokens at the low layer; relation: those at the edited one; last: its last token.
+    """
+
+    words: Windows
+    relation: Windows
+    last: Float[Tensor, "N M"]
 
 
 class _SideBySide:
@@ -221,15 +235,17 @@ class _SideBySide:
         self.phrases = torch.cat([each.phrases for each in known])
         self.widths = torch.cat([each.widths for each in known])
         self.keys = torch.stack([each.key for each in known], 1)  # 2 E M
+        self.n_tokens = torch.stack([each.n_tokens for each in known])
         numbers = [n for n, each in enumerate(known) for _ in each.widths]
         self.edit = self.widths.new_tensor(numbers)  # of each phrase
 
-    def cosines(self, keys: Float[Tensor, "N 2 M"], windows: Windows) -> Float[Tensor, "3 E N"]:
+    def cosines(self, seen: _Seen) -> Float[Tensor, "3 E N"]:
         """Those of each edit's subject, relation and last token with those of prompts."""
-        found = windows.likeness(self.phrases, self.widths)  # P N
-        subject = found.new_full((self.keys.shape[1], len(keys)), -1.0)
+        found = seen.words.likeness(self.phrases, self.widths)  # P N
+        subject = found.new_full((len(self.n_tokens), len(seen.last)), -1.0)
         subject.scatter_reduce_(0, self.edit[:, None].expand_as(found), found, "amax")
-        return torch.stack([subject, *(self.keys @ keys.permute(1, 2, 0))])
+        relation = seen.relation.likeness_of_ends(self.keys[0], self.n_tokens)
+        return torch.stack([subject, relation, self.keys[1] @ seen.last.T])
 
 
 @dataclass(frozen=True)
@@ -265,7 +281,7 @@ class Matcher(RouterBase):
         other held subject's prompts show that it is easily opened.
 
     RoutingInputs hold, whitened, a prompt's mean and last token at the edited layer, and then its
-    tokens at the low one. A memory keeps the former two.
+    tokens at the low one and at the edited one. A memory keeps the former two.
     """
 
     def __init__(
@@ -277,13 +293,16 @@ class Matcher(RouterBase):
         self.false_positives = false_positives
         self._texts, self._groups = references.held.texts, references.held.groups
         read = references.held_read
-        self._keys = self._pooled_keys(read.pooled)  # of held prompts, as `_windows`
-        self._windows = Windows(self.whitenings[0](read.tokens), read.lengths)
+        keys = self._pooled_keys(read.pooled)
+        self._seen = _Seen(  # held prompts
+            Windows(self.whitenings[0](read.low), read.lengths),
+            Windows(self.whitenings[1](read.edited), read.lengths), keys[:, 1],
+        )  # fmt: skip
         held, edits = references.held, references.held.edits.tolist()
-        known = [self._known(held.texts[row], held.subjects[row], self._keys[row]) for row in edits]
+        known = [self._known(held.texts[row], held.subjects[row], keys[row]) for row in edits]
         self.weights, self._clear = weights or _UNFITTED, 0.0
         if known:
-            cosines = _SideBySide(known).cosines(self._keys, self._windows)
+            cosines = _SideBySide(known).cosines(self._seen)
             self.weights = weights or fitted_weights(held, cosines, false_positives=false_positives)
             self._clear = _above(_near_cosines(held, cosines), self.weights)
         self._last: _InForce | None = None
@@ -293,9 +312,11 @@ class Matcher(RouterBase):
     ) -> RoutingInputs:
         """What each prompt is matched by, from inputs of W_v at the two layers."""
         keys = self._pooled_keys(pooled(inputs[-1], prompt_mask))
-        tokens = self.whitenings[0](inputs[0]) * prompt_mask[..., None]
+        tokens = [self.whitenings[0](inputs[0]), self.whitenings[1](inputs[-1])]
+        tokens = [each * prompt_mask[..., None] for each in tokens]
         is_read = prompt_mask.any(-1, keepdim=True).expand(-1, 2)
-        return RoutingInputs(torch.cat([keys, tokens], 1), torch.cat([is_read, prompt_mask], 1))
+        mask = torch.cat([is_read, prompt_mask, prompt_mask], 1)
+        return RoutingInputs(torch.cat([keys, *tokens], 1), mask)
 
     def remembered(self, rows: RoutingInputs) -> RoutingInputs:
         """The mean and the last token."""
@@ -310,8 +331,10 @@ class Matcher(RouterBase):
     ) -> Float[Tensor, "K N"]:
         """The evidence of each memory's nearest edit: 1 for its own prompt, or less."""
         state = self._in_force(memories)
-        windows = Windows.of(rows.keys[:, 2:], rows.mask[:, 2:])
-        evidence = _product(state.edits.cosines(rows.keys[:, :2], windows), self.weights)  # E N
+        words, relation = rows.keys[:, 2:].chunk(2, 1)
+        mask, _ = rows.mask[:, 2:].chunk(2, 1)
+        seen = _Seen(Windows.of(words, mask), Windows.of(relation, mask), rows.keys[:, 1])
+        evidence = _product(state.edits.cosines(seen), self.weights)  # E N
         scaled = 1 - (1 - evidence) * state.scale[:, None]
         nearest = scaled.new_full((len(memories), len(rows)), -torch.inf)
         owner = state.owner[:, None].expand_as(scaled)
@@ -342,7 +365,7 @@ class Matcher(RouterBase):
         with inputs_seen(lm, [self.low], batch, stop=True) as inputs:
             run(lm, batch)
         sums = (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
-        return _Known(sums, inside.sum(-1), key)
+        return _Known(sums, inside.sum(-1), key, batch.prompt_mask[0].sum())
 
     def _settled(self, memory: SideMemory) -> _Settled:
         """Whatever memories stand beside it: a state that is loaded is the one that was saved."""
@@ -350,9 +373,7 @@ class Matcher(RouterBase):
             self._known(edit.prompt, edit.subject, key)
             for edit, key in zip(memory.edits, memory.routing.keys, strict=True)
         ]
-        evidence = _product(
-            _SideBySide(known).cosines(self._keys, self._windows), self.weights
-        )  # E N
+        evidence = _product(_SideBySide(known).cosines(self._seen), self.weights)  # E N
         named = _named([edit.subject for edit in memory.edits], self._texts, evidence.device)
         return _Settled(known, evidence.masked_fill(named, 0.0))
 

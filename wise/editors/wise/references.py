@@ -108,10 +108,11 @@ class _Asked:
 
 @dataclass(frozen=True)
 class Read:
-    """Prompts as they were read: `pooled` at the edited layer, and each one's tokens at the low."""
+    """Prompts as they were read: `pooled` at the edited layer, and each one's tokens at both."""
 
     pooled: Float[Tensor, "N 2 M"]
-    tokens: Float[Tensor, "S M"]  # of one prompt after the other
+    low: Float[Tensor, "S M"]  # tokens of one prompt after the other
+    edited: Float[Tensor, "S M"]
     lengths: Int[Tensor, " N"]
 
 
@@ -145,7 +146,7 @@ class References:
             def compute() -> dict[str, Tensor]:
                 return vars(_read(kept.lm, kept.tokenizer, layers, texts))
 
-            return Read(**kept.get(f"mean, last token and tokens {layers}", texts, compute))
+            return Read(**kept.get(f"mean, last token, tokens {layers}", texts, compute))
 
         common_read, held_read = read(common), read(held)
         device = kept.lm.device
@@ -221,18 +222,20 @@ def _read(
     sizes = [len(tokenizer(prompt).input_ids) for prompt in prompts]
     order = sorted(range(len(prompts)), key=sizes.__getitem__)  # so that little is padded
     means = torch.empty(len(prompts), 2, lm.value_weight(layers[0]).shape[0], device=lm.device)
-    tokens = [means[:0, 0]] * len(prompts)
+    tokens = [means[:0]] * len(prompts)  # each T 2 M
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = encode(tokenizer, [prompts[index] for index in chosen]).to(lm.device)
         with inputs_seen(lm, layers, batch, stop=True) as inputs:
             run(lm, batch)
         means[chosen] = pooled(inputs[-1], batch.prompt_mask)
-        for index, row, mask in zip(chosen, inputs[0], batch.prompt_mask, strict=True):
-            tokens[index] = row[mask].float()
+        both = torch.stack([inputs[0], inputs[-1]], 2).float()  # B T 2 M
+        for index, row, mask in zip(chosen, both, batch.prompt_mask, strict=True):
+            tokens[index] = row[mask]
     lengths = torch.tensor([len(row) for row in tokens], device=lm.device)
-    read = Read(means, torch.cat(tokens), lengths)
-    if not bool(read.pooled.isfinite().all() & read.tokens.isfinite().all()):
+    low, edited = torch.cat(tokens).unbind(1)
+    read = Read(means, low, edited, lengths)
+    if not all(bool(found.isfinite().all()) for found in (read.low, read.edited)):
         raise ValueError(
             f"the inputs of W_v at layers {[*layers]} are not finite on the background"
         )

@@ -1,4 +1,4 @@
-"""How like a phrase some prompts are, wherever in them it stands."""
+"""How like a phrase some prompts are: wherever in them it stands, or at their ends."""
 
 from __future__ import annotations
 
@@ -54,6 +54,28 @@ class Windows:
             cosines = ((dots[:, at.end] - dots[:, at.begin]) / at.norms).to(found.dtype)
             prompt = at.prompt.expand(len(cosines), -1)
             found[of_width] = found[of_width].scatter_reduce(1, prompt, cosines, "amax")
+        return found
+
+    def likeness_of_ends(
+        self, phrases: Float[Tensor, "P M"], widths: Int[Tensor, " P"]
+    ) -> Float[Tensor, "P N"]:
+        """The cosine of each phrase with as many last tokens of each prompt, or with all it has.
+
+        `phrases` are sums, or means, of `widths` tokens, one or more; 0 for a prompt without any.
+        """
+        found = phrases.new_zeros(len(phrases), len(self.lengths))
+        units = nn.functional.normalize(phrases, dim=-1)
+        sums, last = (
+            self.tokens.new_zeros(len(self.lengths), units.shape[1]),
+            self.lengths.cumsum(0),
+        )
+        asked = set(widths.tolist())
+        for width in range(1, max(asked, default=0) + 1):
+            is_in = self.lengths >= width
+            sums[is_in] += self.tokens[last[is_in] - width]
+            if width in asked:
+                of_width = widths == width
+                found[of_width] = units[of_width] @ nn.functional.normalize(sums, dim=-1).T
         return found
 
     def _of_width(self, width: int) -> _OfWidth:
