@@ -31,6 +31,7 @@ __all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
 
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
+_ENOUGH_NEAR = 20  # edits with near texts, for their mean and spread
 _CLEAR = 3.0  # standard deviations above near texts: the far end of some 100 is chance
 _LEAST_SPREAD = 1e-3  # of how far paraphrases lie above their threshold
 _N_RELATIONS = 10  # directions that tell them apart
@@ -156,9 +157,9 @@ def fitted_weights(
 
 
 def _near_cosines(held: Prompts, cosines: Float[Tensor, "3 E N"]) -> Float[Tensor, "3 Q"]:
-    """Those of near texts with the edit of their subject; none where most edits have none."""
+    """Those of near texts with the edit of their subject; none where too few edits have any."""
     near = held.near
-    if 2 * len(held.prompt[near].unique()) < len(held.prompt[held.paraphrases].unique()):
+    if len(held.prompt[near].unique()) < _ENOUGH_NEAR:
         near = near[:0]
     return cosines[:, held.edit(near), near]
 
