@@ -129,7 +129,7 @@ UNKE = {
 }  # fmt: skip
 EDITEVERYTHING = {"id": 3, "question": PROMPT, "answer": "At CERN.", "category": "news"}
 # A record of each kind, with the format that it is recognised as.
-KINDS = [
+KINDS: list[tuple[str, dict[str, Any]]] = [
     ("knowedit", KNOWEDIT), ("knowedit", {**PASSAGE, "locality": {}}), ("zsre", MEND),
     ("counterfact", COUNTERFACT), ("counterfact", ROME), ("hallucination", FLAT),
     ("temporal", {**FLAT, "ood_rephrase": "Ada Lorn is at home."}), ("qaedit", QAEDIT),
