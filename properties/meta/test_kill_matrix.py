@@ -62,14 +62,14 @@ def number_of(fault: str) -> int:
     return zlib.crc32(fault.encode())
 
 
-# One fault in six by default; all of them with -m slow, or kill_matrix --measure.
-ONE_IN_SIX = [
-    pytest.param(fault, marks=() if number_of(fault) % 6 == 0 else pytest.mark.slow)
+# One fault in twelve by default; all of them with -m slow, or kill_matrix --measure.
+ONE_IN_TWELVE = [
+    pytest.param(fault, marks=() if number_of(fault) % 12 == 0 else pytest.mark.slow)
     for fault in FAULTS
 ]
 
 
-@pytest.mark.parametrize("fault", ONE_IN_SIX)
+@pytest.mark.parametrize("fault", ONE_IN_TWELVE)
 def test_a_fault_is_caught_by_exactly_its_listed_checks(fault: str) -> None:
     """Of the checks that must not catch it a fifth is tried, by the fault's number.
 
