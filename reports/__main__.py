@@ -236,7 +236,10 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
 @_option("--seed", type=click.IntRange(0),
          help="of the stream, as pytest draws it  [default: the file's own order]")  # fmt: skip
 @_option("--model", help="read the texts with the tokenizer of this model too")
-def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -> None:
+@_skip
+def lint(
+    dataset: str, edits: int | None, seed: int | None, model: str | None, skip_bad_records: bool
+) -> None:
     """Say what is wrong with the edits and probes of a FILE, and what no editor can reach."""
     from wise.evaluation.asked import final_questions
     from wise.evaluation.datasets import drawn, read_dataset
@@ -246,7 +249,7 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
 
     reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
     try:
-        whole, notes = read_dataset(dataset)
+        whole, notes = read_dataset(dataset, skip_bad_records=skip_bad_records)
         stream = drawn(whole, n_edits=edits, seed=seed)
         if model is not None:
             from fixtures.models import load_tokenizer
