@@ -140,13 +140,11 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         if base is None:
             return state.changes
         if self._shown[0] is not state:
-            self._shown = (
-                state,
-                {
-                    layer: restrained(change, sigma=self._norms[layer], base=base)
-                    for layer, change in state.changes.items()
-                },
-            )
+            shown = {
+                layer: restrained(change, sigma=self._norms[layer], base=base)
+                for layer, change in state.changes.items()
+            }
+            self._shown = state, shown
         return self._shown[1]
 
     @cached_property

@@ -65,10 +65,8 @@ class Windows:
         """
         found = phrases.new_zeros(len(phrases), len(self.lengths))
         units = nn.functional.normalize(phrases, dim=-1)
-        sums, last = (
-            self.tokens.new_zeros(len(self.lengths), units.shape[1]),
-            self.lengths.cumsum(0),
-        )
+        sums = self.tokens.new_zeros(len(self.lengths), units.shape[1])
+        last = self.lengths.cumsum(0)
         asked = set(widths.tolist())
         for width in range(1, max(asked, default=0) + 1):
             is_in = self.lengths >= width
