@@ -99,7 +99,7 @@ class WISEConfig(Checked):
     routing: Literal["activation", "match"] = "activation"
     match_layer: NonNegativeInt = 0
     match_weights: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
-    false_positives: Share = 0.02
+    false_positives: Share = 0.05
     span: Literal["row", "answer"] = "row"
     n_contexts: NonNegativeInt = 0
     append_eos: bool = True
