@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
@@ -191,12 +192,11 @@ class Surroundings:
 
 
 def _in_words(was: Any, is_now: Any) -> str:
-    """The values before and after, where they are short enough."""
-    texts = [str(was), str(is_now)]
+    """The values before and after, where they are short enough; of lists, what only one has."""
     if isinstance(was, list) and isinstance(is_now, list):
-        new, gone = (
-            [each for each in is_now if each not in was],
-            [e for e in was if e not in is_now],
-        )
-        texts = [str(gone), str(new)]
+        before, after = Counter(was), Counter(is_now)
+        was, is_now = [*(before - after).elements()], [*(after - before).elements()]
+        if not (was or is_now):
+            return ", in its order alone"
+    texts = [str(was), str(is_now)]
     return f", from {texts[0]} to {texts[1]}" if max(map(len, texts)) < 80 else ""
