@@ -264,7 +264,8 @@ def _write_page(
         "Verdicts at the last T are those of the checks: a check of a rate judged up to "
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."
     ] * (n_looks > 1)
-    notes += [f"{note}." for note in settings.facts[1]]
+    whole, told = settings.facts
+    notes += [f"{whole.name}: {note}." for note in told]
     shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
     # The others are judged by the checks alone, which ask the unedited model.
     thresholds = {name: each for name, each in settings.thresholds.items() if name in THRESHOLDS}

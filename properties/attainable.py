@@ -6,6 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from fixtures.models import FAMILIES, model_folder, world_of
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
@@ -15,6 +16,7 @@ from wise.evaluation.lint_text import brief_lines
 from wise.measures.ceilings import AS_WRITTEN, Ceiling, TextReading, ceilings, pooled
 from wise.measures.estimates import Measure
 from wise.measures.rows import ASIDE, Row
+from wise.measures.text import normalized
 from wise.measures.verdicts import RELATIVE
 
 __all__ = ["ceilings_of_rows", "check_thresholds", "fault_lines", "n_edits_of"]
@@ -26,8 +28,10 @@ def n_edits_of(settings: Settings, whole: EditStream) -> int:
 
 
 def fault_lines(settings: Settings) -> Iterator[str]:
-    """At most three lines on the first stream of --dataset; none where it has fewer edits than
-    asked, as the run will say."""
+    """At most three lines on the first stream of --dataset, and what the model never learnt to say.
+
+    None where the file has fewer edits than asked, as the run will say.
+    """
     if not settings.dataset:
         return
     whole, _ = settings.facts
@@ -39,7 +43,23 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     chosen = f"--edits {n_edits} --seed {settings.seed}"
     command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
     for line in brief_lines(lint(stream), command):
-        yield f"dataset: {line}"
+        yield f"of T={n_edits}: {line}"
+    yield from _unlearnt(settings.model, stream)
+
+
+def _unlearnt(model: str, stream: EditStream) -> Iterator[str]:
+    """How many targets an embedded model never saw: those are mostly beyond any edit."""
+    world = world_of(model_folder(model)) if model in FAMILIES else None
+    if world is None:
+        return
+    known = set(map(normalized, world.answers))
+    n = sum(normalized(edit.target) not in known for edit in stream.edits)
+    if n:
+        yield (
+            f"{n:,} of {len(stream.edits):,} targets are no answer in the world that {model} was "
+            "trained on, and such a small model can hardly say them; --model=smollm2 or a folder "
+            "of your own can"
+        )
 
 
 def check_thresholds(

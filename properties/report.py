@@ -37,7 +37,6 @@ def header_lines(settings: Settings) -> Iterator[str]:
         f"model: {settings.model}; stream: {source}, T={n_edits}, seed {settings.seed}; "
         f"protocol: {' and '.join(settings.protocols)}, one edit a turn"
     )
-    yield from fault_lines(settings)
     for spec, known in settings.known_failures.items():
         if known:
             yield f"known failures of {spec}: {', '.join(known)}"
@@ -46,11 +45,14 @@ def header_lines(settings: Settings) -> Iterator[str]:
 
 
 def facts_lines(settings: Settings) -> Iterator[str]:
-    """What --dataset holds, and what its loader changed or left out; nothing without one."""
+    """What --dataset holds, what its loader changed or left out, and what is wrong with the stream.
+
+    Nothing without one.
+    """
     stream, notes = settings.facts
     if settings.dataset:
         yield f"dataset: {stream.name}, {len(stream.edits)} edits and {len(stream.probes)} probes"
-        yield from (f"  {note}" for note in notes)
+        yield from (f"  {line}" for line in (*notes, *fault_lines(settings)))
 
 
 def editor_lines(

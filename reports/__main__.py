@@ -236,20 +236,26 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
 @_option("--seed", type=click.IntRange(0),
          help="of the stream, as pytest draws it  [default: the file's own order]")  # fmt: skip
 @_option("--model", help="read the texts with the tokenizer of this model too")
-@_skip
-def lint(
-    dataset: str, edits: int | None, seed: int | None, model: str | None, skip_bad_records: bool
-) -> None:
-    """Say what is wrong with the edits and probes of a FILE, and what no editor can reach."""
+def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -> None:
+    """Say what is wrong with the edits and probes of a FILE, and what no editor can reach.
+
+    Bad records are told and left out; the command then ends with an error, as a run would.
+    """
     from wise.evaluation.asked import final_questions
     from wise.evaluation.datasets import drawn, read_dataset
+    from wise.evaluation.fields import RecordError
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
 
     reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
+    first_bad = ""
     try:
-        whole, notes = read_dataset(dataset, skip_bad_records=skip_bad_records)
+        try:
+            whole, notes = read_dataset(dataset)
+        except RecordError as error:
+            first_bad = str(error)
+            whole, notes = read_dataset(dataset, skip_bad_records=True)
         stream = drawn(whole, n_edits=edits, seed=seed)
         if model is not None:
             from fixtures.models import load_tokenizer
@@ -264,6 +270,10 @@ def lint(
     reached = {each: ceilings(asked, protocol=each, reading=reading) for each in protocols}
     findings = findings_of(stream, why_unwritable=why_unwritable)
     click.echo(lint_text(stream, findings, reached, notes=notes))
+    if first_bad:
+        raise click.ClickException(
+            f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out"
+        )
 
 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
@@ -344,7 +354,7 @@ def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[st
 
     whole, left_out = read_dataset(source, skip_bad_records=skip_bad_records)
     for note in left_out:
-        click.echo(note, err=True)
+        click.echo(f"{whole.name}: {note}", err=True)
     return whole, left_out
 
 

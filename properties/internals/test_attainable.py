@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from properties.attainable import ceilings_of_rows, check_thresholds, fault_lines
+from properties.internals.known_world import world
 from properties.internals.measured import run_rows
 from properties.meta.called import run_pytest
 from properties.meta.test_options import settings_of
@@ -70,9 +71,12 @@ def clashing(tmp_path: Path) -> Path:
 
 
 def test_the_header_tells_the_faults_of_a_dataset(clashing: Path) -> None:
-    (line,) = fault_lines(settings_of(f"--dataset=jsonl:{clashing}"))
-    assert line == (
-        "dataset: 2 of 4 paraphrases are a paraphrase of an edit with another target too"
+    faults, unlearnt = fault_lines(settings_of(f"--dataset=jsonl:{clashing}"))
+    assert (
+        faults == "of T=2: 2 of 4 paraphrases are a paraphrase of an edit with another target too"
+    )
+    assert unlearnt.startswith(
+        "2 of 2 targets are no answer in the world that llama was trained on"
     )
     assert list(fault_lines(settings_of())) == []
 
@@ -81,7 +85,16 @@ def test_a_run_ends_before_its_first_test_where_a_threshold_is_out_of_reach(clas
     result = run_pytest("-m", "triangle", "-p", "no:xdist", "--editor=none", "--model=gpt2",
                         f"--dataset=jsonl:{clashing}", "--threshold=generalization=.9")  # fmt: skip
     assert result.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "dataset: 2 of 4 paraphrases are a paraphrase of an edit" in result.stdout
+    assert "  of T=2: 2 of 4 paraphrases are a paraphrase of an edit" in result.stdout
     assert "none: --threshold=generalization=0.9 is above 0.75" in result.stdout + result.stderr
     assert "passed" not in result.stdout
     assert "failed" not in result.stdout
+
+
+def test_what_an_embedded_model_never_learnt_is_told_of_other_facts_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "own.jsonl"
+    write_jsonl(world().stream(0, 5), path)
+    told = ["of T=5: no contradictions, and no probes within a scope"]
+    assert list(fault_lines(settings_of(f"--dataset={path}"))) == told

@@ -141,6 +141,10 @@ def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
         ("zsre.json", "'zsre.json': there is no file 'zsre.json' in .*, FORMAT one of counter"),
         ("zsre:", "'zsre:': there is no file '' in .*; a dataset is FILE or FORMAT:FILE"),
         (":zsre.json", "':zsre.json': there is no file ':zsre.json' in "),
+        (
+            f"mend:{__file__}",
+            "'mend' is no format; a dataset is FILE or FORMAT:FILE, FORMAT",
+        ),
         ("C:zsre.json", "'C:zsre.json': there is no file 'C:zsre.json' in "),
         ("/", "'/': '/' is a folder; a dataset is FILE or FORMAT:FILE"),
     ],

@@ -244,6 +244,7 @@ def test_no_record_fits_two_formats() -> None:
         ({"prompt": "p", "answer": "a"}, "the keys prompt, answer ("),
         ({}, "the keys none ("),
         ({f"key {n}": n for n in range(50)}, "key 18, key 19 and 30 more ("),
+        ({"Prompt": "p"}, "; prompt and target are all that a record of the format jsonl needs; "),
         ({"a\nb": 1, "x" * 99: 1}, f"the keys 'a\\nb', '{'x' * 60}' ("),
     ],
 )  # fmt: skip
@@ -263,6 +264,24 @@ def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"edits": [{"prompt": "p"}, {}], "version": 1}', "its edits holds 2 records: keep that"),
+        ('{"a": {"prompt": "p"}, "b": {}}', "its 2 values are records: keep them, in an array"),
+        ('{\n"edits": [{"prompt": "p"}]\n}', "over several lines; .*; its edits holds 1 records:"),
+        (
+            '{\n"prompt": "p"\n}',
+            "one object over several lines; it must be an array of records, or",
+        ),
+    ],
+)
+def test_an_object_that_holds_the_records_is_told(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_stream(f"{tmp_path / 'file.json'}")
+
+
 def test_the_first_record_that_fits_tells_how_the_one_before_it_is_bad(tmp_path: Path) -> None:
     bad = {key: value for key, value in COUNTERFACT.items() if key != "rephrase_prompt"}
     with pytest.raises(ValueError, match="line 2, record 0: rephrase_prompt is missing"):
@@ -279,7 +298,7 @@ def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Pat
         Probe(text, "portability", "Norway", "mquake-7#1", "Boston") for text in MQUAKE["questions"]
     )
     assert {probe.edit_id for probe in stream.probes[2:]} == {"mquake-8"}
-    assert notes == (f"{path}: 2 cases with answer_alias, which are not asked for",)
+    assert notes == ("2 cases with answer_alias, which are not asked for",)
     with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
         load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
 
@@ -311,7 +330,7 @@ def test_a_record_without_a_target_is_left_out_and_counted(target: object, tmp_p
     path = write(tmp_path, FLAT, {**FLAT, "target_new": target})
     stream, notes = read_dataset(str(path))
     assert len(stream.edits) == 1
-    assert notes == (f"{path}: 1 records with a blank target_new, left out",)
+    assert notes == ("1 records with a blank target_new, left out",)
 
 
 @pytest.mark.parametrize("form", [write, write_lines])
@@ -325,7 +344,7 @@ def test_bad_records_are_skipped_on_demand_and_told_by_reason(
         load_stream(str(path))
     stream, notes = read_dataset(str(path), skip_bad_records=True)
     assert [edit.id for edit in stream.edits] == ["hallucination-0", "hallucination-6"]
-    assert [note.removeprefix(f"{path}: ") for note in notes] == [
+    assert list(notes) == [
         "2 bad records left out, as subject is not a text; the first: line 4, record 2: "
         "subject=7 is not a text",
         "1 bad records left out, as target_new is not a text, a number, null or an array of "
@@ -373,7 +392,7 @@ def test_known_facts_become_edits_to_the_answer_of_another(tmp_path: Path) -> No
         Edit("Beats Music is owned by", "Ford", "Beats Music", ground_truth="Apple", id="3"),
         Edit("Ford is owned by", "Apple", "Ford", ground_truth="Ford", id="4"),
     )
-    assert [note.partition("known.json: ")[2][:17] for note in notes] == ["2 edits to the an"]
+    assert [note[:17] for note in notes] == ["2 edits to the an"]
     with pytest.raises(ValueError, match=r"line 2, record 0: .*'Spotify' is not in the prompt"):
         load_stream(str(write(tmp_path, {**KNOWN, "subject": "Spotify"}, other)))
     with pytest.raises(ValueError, match="record 0: all facts answer 'Apple'"):
@@ -483,7 +502,7 @@ def test_a_record_with_a_blank_text_is_left_out_and_counted(
     path = write(tmp_path, record, blank, blank)
     stream, notes = read_dataset(f"{format_name}:{path}")
     assert stream == whole
-    assert f"{path}: 2 records with a blank {field}, left out" in notes
+    assert f"2 records with a blank {field}, left out" in notes
     path = write(tmp_path, blank)
     with pytest.raises(
         ValueError, match=rf"line 2, record 0: {field}='\\t' is not a non-blank text"

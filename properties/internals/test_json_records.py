@@ -29,10 +29,11 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b"", "line 1: the file is empty"),
         (b"\xef\xbb\xbf \r\n", "line 1: the file is empty"),
         (b"[\n[GOOD],\n\xe9]", "line 6: byte 0xe9 is not UTF-8"),
-        ("[GOOD]".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+        ("[GOOD]".encode("utf-16"), "line 1: byte 0xff is not UTF-8; save the file as UTF-8"),
+        (b"prompt,target\r\nx,y\r\n", "line 1: the file starts with 'prompt,target'; it must hold"),
         (
             b'\n"GOOD"',
-            "line 2: the file starts with '\"'; it must hold a JSON array of objects, or",
+            "line 2: the file starts with '\"GOOD\"'; it must hold a JSON array of objects, or",
         ),
         ("\n\u00e9".encode(), "line 2: the file starts with '\u00e9'; it must hold a JSON array"),
         (b"\n[\n]", "line 2: the array is empty"),
@@ -44,6 +45,11 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         ),
         (b"[\n[GOOD],\n]", "line 6, record 1: the record is not JSON: Expecting value at line 6"),
         (b'[\n[GOOD], {\n"prompt": "x', "line 5, record 1: the record is not JSON: Unterminated"),
+        (
+            b'[\n{"prompt": ',
+            "line 2, record 0: the record is not JSON: Expecting value at line 2 column 12; the "
+            "file ends before the record does",
+        ),
         (b"[\n[GOOD]\n]\n[]", "line 7: found '[' after the array"),
         (b"[\n[GOOD],\n 7]", "line 6, record 1: 7 is not an object"),
         (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a whole number or a non"),

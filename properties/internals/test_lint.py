@@ -268,11 +268,13 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert "line 1, record 0" in result.output
 
 
-def test_bad_records_are_left_out_on_demand_and_told(tmp_path: Path) -> None:
+def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path) -> None:
     good, bad = '{"prompt": "Ada is in", "target": "Rome"}', '{"prompt": 7, "target": "Rome"}'
     (tmp_path / "facts.jsonl").write_text(f"{good}\n{bad}\n")
     words = ["lint", f"{tmp_path / 'facts.jsonl'}"]
-    assert CliRunner().invoke(main, words).exit_code == 1
-    result = CliRunner().invoke(main, [*words, "--skip-bad-records"])
-    assert result.exit_code == 0
-    assert "1 bad records left out" in " ".join(result.output.split())
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    told = " ".join(result.output.split())
+    assert "1 bad records left out, as prompt is not a non-blank text; the first: line 2" in told
+    assert "the most that any editor can reach after 1 edits:" in told
+    assert "line 2, record 1: prompt=7 is not a non-blank text; a run stops here" in told

@@ -228,15 +228,15 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
     ran = run_pytest(*options, "-k", "last-write")
     assert (ran.returncode, "line 1, record 26: target_new={} is not" in ran.stderr) == (4, True)
     skipping = (*options, "--skip-bad-records")
-    note = "records.json: 27 records with keys that are not read: 'promt'"
+    note = "27 records with keys that are not read: 'promt'"
     for more, code in ((("-k", "last-write"), 0), (("--editor=none", "-k", "last-write"), 1)):
         ran = run_pytest(*skipping, *more, f"--report={tmp_path / 'page'}")
         assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout
-        assert ran.stdout.count("records.json: 1 records with a blank prompt, left out") == 1
-        assert ran.stdout.count("records.json: 1 bad records left out, as target_new is not") == 1
+        assert ran.stdout.count("  1 records with a blank prompt, left out") == 1
+        assert ran.stdout.count("  1 bad records left out, as target_new is not") == 1
         assert ran.stdout.index(note) < ran.stdout.index("collected ")
         page = html.unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
-        assert page.count(note) == 1
+        assert page.count(f"zsre:records.json: {note}") == 1
 
 
 @pytest.mark.parametrize("more", [("-k", "last-write"), ("-n", "2")], ids=["one", "two"])

@@ -41,6 +41,9 @@ def named_file(spec: str) -> tuple[str, Path]:
     if not path.is_file():
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         what = f"{file!r} is a folder" if file and path.is_dir() else f"there is no file {file!r}"
+        first, _, rest = file.partition(":")
+        if not path.exists() and Path(rest).expanduser().is_file():
+            what, where = f"{first!r} is no format", ""
         raise ValueError(
             f"dataset={spec!r}: {what}{where}; a dataset is FILE or FORMAT:FILE, FORMAT one of "
             f"{', '.join(sorted(FORMATS))}"
@@ -62,7 +65,7 @@ def load_stream(
     """
     whole, notes = read_dataset(spec, skip_bad_records=skip_bad_records)
     for note in notes:
-        _log.warning("%s", note)
+        _log.warning("%s: %s", whole.name, note)
     return drawn(whole, n_edits=n_edits, seed=seed)
 
 
@@ -82,8 +85,7 @@ def read_dataset(
     if not format_name:
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)
-    told = tuple(f"{path}: {line}" for line in notes.lines())
-    return replace(stream, name=f"{format_name}:{path.name}"), told
+    return replace(stream, name=f"{format_name}:{path.name}"), tuple(notes.lines())
 
 
 def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = None) -> EditStream:

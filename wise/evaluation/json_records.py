@@ -15,14 +15,14 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from wise.evaluation.fields import Field, RecordError, shown_key
 
-__all__ = ["read_records"]
+__all__ = ["read_records", "records_within"]
 
 _BLOCK = 1 << 20  # bytes
 _GZIP = b"\x1f\x8b"
@@ -32,6 +32,7 @@ _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 # A record is searched only where it may hold what is not JSON: constants, lone surrogates.
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 40  # bytes of a file that is neither
 _NEARLY = 20  # characters before the end of what is read, where an error may be a cut word
 
 
@@ -64,15 +65,19 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
     if start[:1] == b"{":
         return _lines(chain([text], blocks), path, refuse)
     try:
-        first = start[:1].decode() if start[0] < 0x80 else start[:4].decode()[0]
+        start[:_LONGEST_CHARACTER].decode()
     except UnicodeDecodeError as error:
         if error.start == 0:
             raise _not_utf8(place, error) from error
-        first = start[: error.start].decode()[0]
     raise ValueError(
-        f"{place}: the file starts with {first!r}; it must hold a JSON array of objects, or one "
-        "JSON object a line"
+        f"{place}: the file starts with {_opening(start)!r}; it must hold a JSON array of objects, "
+        "or one JSON object a line"
     )
+
+
+def _opening(text: bytes) -> str:
+    """The beginning of the first line, as a text."""
+    return text[:_SHOWN].partition(b"\n")[0].decode(errors="ignore").rstrip()
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
@@ -88,7 +93,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
-    return ValueError(f"{place}: byte 0x{error.object[error.start]:02x} is not UTF-8")
+    return ValueError(
+        f"{place}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
+    )
 
 
 class _Repeats:
@@ -180,8 +187,12 @@ class _Window:
 
     def is_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the error may be that the value goes on behind what is read."""
+        return self.ends_before(error) or error.pos > len(self.text) - _NEARLY
+
+    def ends_before(self, error: json.JSONDecodeError) -> bool:
+        """Whether what is read ends where the value does not."""
         is_open = error.msg.startswith("Unterminated string")
-        return is_open or error.pos > len(self.text) - _NEARLY
+        return is_open or error.pos >= len(self.text.rstrip())
 
 
 def _array(window: _Window, path: Path, refuse: Callable[[RecordError], None]) -> Iterator[Field]:
@@ -223,8 +234,9 @@ def _decoded_in(window: _Window, decoder: _Repeats, place: str) -> tuple[Any, in
             return decoder.decode(window.text, window.at)
         except json.JSONDecodeError as error:
             if not (window.is_cut(error) and window.more()):
-                where = window.where(error.pos)
-                raise ValueError(f"{place}: the record is not JSON: {error.msg} {where}") from error
+                what = f"the record is not JSON: {error.msg} {window.where(error.pos)}"
+                ends = "; the file ends before the record does" * window.ends_before(error)
+                raise ValueError(f"{place}: {what}{ends}") from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{place}: the record is not JSON: {error}") from error
 
@@ -239,7 +251,7 @@ def _lines(
         try:
             record = _decoded_line(line, decoder, f"{path}, line {number}, record {index}", number)
         except RecordError as error:
-            refuse(error)
+            refuse(error if index else _told_of_file(error, path))
         else:
             yield record
         index += 1
@@ -266,8 +278,7 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
         raise RecordError(place, f"byte 0x{line[error.start]:02x} is not UTF-8",
                           "it is not UTF-8") from error  # fmt: skip
     except json.JSONDecodeError as error:
-        what = f"{error.msg} at line {number} column {error.colno}"
-        raise _not_json(place, what, is_first=number == 1) from error
+        raise _not_json(place, f"{error.msg} at line {number} column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise _not_json(place, str(error)) from error
     if rest := text[end:].strip(" \t\r\n"):
@@ -275,6 +286,32 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
     return _checked(value, decoder.keys, text, start, end, place)
 
 
-def _not_json(place: str, what: str, *, is_first: bool = False) -> RecordError:
-    more = "; a file that starts with '{' holds one object a line" if is_first else ""
-    return RecordError(place, f"the record is not JSON: {what}{more}", "it is not JSON")
+def _not_json(place: str, what: str) -> RecordError:
+    return RecordError(place, f"the record is not JSON: {what}", "it is not JSON")
+
+
+def _told_of_file(error: RecordError, path: Path) -> RecordError:
+    """The error of a file's first line; where that is not JSON, it says what the whole file is."""
+    if error.reason != "it is not JSON":
+        return error
+    try:
+        whole = json.loads(b"".join(_blocks(path)).decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return RecordError(
+            error.place, f"{error.what}; a file that starts with '{{' holds one object a line",
+            error.reason,
+        )  # fmt: skip
+    what = "the file is one object over several lines; it must be an array of records, or hold "
+    within = records_within(whole)
+    what += f"one record a line{'; ' * bool(within)}{within}"
+    return RecordError(error.place, what, error.reason)
+
+
+def records_within(whole: Mapping[str, Any]) -> str:
+    """How to get at the records of an object that holds them all; empty where it holds none."""
+    for key, value in whole.items():
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            return f"its {shown_key(key)} holds {len(value):,} records: keep that array alone"
+    if whole and all(isinstance(each, dict) for each in whole.values()):
+        return f"its {len(whole):,} values are records: keep them, in an array"
+    return ""

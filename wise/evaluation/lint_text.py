@@ -41,12 +41,14 @@ def lint_text(
 
     `ceilings` go by protocol, and `notes` are those of the file's reader.
     """
-    lines = textwrap.wrap(f"{stream.name}: {_contents(stream)}", width)
+    lines = list(_wrapped(f"{stream.name}: {_contents(stream)}", width))
+    if notes:
+        lines += ["", "the whole file, as read:"]
+    for note in notes:
+        lines += _wrapped(note, width, "  ", "    ")
     lines += ["", *_findings("faults", [each for each in findings if each.is_fault], width)]
     if rest := [each for each in findings if not each.is_fault]:
         lines += ["", *_findings("notes", rest, width)]
-    for note in notes:
-        lines += ["", *textwrap.wrap(note, width)]
     lines += ["", *_ceilings(len(stream.edits), ceilings, width)]
     return "\n".join(map(visible, lines))
 
@@ -65,10 +67,8 @@ def _findings(title: str, findings: Sequence[StreamFinding], width: int) -> Iter
     for finding in findings:
         number, rest = f"  {finding.n:>{room},}", f" of {finding.n_of:,} {finding.claim}"
         indent = " " * (room + 3)
-        yield from textwrap.wrap(number + rest, width, subsequent_indent=indent)
-        yield from textwrap.wrap(
-            f"e.g. {finding.example}", width, initial_indent=indent, subsequent_indent=f"{indent}  "
-        )
+        yield from _wrapped(number + rest, width, "", indent)
+        yield from _wrapped(f"e.g. {finding.example}", width, indent, f"{indent}  ")
 
 
 def _ceilings(
@@ -86,5 +86,11 @@ def _ceilings(
         yield "  ".join(["", name.ljust(widths[0]), *cells])
     for measure, first in columns[0].items():
         if first.reason:
-            text = f"{measure.name}: {first.reason}"
-            yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
+            yield from _wrapped(f"{measure.name}: {first.reason}", width, "  ", "    ")
+
+
+def _wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """The lines of `text`, broken at spaces; the first begins with `first`, others with `rest`."""
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.fields import BlankTextError, Field, RecordError, shown_key
 from wise.evaluation.formats.schema import ID_KEYS, Case, Keys, Schema
+from wise.evaluation.json_records import records_within
 from wise.evaluation.loading_notes import LoadingNotes
 
 __all__ = ["Format", "check_keys", "read_published", "recognised", "unused"]
@@ -127,14 +129,18 @@ def recognised(
             return fitting[0], chain(seen, records)
     if not seen:
         raise notes.first_bad or ValueError(f"{path}: no record can be read")
-    near = sorted(_misfits(seen[0], formats, read_by_some), key=lambda each: each[1])
+    near = dict[str, str]()  # the nearest kind of each format
+    for name, _, misfit in sorted(_misfits(seen[0], formats, read_by_some), key=itemgetter(1)):
+        near.setdefault(name, misfit or "fits")
     keys = list(map(shown_key, seen[0].members()))
     there = ", ".join(keys[:_MOST_KEYS]) or "none"
     more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
-    reasons = "; ".join(f"{name} {misfit or 'fits'}" for name, _, misfit in near[:_MOST_NEAR])
+    reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
+    within = records_within(seen[0].members()) if len(seen) == 1 else ""
+    advice = within or "prompt and target are all that a record of the format jsonl needs"
     raise ValueError(
         f"{seen[0].place}: no format is recognised by the keys {there}{more} ({reasons}); "
-        f"FORMAT:FILE names one of {', '.join(sorted(formats))}"
+        f"{advice}; FORMAT:FILE names one of {', '.join(sorted(formats))}"
     )
 
 
