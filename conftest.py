@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from properties.report import (
     facts_lines,
     header_lines,
     in_order,
+    reading,
     rulings_of,
 )
 from properties.settings import Settings, verdicts_beside
@@ -274,7 +276,7 @@ def _write_page(
             rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], settings=shown,
-            note=" ".join(notes),
+            note=" ".join(notes), reading=partial(reading, settings.model),
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

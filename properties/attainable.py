@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from fixtures.models import FAMILIES, model_folder, world_of
 from properties.settings import DEFAULT_EDITS, Settings
@@ -13,13 +12,12 @@ from wise.evaluation.asked import final_questions
 from wise.evaluation.datasets import drawn
 from wise.evaluation.lint import lint
 from wise.evaluation.lint_text import brief_lines
-from wise.measures.ceilings import AS_WRITTEN, Ceiling, TextReading, ceilings, pooled
+from wise.measures.ceilings import Ceiling, TextReading, ceilings, pooled
 from wise.measures.estimates import Measure
-from wise.measures.rows import ASIDE, Row
 from wise.measures.text import normalized
 from wise.measures.verdicts import RELATIVE
 
-__all__ = ["ceilings_of_rows", "check_thresholds", "fault_lines", "n_edits_of"]
+__all__ = ["check_thresholds", "fault_lines", "n_edits_of"]
 
 
 def n_edits_of(settings: Settings, whole: EditStream) -> int:
@@ -93,22 +91,3 @@ def check_thresholds(
             f"most that any editor can reach on {stream.name} after {len(stream.edits)} edits: "
             f"{best[name].reason}"
         )
-
-
-def ceilings_of_rows(
-    rows: Sequence[Row], reading_of_model: Callable[[], TextReading]
-) -> dict[tuple[str, int], dict[Measure, Ceiling]]:
-    """The ceilings of the final model's scores in rows of one run, by protocol and T.
-
-    The tokenizer is only read where answers contradict each other as they are written.
-    """
-    asked = defaultdict(list)
-    for row in rows:
-        if row.when == "final" and row.metric not in ASIDE:
-            asked[row.protocol, row.t].append(row)
-    found = {}
-    for (protocol, t), own in asked.items():
-        first = ceilings(own, reading=AS_WRITTEN)
-        if any(each.clash for each in first.values()):
-            found[protocol, t] = ceilings(own, protocol=protocol, reading=reading_of_model())
-    return found

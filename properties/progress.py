@@ -46,8 +46,8 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.session, self.reporter, self.clock = session, reporter, clock
-        self.n_done = 0
-        self.start = self.last = clock()
+        self.n_done, self.longest = 0, 0.0
+        self.start = self.last = self.finished = clock()
 
     def bar_of(self, **options: Any) -> tqdm:
         """A bar of what may take long."""
@@ -57,11 +57,14 @@ class Progress:
     def pytest_runtest_logfinish(self) -> None:
         self.n_done += 1
         now, n_all = self.clock(), self.session.testscollected
+        self.longest, self.finished = max(self.longest, now - self.finished), now
         if now - self.last < _EVERY or self.n_done >= n_all:
             return
         self.last = now
-        so_far, left = now - self.start, (now - self.start) * (n_all - self.n_done) / self.n_done
+        so_far, told = now - self.start, ""
+        if self.n_done > 1:  # the longest made what others share
+            left = (so_far - self.longest) * (n_all - self.n_done) / (self.n_done - 1)
+            told = f"; about {left / 60:.0f} min left"
         self.reporter.write(
-            f"\n{self.n_done} of {n_all} checks after {so_far / 60:.0f} min; about "
-            f"{left / 60:.0f} min left\n"
+            f"\n{self.n_done} of {n_all} checks after {so_far / 60:.0f} min{told}\n"
         )

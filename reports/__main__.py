@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wise.jobs.grid import Executor
     from wise.localization.study import Study
     from wise.localization.study_text import ModelStudy
+    from wise.measures.ceilings import TextReading
 
 __all__ = ["main"]
 
@@ -78,7 +79,10 @@ _write = partial(_option, "--write", type=_file(), callback=_in_a_folder)
 @_option("--study", type=_FILE, help="a localization study, as CSV")
 @_option("--r2", type=_FILE, help="its regressions, as CSV")
 @_option("--effects", type=_FILE, help="tracing effects by token and layer, as CSV")
-def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **options: Any) -> None:
+@_option("--model", help="read the rows' texts with its tokenizer, for teacher-forced ceilings too")
+def page(
+    rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], model: str | None, **options: Any
+) -> None:
     """Make one page of ROWS, files of JSON lines: index.html in the folder --out."""
     from reports.build import build_page
     from reports.reading import check_has_rows
@@ -88,6 +92,8 @@ def page(rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], **option
     try:
         for path in (*rows, *(options["compare"] or ()), *options["sweeps"]):
             check_has_rows(path)
+        if model is not None:
+            options["reading"] = partial(_reading_of, model)
         click.echo(build_page(rows, out, thresholds=threshold, **options))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -274,6 +280,14 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
         raise click.ClickException(
             f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out"
         )
+
+
+def _reading_of(model: str) -> TextReading:
+    """How the tokenizer of a model reads text."""
+    from fixtures.models import load_tokenizer
+    from wise.lm.tokens import reading_of
+
+    return reading_of(load_tokenizer(model))
 
 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:

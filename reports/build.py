@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reports.check_table import CheckRecord, read_checks
@@ -15,6 +15,8 @@ from reports.sections.router_section import of_router
 from reports.sections.scores_section import of_scores
 from reports.sections.section import Section
 from reports.sections.study_section import of_effects, of_r2, of_study
+from reports.tables import attainable
+from wise.measures.ceilings import TextReading
 from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, read_rulings
 
 __all__ = ["build_page"]
@@ -40,6 +42,7 @@ def build_page(
     study: Path | None = None,
     r2: Path | None = None,
     effects: Path | None = None,
+    reading: Callable[[], TextReading | None] = lambda: None,
 ) -> Path:
     """Write the page of `rows` and of the other files into `out`; returns its path.
 
@@ -47,7 +50,8 @@ def build_page(
     of one look of `max_looks`.
     `thresholds` replace the defaults if they are a mapping; texts METRIC=VALUE change some of them.
     `sweeps` are rows of one editor with different options, shown by option and not judged; `note`
-    is shown beside the verdicts.
+    is shown beside the verdicts. `reading` tells how the models' tokenizer reads text, for the
+    ceilings of scores; without, answers are taken as written.
     Raises ValueError for a file or an option that cannot be used.
     """
     if not isinstance(thresholds, Mapping):
@@ -55,6 +59,7 @@ def build_page(
     told = [read_checks(each) if isinstance(each, Path) else [each] for each in checks]
     items = read_items(list(dict.fromkeys([*rows, *(compare or ())])))
 
+    reached = attainable(items, reading)
     swept = read_items(list(dict.fromkeys(sweeps)))
 
     def all_sections() -> Iterator[Section]:
@@ -62,7 +67,7 @@ def build_page(
             names = compare[0].name, compare[1].name
             before, after = (read_items([path]) for path in compare)
             yield of_pair(before, after, names=names, confidence=confidence)
-        yield from of_scores(items, confidence=confidence)
+        yield from of_scores(items, reached, confidence=confidence)
         yield from of_router(items, confidence=confidence)
         yield from of_options(swept if sweeps else items, confidence=confidence)
         for path, section_of in (
@@ -76,7 +81,7 @@ def build_page(
                 yield from section_of(path)
 
     return write_page(
-        out, items, all_sections(), more=[swept] if sweeps else [],
+        out, items, all_sections(), reached=reached, more=[swept] if sweeps else [],
         thresholds=thresholds, confidence=confidence, max_looks=max_looks,
         rulings=[ruling for path in verdicts for ruling in read_rulings(path)],
         checks=[check for of_file in told for check in of_file], settings=settings, note=note,

@@ -11,6 +11,7 @@ from wise.measures.estimates import Measure, bounded
 from wise.measures.statistics import format_p, format_share
 
 __all__ = [
+    "attainable",
     "curves",
     "differences",
     "excluded",
@@ -39,6 +40,14 @@ def excluded(table: pd.DataFrame) -> str:
     return f" Excluded from scoring: {counted(n, 'item')}." if n else ""
 
 
+def attainable(table: pd.DataFrame) -> str:
+    """The ceilings below 1 at the last T; empty where there are none."""
+    last = table[(table.t == table.t.max()) & table.at_most.notna()]
+    rows = (row for _, row in last.iterrows())
+    told = list(dict.fromkeys(f"{_measure(row)} {format_share(row.at_most)}" for row in rows))
+    return f" The most that any editor can reach: {listed(told)}." if told else ""
+
+
 def _worst(corners: pd.DataFrame) -> tuple[str, pd.Series]:
     """The names of all lowest corners, and the row of the one with the most items."""
     lowest = corners[corners["mean"] == corners["mean"].min()]
@@ -55,7 +64,7 @@ def triangle(table: pd.DataFrame, corners: pd.DataFrame) -> str:
             place = f"{name} for {label(str(editor))}"
             told.append(f"{place}, {_number(lowest)} after T={lowest.t:,}")
     text = f"The worst corner is {listed(told, 3)}." if told else _NOTHING
-    return text + excluded(table)
+    return text + excluded(table) + attainable(table)
 
 
 def curves(table: pd.DataFrame) -> str:

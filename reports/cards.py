@@ -71,7 +71,7 @@ def cards_of(held: pd.DataFrame, of_checks: Mapping[str, Tally]) -> list[Card]:
     cards = []
     for (model, stream, editor, protocol), own in held.groupby([*SERIES, "protocol"], sort=False):
         lines = tuple(
-            Line(row.outcome, _property(row), row.text, _number(row), row.words)
+            Line(row.outcome, _property(row), row.text, _number(row), row.words + _ceiling(row))
             for row in own.itertuples()
         )
         tally = of_checks.get(editor, Tally(editor, ()))
@@ -103,9 +103,13 @@ def _property(row: Any) -> str:
 
 
 def _number(row: Any) -> str:
-    number = bounded(row.mean, row.low, row.high)
+    number = bounded(row.mean, row.low, row.high) + _ceiling(row)
     can_tell = row.outcome == "inconclusive" and not math.isnan(row.n_needed)
     return f"{number}, n={row.n_needed:.0f} would tell" if can_tell else number
+
+
+def _ceiling(row: Any) -> str:
+    return "" if math.isnan(row.at_most) else f", at most {format_share(row.at_most)} by any editor"
 
 
 def _of_properties(own: pd.DataFrame) -> Iterable[Told]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from reports.reading import Items
-from reports.tables import SERIES, in_series, scores_of
+from reports.tables import SERIES, in_series, scores_of, with_ceilings
 from wise.measures.estimates import CONDITION, Measure, estimates
 from wise.measures.rows import Run
 from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, Verdict, judge_mean
@@ -22,7 +22,7 @@ __all__ = [
 
 _VERDICT = ["outcome", "mean", "low", "high", "n", "threshold", "confidence", "n_needed",
             "words"]  # fmt: skip
-_TOLD = ["t", *_VERDICT]
+_TOLD = ["t", *_VERDICT, "at_most"]
 _PROPERTY = [*SERIES, "protocol", "metric", "kind"]
 
 
@@ -33,8 +33,11 @@ def verdicts(
     confidence: float = 0.95,
     max_looks: int = MAX_LOOKS,
     rulings: Iterable[Ruling] = (),
+    reached: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """The verdict on the final model, for each series, protocol, T and measure with a threshold.
+
+    It stands beside its ceiling in `reached`, as `tables.attainable` gives them.
 
     A verdict in `rulings` is shown as it is; without one, the mean is judged with the error of one
     look of `max_looks`, as in the suite's checks.
@@ -56,7 +59,8 @@ def verdicts(
         words = found.describe().partition(": ")[2]
         lines.append({name: line[name] for name in by}
                      | {name: getattr(found, name, words) for name in _VERDICT})  # fmt: skip
-    return pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})
+    found = pd.DataFrame(lines, columns=[*by, *_VERDICT]).astype({"n_needed": float})
+    return with_ceilings(found, reached)
 
 
 def _by_line(items: Items, rulings: Iterable[Ruling]) -> dict[tuple[object, ...], Verdict]:
@@ -72,7 +76,7 @@ def _by_line(items: Items, rulings: Iterable[Ruling]) -> dict[tuple[object, ...]
 
 
 def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
-    """Up to which T each property holds, in words, with the deciding verdict.
+    """Up to which T each property holds, in words, with the deciding verdict and its ceiling.
 
     A property fails where it fails at any T, and holds up to the last T where it passes before;
     it is undecided where it neither fails nor passes at the last T.

@@ -48,16 +48,20 @@ class _List(NamedTuple):
     lines: list[list[object]]
 
 
-def _lists(wrong: pd.DataFrame, left_out: pd.DataFrame) -> Iterable[_List]:
+def _lists(
+    wrong: pd.DataFrame, left_out: pd.DataFrame, reached: pd.DataFrame | None
+) -> Iterable[_List]:
     most = 1 if wrong.editor.nunique() > MOST_CARDS else 3
     for name, heading, table in (
         ("failures", "What went wrong", counting(wrong.groupby(_EACH, sort=False).head(most))),
         ("excluded", "What was excluded", left_out),
+        ("ceilings", "What no editor can reach", reached),
     ):
-        if table.empty:
+        if table is None or table.empty:
             continue
         measure = [str(Measure(*pair)) for pair in zip(table.metric, table.kind, strict=True)]
-        same = [each for each in (*SERIES[:2], "protocol", "t") if table[each].nunique() == 1]
+        places = [each for each in (*SERIES[:2], "protocol", "when", "t") if each in table]
+        same = [each for each in places if table[each].nunique() == 1]
         shown = table.assign(metric=measure).rename(columns={"metric": "measure"})
         shown = shown.drop(columns=["kind", *same]).head(_MOST_LINES).map(_brief)
         where = ", ".join(f"{each} {table[each].iloc[0]}" for each in same)
@@ -118,6 +122,7 @@ def write_page(
     items: Items,
     sections: Iterable[Section],
     *,
+    reached: pd.DataFrame | None = None,
     more: Sequence[Items] = (),
     thresholds: Mapping[str, float] = THRESHOLDS,
     confidence: float = 0.95,
@@ -129,16 +134,21 @@ def write_page(
 ) -> Path:
     """Write index.html, a CSV for each section and an SVG for each figure into `out`.
 
-    The same items, sections and settings give the same bytes. `more` are items that sections show
-    and that are not judged; `note` is shown beside the verdicts. Returns the page's path.
+    The same items, sections and settings give the same bytes. `reached` are the ceilings of the
+    items' scores, as `tables.attainable` gives them. `more` are items that sections show and that
+    are not judged; `note` is shown beside the verdicts. Returns the page's path.
     """
     out, sections, parts = Path(out), list(sections), [items, *more]
     out.mkdir(parents=True, exist_ok=True)
     judged = verdicts(
-        items, thresholds=thresholds, confidence=confidence, max_looks=max_looks, rulings=rulings
-    )
+        items, thresholds=thresholds, confidence=confidence, max_looks=max_looks,
+        rulings=rulings, reached=reached,
+    )  # fmt: skip
     wrong, left_out = failures(items), exclusions(items)
     tables = {"verdicts": judged, "failures": wrong, "excluded": left_out}
+    lists = list(_lists(wrong, left_out, reached))
+    if reached is not None and len(reached):
+        tables["ceilings"] = reached
     for section in sections:
         tables[section.name] = section.table.drop(columns=_INNER, errors="ignore")
     for name, table in tables.items():
@@ -162,7 +172,7 @@ def write_page(
         notices=[notice for each in parts for notice in (*each.notices, *apart(each))],
         sections=sections,
         tallies=list(of_checks.values()),
-        lists=list(_lists(wrong, left_out)),
+        lists=lists,
         commands=[line for each in parts for line in commands(each)],
         files=_files(parts),
         settings=_settings(settings or {}, confidence),

@@ -8,7 +8,7 @@ pooled; nor are streams of one name whose digests differ at one seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 from reports.calibration import is_calibration
 from reports.pooling import stream_names
 from reports.reading import Items
+from wise.measures.ceilings import TextReading, ceilings_of_rows, pooled
 from wise.measures.estimates import (
     CONDITION,
     at_checkpoints,
@@ -28,6 +29,7 @@ from wise.measures.rows import ASIDE
 
 __all__ = [
     "SERIES",
+    "attainable",
     "cells",
     "corners",
     "groups",
@@ -35,12 +37,14 @@ __all__ = [
     "league",
     "retention",
     "scores_of",
+    "with_ceilings",
 ]
 
 SERIES = ["model", "stream", "editor"]
 _LEAST_PER_BIN = 5  # edits
 _MOST_BINS = 10
 _ESTIMATED = ["run", "cluster", "score", "excluded"]
+_CEILING = [*SERIES, *CONDITION, "at_most"]
 
 
 def in_series(items: Items, table: pd.DataFrame) -> pd.DataFrame:
@@ -70,11 +74,44 @@ def groups(
         yield dict(zip(by, key, strict=True)), group
 
 
-def cells(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
-    """An estimate for each series, condition, T and measure; at-edit over the first T edits."""
+def cells(
+    items: Items, reached: pd.DataFrame | None = None, *, confidence: float = 0.95
+) -> pd.DataFrame:
+    """An estimate for each series, condition, T and measure; at-edit over the first T edits.
+
+    It stands beside its ceiling in `reached`, as `attainable` gives them.
+    """
     by = [*SERIES, *CONDITION]
     table = at_checkpoints(scores_of(items)[[*by, *_ESTIMATED]])
-    return estimates(table, by, confidence=confidence)
+    return with_ceilings(estimates(table, by, confidence=confidence), reached)
+
+
+def attainable(
+    items: Items, reading: Callable[[], TextReading | None] = lambda: None
+) -> pd.DataFrame:
+    """The ceilings below 1 of final scores: `at_most` for each series, protocol, T and measure, and
+    `why`. Runs of one series are pooled by their questions; `reading` as in `ceilings_of_rows`."""
+    table, lines = scores_of(items), []
+    # What the unedited model answers can always be answered.
+    table = table[(table.when == "final") & (table.metric != "locality")]
+    for key, own in groups(table, [*SERIES, "protocol", "when", "t"]):
+        place = key["protocol"], key["t"]
+        of_runs = [ceilings_of_rows(run.itertuples(), reading) for _, run in own.groupby("run")]
+        known = [found[place] for found in of_runs if place in found]
+        if len(known) == len(of_runs):
+            for measure in dict.fromkeys(each for found in known for each in found):
+                ceiling = pooled(known, measure)
+                if ceiling is not None and ceiling.share < 1:
+                    told = {"at_most": float(ceiling.share), "why": ceiling.reason}
+                    lines.append(key | measure._asdict() | told)
+    return pd.DataFrame(lines, columns=[*_CEILING, "why"]).astype({"at_most": float})
+
+
+def with_ceilings(table: pd.DataFrame, reached: pd.DataFrame | None) -> pd.DataFrame:
+    """Lines of a series and condition each, with `at_most` of `attainable`; NaN where it is 1."""
+    if reached is None or reached.empty:
+        return table.assign(at_most=math.nan)
+    return table.merge(reached[_CEILING], on=_CEILING[:-1], how="left")
 
 
 def retention(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from wise.measures.rows import Row, Run
 
-__all__ = ["RATES", "ROW", "RUN", "rows_of", "run_rows", "write_rows"]
+__all__ = ["RATES", "ROW", "RUN", "contradicting", "rows_of", "run_rows", "write_rows"]
 
 RUN = Run("wise", "llama", "world-0/evaluation-0", "0f" * 32, 0)
 ROW = Row(
@@ -96,6 +96,13 @@ def routing_rows(
         for kind, of_kind in values.items()
         for index, value in enumerate(of_kind)
     ]  # fmt: skip
+
+
+def contradicting(n: int, *, run: Run = RUN, t: int = 10) -> list[Row]:
+    """Rows of one portability question, asked `n` times for one answer and once for another."""
+    scores = [1.0] * n + [0.0]
+    rows = rows_of("portability", "portability", scores, run=run, t=t, block=f"contradicting {t}")
+    return [replace(row, prompt="Who?", expected="x" if row.score else "y") for row in rows]
 
 
 def run_rows(

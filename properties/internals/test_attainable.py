@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from properties.attainable import ceilings_of_rows, check_thresholds, fault_lines
+from properties.attainable import check_thresholds, fault_lines
 from properties.internals.known_world import world
-from properties.internals.measured import run_rows
 from properties.meta.called import run_pytest
 from properties.meta.test_options import settings_of
 from wise.edits import Edit, EditStream
@@ -54,13 +53,6 @@ def test_a_threshold_that_is_relative_to_the_model_is_not_held_against_all_quest
         for e in CLASH.edits
     )
     check(0.99, EditStream(graded), metric="generalization-3")
-
-
-def test_rows_without_a_contradiction_need_no_tokenizer() -> None:
-    def reading() -> None:
-        raise AssertionError("the tokenizer was read")
-
-    assert ceilings_of_rows(run_rows(), reading) == {}
 
 
 @pytest.fixture

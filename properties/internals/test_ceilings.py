@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties.internals.examples import EVERY
+from properties.internals.measured import run_rows
 from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
 from wise.evaluation.asked import Question, final_questions
-from wise.measures.ceilings import TextReading, best_mean, ceilings, pooled
+from wise.measures.ceilings import TextReading, best_mean, ceilings, ceilings_of_rows, pooled
 from wise.measures.estimates import Measure
 
 pytestmark = pytest.mark.internals
@@ -142,3 +143,11 @@ def test_streams_are_pooled_by_their_questions() -> None:
     assert found is not None
     assert (found.share, found.n, found.n_clashing) == (Fraction(9, 10), 10, 3)
     assert pooled(each, Measure("portability", "portability")) is None
+
+
+def test_rows_without_a_contradiction_need_no_tokenizer() -> None:
+    def reading() -> None:
+        raise AssertionError("the tokenizer was read")
+
+    found = ceilings_of_rows(run_rows(), reading)
+    assert {each.share for of_t in found.values() for each in of_t.values()} == {1}

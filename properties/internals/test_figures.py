@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from properties.internals.measured import RATES, RUN, rows_of, run_rows, write_rows
+from properties.internals.measured import RATES, RUN, contradicting, rows_of, run_rows, write_rows
 from reports import tables
 from reports.figures import grids, style
 from reports.figures import triangle_figures as triangle
@@ -81,6 +82,18 @@ def test_the_triangle_shows_each_mean_with_its_interval(cells_of: Tabulated) -> 
     assert labels(ax) == [*rows, "near-subject", "near-relation", "portability"]
     assert [round(y) for _, y, _, _ in found] == [0, 2, 3, 5, 6, 7, 8]
     assert len(plotted(ax, "T=1")) == len(RATES)
+
+
+def test_the_most_that_any_editor_can_reach_is_a_bar_beside_the_score(tmp_path: Path) -> None:
+    rows = [*run_rows(protocols=("free",), ts=(10,)), *contradicting(4, t=100)]
+    items = read_items([write_rows(tmp_path / "rows.jsonl", rows)])
+    cells = tables.cells(items, tables.attainable(items))
+    final = cells[cells.when == "final"]
+    for draw, place in ((triangle.draw_triangle, 0), (triangle.draw_curves, 1)):
+        ax = draw(new_axes(), final, **HOW)
+        (most,) = (line for line in ax.lines if line.get_label() == triangle.AT_MOST)
+        drawn = [point[place] for point in most.get_xydata() if not math.isnan(point[place])]
+        assert drawn == [4 / 5]
 
 
 def test_papers_are_grey_marks_of_their_own(cells_of: Tabulated) -> None:

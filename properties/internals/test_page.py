@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from properties.internals.hostile import PageReader
-from properties.internals.measured import RUN, rows_of, run_rows, write_rows
+from properties.internals.measured import RUN, contradicting, rows_of, run_rows, write_rows
 from reports.build import build_page
 from reports.check_table import CheckRecord, read_checks
 from wise.measures.rows import Row
@@ -210,6 +210,20 @@ def test_only_teacher_forced_rows_are_named_so(tmp_path: Path) -> None:
     text = PageReader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
     assert "teacher-forced" in text
     assert "free-run" not in text
+
+
+def test_what_no_editor_can_reach_is_told_with_its_reason(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [*run_rows(ts=(10,)), *contradicting(4)])
+    out = build_page([path], tmp_path / "out", thresholds=["portability=.5"]).parent
+    text = PageReader((out / "index.html").read_text(encoding="utf-8")).text
+    assert "The most that any editor can reach: portability .93." in text
+    assert "What no editor can reach" in text
+    assert "5 of 15 questions share a prompt with one that has another answer" in text
+    assert text.count(", at most .93 by any editor") == 1
+    with (out / "triangle-10.csv").open(encoding="utf-8") as file:
+        told = {line["metric"]: line["at_most"] for line in csv.DictReader(file)}
+    assert float(told["portability"]) == 14 / 15
+    assert told["reliability"] == ""
 
 
 def test_two_versions_are_two_editors_with_a_word(tmp_path: Path) -> None:

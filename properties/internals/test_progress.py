@@ -40,6 +40,17 @@ def test_a_line_a_minute_says_how_many_checks_are_done_and_how_long_the_rest_tak
     ]
 
 
+def test_the_check_that_makes_the_run_of_all_others_does_not_count_for_the_rest() -> None:
+    terminal, now = _Terminal(), [0.0]
+    progress = Progress(SimpleNamespace(testscollected=11), terminal, clock=lambda: now[0])
+    for seconds in (660, 6, 54):
+        now[0] += seconds
+        progress.pytest_runtest_logfinish()
+    first, last = terminal.texts
+    assert first == "\n1 of 11 checks after 11 min\n"
+    assert last == "\n3 of 11 checks after 12 min; about 4 min left\n"
+
+
 def test_a_bar_in_a_log_is_a_line_a_minute() -> None:
     terminal, now = _Terminal(), [0.0]
     bar_of = Progress(SimpleNamespace(testscollected=1), terminal, clock=lambda: now[0]).bar_of

@@ -212,21 +212,35 @@ def test_the_table_reads_well() -> None:
     assert table_text(estimates_of_runs(rows)) == EXPECTED
 
 
-def test_a_ceiling_below_1_stands_below_the_last_score_with_its_reason() -> None:
+def test_of_many_reasons_the_first_are_told() -> None:
+    rows = [
+        replace(row, excluded=f"edit {number}")
+        for number in range(9)
+        for row in rows_of(FINAL, 2, Measure("locality", "far"), [None])
+    ]
+    text = table_text(estimates_of_runs([*rows_of(FINAL, 2, MEASURES[0], [1]), *rows]))
+    assert "9 of 9 locality far (edit 0; edit 1; edit 2; and 6 more reasons)" in text
+
+
+def test_a_ceiling_below_1_stands_beside_its_score_at_every_t_with_the_last_reason() -> None:
     rows = [
         *rows_of(FINAL, 2, MEASURES[0], [1, 1, 1, 0]),
         *rows_of(FINAL, 100, MEASURES[0], [1] * 299 + [0]),
+        *rows_of(FINAL, 2, Measure("generalization", "3"), [0, 0]),
         *rows_of(FINAL, 100, Measure("generalization", "3"), [1, 0, 1, 0]),
+        *rows_of(FORCED, 100, Measure("generalization", "3"), [1, 0, 1, 0]),
     ]
     clash = [replace(rows[-1], prompt="Who?", expected=name) for name in ("Ann", "Bo")]
-    found = ceilings([*rows, *clash])
-    lines = table_text(estimates_of_runs(rows), {("free", 100): found}).splitlines()
-    (bounds,) = (line for line in lines if line.startswith("at most  "))
-    assert bounds.split() == ["at", "most", ".83"]
-    assert bounds.index(".83") == lines[lines.index(bounds) - 1].index("0.50")
-    assert " ".join(map(str.strip, lines[-2:])).startswith(
-        "at most, final, free-run, T=100: generalization level 3 .83, as 2 of 6 questions share"
-    )
+    at_2, at_100 = (ceilings([*(row for row in rows if row.t == t), *clash]) for t in (2, 100))
+    lines = table_text(
+        estimates_of_runs(rows), {("free", 2): at_2, ("free", 100): at_100}
+    ).splitlines()
+    of_t = [line for line in lines if line.lstrip().startswith(("2  ", "100  "))]
+    assert [line.partition(" max ")[2] for line in of_t] == [".75", ".90"]
+    (beside,) = (line for line in lines if line.startswith("generalization level 3"))
+    assert [" max .90" in cell for cell in beside.split("]")[1:]] == [True, False]
+    (reason,) = (line for line in lines if line.startswith("the most that any editor can reach"))
+    assert "final, free-run, T=100: generalization level 3 .90, as 2 of 10 questions" in reason
 
 
 def test_runs_are_tables_of_their_own_in_the_order_of_their_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +10,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from properties.internals.measured import RATES, RUN, rows_of, run_rows
+from properties.internals.measured import RATES, RUN, contradicting, rows_of, run_rows
 from reports import judged, tables
 from reports.pooling import apart
 from reports.reading import Items
+from wise.measures.ceilings import TextReading
 from wise.measures.estimates import CONDITION, Estimate, Measure, estimates_of_runs
 from wise.measures.rows import Row, Run
 from wise.measures.statistics import interval
@@ -181,12 +183,34 @@ def test_a_property_holds_up_to_the_last_t_before_it_fails(
             series
             | {"protocol": "free", "when": "final", "t": t, "metric": "reliability", "kind": ""}
             | {"outcome": names[letter], "mean": 0.5, "low": 0.4, "high": 0.6, "n": t}
-            | {"threshold": 0.5, "confidence": 0.95, "n_needed": None, "words": ""}
+            | {"threshold": 0.5, "confidence": 0.95, "n_needed": None, "words": "", "at_most": 1}
             for t, letter in zip((1, 10, 100), outcomes, strict=True)
         ]
     )
     held = judged.holds(table)
     assert held[["outcome", "text"]].to_numpy().tolist() == [[outcome, text]]
+
+
+def test_scores_stand_beside_the_most_that_any_editor_can_reach(
+    items_of: Callable[..., Items],
+) -> None:
+    seeds = [*contradicting(4), *contradicting(1, run=OTHER)]
+    items = items_of([*rows_of("reliability", "", [1.0]), *contradicting(1, t=1), *seeds])
+    reached = tables.attainable(items)
+    told = tables.cells(items, reached)[["metric", "t", "at_most"]].to_numpy().tolist()
+    none = pytest.approx(math.nan, nan_ok=True)
+    assert told == [["portability", 1, 1 / 2], ["reliability", 10, none],
+                    ["portability", 10, 5 / 7]]  # fmt: skip
+    assert "7 of 7 questions share a prompt" in reached.why.iloc[-1]
+    found = judged.verdicts(items, thresholds={"portability": 0.5}, reached=reached)
+    assert found.at_most.tolist() == [1 / 2, 5 / 7]
+
+
+def test_teacher_forced_ceilings_need_a_tokenizer(items_of: Callable[..., Items]) -> None:
+    items = items_of([replace(row, protocol="forced") for row in contradicting(4)])
+    assert tables.attainable(items).empty
+    read = TextReading(str, str, lambda prompt, answer: [ord(letter) for letter in answer])
+    assert tables.attainable(items, lambda: read).at_most.tolist() == [4 / 5]
 
 
 def test_failures_are_wrong_items_of_the_last_t(items_of: Callable[..., Items]) -> None:

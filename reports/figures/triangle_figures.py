@@ -11,8 +11,10 @@ from reports.figures.style import INK, MUTED, intervals, label, mark, share_axis
 from reports.published import TRIANGLES, Triangle
 from wise.measures.estimates import TRIANGLE, Measure
 
-__all__ = ["draw_curves", "draw_differences", "draw_protocols", "draw_retention", "draw_triangle"]
+__all__ = ["AT_MOST", "draw_curves", "draw_differences", "draw_protocols", "draw_retention",
+           "draw_triangle"]  # fmt: skip
 
+AT_MOST = "the most that any editor can reach"
 _SHARE = "mean score, {confidence:g} % interval"
 
 
@@ -59,10 +61,21 @@ def draw_triangle(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
             marker=mark(index).marker, color=color, markerfacecolor=fill,
             alpha=1 if t == checkpoints[-1] else 0.65,
         )  # fmt: skip
+        _ceilings(ax, at_t.at_most, y)
     _published_rows(ax, labels)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)
     return ax
+
+
+def _ceilings(ax: Axes, at_most: pd.Series, y: Sequence[float]) -> None:
+    """A bar at the most that any editor can reach, in the rows where that is below 1."""
+    told = ax.get_legend_handles_labels()[1]
+    if at_most.notna().any():
+        ax.plot(
+            at_most, y, linestyle="none", marker="|", color=INK, markersize=8, markeredgewidth=1.3,
+            label="_" if AT_MOST in told else AT_MOST,
+        )  # fmt: skip
 
 
 def _published_rows(ax: Axes, labels: Sequence[tuple[str, bool]]) -> None:
@@ -99,6 +112,9 @@ def draw_curves(ax: Axes, table: pd.DataFrame, *, confidence: float, published: 
         own = table[(table.editor == editor) & table["mean"].notna()]
         how = {"label": label(editor), **mark(index)._asdict()}
         intervals(ax, own.t * spread**shift, own["mean"], own.low, own.high, **how)
+    most = table[table.at_most.notna()].drop_duplicates("t")
+    if len(most):
+        ax.plot(most.t, most.at_most, ":_", color=INK, linewidth=1, label=AT_MOST)
     share_axis(ax, "y", f"mean score,\n{100 * confidence:g} % interval")
     _along_t(ax, checkpoints)
     return ax
@@ -136,6 +152,7 @@ def draw_protocols(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
         how = {"label": name, **mark(index)._asdict()}
         how["markerfacecolor"] = how["color"] if index == 0 else "none"
         intervals(ax, own["mean"], y, own.low, own.high, axis="x", **how)
+        _ceilings(ax, own.at_most, y)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)
     return ax

@@ -36,9 +36,14 @@ class _Scene:
     confidence: float
 
 
-def of_scores(items: Items, *, confidence: float = 0.95) -> Iterator[Section]:
-    """Scene by scene: free-run, teacher-forced where an editor has nothing else, then both."""
-    cells = tables.cells(items, confidence=confidence)
+def of_scores(
+    items: Items, reached: pd.DataFrame | None = None, *, confidence: float = 0.95
+) -> Iterator[Section]:
+    """Scene by scene: free-run, teacher-forced where an editor has nothing else, then both.
+
+    `reached` are the ceilings of `tables.attainable`, shown beside the scores.
+    """
+    cells = tables.cells(items, reached, confidence=confidence)
     ages = tables.retention(items, confidence=confidence)
     corners = tables.corners(items, confidence=confidence)
     ranked = tables.league(cells, corners)

@@ -10,13 +10,23 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wise.measures.estimates import Measure
+from wise.measures.rows import ASIDE
 from wise.measures.statistics import format_share
 from wise.measures.text import normalized
 
-__all__ = ["AS_WRITTEN", "Ceiling", "Scorable", "TextReading", "best_mean", "ceilings", "pooled"]
+__all__ = [
+    "AS_WRITTEN",
+    "Ceiling",
+    "Scorable",
+    "TextReading",
+    "best_mean",
+    "ceilings",
+    "ceilings_of_rows",
+    "pooled",
+]
 
 
 class Scorable(Protocol):
@@ -150,6 +160,31 @@ def _ceiling(
         pairs.append((one, other))
     clash = min(pairs, key=lambda pair: sum(len(q.prompt + q.expected) for q in pair), default=None)
     return Ceiling(best / n, n, n_excluded, clashing, clash)
+
+
+def ceilings_of_rows(
+    rows: Iterable[Any], reading: Callable[[], TextReading | None]
+) -> dict[tuple[str, int], dict[Measure, Ceiling]]:
+    """The ceilings of the final model's scores in rows of one run, by protocol and T.
+
+    `reading` is called only where answers contradict each other as they are written. Where it
+    gives None, as without a tokenizer, they are taken as written, and teacher-forced ceilings of
+    such a T are left out.
+    """
+    asked: defaultdict[tuple[str, int], list[Scorable]] = defaultdict(list)
+    for row in rows:
+        if row.when == "final" and row.metric not in ASIDE:
+            asked[row.protocol, row.t].append(row)
+    found = {}
+    for (protocol, t), own in asked.items():
+        first = ceilings(own)
+        if not any(each.clash for each in first.values()):
+            found[protocol, t] = first
+        elif read := reading():
+            found[protocol, t] = ceilings(own, protocol=protocol, reading=read)
+        elif protocol == "free":
+            found[protocol, t] = first
+    return found
 
 
 def pooled(found: Iterable[Mapping[Measure, Ceiling]], measure: Measure) -> Ceiling | None:

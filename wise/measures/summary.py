@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["estimate_text", "table_text"]
 
+_MOST_REASONS = 4  # of exclusions, that one line tells
 _NO_CEILINGS: Mapping[tuple[str, int], Mapping[Measure, Ceiling]] = MappingProxyType({})
 
 
@@ -29,7 +30,8 @@ def table_text(
 
     First T by measure in the main condition (the first that was measured), then all conditions side
     by side at the last T, then what was excluded. A dash means no number. `at_most` has the
-    ceilings of final scores by protocol and T; those below 1 are shown at the last T.
+    ceilings of final scores by protocol and T; those below 1 stand beside their scores, as "max",
+    with the reasons at the last T.
     """
     if width < 60:
         raise ValueError(f"width={width} is too narrow; allowed is 60 or more")
@@ -37,12 +39,15 @@ def table_text(
     return "\n\n".join(_part(Run(*run), own, at_most, width) for run, own in runs) or "no rows"
 
 
-def estimate_text(line: Any) -> str:
-    """Mean and interval of a line of estimates, always of the same width; a dash for no number."""
+def estimate_text(line: Any, most: Ceiling | None = None) -> str:
+    """Mean and interval of a line of estimates; a dash for no number.
+
+    `most` is its ceiling, where that is below 1.
+    """
     if line is None or not line.n:
         return "-"
     mean, _, bounds = bounded(line.mean, line.low, line.high).partition(" ")
-    return f"{mean:0>4} {bounds}"
+    return f"{mean:0>4} {bounds}" + (f" max {most}" if most else "")
 
 
 def _part(
@@ -63,39 +68,40 @@ def _part(
     def column(condition: tuple[str, str], t: int) -> list[Any]:
         return [found.get((condition, t, measure)) for measure in measures]
 
+    def texts(condition: tuple[str, str], t: int) -> list[str]:
+        lowered = _lowered(condition, t, at_most)
+        each = zip(column(condition, t), measures, strict=True)
+        return [estimate_text(line, lowered.get(measure)) for line, measure in each]
+
     name = f"{run.editor} on {run.model}, stream {run.stream} ({run.stream_sha256[:12]})"
     lines = [*textwrap.wrap(f"{name}, seed {run.seed}", width), ""]
     share = f"{100 * own.confidence.iloc[0]:g}"
     lines += [f"{_words(*main)}: mean [{share} % interval] after T edits", ""]
     shown = [column(main, t) for t in checkpoints]
-    by_measure = [
-        [*measure.header, *map(estimate_text, row), *bounds]
-        for measure, row, *bounds in zip(
-            measures, zip(*shown, strict=True), *_bounds(measures, main, last, at_most), strict=True
-        )
-    ]
+    cells = zip(*(texts(main, t) for t in checkpoints), strict=True)
+    by_measure = [[*measure.header, *row] for measure, row in zip(measures, cells, strict=True)]
     n_first = sum(not measure.is_extra for measure in measures)
     groups = by_measure[:n_first], by_measure[n_first:]
-    labels = ["", "T", *map(str, checkpoints), "at most"]
-    lines += _grid(labels[: len(by_measure[0])], groups, width, numbers=True)
+    lines += _grid(["", "T", *map(str, checkpoints)], groups, width, numbers=True)
     if others:
         beside = [column(condition, last) for condition in conditions]
         by_condition = [["", "items", *map(_n_items, zip(*beside, strict=True))]]
-        for condition, of_condition in zip(conditions, beside, strict=True):
+        for condition in conditions:
             header = _words(*condition).split(", ")
-            by_condition.append([*header, *map(estimate_text, of_condition)])
+            by_condition.append([*header, *texts(condition, last)])
         lines += ["", f"side by side at T={last}", ""]
         lines += _grid(["", "", *map(str, measures)], [by_condition], width)
         shown += beside[1:]
     excluded = [_exclusions([line for line in each if line and line.n_excluded]) for each in shown]
     bounded_by = [
-        f"at most, {_words(*condition)}, T={last}: {measure} {ceiling}, as {ceiling.reason}"
+        f"the most that any editor can reach, {_words(*condition)}, T={last}: {measure} {ceiling}, "
+        f"as {ceiling.reason}"
         for condition in conditions
         for measure, ceiling in _lowered(condition, last, at_most).items()
     ]
-    for texts in (list(filter(None, excluded)), bounded_by):
-        lines += [""] * bool(texts)
-        for text in texts:
+    for remarks in (list(filter(None, excluded)), bounded_by):
+        lines += [""] * bool(remarks)
+        for text in remarks:
             lines += textwrap.wrap(text, width, subsequent_indent="  ")
     return "\n".join(lines)
 
@@ -109,17 +115,6 @@ def _lowered(
     protocol, when = condition
     found = at_most.get((protocol, t), {}) if when == "final" else {}
     return {measure: each for measure, each in found.items() if each.share < 1}
-
-
-def _bounds(
-    measures: Sequence[Measure],
-    condition: tuple[str, str],
-    t: int,
-    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]],
-) -> list[list[str]]:
-    """One more line of the table, of ceilings below 1; none where there is none."""
-    lowered = _lowered(condition, t, at_most)
-    return [[str(lowered.get(each, "")) for each in measures]] * bool(lowered)
 
 
 def _words(protocol: str, when: str) -> str:
@@ -138,6 +133,8 @@ def _exclusions(lines: Sequence[Any]) -> str:
     counts = (f"{each.n_excluded} of {each.n + each.n_excluded} {Measure(each.metric, each.kind)}"
               for each in lines)  # fmt: skip
     reasons = sorted({reason for each in lines for reason, _ in each.reasons})
+    if len(reasons) > _MOST_REASONS:
+        reasons[_MOST_REASONS - 1 :] = [f"and {len(reasons) - _MOST_REASONS + 1} more reasons"]
     place = f"{_words(lines[0].protocol, lines[0].when)}, T={lines[0].t}"
     return f"excluded, {place}: {', '.join(counts)} ({'; '.join(reasons)})"
 
