@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from fixtures.encyclopedia import Encyclopedia
 from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, _atlas, load_model, world_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from fixtures.train import exact_match
+from wise.lm.tokens import encode
 
 pytestmark = pytest.mark.internals
 
@@ -178,7 +181,9 @@ def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
     model.config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"cannot be loaded: .*model\.safetensors"):
+    with pytest.raises(
+        ValueError, match=r"in pytorch_model\.bin, a pickle, which is not read; save"
+    ):
         load_model(str(tmp_path))
 
 
@@ -198,3 +203,78 @@ def test_a_folder_that_lacks_a_weight_is_refused(local: Path, tmp_path: Path) ->
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights, the first transformer\.h\.1\.mlp"):
         load_model(str(tmp_path))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def config_with(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for name in ("config.json", "tokenizer_config.json"):
+            held = json.loads((folder / name).read_text())
+            known = {key: value for key, value in changes.items() if (key == "eos_token") == (
+                name == "tokenizer_config.json")}  # fmt: skip
+            (folder / name).write_text(json.dumps(held | known))
+
+    return change
+
+
+def not_finite(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.ln_f.bias"][0] = torch.inf
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: cut(folder / "model.safetensors"), "a file of its weights is cut off"),
+        (lambda folder: cut(folder / "tokenizer.json"), "a damaged tokenizer.json; save its token"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json; save its token"),
+        (lambda folder: cut(folder / "config.json"), "its config.json is not JSON: "),
+        (config_with(model_type="mamba"), "model_type='mamba' is not supported; supported are fal"),
+        (config_with(quantization_config={"quant_method": "gptq"}), r"is quantized \(gptq\), and"),
+        (config_with(n_inner=7), "weights of other shapes than its config.json says, the first tr"),
+        (config_with(eos_token=None), "without an end-of-sequence token, .* name it as eos_token"),
+        (not_finite, "weights that are not finite numbers, the first transformer.ln_f.bias"),
+        (adapter_alone, "holds an adapter and no model; merge it into its model"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_line_that_says_what_to_do(
+    damage: Callable[[Path], None], said: str, local: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(local, folder)
+    damage(folder)
+    with pytest.raises(ValueError, match=said) as caught:
+        load_model(str(folder))
+    assert str(caught.value).startswith(f"model={str(folder)!r}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["sharded", "tied", "bfloat16", "without pad and BOS"])
+def test_a_folder_may_be_saved_in_many_ways(how: str, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    if how == "tied":
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+    if how == "bfloat16":
+        model.to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size="20KB" if how == "sharded" else "1GB")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    if how == "without pad and BOS":
+        config_with()(tmp_path)
+        file = tmp_path / "tokenizer_config.json"
+        held = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in held.items() if k[:3] not in ("pad", "bos")}))
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (how == "sharded")
+    found = load_model(str(tmp_path))
+    weights = found.model.state_dict()
+    assert all(weights[name].equal(w.float()) for name, w in model.state_dict().items())
+    batch = encode(found.tokenizer, ["Ada lives in", "Bo"])
+    assert found.model(batch.input_ids, attention_mask=batch.attention_mask).logits.isfinite().all()

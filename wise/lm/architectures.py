@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-__all__ = ["ARCHITECTURES", "Architecture", "LanguageModel", "context_length"]
+__all__ = ["ARCHITECTURES", "Architecture", "LanguageModel", "architecture_of", "context_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,17 @@ _UNSUPPORTED: tuple[tuple[str, bool, str], ...] = (
 )  # fmt: skip
 
 
+def architecture_of(model_type: str) -> Architecture:
+    """The parts of a model type. Raises ValueError for one outside the table."""
+    if model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"model_type={model_type!r} is not supported; supported are "
+            f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths in one "
+            "line of ARCHITECTURES in wise/lm/architectures.py"
+        )
+    return ARCHITECTURES[model_type]
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """The most tokens the model can read; None where its configuration does not say."""
     return getattr(model.config, "max_position_embeddings", None)
@@ -92,18 +103,12 @@ class LanguageModel:
     """
 
     def __init__(self, model: PreTrainedModel):
-        model_type = getattr(model.config, "model_type", type(model).__name__)
-        if model_type not in ARCHITECTURES:
-            raise ValueError(
-                f"model_type={model_type!r} is not supported; supported are "
-                f"{', '.join(sorted(ARCHITECTURES))}. To add it, give its module paths in one "
-                "line of ARCHITECTURES in wise/lm/architectures.py"
-            )
+        architecture = architecture_of(getattr(model.config, "model_type", type(model).__name__))
         for setting, value, needed in _UNSUPPORTED:
             if getattr(model.config, setting, not value) == value:
                 raise ValueError(f"{setting}={value} is not supported: {needed}")
         self.model = model
-        self.architecture = ARCHITECTURES[model_type]
+        self.architecture = architecture
         self.embedding = model.get_submodule(self.architecture.embedding)
         self.blocks = list(model.get_submodule(self.architecture.blocks).children())
         self.norm = model.get_submodule(self.architecture.norm)
