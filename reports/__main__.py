@@ -141,12 +141,17 @@ def league(
     from wise.evaluation.datasets import drawn
     from wise.evaluation.entries import best_options, entries_named
     from wise.evaluation.league import League, results_of, run_league, write_costs
+    from wise.evaluation.lint import lint as findings_of
+    from wise.evaluation.lint_text import brief_lines
 
     entries, left_out = {}, tuple[str, ...]()
     try:
         if dataset is not None:
             whole, left_out = _facts_of(dataset, skip_bad_records)
-            drawn(whole, n_edits=edits)  # which has as many
+            first = drawn(whole, n_edits=edits, seed=0)
+            how = f"python -m reports lint {shlex.quote(dataset)} --edits {edits} --seed 0"
+            for line in brief_lines(findings_of(first), how):
+                click.echo(f"{whole.name}, T={edits}, seed 0: {line}", err=True)
         for model in models.split(","):
             world = world_of(model_folder(model))
             if dataset is None:
@@ -364,9 +369,9 @@ def _study_of(model: str, asked: Mapping[str, Any], n_candidates: int | None) ->
 
 def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:
     """All facts of a file; what its reader left out or changed is told, here alone."""
-    from wise.evaluation.datasets import read_dataset
+    from fixtures.scenes import facts_of
 
-    whole, left_out = read_dataset(source, skip_bad_records=skip_bad_records)
+    whole, left_out = facts_of(source, skip_bad_records=skip_bad_records)
     for note in left_out:
         click.echo(f"{whole.name}: {note}", err=True)
     return whole, left_out

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import search
+from fixtures import scenes
 from fixtures.models import load_model
 from fixtures.scenes import dataset_scene, scene_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
@@ -19,7 +20,7 @@ from properties.internals.watched import STREAM
 from reports.__main__ import main
 from wise.editors.corners import make_unedited
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.datasets import load_stream, write_jsonl
+from wise.evaluation.datasets import load_stream, read_dataset, write_jsonl
 from wise.measures.rows import read_rows
 
 pytestmark = pytest.mark.internals
@@ -113,6 +114,30 @@ def test_a_league_says_once_which_records_it_skipped_and_on_its_page(
     note = "1 bad records left out, as target is missing; the first: line 7, record 6"
     assert found.output.count(note) == 1
     assert (tmp_path / "league" / "league.md").read_text().count(note) == 1
+
+
+def test_a_league_tells_the_faults_of_its_file_and_reads_it_once_in_a_process(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = replace(STREAM.edits[0], target="Lima", id="again")
+    path = tmp_path / "some.jsonl"
+    write_jsonl(EditStream((*STREAM.edits, again)), path)
+    n_read = []
+
+    def read(spec: str, *, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:
+        n_read.append(spec)
+        return read_dataset(spec, skip_bad_records=skip_bad_records)
+
+    monkeypatch.setattr(scenes, "read_dataset", read)
+    words = ["league", "--editors=none", f"--models={folder}", f"--dataset={path}",
+             "--options=tuned", "--edits=7", "--seeds=2", "--jobs=1"]  # fmt: skip
+    found = CliRunner().invoke(main, [*words, f"--out={tmp_path / 'league'}"])
+    assert found.exit_code == 0, found.output
+    told = "jsonl:some.jsonl, T=7, seed 0: 1 of 7 edits is contradicted by a later edit"
+    assert found.output.count(told) == 1
+    assert len(n_read) == 1
+    path.write_text(path.read_text() + '{"prompt": "A new one is", "target": "Rome"}\n')
+    assert len(dataset_scene(folder, 0, 8, source=str(path)).stream.edits) == 8
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:
