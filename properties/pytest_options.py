@@ -91,7 +91,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="T,T,...",
     )
     add("stream-seed", "0", "seed of the stream and of the editor", metavar="SEED")
-    add("protocol", "both", "free (free-run), forced (teacher-forced) or both", metavar="PROTOCOL")
+    add(
+        "protocol",
+        "both",
+        "how answers are scored, the first of these being judged: free (free-run), forced "
+        "(teacher-forced), likelihood, compared (with the answer before); both = free,forced",
+        metavar="PROTOCOL,...",
+    )
     add(
         "threshold",
         [],

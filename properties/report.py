@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ __all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_o
            "rulings_of"]  # fmt: skip
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
+_CLIPPED_AT = 100  # WISE's released evaluation has it so, commented out
 _PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
 _OUTCOMES = {"passed": "pass", "failed": "fail", "skipped": "inconclusive"}
 
@@ -76,6 +79,7 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield _interval_line(settings)
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
+    yield from _perplexity_lines(rows)
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
 
@@ -188,3 +192,19 @@ def _retention_lines(rows: Sequence[Row], protocol: str) -> Iterator[str]:
     t = max(row.t for row in rows if row.when == "final")
     means = ", ".join(map(format_share, reversed(trend.quarters)))
     yield f"Retention at T={t}, {protocol}: reliability by age, oldest quarter first: {means}"
+
+
+def _perplexity_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Of the final model, on each edit's target. A few large ones drag a mean along."""
+    from properties.rates import final_rows  # which needs torch
+
+    found = [1 / row.score if row.score else math.inf
+             for row in final_rows(rows, "reliability", "likelihood")]  # fmt: skip
+    if not found:
+        return
+    t = max(row.t for row in rows if row.when == "final")
+    clipped = fmean(min(each, _CLIPPED_AT) for each in found)
+    yield (
+        f"Perplexity of the targets at T={t}: median {median(found):.4g}, mean {fmean(found):.4g}, "
+        f"{clipped:.4g} where each counts at most {_CLIPPED_AT} (n={len(found)})"
+    )

@@ -21,13 +21,12 @@ from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.edits import EditStream
 from wise.evaluation.datasets import named_file, read_dataset
-from wise.measures.estimates import PROTOCOL_WORDS
+from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_PROTOCOLS = {"both": tuple(PROTOCOL_WORDS), **{name: (name,) for name in PROTOCOL_WORDS}}
 DEFAULT_EDITS = 100
 
 
@@ -85,7 +84,7 @@ class Settings:
                 checkpoints=tuple(_whole("checkpoints", part, least=1)
                                   for part in text("checkpoints").split(",") if part),
                 seed=_whole("stream-seed", text("stream_seed")),
-                protocols=_PROTOCOLS[_choice("protocol", text("protocol"), _PROTOCOLS)],
+                protocols=_protocols(text("protocol")),
                 thresholds=_thresholds(texts("threshold")),
                 confidence=_share("confidence", text("confidence"), least=0.5),
                 max_looks=_whole("looks", text("looks"), least=1),
@@ -207,6 +206,16 @@ def _choice(name: str, text: str, choices: Iterable[str]) -> str:
     if text not in choices:
         raise ValueError(f"--{name}={text} is none of {', '.join(choices)}")
     return text
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    """In the order of PROTOCOL_WORDS, whose first is judged."""
+    asked = {
+        _choice("protocol", name, ["both", *PROTOCOL_WORDS])
+        for part in text.split(",")
+        for name in (MAIN_PROTOCOLS if part == "both" else (part,))
+    }
+    return tuple(name for name in PROTOCOL_WORDS if name in asked)
 
 
 def _thresholds(pairs: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pandas as pd
 from reports.csv_text import counted, listed
 from reports.figures.style import label
 from reports.published import TRIANGLES
-from wise.measures.estimates import Measure, bounded
+from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.statistics import format_p, format_share
 
 __all__ = [
@@ -91,18 +91,20 @@ def retention(table: pd.DataFrame) -> str:
 
 
 def protocols(table: pd.DataFrame) -> str:
-    """Where the two protocols are furthest apart."""
+    """Where the first of the protocols is furthest from another."""
     by = ["editor", "metric", "kind"]
-    wide = table.pivot_table(index=by, columns="protocol", values="mean", sort=False).dropna()
-    if wide.empty:
-        return f"No measure has both protocols.{excluded(table)}"
-    gap = (wide.forced - wide.free).abs()
-    if gap.max() == 0:
-        return f"Both protocols have the same means.{excluded(table)}"
-    editor, metric, kind = widest = gap.idxmax()
-    forced, free = (format_share(wide.loc[widest, each]) for each in ("forced", "free"))
+    wide = table.pivot_table(index=by, columns="protocol", values="mean", sort=False, observed=True)
+    first, *others = (protocol for protocol in PROTOCOL_WORDS if protocol in wide)
+    gaps = wide[others].sub(wide[first], axis=0).abs().stack().dropna()
+    if gaps.empty:
+        return f"No measure has more than one protocol.{excluded(table)}"
+    if gaps.max() == 0:
+        return f"All protocols have the same means.{excluded(table)}"
+    editor, metric, kind, other = gaps.idxmax()
+    of_cell = wide.loc[editor, metric, kind]
+    one, two = (f"{format_share(of_cell[each])} {PROTOCOL_WORDS[each]}" for each in (other, first))
     name = f"{label(editor)} at {Measure(metric, kind)}"
-    return f"The widest gap is {name}: {forced} teacher-forced, {free} free-run.{excluded(table)}"
+    return f"The widest gap is {name}: {one}, {two}.{excluded(table)}"
 
 
 def league(table: pd.DataFrame, corners: pd.DataFrame) -> str:

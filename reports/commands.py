@@ -10,6 +10,7 @@ import pandas as pd
 from reports.calibration import CALIBRATION
 from reports.reading import Items
 from reports.study_tables import options_of
+from wise.measures.estimates import MAIN_PROTOCOLS
 from wise.measures.rows import ASIDE
 from wise.measures.text import visible
 
@@ -72,7 +73,7 @@ def _words(run: pd.Series, own: pd.DataFrame) -> list[str]:
     words.append(f"--stream-seed={run.seed}")
     final = own[own.when == "final"]
     if len(final):
-        protocols = final.protocol.unique()
+        protocols = ",".join(final.protocol.unique()).replace(",".join(MAIN_PROTOCOLS), "both")
         words.append(f"--checkpoints={','.join(map(str, sorted(final.t.unique())))}")
-        words.append(f"--protocol={'both' if len(protocols) > 1 else protocols[0]}")
+        words.append(f"--protocol={protocols}")
     return words

@@ -8,7 +8,7 @@ import pandas as pd
 
 from reports.reading import Items
 from reports.tables import SERIES, in_series, scores_of, with_ceilings
-from wise.measures.estimates import CONDITION, Measure, estimates
+from wise.measures.estimates import CONDITION, PROTOCOL_WORDS, Measure, estimates
 from wise.measures.rows import Run
 from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, Verdict, judge_mean
 
@@ -98,8 +98,8 @@ def holds(verdict_table: pd.DataFrame) -> pd.DataFrame:
 
 def counting(table: pd.DataFrame) -> pd.DataFrame:
     """The lines of each editor's main protocol: free-run wherever it was measured."""
-    has_free = table.protocol.eq("free").groupby([table[name] for name in SERIES]).transform("any")
-    return table[~has_free.astype(bool) | (table.protocol == "free")]
+    place = table.protocol.astype(str).map([*PROTOCOL_WORDS].index)
+    return table[place == place.groupby([table[name] for name in SERIES]).transform("min")]
 
 
 def exclusions(items: Items) -> pd.DataFrame:

@@ -1,25 +1,31 @@
-"""Laws of `wise.evaluation.metrics`: how an answer scores, by both protocols."""
+"""Laws of `wise.evaluation.metrics`: how an answer scores, by each protocol."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.notebook import BO, STREAM, EndlessNotebook, Notebook, with_edits
 from wise.editor import Editor
-from wise.edits import Edit, EditStream
+from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.asked import Question, final_questions
-from wise.evaluation.lifelong import PROTOCOLS, reader_of
+from wise.evaluation.lifelong import reader_of
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.lm.decoding import Answer, Unedited
 from wise.lm.tokens import reading_of
 from wise.measures.ceilings import ceilings
+from wise.measures.estimates import MAIN_PROTOCOLS
 
 pytestmark = pytest.mark.internals
 
+EOS = str(tiny_tokenizer().eos_token)
 READER = reader_of(tiny_model("llama"), tiny_tokenizer(), STREAM)
 
 
@@ -36,7 +42,7 @@ def notebook(kind: type[Notebook] = Notebook, stream: EditStream = STREAM) -> No
     return kind(tiny_model("llama"), tiny_tokenizer(), stream)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", MAIN_PROTOCOLS)
 def test_a_perfect_editor_scores_one_in_everything(protocol: str) -> None:
     assert isinstance(notebook(), Editor)
     assert {item.score for item in measured(notebook(), protocol)} == {1.0}
@@ -45,7 +51,7 @@ def test_a_perfect_editor_scores_one_in_everything(protocol: str) -> None:
 def test_an_editor_that_never_stops_has_no_reliability_free_run_but_teacher_forced() -> None:
     of = {
         protocol: [m for m in measured(notebook(EndlessNotebook), protocol) if m.question.expected]
-        for protocol in PROTOCOLS
+        for protocol in MAIN_PROTOCOLS
     }
     assert {item.score for item in of["free"]} == {0.0}
     assert all(item.answer.endswith("[did not stop]") for item in of["free"])
@@ -98,7 +104,7 @@ def test_locality_is_lost_where_only_one_of_two_equal_answers_ended() -> None:
     assert found.score == 0.0
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", MAIN_PROTOCOLS)
 def test_the_best_answers_to_contradictory_questions_score_the_ceiling(protocol: str) -> None:
     edits = (
         Edit("B:", "Danish now", paraphrases=("Q", "R"), id="b"),
@@ -153,7 +159,7 @@ def test_forced_locality_is_the_share_of_tokens_on_which_both_agree() -> None:
     assert found.expected == "warm"
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", MAIN_PROTOCOLS)
 def test_excluded_questions_keep_their_places_and_have_no_score(protocol: str) -> None:
     stream = with_edits(Edit(BO.prompt, "Thai", id="bo 2"), Edit("The sun is", "hot", id="sun"))
     questions = final_questions(stream)
@@ -171,7 +177,7 @@ def test_a_base_model_that_answers_nothing_excludes_forced_locality_with_a_reaso
     assert (found.score, found.question.excluded) == (None, "the unedited model answers nothing")
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", MAIN_PROTOCOLS)
 def test_measuring_changes_nothing(protocol: str) -> None:
     editor = notebook()
     first = measured(editor, protocol)
@@ -179,6 +185,90 @@ def test_measuring_changes_nothing(protocol: str) -> None:
     base = BaseAnswers.ask(tiny_model("llama"), READER, final_questions(STREAM))
     assert measure(editor, READER, final_questions(STREAM), protocol, base) == first
     assert editor.next_token == notes
+
+
+def log_p(model: PreTrainedModel, prompt: str, target: str) -> list[float]:
+    """Of each token of `target`, computed by itself."""
+    tokenizer = tiny_tokenizer()
+    own, told = (tokenizer(text).input_ids for text in (prompt, f" {target}"))
+    with torch.no_grad():
+        found = model(input_ids=torch.tensor([own + told])).logits[0].log_softmax(-1)
+    return [float(found[len(own) + n - 1, token]) for n, token in enumerate(told)]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def test_likelihood_is_the_inverse_of_the_perplexity_and_of_locality_what_is_left() -> None:
+    questions, before, later = final_questions(STREAM), tiny_model("llama"), tiny_model("llama")
+    base = BaseAnswers.ask(before, READER, questions)
+    with torch.no_grad():
+        later.lm_head.weight.mul_(1.5)
+    editor = Unedited(later, READER.tokenizer)
+    found = measure(editor, READER, questions, "likelihood", base)
+    scores = {True: list[float](), False: list[float]()}
+    for item in found:
+        is_local = item.question.metric == "locality"
+        gained = mean(log_p(later, item.question.prompt, item.expected))
+        if is_local:
+            gained -= mean(log_p(before, item.question.prompt, item.expected))
+        assert item.score == pytest.approx(min(1, math.exp(gained)), rel=1e-4)
+        scores[is_local].append(item.score or 0.0)
+    assert all(0 < min(each) < 1 for each in scores.values())
+
+
+def test_an_answer_is_compared_a_token_with_the_one_that_it_was_exchanged_with() -> None:
+    """The longer of two answers is the less likely as a whole, and the likelier a token."""
+    model, tokenizer = tiny_model("llama", seed=1), tiny_tokenizer()
+    names = ("Oslo", "Danish", "Rome, of all places", "a lute", "the north of the town", "no")
+    edits = [
+        Edit(
+            f"{name} {verb}",
+            one,
+            name,
+            (f"Why {name} {verb}",),
+            ground_truth=other,
+            id=f"{name} {one} {other}",
+        )
+        for name, verb in (("Ada", "lives in"), ("Bo", "speaks"))
+        for one, other in itertools.permutations(names, 2)
+    ]
+    probes = [Probe(f"Ann and {e.prompt}", "near-relation", e.ground_truth, e.id) for e in edits]
+    questions = [
+        question
+        for edit, probe in zip(edits, probes, strict=True)
+        for question in final_questions(EditStream((edit,), (probe,)))
+    ]
+    base = BaseAnswers({}, {})
+    found = measure(Unedited(model, tokenizer), READER, questions, "compared", base)
+    n_by_length = 0
+    for item in found:
+        right, wrong = item.question.compared
+        if item.question.metric == "locality":
+            (edit,) = (e for e in edits if e.id == item.question.edit_id)
+            assert (right, wrong) == (edit.ground_truth, edit.target)
+        one, other = (log_p(model, item.question.prompt, text) for text in (right, wrong))
+        assert item.score == (mean(one) > mean(other))
+        assert (item.expected, item.answer) == (right, right if item.score else wrong)
+        n_by_length += (mean(one) > mean(other)) != (sum(one) > sum(other))
+    assert {item.score for item in found} == {0.0, 1.0}
+    assert n_by_length > 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "why"),
+    [
+        ("", "the record has no other answer to compare with"),
+        (" warm", "the answers to compare are the same"),
+        (EOS, f"an answer to compare holds the special token {EOS!r}, which is not text"),
+    ],
+)
+def test_what_cannot_be_compared_is_excluded_with_the_reason(truth: str, why: str) -> None:
+    edit = Edit("The sun is", "warm", ground_truth=truth, id="sun")
+    (question,) = final_questions(EditStream((edit,)))
+    (found,) = measure(notebook(), READER, [question], "compared", BaseAnswers({}, {}))
+    assert (found.score, found.question.excluded) == (None, why)
 
 
 def test_a_target_that_leaves_no_room_for_a_prompt_is_named() -> None:

@@ -226,6 +226,18 @@ def test_what_no_editor_can_reach_is_told_with_its_reason(tmp_path: Path) -> Non
     assert told["reliability"] == ""
 
 
+@pytest.mark.parametrize("main", ["free", "forced"])
+def test_other_protocols_stand_beside_what_was_said(main: str, tmp_path: Path) -> None:
+    protocols = (main, "likelihood", "compared")
+    alone = write_rows(tmp_path / "alone.jsonl", run_rows(protocols=(main,)))
+    beside = write_rows(tmp_path / "beside.jsonl", run_rows(protocols=protocols))
+    folders = [build_page([path], tmp_path / path.stem).parent for path in (alone, beside)]
+    first, second = ({file.name for file in folder.glob("*.svg")} for folder in folders)
+    assert len(second) == len(first) + 1
+    text = PageReader((folders[1] / "index.html").read_text(encoding="utf-8")).text
+    assert "The protocols side by side" in text
+
+
 def test_two_versions_are_two_editors_with_a_word(tmp_path: Path) -> None:
     new = run_rows(rates=dict.fromkeys(run_rates(), 0.1))
     paths = [

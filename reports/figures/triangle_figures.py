@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from reports.figures.style import INK, MUTED, intervals, label, mark, share_axis, t_axis
 from reports.published import TRIANGLES, Triangle
-from wise.measures.estimates import TRIANGLE, Measure
+from wise.measures.estimates import PROTOCOL_WORDS, TRIANGLE, Measure
 
 __all__ = ["AT_MOST", "draw_curves", "draw_differences", "draw_protocols", "draw_retention",
            "draw_triangle"]  # fmt: skip
@@ -144,12 +144,14 @@ def draw_retention(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
 
 
 def draw_protocols(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
-    """Final cells of one editor at one T, with separate marks for free-run and teacher-forced."""
+    """Final cells of one editor at one T, with separate marks for each protocol."""
     places, labels = _rows(table)
-    for index, (protocol, name) in enumerate((("free", "free-run"), ("forced", "teacher-forced"))):
+    found = [protocol for protocol in PROTOCOL_WORDS if (table.protocol == protocol).any()]
+    for index, protocol in enumerate(found):
         own = table[(table.protocol == protocol) & table["mean"].notna()]
-        y = [places[pair] + (index - 0.5) * 0.36 for pair in zip(own.metric, own.kind, strict=True)]
-        how = {"label": name, **mark(index)._asdict()}
+        offset = ((index + 0.5) / len(found) - 0.5) * 0.72
+        y = [places[pair] + offset for pair in zip(own.metric, own.kind, strict=True)]
+        how = {"label": PROTOCOL_WORDS[protocol], **mark(index)._asdict()}
         how["markerfacecolor"] = how["color"] if index == 0 else "none"
         intervals(ax, own["mean"], y, own.low, own.high, axis="x", **how)
         _ceilings(ax, own.at_most, y)

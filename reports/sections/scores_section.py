@@ -65,14 +65,14 @@ def of_scores(
             last = _in_order(last, best_first)
             yield _by_editor(
                 _Scene(number * 10, place, last, corners, ranked, ages, confidence), last,
-                "protocols", "Free-run against teacher-forced", triangle.draw_protocols,
+                "protocols", "The protocols side by side", triangle.draw_protocols,
                 captions.protocols, _rows_height,
             )  # fmt: skip
 
 
 def _main_protocols(table: pd.DataFrame) -> list[str]:
     of_editors = table.groupby("editor").protocol.agg(set)
-    wanted = {"free" if "free" in found else "forced" for found in of_editors}
+    wanted = {min(found, key=[*PROTOCOL_WORDS].index) for found in of_editors}
     return [protocol for protocol in PROTOCOL_WORDS if protocol in wanted]
 
 

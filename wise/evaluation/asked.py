@@ -12,7 +12,11 @@ __all__ = ["Question", "at_edit_questions", "final_questions", "knowledge_questi
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt to score; `expected` is the right answer, or "" where it is the base model's."""
+    """One prompt to score; `expected` is the right answer, or "" where it is the base model's.
+
+    `compared` are the right answer by the record and the one that an edit exchanges it with: the
+    answer before the edit, or, where the edit must not reach, its target; "" where it is not known.
+    """
 
     metric: str
     kind: str
@@ -22,6 +26,7 @@ class Question:
     subject: str
     age: int  # edits since its own
     excluded: str = ""  # why it is not scored
+    compared: tuple[str, str] = ("", "")
 
 
 def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
@@ -62,7 +67,10 @@ def final_questions(stream: EditStream) -> list[Question]:
     of_id = {edit.id: place for place, edit in enumerate(edits) if edit.id}
     questions: list[Question] = []
 
-    def ask(metric: str, kind: str, prompt: str, expected: str, place: int | None) -> None:
+    def ask(
+        metric: str, kind: str, prompt: str, expected: str, place: int | None,
+        compared: tuple[str, str],
+    ) -> None:  # fmt: skip
         edit = None if place is None else edits[place]
         other = edits[last[prompt]] if prompt in last else None
         excluded = ""
@@ -73,15 +81,21 @@ def final_questions(stream: EditStream) -> list[Question]:
         subject = _cluster(edit) if edit else prompt
         age = 0 if place is None else len(edits) - 1 - place
         edit_id = edit.id if edit else ""
-        questions.append(Question(metric, kind, prompt, expected, edit_id, subject, age, excluded))
+        asked = Question(metric, kind, prompt, expected, edit_id, subject, age, excluded, compared)
+        questions.append(asked)
 
     for place, edit in enumerate(edits):
-        ask("reliability", "", edit.prompt, edit.target, place)
+        compared = edit.target, edit.ground_truth
+        ask("reliability", "", edit.prompt, edit.target, place, compared)
         for level, paraphrase in edit.graded_paraphrases():
-            ask("generalization", str(level) if level else "", paraphrase, edit.target, place)
+            kind = str(level) if level else ""
+            ask("generalization", kind, paraphrase, edit.target, place, compared)
     for probe in stream.probes:
+        of = of_id.get(probe.edit_id)
         if probe.kind == "portability":
-            ask("portability", "portability", probe.prompt, probe.answer, of_id.get(probe.edit_id))
+            compared = probe.answer, probe.ground_truth
+            ask("portability", "portability", probe.prompt, probe.answer, of, compared)
         else:
-            ask("locality", probe.kind, probe.prompt, "", of_id.get(probe.edit_id))
+            compared = probe.answer, "" if of is None else edits[of].target
+            ask("locality", probe.kind, probe.prompt, "", of, compared)
     return questions

@@ -24,17 +24,16 @@ from wise.evaluation.asked import (
     final_questions,
     knowledge_questions,
 )
-from wise.evaluation.metrics import BaseAnswers, Measured, measure
+from wise.evaluation.metrics import BY_TOKENS, BaseAnswers, Measured, measure
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.architectures import context_length
 from wise.lm.decoding import Reader, Unedited
 from wise.measures import rows
-from wise.measures.estimates import PROTOCOL_WORDS
+from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 
-__all__ = ["PROTOCOLS", "LifelongRun", "check_resumable", "now", "reader_of", "run_lifelong"]
+__all__ = ["LifelongRun", "check_resumable", "now", "reader_of", "run_lifelong"]
 
-PROTOCOLS = tuple(PROTOCOL_WORDS)
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
 _EXTRA_TOKENS = 2  # an answer may be this much longer than the longest known one
 _LEAST_TOKENS = 8
@@ -73,7 +72,7 @@ class LifelongRun:
     seed: int
     stream: EditStream
     checkpoints: tuple[int, ...]
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: tuple[str, ...] = MAIN_PROTOCOLS
     edits_per_turn: int = 1
     spec: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -86,8 +85,8 @@ class LifelongRun:
             if not 1 <= t <= n_edits:
                 raise ValueError(f"checkpoint {t} is outside the stream's 1..{n_edits} edits")
         for protocol in self.protocols:
-            if protocol not in PROTOCOLS:
-                raise ValueError(f"protocol={protocol!r} is none of {', '.join(PROTOCOLS)}")
+            if protocol not in PROTOCOL_WORDS:
+                raise ValueError(f"protocol={protocol!r} is none of {', '.join(PROTOCOL_WORDS)}")
         if self.edits_per_turn < 1:
             raise ValueError(f"edits_per_turn={self.edits_per_turn} must be >= 1")
 
@@ -174,7 +173,7 @@ def run_lifelong(
         asked = [question for block in blocks for question in block.questions]
         asked_so_far.reset(total=_n_prompts(run, blocks, done))
         unedited = Unedited(model, tokenizer)
-        base = BaseAnswers.ask(model, reader, asked, forced="forced" in run.protocols)
+        base = BaseAnswers.ask(model, reader, asked, forced=not BY_TOKENS.isdisjoint(run.protocols))
         begin_at = _restore(editor, states, blocks, done)
         n_edits = len(run.stream.edits)
         with bar_of(total=n_edits, initial=begin_at, unit="edit", desc=run.editor) as bar:
@@ -239,9 +238,13 @@ def _measured(
 def _n_prompts(run: LifelongRun, blocks: Sequence[Block], done: Set[str]) -> int:
     """About how many prompts are read for the blocks that are missing, the unedited model first."""
     locality = {q.prompt for each in blocks for q in each.questions if q.metric == "locality"}
-    n_readings = 1 + ("forced" in run.protocols)
-    missing = (each.questions for each in blocks if each.name not in done)
-    return n_readings * len(locality) + sum(not q.excluded for each in missing for q in each)
+    n_readings = 1 + (not BY_TOKENS.isdisjoint(run.protocols))
+    missing = (
+        (1 + (each.protocol == "compared")) * sum(not q.excluded for q in each.questions)
+        for each in blocks
+        if each.name not in done
+    )
+    return n_readings * len(locality) + sum(missing)
 
 
 def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:

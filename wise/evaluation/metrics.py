@@ -8,21 +8,31 @@ Locality asks whether the answer is still that of the unedited model, which must
 before the first edit. A pretrained model need not stop: free-run, all tokens up to EOS or to the
 reader's `max_new_tokens` must be the same; teacher-forced, the score is the share of the unedited
 continuation's tokens at which both models predict the same token.
+
+Two more protocols score what a model finds likely, not what it says. Likelihood is that of the
+answer, a token: the inverse of its perplexity; of locality, the share that is left of the unedited
+model's own. Compared, an answer is right if it is likelier, a token, than the one that the edit
+exchanges it with: CounterFact's ES, PS and NS (Meng et al. 2022, section 3.3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from transformers import PreTrainedModel
 
 from wise.editor import Editor
 from wise.evaluation.asked import Question
 from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
-from wise.lm.tokens import why_no_target
+from wise.lm.tokens import canonical, why_no_target
 
-__all__ = ["BaseAnswers", "Measured", "measure"]
+__all__ = ["BY_TOKENS", "BaseAnswers", "Measured", "measure"]
+
+# The protocols that read the unedited model's answers token by token, too.
+BY_TOKENS = frozenset({"forced", "likelihood"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +82,31 @@ def measure(
     protocol: str,
     base: BaseAnswers,
 ) -> list[Measured]:
-    """Score `questions` by one protocol, "free" or "forced", in their order."""
-    score = {"free": _measure_free, "forced": _measure_forced}[protocol]
-    asked = []
-    for question in questions:
-        excluded = question.excluded
-        forced_locality = question.metric == "locality" and protocol == "forced"
-        if not excluded and forced_locality and question.prompt not in base.forced:
-            text = base.free[question.prompt].text
-            why = (
-                f"'s answer {why_no_target(reader.tokenizer, text)}" if text else " answers nothing"
-            )
-            excluded = f"the unedited model{why}"
-        asked.append((question, excluded))
-    scored = score(editor, reader, [q for q, why in asked if not why], base)
+    """Score `questions` by one protocol, in their order."""
+    asked = [(q, q.excluded or _why_unscored(q, protocol, reader, base)) for q in questions]
+    scored = _SCORED[protocol](editor, reader, [q for q, why in asked if not why], base)
     return [_excluded(question, why) if why else next(scored) for question, why in asked]
+
+
+def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseAnswers) -> str:
+    """Why a question cannot be scored by a protocol; empty where it can."""
+    tokenizer = reader.tokenizer
+    if protocol == "compared":
+        if not all(question.compared):
+            return "the record has no other answer to compare with"
+        right, wrong = (canonical(tokenizer, text) for text in question.compared)
+        whys = (why_no_target(tokenizer, text) for text in question.compared)
+        same = "the answers to compare are the same" if right == wrong else ""
+        return same or next((f"an answer to compare {why}" for why in whys if why), "")
+    if (
+        protocol in BY_TOKENS
+        and question.metric == "locality"
+        and question.prompt not in base.forced
+    ):
+        text = base.free[question.prompt].text
+        why = f"'s answer {why_no_target(tokenizer, text)}" if text else " answers nothing"
+        return f"the unedited model{why}"
+    return ""
 
 
 def _excluded(question: Question, why: str) -> Measured:
@@ -94,10 +114,7 @@ def _excluded(question: Question, why: str) -> Measured:
 
 
 def _measure_free(
-    editor: Editor,
-    reader: Reader,
-    questions: Sequence[Question],
-    base: BaseAnswers,
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
 ) -> Iterator[Measured]:
     answers = reader.free(editor, [question.prompt for question in questions])
     for question, answer in zip(questions, answers, strict=True):
@@ -111,19 +128,45 @@ def _measure_free(
             yield Measured(question, question.expected, text, float(right))
 
 
-def _measure_forced(
-    editor: Editor,
-    reader: Reader,
-    questions: Sequence[Question],
-    base: BaseAnswers,
-) -> Iterator[Measured]:
+def _right(answer: ForcedAnswer, before: ForcedAnswer | None) -> float:
+    return answer.share_right if before is None else answer.agreement(before)
+
+
+def _likelihood(answer: ForcedAnswer, before: ForcedAnswer | None) -> float:
+    gained = answer.log_likelihood - (0.0 if before is None else before.log_likelihood)
+    return math.exp(min(0.0, gained))
+
+
+def _by_tokens(
+    score: Callable[[ForcedAnswer, ForcedAnswer | None], float],
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers,
+) -> Iterator[Measured]:  # fmt: skip
+    """By a score of the expected answer's tokens, and of locality's unedited ones."""
+    is_local = [question.metric == "locality" for question in questions]
     targets = [
-        base.free[q.prompt].text if q.metric == "locality" else q.expected for q in questions
+        base.free[q.prompt].text if local else q.expected
+        for q, local in zip(questions, is_local, strict=True)
     ]
     answers = reader.forced(editor, [question.prompt for question in questions], targets)
-    for question, target, answer in zip(questions, targets, answers, strict=True):
-        if question.metric == "locality":
-            score = answer.agreement(base.forced[question.prompt])
-        else:
-            score = answer.share_right
-        yield Measured(question, target, reader.text(answer.predicted_ids), score)
+    for question, local, target, answer in zip(questions, is_local, targets, answers, strict=True):
+        found = score(answer, base.forced[question.prompt] if local else None)
+        yield Measured(question, target, reader.text(answer.predicted_ids), found)
+
+
+def _measure_compared(
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
+) -> Iterator[Measured]:
+    prompts = [question.prompt for question in questions for _ in question.compared]
+    texts = [text for question in questions for text in question.compared]
+    likely = [answer.log_likelihood for answer in reader.forced(editor, prompts, texts)]
+    for question, right, wrong in zip(questions, likely[::2], likely[1::2], strict=True):
+        likelier = question.compared[0] if right > wrong else question.compared[1]
+        yield Measured(question, question.compared[0], likelier, float(right > wrong))
+
+
+_SCORED: Mapping[str, Callable[..., Iterator[Measured]]] = {
+    "free": _measure_free,
+    "forced": partial(_by_tokens, _right),
+    "likelihood": partial(_by_tokens, _likelihood),
+    "compared": _measure_compared,
+}

@@ -66,6 +66,11 @@ class ForcedAnswer:
         """The field's teacher-forced accuracy: the share of target tokens predicted."""
         return _share_equal(self.predicted_ids, self.target_ids)
 
+    @property
+    def log_likelihood(self) -> float:
+        """log p(target) a token, in nats: minus the logarithm of the target's perplexity."""
+        return self.log_probability / len(self.target_ids)
+
     def agreement(self, other: ForcedAnswer) -> float:
         """Share of positions where both predict the same token."""
         return _share_equal(self.predicted_ids, other.predicted_ids)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
-from wise.measures.estimates import Measure
+from wise.measures.estimates import MAIN_PROTOCOLS, Measure
 from wise.measures.rows import ASIDE
 from wise.measures.statistics import format_share
 from wise.measures.text import normalized
@@ -117,9 +117,11 @@ def ceilings(
     """The ceiling of each measure by itself, of questions to one model by one protocol.
 
     Questions that are excluded do not count. A locality question expects the unedited model's
-    answer, which a model can always give. Raises ValueError for the protocol "forced" with a
-    reading without tokens.
+    answer, which a model can always give. None is known of what a model finds likely, so that only
+    "free" and "forced" have any. Raises ValueError for "forced" with a reading without tokens.
     """
+    if protocol not in MAIN_PROTOCOLS:
+        return {}
     if protocol == "forced" and reading.tokens is None:
         raise ValueError("protocol='forced' needs a reading with tokens; 'free' needs none")
     tokens = reading.tokens if protocol == "forced" else None

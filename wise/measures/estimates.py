@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONDITION",
     "CORNERS",
+    "MAIN_PROTOCOLS",
     "PROTOCOL_WORDS",
     "TRIANGLE",
     "Estimate",
@@ -38,7 +39,13 @@ __all__ = [
 
 CONDITION = ["protocol", "when", "t", "metric", "kind"]
 CORNERS = ("reliability", "generalization", "far", "near")
-PROTOCOL_WORDS = {"free": "free-run", "forced": "teacher-forced"}
+PROTOCOL_WORDS = {
+    "free": "free-run",
+    "forced": "teacher-forced",
+    "likelihood": "by likelihood",
+    "compared": "by comparison",
+}
+MAIN_PROTOCOLS = ("free", "forced")  # that score what a model says
 TRIANGLE = ["reliability", "generalization", "locality"]
 # In the order of the tables; the first protocol and the first moment are the main ones.
 _WORDS = (*PROTOCOL_WORDS, "final", "at-edit", *TRIANGLE, "far", "near-subject", "near-relation",

@@ -19,7 +19,7 @@ from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 __all__ = ["ASIDE", "Row", "RowWriter", "Run", "check_rows", "read_rows"]
 
 _CHOICES = {
-    "protocol": ("free", "forced"),
+    "protocol": ("free", "forced", "likelihood", "compared"),
     "when": ("unedited", "at-edit", "final"),
     "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge"),
 }
