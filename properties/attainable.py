@@ -89,5 +89,5 @@ def check_thresholds(
         raise ValueError(
             f"--threshold={name}={thresholds[name]:g} is above {float(best[name].share):.4g}, the "
             f"most that any editor can reach on {stream.name} after {len(stream.edits)} edits: "
-            f"{best[name].reason}"
+            f"{best[name].reason}; --threshold={name}=VALUE lowers it"
         )

@@ -36,7 +36,8 @@ def test_a_threshold_above_the_ceiling_is_refused_with_the_reason() -> None:
     assert str(caught.value) == (
         "--threshold=generalization=0.76 is above 0.75, the most that any editor can reach on "
         "stream after 2 edits: 2 of 4 questions share a prompt with one that has another answer, "
-        "such as 'Where?' -> 'Boville' (Bo) and 'Adaville' (Ada)"
+        "such as 'Where?' -> 'Boville' (Bo) and 'Adaville' (Ada); "
+        "--threshold=generalization=VALUE lowers it"
     )
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from fixtures.models import PRETRAINED
 from properties.checks import check_editor
 from properties.internals.tiny_editors import BACKGROUND, EDITS, log_p, logits_of, tiny
 from properties.meta.called import ROOT
+from properties.meta.test_options import settings_of
+from reports.__main__ import main
 from wise.editor import load_editor
 
 pytestmark = pytest.mark.meta
@@ -49,6 +54,43 @@ def test_the_complete_editor_resets_and_without_its_clone_does_not(tmp_path: Pat
         assert log_p(editor, EDITS[:1]) > before
         editor.reset()
         assert bool((logits_of(editor) == bare).all()) == restores
+
+
+OWN_DATA = "docs/own-data.md"
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / OWN_DATA).read_text("utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
+
+
+def test_the_files_for_own_data_are_read_and_linted_as_shown(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    for block in blocks("json"):
+        is_one = '",\n' in block  # on several lines
+        path.write_text(block.replace("\n", " ") if is_one else block, encoding="utf-8")
+        found = CliRunner().invoke(main, ["lint", str(path)])
+        assert found.exit_code == 0, found.output
+    assert found.output == blocks("text")[0]
+
+
+def test_the_commands_for_own_data_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").symlink_to(PRETRAINED / "gptj")
+    for name in ("facts.json", "facts.jsonl", "wiki_recent_train.json"):
+        (tmp_path / name).write_text(blocks("json")[0])
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    for line in lines:
+        command, *words = shlex.split(line.replace("smollm2", "gpt2"), comments=True)
+        if command == "pytest":
+            assert settings_of(*words, taken=["-m"]).facts[0].edits
+        else:
+            name, *options = words[2:]
+            main.commands[name].make_context(name, options)
+    assert len(lines) == 6
 
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
