@@ -28,10 +28,10 @@ def table_text(
 ) -> str:
     """`estimates_of_runs` as text of at most `width` columns (60 or more), one part for each run.
 
-    First T by measure in the main condition (the first that was measured), then all conditions side
-    by side at the last T, then what was excluded. A dash means no number. `at_most` has the
-    ceilings of final scores by protocol and T; those below 1 stand beside their scores, as "max",
-    with the reasons at the last T.
+    First T by measure in the main condition (the final model by the first protocol), then all
+    conditions side by side at the last T, then what was excluded. A dash means no number. `at_most`
+    has the ceilings of final scores by protocol and T; those below 1 stand beside their scores, as
+    "max", with the reasons at the last T.
     """
     if width < 60:
         raise ValueError(f"width={width} is too narrow; allowed is 60 or more")
@@ -60,7 +60,8 @@ def _part(
         ((line.protocol, line.when), line.t, Measure(line.metric, line.kind)): line
         for line in own.itertuples(index=False)
     }
-    main, *others = conditions = list(dict.fromkeys(key[0] for key in found))
+    asked = dict.fromkeys(condition for condition, _, _ in found)
+    main, *others = conditions = sorted(asked, key=lambda condition: condition[1] != "final")
     measures = sorted({key[2] for key in found}, key=lambda measure: measure.place)
     checkpoints = sorted({t for condition, t, _ in found if condition == main})
     last = own.t.max()
