@@ -10,7 +10,13 @@ from pathlib import Path
 
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, Undecided, needs, require, take_back
-from properties.snapshots import require_close, require_same, require_same_answers, snapshot
+from properties.snapshots import (
+    Snapshot,
+    require_close,
+    require_same,
+    require_same_answers,
+    snapshot,
+)
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -118,7 +124,8 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
     """An edit that is close to another is removed as if never made, whichever of the two it is.
 
     The two ask for one fact in two wordings, with one answer or with two. Where the removed one was
-    made last, logits are equal too, up to the order of additions.
+    made last, logits are equal too, up to the order of additions. So are they once one more edit is
+    made: whichever answer was removed, it is no part of what is learned later.
     """
     one, other, *_ = bench.edits(least=2)
     wordings = [text for text in bench.wordings[one.prompt] if text != one.prompt]
@@ -126,7 +133,7 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
         raise Unasked("the stream has no paraphrases")
     asked = list(dict.fromkeys([one.prompt, other.prompt, *wordings[:_N_WORDINGS]]))
     editor = bench.editor([one])
-    alone = snapshot(bench, editor, asked)
+    alone, later = snapshot(bench, editor, asked), list[Snapshot]()
     for answer, target in (("its own", one.target), ("another", other.target)):
         close = Edit(wordings[0], target, one.subject)
         pair = (f"of two edits of one question, {one.prompt!r} and then {close.prompt!r} with "
@@ -134,6 +141,10 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
         take_back(_made(editor, [one, close]), [close])
         when = f"{pair} the second was removed, and not as if never made: now"
         require_close(snapshot(bench, editor, asked), alone, when)
+        editor.edit([other])
+        later.append(snapshot(bench, editor, asked))
+        when = f"{pair} the second was removed, and shows in a third that was made then: now"
+        require_close(later[-1], later[0], when)
         expected = snapshot(bench, _made(editor, [close]), asked)
         take_back(_made(editor, [one, close]), [one])
         when = f"{pair} the first was removed, and not as if never made: now"
