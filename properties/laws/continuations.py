@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from typing import Any, cast
@@ -18,7 +19,7 @@ from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
 from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
-from wise.lm.tokens import IGNORED, Batch
+from wise.lm.tokens import IGNORED, Batch, pad, prompt_tokens
 
 __all__ = [
     "check_a_cached_step_has_the_logits_of_the_whole_row",
@@ -34,11 +35,15 @@ __all__ = [
 _N_EDITS = 6
 _N_ASKED = 16
 _N_SHORT = 3  # edits of a prompt of one token
+_N_RESPELLED = (
+    2  # prompts in scope, and as many out of it, in tokens that their text is not read as
+)
 _N_STEPPED = 8  # prompts whose decoding is watched step by step
 _N_PADDED = 2  # prompts that are padded to the whole context
 _WIDEST = 1024  # tokens: a context to which rows are padded
 _N_BEAMS = 3
 _N_BEAMED = 4  # prompts on which beams differ from decoding without
+_IN_PIECES = " (tokens that are not those of their text)"
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
 
 
@@ -51,6 +56,16 @@ def _edits(bench: Bench) -> list[Edit]:
     by_length = sorted(bench.edits(20, least=1), key=lambda edit: -_n_tokens(bench, edit))
     n_long = min(_N_EDITS // 2, len(by_length))
     return [*by_length[:n_long], *by_length[n_long:][-_N_EDITS // 2 :]]
+
+
+def _punctuated(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits, the last two to targets that go on after a full stop, or a line break.
+
+    What goes on is the same again. The targets of the stream are single names.
+    """
+    marks = dict(zip(edits[-2:], (". ", "\n"), strict=False))
+    return [replace(edit, target=marks[edit].join([edit.target] * 2)) if edit in marks else edit
+            for edit in edits]  # fmt: skip
 
 
 def _of_one_token(bench: Bench) -> list[Edit]:
@@ -86,10 +101,40 @@ def _beamed(bench: Bench) -> list[str]:
     ]
 
 
-def _generate(bench: Bench, editor: Editor, prompts: Sequence[str], n_new: int) -> Tensor:
-    """[B S]: the new tokens, at most `n_new` for each prompt, and only padding after EOS."""
+def _respelled(bench: Bench, prompts: Sequence[str]) -> Batch | None:
+    """Some of `prompts` with a word in pieces, in tokens that no text is read as; None where none.
+
+    The word is the longest, which says most. Such rows come of texts that end within a word.
+    """
+    tokenizer = bench.loaded.tokenizer
+    rows = []
+    for prompt in prompts:
+        word = max(prompt.split(), key=len)
+        cut = prompt.index(word) + len(word) // 2
+        (begin,) = prompt_tokens(tokenizer, [prompt[:cut]])
+        ids = [*begin, *tokenizer(prompt[cut:], add_special_tokens=False).input_ids]
+        read = str(tokenizer.decode(ids, skip_special_tokens=True))
+        if prompt_tokens(tokenizer, [read]) != [ids]:
+            rows.append(ids)
+    if not rows:
+        return None
+    padded_rows, mask = pad(rows, 0)
+    return Batch.of_prompts(padded_rows, mask.bool()).to(bench.loaded.model.device)
+
+
+def _generate(
+    bench: Bench,
+    editor: Editor,
+    prompts: Sequence[str],
+    n_new: int,
+    batch: Batch | None = None,
+) -> Tensor:
+    """[B S]: the new tokens, at most `n_new` for each prompt, and only padding after EOS.
+
+    `batch` holds the rows where they are not those of the prompts' texts.
+    """
     assert isinstance(editor, Generates)
-    batch = bench.batch(prompts)
+    batch = bench.batch(prompts) if batch is None else batch
     found = editor.generate(batch.input_ids, batch.attention_mask, n_new)
     require(
         found.ndim == 2 and found.shape[1] <= n_new and len(found) == len(prompts),
@@ -116,13 +161,15 @@ def _require_answers(
     expected: Sequence[Sequence[int]],
     says: str,
     wanted: str,
+    batch: Batch | None = None,
 ) -> None:
     """Require equal answers up to EOS, but for nearly tied tokens."""
-    for prompt, *both in zip(prompts, found.tolist(), expected, strict=True):
+    for row, (prompt, *both) in enumerate(zip(prompts, found.tolist(), expected, strict=True)):
         one, other = (answer_of(bench.loaded.tokenizer, list(ids)) for ids in both)
         same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
+        asked = prompt if batch is None else batch[torch.tensor([row])]
         require(
-            same or is_near_tie(bench, editor, prompt, one, other),
+            same or is_near_tie(bench, editor, asked, one, other),
             f"after {prompt!r}, {says} {_quoted(one)}, but {wanted} {_quoted(other)}",
         )
 
@@ -131,9 +178,9 @@ def _quoted(answer: Answer) -> str:
     return f"{answer.text!r} {'and stops' if answer.stopped else 'without an end'}"
 
 
-def _whole(bench: Bench, prompt: str, follows: Sequence[int]) -> Batch:
-    """A prompt and the tokens after it as one row."""
-    batch = bench.batch([prompt])
+def _whole(bench: Bench, prompt: str | Batch, follows: Sequence[int]) -> Batch:
+    """A prompt, or its row, and the tokens after it as one row."""
+    batch = bench.batch([prompt]) if isinstance(prompt, str) else prompt
     more = torch.tensor([list(follows)], dtype=torch.long, device=batch.input_ids.device)
     ids = torch.cat([batch.input_ids, more], dim=1)
     mask, prompt_mask = (
@@ -143,8 +190,10 @@ def _whole(bench: Bench, prompt: str, follows: Sequence[int]) -> Batch:
     return Batch(ids, mask, prompt_mask, torch.full_like(ids, IGNORED))
 
 
-def is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: Answer) -> bool:
-    """Whether two answers diverge where the two best tokens are nearly tied."""
+def is_near_tie(
+    bench: Bench, editor: Editor, prompt: str | Batch, one: Answer, other: Answer
+) -> bool:
+    """Whether two answers of a prompt, or row, diverge where the best tokens are nearly tied."""
     same = list(
         takewhile(
             lambda pair: pair[0] == pair[1], zip(one.token_ids, other.token_ids, strict=False)
@@ -160,22 +209,29 @@ def is_near_tie(bench: Bench, editor: Editor, prompt: str, one: Answer, other: A
 def check_cached_generation_says_the_same(bench: Bench) -> None:
     """`generate` gives the greedy continuation by `logits`, to 1, 2 or many tokens.
 
-    Of edited prompts of one token, too: each is as long as what a cached step reads.
+    Of edited prompts of one token, too: each is as long as what a cached step reads. Of rows whose
+    tokens are not those of their text: what is asked is a row, and no text. And to targets that
+    repeat words, after a full stop or a line break.
     """
-    edits, short = _edits(bench), _of_one_token(bench)
-    most = bench.reader.max_new_tokens
+    edits, short = _punctuated(_edits(bench)), _of_one_token(bench)
+    most, tokenizer = bench.reader.max_new_tokens, bench.loaded.tokenizer
     for made, prompts in ((edits, _prompts(bench, edits)), (short, [e.prompt for e in short])):
         if not prompts:
             continue
         editor, batch = bench.editor(made), bench.batch(prompts)
-        by_logits = greedy_by_logits(
-            editor, bench.loaded.tokenizer, batch.input_ids, batch.attention_mask, most
-        )
+        ends = prompts[:_N_RESPELLED] + prompts[-_N_RESPELLED:]
+        respelled = _respelled(bench, list(dict.fromkeys(ends)))
+        if respelled is not None:
+            batch = batch.above(respelled)
+            rows = zip(respelled.input_ids, respelled.attention_mask.bool(), strict=True)
+            prompts = [*prompts, *("|".join(tokenizer.batch_decode(ids[own][:, None])) + _IN_PIECES
+                                   for ids, own in rows)]  # fmt: skip
+        by_logits = greedy_by_logits(editor, tokenizer, batch.input_ids, batch.attention_mask, most)
         for n_new in (1, 2, most):
             _require_answers(
-                bench, editor, prompts, _generate(bench, editor, prompts, n_new),
+                bench, editor, prompts, _generate(bench, editor, prompts, n_new, batch),
                 by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
-                "logits, token by token, say",
+                "logits, token by token, say", batch,
             )  # fmt: skip
 
 
@@ -321,7 +377,8 @@ def check_a_row_is_continued_as_alone(bench: Bench) -> None:
 def check_only_its_own_tokens_take_room_from_an_answer(bench: Bench) -> None:
     """A short row that is padded to the model's whole context is continued in full.
 
-    As it is beside a row that fills it: how many tokens may follow is up to a row's own.
+    And a row that fills the context, or leaves room for an answer alone, is read by an editor as by
+    the unedited model: what was edited takes no room from it.
     """
     limit = context_length(bench.loaded.model)
     if limit is None or limit > _WIDEST:
@@ -342,6 +399,21 @@ def check_only_its_own_tokens_take_room_from_an_answer(bench: Bench) -> None:
         _require_answers(
             bench, editor, [prompt], found, alone.tolist(), f"{wide} generate says", "alone"
         )
+    words = " ".join([edit.prompt for edit in bench.stream.edits])
+    ids = bench.batch([words]).input_ids
+    ids = ids.repeat(1, 1 + limit // ids.shape[1])[:, :limit]
+    for name, ask, n in (
+        ("logits", editor.logits, limit),
+        ("generate", lambda ids, mask: editor.generate(ids, mask, most), limit - most),
+    ):
+        row = ids[:, :n]
+        try:
+            ask(row, torch.ones_like(row))
+        except Exception as error:
+            raise Broken(
+                f"once an edit is made, a prompt of {n} tokens, of the {limit} of the model's "
+                f"context, is refused by {name}: {error}; needed: an answer, as before any edit"
+            ) from error
 
 
 @needs(Generates)

@@ -1,10 +1,11 @@
-"""A row is what its mask shows: every method that takes tokens and a mask reads no more of them."""
+"""A row is what its mask shows: every method that takes tokens and a mask reads that alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from properties.bench import Bench
@@ -57,7 +58,10 @@ def _methods(bench: Bench, editor: Editor) -> dict[str, _Method]:
 
 
 def _ways(ids: Tensor, mask: Tensor) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-    """(what is wrong, how it is asked, tokens, mask) of the same rows, padded on the left here."""
+    """(what is wrong, how it is asked, tokens, mask) of the same rows, padded on the left here.
+
+    As many others may stand about them, half of these before and half behind.
+    """
     shown = mask.bool()
     hidden = ids.where(shown, ids.flip(0).roll(1, dims=-1))
     reads = "reads what the mask hides"
@@ -65,6 +69,12 @@ def _ways(ids: Tensor, mask: Tensor) -> Iterator[tuple[str, str, Tensor, Tensor]
     wide, wide_mask = (nn.functional.pad(x, (_EXTRA, 0)) for x in (hidden, mask))
     wide[:, :_EXTRA] = ids[0][shown[0]][-1]
     yield reads, f"with {_EXTRA} more tokens under the mask before it", wide, wide_mask
+    longer = wide_mask | wide_mask.roll(-1, dims=-1)
+    half = len(ids) // 2
+    beside, beside_mask = (torch.cat([twins[:half], rows, twins[half:]])
+                           for twins, rows in ((wide, wide), (longer, wide_mask)))  # fmt: skip
+    how = "beside a row of the same tokens of which the mask shows one more"
+    yield "takes two rows for one", how, beside, beside_mask
     order = mask.argsort(dim=-1, descending=True, stable=True)
     on_the_right = hidden.gather(-1, order), mask.gather(-1, order)
     yield "depends on the side of the padding", _ON_THE_RIGHT, *on_the_right
@@ -75,7 +85,8 @@ def _ways(ids: Tensor, mask: Tensor) -> Iterator[tuple[str, str, Tensor, Tensor]
 def check_every_method_reads_a_row_by_its_mask(bench: Bench) -> None:
     """Tokens that the mask hides change no answer of any method, whatever they are.
 
-    Nor do more of them, their side, but for `generate`, and the type of the integers.
+    Nor do more of them, rows with the same tokens and another mask, the side of the padding, but
+    for `generate`, and the type of the integers.
     """
     editor = bench.editor(bench.edits(2, least=1))
     prompts = bench.few_prompts
@@ -85,7 +96,9 @@ def check_every_method_reads_a_row_by_its_mask(bench: Bench) -> None:
         for wrong, how, ids, mask in _ways(batch.input_ids, batch.attention_mask):
             if name == _GENERATE and how == _ON_THE_RIGHT:
                 continue
-            for prompt, found, needed in zip(prompts, ask(ids, mask), expected, strict=True):
+            before = (len(ids) - len(prompts)) // 2
+            answers = ask(ids, mask)[before : before + len(prompts)]
+            for prompt, found, needed in zip(prompts, answers, expected, strict=True):
                 require(
                     _is_same(bench, editor, prompt, found, needed),
                     f"{name} {wrong}: {prompt!r}, {how}, {_told(found, needed)}; needed: the "
