@@ -21,6 +21,7 @@ from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.edits import EditStream
 from wise.evaluation.datasets import named_file, read_dataset
+from wise.evaluation.fields import RecordError
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
@@ -121,6 +122,12 @@ class Settings:
             return EditStream(()), ()
         try:
             return read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
+        except RecordError as error:
+            how = f"python -m reports lint {shlex.quote(self.dataset)}"
+            raise pytest.UsageError(
+                f"--dataset={self.dataset}: {error}; `{how}` tells all that is wrong, and "
+                "--skip-bad-records leaves bad records out"
+            ) from error
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
 

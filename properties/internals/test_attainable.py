@@ -84,6 +84,18 @@ def test_a_run_ends_before_its_first_test_where_a_threshold_is_out_of_reach(clas
     assert "failed" not in result.stdout
 
 
+def test_a_bad_record_is_told_with_the_command_that_tells_all(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "Ada lives in", "target": 7}\n')
+    with pytest.raises(pytest.UsageError) as caught:
+        _ = settings_of(f"--dataset={path}").facts
+    assert str(caught.value) == (
+        f"--dataset={path}: {path}, line 1, record 0: target=7 is not a non-blank text; "
+        f"`python -m reports lint {path}` tells all that is wrong, and --skip-bad-records leaves "
+        "bad records out"
+    )
+
+
 def test_what_an_embedded_model_never_learnt_is_told_of_other_facts_alone(
     tmp_path: Path,
 ) -> None:
