@@ -60,6 +60,20 @@ def contestant(name: str, group: str = "online") -> Contestant:
     return Contestant("m", group, name, name)
 
 
+def test_a_corner_stands_beside_the_most_that_any_editor_can_reach() -> None:
+    """Half of each level asks one question for two answers, in each of two seeds."""
+    clashing = [
+        replace(each, seed=seed, **{"prompt": "Who?", "expected": each.edit_id} if is_half else {})
+        for seed in (0, 1) for each in rows(RIGHT, n=4)
+        for is_half in [each.metric == "generalization" and each.edit_id in ("e0", "e1")]
+    ]  # fmt: skip
+    (found,) = standings({contestant("a"): {N: clashing}})
+    assert {name: str(each) for name, each in found.at_most.items()} == {"generalization": ".75"}
+    assert found.at_most["generalization"].n == 16
+    text = tables([found], {})
+    assert text.count(" max .75") == 1
+
+
 def ranked(*found: tuple[str, Mapping[str, int]], group: str = "online") -> list[Standing]:
     return standings({contestant(name, group): {N: rows(n)} for name, n in found})
 

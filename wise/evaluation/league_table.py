@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from statsmodels.stats.multitest import multipletests
 
 from wise.evaluation.entries import GROUPS
+from wise.measures.ceilings import Ceiling, ceilings, pooled
 from wise.measures.estimates import (
     CORNERS,
     TRIANGLE,
@@ -86,12 +87,31 @@ def _average(table: pd.DataFrame, confidence: float) -> Estimate:
     return estimate(averages.dropna().tolist(), clusters.tolist(), **how)
 
 
+def _attainable(rows: Iterable[Row]) -> dict[str, Ceiling]:
+    """The ceilings below 1 of corners, over all seeds, of answers as they are written."""
+    of_seeds, parts = defaultdict[int, list[Row]](list), defaultdict[str, list[Ceiling]](list)
+    for row in rows:
+        if row.metric != "locality":  # what the unedited model answers can always be answered
+            of_seeds[row.seed].append(row)
+    for of_seed in of_seeds.values():
+        for measure, ceiling in ceilings(of_seed).items():
+            parts[measure.corner].append(ceiling)
+    found = {}
+    for corner, own in parts.items():
+        whole = Measure(corner, "")
+        over_all = pooled([{whole: each} for each in own], whole)
+        if over_all is not None and over_all.share < 1:
+            found[corner] = over_all
+    return found
+
+
 @dataclass(frozen=True)
 class Standing:
     """A contestant after `t` edits.
 
     `measures` has the corners, "average" (of them, edit by edit), and "level 1" and so on. `worst`
-    names the lowest corner. `place` ranks it within model, group and T, from 1, and equal ones
+    names the lowest corner; `at_most` has the ceilings below 1 of corners. `place` ranks it within
+    model, group and T, from 1, and equal ones
     share a place; None for the calibration corners. `is_tied` is known only at the group's last T.
     With an `error` there are no numbers.
     """
@@ -100,6 +120,7 @@ class Standing:
     t: int
     n_seeds: int = 0
     measures: Mapping[str, Estimate] = field(default_factory=dict)
+    at_most: Mapping[str, Ceiling] = field(default_factory=dict)
     place: int | None = None
     is_tied: bool = False
     error: str = ""
@@ -133,6 +154,7 @@ def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
                     standing,
                     n_seeds=len({row.seed for row in own}),
                     measures=measures_of(own, confidence=confidence),
+                    at_most=_attainable(own),
                 )
             tables[contestant.model, contestant.group, t].append(standing)
     last = {(model, group): max(t for m, g, t in tables if (m, g) == (model, group))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wise.evaluation.cell import LeagueCell, Outcome
 from wise.evaluation.league_table import Retained, Standing
-from wise.measures.estimates import CORNERS, Estimate, bounded
+from wise.measures.estimates import CORNERS, bounded
 from wise.measures.statistics import format_p, format_share
 from wise.measures.text import markdown, markdown_grid, spreadsheet_safe
 
@@ -63,8 +63,11 @@ def write_scores(found: Iterable[Standing], path: Path) -> None:
                 })  # fmt: skip
 
 
-def _shown(estimate: Estimate | None) -> str:
-    return bounded(estimate.mean, estimate.low, estimate.high) if estimate else "-"
+def _shown(standing: Standing, name: str) -> str:
+    """A measure with its interval, and its ceiling where that is below 1."""
+    found = standing.measures.get(name)
+    told = bounded(found.mean, found.low, found.high) if found else "-"
+    return told + (f" max {standing.at_most[name]}" if found and name in standing.at_most else "")
 
 
 def _mean_costs(outcomes: Mapping[LeagueCell, Outcome]) -> dict[tuple[str, str, int], list[str]]:
@@ -120,8 +123,8 @@ def _line(
     if standing.error:
         blank = ["-"] * (len(CORNERS) + 1 + len(levels))
         return [place, contestant.title, "error", *blank, *spent]
-    worst = f"{_shown(measures.get(standing.worst))} {standing.worst}".strip()
-    corners = [_shown(measures.get(name)) for name in (*CORNERS, "average")]
+    worst = f"{_shown(standing, standing.worst)} {standing.worst}".strip()
+    corners = [_shown(standing, name) for name in (*CORNERS, "average")]
     means = [measures.get(level) for level in levels]
     levels_shown = [format_share(each.mean) if each else "-" for each in means]
     return [place, contestant.title, worst, *corners, *levels_shown, *spent]
@@ -173,6 +176,8 @@ def document(
         "over editors and corners. Groups are never ranked together. An error is no score.",
         f"Time per edit and inference (a forward in that of the bare model) were measured while "
         f"other cells ran; all edits together took {_duration(spent)} of one thread.",
+        *["`max` is the most that any editor can reach, as questions contradict each other."]
+        * any(each.at_most for each in found),
         *["The file of facts was read with these notes:\n\n"
           + "\n".join(f"- {markdown(note)}" for note in left_out)] * bool(left_out),
         "## Standings", tables(found, outcomes),
