@@ -108,6 +108,14 @@ class Session:
 
     def _check_lengths(self, stream: EditStream) -> None:
         """Raise ValueError naming the first prompt that leaves no room for an answer."""
+        try:
+            self._encode(stream)
+        except ValueError as error:
+            if not self.settings.dataset:
+                raise
+            raise ValueError(f"{error}; --skip-bad-records leaves such edits out") from error
+
+    def _encode(self, stream: EditStream) -> None:
         reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
         asked = [question.prompt for question in final_questions(stream)]
         most, n_more = reader.max_length, reader.max_new_tokens

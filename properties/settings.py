@@ -121,7 +121,14 @@ class Settings:
         if not self.dataset:
             return EditStream(()), ()
         try:
-            return read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
+            whole, notes = read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
+            if self.skip_bad_records:
+                from fixtures.scenes import readable
+
+                whole, n_long = readable(whole, self.model)
+                told = f"{n_long} edits that are too long for {self.model}, left out"
+                notes += (told,) * bool(n_long)
+            return whole, notes
         except RecordError as error:
             how = f"python -m reports lint {shlex.quote(self.dataset)}"
             raise pytest.UsageError(

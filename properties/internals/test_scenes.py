@@ -17,6 +17,8 @@ from fixtures.scenes import dataset_scene, scene_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.checks import check_editor
 from properties.internals.watched import STREAM
+from properties.meta.test_options import settings_of
+from properties.session import Session
 from reports.__main__ import main
 from wise.editors.corners import make_unedited
 from wise.edits import Edit, EditStream, Probe
@@ -138,6 +140,25 @@ def test_a_league_tells_the_faults_of_its_file_and_reads_it_once_in_a_process(
     assert len(n_read) == 1
     path.write_text(path.read_text() + '{"prompt": "A new one is", "target": "Rome"}\n')
     assert len(dataset_scene(folder, 0, 8, source=str(path)).stream.edits) == 8
+
+
+def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
+    folder: str, tmp_path: Path
+) -> None:
+    """The model reads 64 tokens: 15 of a prompt, and 45 of an answer."""
+    ask, good = "Who is it, and where and when and why?", Edit("Bo is", "Rome", "Bo", id="good")
+    long = [Edit("Al is", "Rome " * 40, "Al", id="answer"), Edit(ask, "Rome", id="prompt"),
+            Edit("Cy is", "Rome", "Cy", id="probe")]  # fmt: skip
+    probes = Probe("Di is", "far", edit_id="good"), Probe(ask, "far", edit_id="probe")
+    write_jsonl(EditStream((good, *long), probes), tmp_path / "some.jsonl")
+    words = f"--dataset={tmp_path / 'some.jsonl'}", f"--model={folder}"
+    found, notes = settings_of(*words, "--skip-bad-records").facts
+    assert (found.edits, found.probes) == ((good,), probes[:1])
+    assert notes == (f"3 edits that are too long for {folder}, left out",)
+    settings = settings_of(*words)
+    assert len(settings.facts[0].edits) == 4
+    with pytest.raises(ValueError, match="; --skip-bad-records leaves such edits out"):
+        Session(settings, tmp_path).scene(0)
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:
