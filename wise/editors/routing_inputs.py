@@ -61,7 +61,7 @@ def background_inputs(
     if not chosen:
         return None
     lm, tokenizer = kept.lm, kept.tokenizer
-    chosen = [readable(lm, tokenizer, text) for text in chosen]
+    chosen = readable(lm, tokenizer, chosen)
     chosen.sort(key=len)  # batches of like length; the order is drawn anew for each turn
 
     def compute() -> dict[str, Tensor]:
@@ -79,10 +79,14 @@ def cut_anywhere(text: str, generator: torch.Generator) -> str:
 
 
 def readable(
-    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, text: str, *, at_most: int | None = None
-) -> str:
-    """`text`, halved until it has `at_most` so many tokens, or else until it fits the context."""
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
+    *, at_most: int | None = None,
+) -> list[str]:  # fmt: skip
+    """Each text, halved until it has `at_most` tokens, or else until it fits the context."""
     limit = lm.context_length if at_most is None else at_most
-    while limit is not None and text and len(tokenizer(text).input_ids) > limit:
-        text = text[: len(text) // 2]
-    return text
+    if limit is None or not texts:
+        return [*texts]
+    lengths = map(len, tokenizer([*texts]).input_ids)
+    halves = [text if n <= limit else text[: len(text) // 2]
+              for text, n in zip(texts, lengths, strict=True)]  # fmt: skip
+    return halves if halves == [*texts] else readable(lm, tokenizer, halves, at_most=limit)

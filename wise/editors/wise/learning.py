@@ -260,9 +260,8 @@ class Learner:
             limit = min(limit, self.lm.context_length - n_target)
         texts = self._references.common.texts
         order = torch.randperm(len(texts), generator=seeded(self.seed, "contexts", turn)).tolist()
-        chosen = (texts[index] for index in order[: self.config.n_contexts])
-        cut = (readable(self.lm, self.tokenizer, text, at_most=limit) for text in chosen)
-        return [text for text in cut if text]
+        chosen = [texts[index] for index in order[: self.config.n_contexts]]
+        return [*filter(None, readable(self.lm, self.tokenizer, chosen, at_most=limit))]
 
     @cached_property
     def _model_prefixes(self) -> tuple[str, ...]:

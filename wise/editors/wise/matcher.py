@@ -357,7 +357,7 @@ class Matcher(RouterBase):
     def _known(self, prompt: str, subject: str, key: Float[Tensor, "2 M"]) -> _Known:
         """An edit. Without its subject, the prompt is read as one."""
         lm, tokenizer = self.kept.lm, self.kept.tokenizer
-        prompt = readable(lm, tokenizer, prompt)
+        (prompt,) = readable(lm, tokenizer, [prompt])
         texts = [prompt, *(before + subject for before in _BEFORE if subject)]
         batch = encode(tokenizer, texts).to(lm.device)
         named = [subject if subject in text else "" for text in texts]

@@ -141,7 +141,7 @@ class References:
             held, common = own[::2], own[1::2]
 
         def read(asked: Sequence[_Asked]) -> Read:
-            texts = [readable(kept.lm, kept.tokenizer, text) for a in asked for text in a.texts]
+            texts = readable(kept.lm, kept.tokenizer, [text for a in asked for text in a.texts])
 
             def compute() -> dict[str, Tensor]:
                 return vars(_read(kept.lm, kept.tokenizer, layers, texts))
