@@ -6,7 +6,7 @@ Learning and inference use the same `Router`, so that prompts are routed as was 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -229,13 +229,18 @@ class Router(RouterBase):
 
     def deltas(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Float[Tensor, "K N"]:
         """Delta_act of each row under each change."""
+        return torch.stack([*self._under(rows, changes)])
+
+    def _under(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Iterator[Tensor]:
         value = None if self.activation is None else rows.keys @ self.weight
-        tokens = [routing_activation(c(rows.keys), value, self.activation) for c in changes]
-        return torch.stack([aggregate(delta, rows.mask, self.tokens) for delta in tokens])
+        for change in changes:
+            delta = routing_activation(change(rows.keys), value, self.activation)
+            yield aggregate(delta, rows.mask, self.tokens)
 
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
         """Delta_act of each row under the change of its memory."""
-        return self.deltas(rows, [change])[0]
+        (delta,) = self._under(rows, [change])
+        return delta
 
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]

@@ -62,7 +62,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     try:
-        model.eval()
+        for module in training:
+            module.training = False
         for weight in learned:
             weight.requires_grad_(False)
         yield

@@ -138,17 +138,17 @@ class Tail:
         upper = lm.blocks[layer + 1 :]
         calls: list[dict[str, Any]] = []  # without the hidden state
 
-        def see_upper(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            arguments = named(block, args, kwargs)
+        def see_upper(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            arguments = named(upper[len(calls)], args, kwargs)
             del arguments["hidden_states"]
             calls.append(arguments)
 
         cache = DynamicCache() if first else None
         with ExitStack() as stack:
             seen = stack.enter_context(_seen(lm, layer, batch))
-            for block in upper:
-                handle = block.register_forward_pre_hook(see_upper, with_kwargs=True)
-                stack.callback(handle.remove)
+            for block in upper:  # the last one's keys and values are all that is read of it
+                is_end = cache is None and block is upper[-1]
+                stack.enter_context(observe(block, see_upper, stop=is_end))
             run(lm, batch, cache)
         if cache is not None:
             kept: list[Any] = cache.layers[layer + 1 :]

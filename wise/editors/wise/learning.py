@@ -56,9 +56,12 @@ class TurnLoss:
     def negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
         """Mean over a row's target tokens, then over rows."""
         losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
-        n_rows = len(self.tail.inputs)
-        per_token = 1.0 / torch.bincount(self.tail.rows, minlength=n_rows)[self.tail.rows]
-        return (losses * per_token).sum() / n_rows
+        return (losses * self._per_token).sum() / len(self.tail.inputs)
+
+    @cached_property
+    def _per_token(self) -> Float[Tensor, " N"]:
+        rows = self.tail.rows
+        return 1.0 / torch.bincount(rows, minlength=len(self.tail.inputs))[rows]
 
     def _margin(self, tau: Float[Tensor, "M D"], rows: RoutingInputs) -> Float[Tensor, ""]:
         def deltas(rows: RoutingInputs) -> Tensor:
@@ -90,9 +93,10 @@ def descend(
         with torch.enable_grad():
             variable = tau.detach().requires_grad_()
             loss = objective(variable)
-        if not torch.isfinite(loss):
-            raise ValueError(f"loss={loss.item()} after {step} steps at lr={config.lr}; lower lr")
-        if loss.item() <= config.early_stop:
+        found = loss.item()
+        if not math.isfinite(found):
+            raise ValueError(f"loss={found} after {step} steps at lr={config.lr}; lower lr")
+        if found <= config.early_stop:
             break
         (gradient,) = torch.autograd.grad(loss, variable)
         if mask is not None:
