@@ -153,7 +153,9 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
 
     It is one of many edits, and changed in a single letter or bit anywhere in it. A file that is no
     part of it may be changed: then the state is loaded bitwise as it was saved. One that cannot be
-    saved whole changes nothing, and leaves at most the older one in its place.
+    saved whole changes nothing, and leaves at most the older one in its place. Before all this the
+    edits are made once more after a reset, and the editor has to be as at first: so many edits show
+    draws, as of edits to replay, that go on over a reset.
     """
     own, later, *edits = bench.edits(_SEVERAL, least=3)
     asked = [edit.prompt for edit in (own, later, *edits)]
@@ -170,6 +172,11 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
             _save(editor, folder / "unfinished")
         is_same = torch.equal(bench.logits(editor, asked), shown[1].logits[:, -1])
         require(is_same, "a state that could not be saved whole changes what the editor answers")
+        editor.reset()
+        for turn in (edits, [later]):
+            editor.edit(turn)
+        when = f"reset, and taught {len(edits)} edits in a turn and one more, not as at first: now"
+        require_same(snapshot(bench, editor, asked), shown[1], when)
         editor.reset()
         editor.edit([own])
         before = bench.logits(editor, asked[:3])
