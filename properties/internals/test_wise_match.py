@@ -360,6 +360,35 @@ def cosines_of(rows: Tensor, held: Prompts) -> Tensor:
     return torch.stack([rows[held.edits, i] @ rows[:, i].T for i in range(3)])
 
 
+@given(share=st.sampled_from([0.02, 0.05, 0.1]), seed=st.integers(0, 20))
+def test_the_threshold_lies_midway_between_other_subjects_and_paraphrases(
+    share: float, seed: int
+) -> None:
+    strays, groups = random(20, 60, seed=seed).sigmoid() / 2, torch.arange(60) // 3
+    exceeded, _ = _thresholds(strays, groups, 0.0, share)
+    for reached in (0.0, float(exceeded) / 2):
+        assert _thresholds(strays, groups, 0.0, share, reached)[0] == exceeded
+    midway, of_edit = _thresholds(strays, groups, 0.0, share, 0.9)
+    assert float(midway) == pytest.approx((float(exceeded) + 0.9) / 2)
+    assert bool((of_edit >= midway).all())
+    assert float(_thresholds(strays, groups, 0.8, share, 0.9)[0]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("before", ["", "Zyx qov, "])
+def test_the_threshold_goes_by_the_backgrounds_own_paraphrases(before: str) -> None:
+    names = ("Ada Lorn", "Bo Rask", "Cleo Vane", "Dov Hale", "Gus Moss", "Ina Bell")
+    edits = [Edit(f"{name} lives in", "Rome", name, paraphrases=(f"{before}{name} lives in",))
+             for name in names]  # fmt: skip
+    editor = matching(background=Background((), tuple(edits)), edits=EDITS[:2])
+    router = editor._learner.router
+    assert isinstance(router, Matcher)
+    found, reached = editor.threshold, router._reached
+    assert (reached == pytest.approx(1.0)) == (before == "")
+    router._reached, router._last = 0.0, None
+    alone = router.threshold(editor._state.memories)
+    assert found == pytest.approx(max(alone, min(0.9, (alone + reached) / 2)))
+
+
 @pytest.mark.parametrize("which", [1, 2])
 def test_what_near_texts_differ_by_counts_and_else_nothing_does(which: int) -> None:
     """Every near text has its edit's subject and another relation or last token, or nothing."""

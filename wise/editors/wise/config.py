@@ -55,7 +55,7 @@ class WISEConfig(Checked):
         of thresholds, and routing_tokens are not used.
     match_layer, match_weights, false_positives: the layer at which the subject is looked for; the
         powers of the relation's and the last token's cosines, None = fitted on the background; the
-        share of background prompts that may open a memory.
+        share of background prompts that may open a memory, or of paraphrases that may open none.
     span: what an open memory changes: every token of its "row" (paper), or the "answer" alone, from
         the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
         answered as the edit's own. So it needs routing="match" and one edit a memory.

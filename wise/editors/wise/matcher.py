@@ -112,13 +112,18 @@ def _named(
 
 
 def _thresholds(
-    strays: Float[Tensor, "E N"], groups: Int[Tensor, " N"], clear: float, false_positives: float
+    strays: Float[Tensor, "E N"],
+    groups: Int[Tensor, " N"],
+    clear: float,
+    false_positives: float,
+    reached: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " E"]]:
     """What opens any edit, and each edit by its own: more than its strays have, and than `clear`.
 
     strays: the evidence of held prompts of other subjects, 0 for those of an edit's own. Those of
     one subject, a group, foretell each other's: what the strays of all other groups do not foretell
-    may be exceeded by `false_positives` of the prompts.
+    may be exceeded by `false_positives` of the prompts. The threshold lies midway between that and
+    what paraphrases have, `reached`, where it is more.
     """
     n_groups = int(groups.max()) + 1
     largest = strays.new_zeros(len(strays), max(n_groups, 2))
@@ -126,7 +131,8 @@ def _thresholds(
     first, second = largest.topk(2).values.T[..., None]
     foretold = torch.where(largest == first, second, first)[:, groups]
     unforetold = strays.where(strays > foretold, 0.0)
-    shared = unforetold.amax(0).quantile(1 - false_positives).clamp(min=clear)
+    exceeded = unforetold.amax(0).quantile(1 - false_positives)
+    shared = ((exceeded + exceeded.clamp(min=reached)) / 2).clamp(min=clear)
     return shared, first[:, 0].clamp(min=shared)
 
 
@@ -279,7 +285,8 @@ class Matcher(RouterBase):
     layers: the low and the edited one, or one that is both.
     weights: the powers of the relation's and the last token's cosine; None = fitted on references.
     false_positives: the share of held prompts that may open a memory of another subject, where no
-        other held subject's prompts show that it is easily opened.
+        other held subject's prompts show that it is easily opened; fewer do where all paraphrases
+        but that share lie well above.
 
     RoutingInputs hold, whitened, a prompt's mean and last token at the edited layer, and then its
     tokens at the low one and at the edited one. A memory keeps the former two.
@@ -301,11 +308,15 @@ class Matcher(RouterBase):
         )  # fmt: skip
         held, edits = references.held, references.held.edits.tolist()
         known = [self._known(held.texts[row], held.subjects[row], keys[row]) for row in edits]
-        self.weights, self._clear = weights or _UNFITTED, 0.0
+        self.weights, self._clear, self._reached = weights or _UNFITTED, 0.0, 0.0
         if known:
             cosines = _SideBySide(known).cosines(self._seen)
             self.weights = weights or fitted_weights(held, cosines, false_positives=false_positives)
             self._clear = _above(_near_cosines(held, cosines), self.weights)
+            asked = held.paraphrases
+            if len(asked):
+                own = _product(cosines[:, held.edit(asked), asked], self.weights)
+                self._reached = float(own.quantile(false_positives))
         self._last: _InForce | None = None
 
     def select(
@@ -386,7 +397,7 @@ class Matcher(RouterBase):
         seen = {} if last is None else dict(zip(map(id, last.memories), last.settled, strict=True))
         settled = [seen.get(id(memory)) or self._settled(memory) for memory in memories]
         strays = torch.cat([each.strays for each in settled])
-        found = _thresholds(strays, self._groups, self._clear, self.false_positives)
+        found = _thresholds(strays, self._groups, self._clear, self.false_positives, self._reached)
         threshold, of_edit = (each.clamp(max=_LARGEST_THRESHOLD) for each in found)
         sizes = torch.tensor([len(each.known) for each in settled], device=strays.device)
         self._last = _InForce(
