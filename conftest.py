@@ -98,10 +98,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses = 2
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(config: pytest.Config) -> None:
-    """pytest-xdist: what no test could run with ends the call before there are processes."""
-    if config.getoption("markexpr") in KINDS:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """pytest-xdist: what no test could run with ends the call, while the processes start."""
+    config = session.config
+    if config.pluginmanager.hasplugin("dsession") and config.getoption("markexpr") in KINDS:
         from properties.session import Session
 
         settings = config.stash[SETTINGS]
