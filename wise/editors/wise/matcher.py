@@ -123,7 +123,7 @@ def _thresholds(
     strays: the evidence of held prompts of other subjects, 0 for those of an edit's own. Those of
     one subject, a group, foretell each other's: what the strays of all other groups do not foretell
     may be exceeded by `false_positives` of the prompts. The threshold lies midway between that and
-    what paraphrases have, `reached`, where it is more.
+    what paraphrases have, `reached`, where it is more: near texts would lie between them.
     """
     n_groups = int(groups.max()) + 1
     largest = strays.new_zeros(len(strays), max(n_groups, 2))
@@ -285,8 +285,8 @@ class Matcher(RouterBase):
     layers: the low and the edited one, or one that is both.
     weights: the powers of the relation's and the last token's cosine; None = fitted on references.
     false_positives: the share of held prompts that may open a memory of another subject, where no
-        other held subject's prompts show that it is easily opened; fewer do where all paraphrases
-        but that share lie well above.
+        other held subject's prompts show that it is easily opened; fewer do where there are no near
+        texts, and all paraphrases but that share lie well above.
 
     RoutingInputs hold, whitened, a prompt's mean and last token at the edited layer, and then its
     tokens at the low one and at the edited one. A memory keeps the former two.
@@ -312,9 +312,9 @@ class Matcher(RouterBase):
         if known:
             cosines = _SideBySide(known).cosines(self._seen)
             self.weights = weights or fitted_weights(held, cosines, false_positives=false_positives)
-            self._clear = _above(_near_cosines(held, cosines), self.weights)
-            asked = held.paraphrases
-            if len(asked):
+            near, asked = _near_cosines(held, cosines), held.paraphrases
+            self._clear = _above(near, self.weights)
+            if not near.numel() and len(asked):
                 own = _product(cosines[:, held.edit(asked), asked], self.weights)
                 self._reached = float(own.quantile(false_positives))
         self._last: _InForce | None = None
