@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from reprlib import Repr
 
 from fixtures.world import LEVELS
 from properties.bench import Bench
@@ -24,6 +25,8 @@ __all__ = [
     "where",
 ]
 
+_short = Repr()  # of a text, its beginning and its end
+_short.maxstring = 160
 ALLOWED_DROP = 0.15  # of a rate with age or T; smaller drops do not matter
 
 
@@ -123,7 +126,8 @@ def check_rate(bench: Bench, metric: str) -> str:
     missed = [row for row in judged_rows(bench, first, metric) if row.score == 0]
     if found.outcome == "fail" and missed:
         row = missed[0]
-        text += f"; {row.prompt!r} is answered {row.answer!r}, needed: {row.expected!r}"
+        prompt, answer, expected = map(_short.repr, (row.prompt, row.answer, row.expected))
+        text += f"; {prompt} is answered {answer}, needed: {expected}"
     return require_pass(bench, found, text)
 
 

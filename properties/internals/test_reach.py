@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fixtures.models import load_model
 from fixtures.tiny import tiny_tokenizer
 from properties.bench import Bench
 from properties.checks import CHECKS, run_check
-from properties.findings import Undecided
+from properties.findings import Broken, Undecided
 from properties.internals.measured import RUN
 from properties.rates import check_rate, judged_rows
 from properties.reach import within_reach
@@ -96,6 +97,14 @@ def test_an_editor_is_not_failed_for_paraphrases_of_edits_that_it_misses() -> No
     rows = rows_of(stream, direct=range(12), harder=range(12))
     told = check_rate(bench_of(stream, rows), "generalization-3")
     assert told.startswith("pass: generalization-3 1.00 [.74, 1.00] at n=12")
+
+
+def test_a_long_answer_is_told_by_its_beginning_and_end() -> None:
+    stream, long = stream_of(20), f"It begins, {'goes on, ' * 200}and ends"
+    rows = [replace(row, expected=long) for row in rows_of(stream, direct=(), harder=())]
+    with pytest.raises(Broken, match=r"It begins, .*and ends'") as told:
+        check_rate(bench_of(stream, rows), "reliability")
+    assert len(str(told.value)) < 500
 
 
 @pytest.mark.parametrize(
