@@ -38,6 +38,7 @@ _skip = _option("--skip-bad-records", is_flag=True,
                 help="leave out bad records of the file and say why, not stop")  # fmt: skip
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 _EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
+_N_EDITS = 100
 _DEEP = 12  # layers, beyond which a study takes every third, and the first problem
 _N_ASKED = 12  # tokens of a question
 # In an edit and its scoring: 25 steps of half of the blocks, back and forth, and some ten rows.
@@ -106,7 +107,7 @@ def page(
          help="families, smollm2, folders or GGUF files, with commas")  # fmt: skip
 @_option("--dataset", metavar="[FORMAT:]FILE", help="facts of a file, not of the models' worlds")
 @_skip
-@_option("--edits", default=100, type=click.IntRange(1), help="T")
+@_option("--edits", type=click.IntRange(1), help="T  [default: 100, or all of the file]")
 @_option("--seeds", default=3, type=click.IntRange(1), help="how many")
 @_jobs
 @_option("--out", default="league", type=_FOLDER,
@@ -123,7 +124,7 @@ def league(
     models: str,
     dataset: str | None,
     skip_bad_records: bool,
-    edits: int,
+    edits: int | None,
     seeds: int,
     jobs: int | None,
     out: Path,
@@ -144,20 +145,21 @@ def league(
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import brief_lines
 
-    entries, left_out = {}, tuple[str, ...]()
+    entries, left_out, n_edits = {}, tuple[str, ...](), edits or _N_EDITS
     try:
         if dataset is not None:
             whole, left_out = _facts_of(dataset, skip_bad_records)
-            first = drawn(whole, n_edits=edits, seed=0)
-            how = f"python -m reports lint {shlex.quote(dataset)} --edits {edits} --seed 0"
+            n_edits = edits or min(_N_EDITS, len(whole.edits))
+            first = drawn(whole, n_edits=n_edits, seed=0)
+            how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0"
             for line in brief_lines(findings_of(first), how):
-                click.echo(f"{whole.name}, T={edits}, seed 0: {line}", err=True)
+                click.echo(f"{whole.name}, T={n_edits}, seed 0: {line}", err=True)
         for model in models.split(","):
             world = world_of(model_folder(model))
             if dataset is None:
                 if world is None:
                     raise no_world(model)
-                world.stream(0, edits)
+                world.stream(0, n_edits)
             best = best_options(search or _SEARCH, model=title_of(model))
             entries[model] = entries_named(
                 editors.split(","), best=best,
@@ -170,7 +172,7 @@ def league(
             if dataset is None
             else of_dataset(dataset, skip_bad_records=skip_bad_records)
         )
-        asked = League(entries, tuple(range(seeds)), edits, scene_of)
+        asked = League(entries, tuple(range(seeds)), n_edits, scene_of)
         outcomes = run_league(asked, out, executor=_executor(jobs))
     except (OSError, ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error

@@ -111,9 +111,13 @@ def exclusions(items: Items) -> pd.DataFrame:
 
 
 def failures(items: Items, *, most: int = 3) -> pd.DataFrame:
-    """Wrong answers of the final model after the last T: up to `most` of each measure."""
+    """Wrong answers of the final model after the last T: up to `most` of each measure.
+
+    A likelihood below 1 is no wrong answer.
+    """
     table = scores_of(items)
-    table = table[(table.when == "final") & (table.score < 1)]
+    is_wrong = (table.score < 1) & (table.protocol != "likelihood")
+    table = table[(table.when == "final") & is_wrong]
     last = items.table.groupby("run").t.max()
     table = table[table.t == table.run.map(last)]
     by = [*SERIES, "protocol", "t", "metric", "kind"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,15 @@ def test_a_league_without_a_cell_that_ended_fails(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "three edits" in result.output
     assert "no cell was finished; the tables say why" in result.output
+
+
+def test_a_league_on_a_short_file_takes_all_of_its_edits(tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    edits = [{"prompt": f"{name} works for", "target": name[::-1], "paraphrases": ["She works for"]}
+             for name in ("Ada", "Bo", "Cleo")]  # fmt: skip
+    file.write_text("\n".join(map(json.dumps, edits)), encoding="utf-8")
+    arguments = ["--models=gptj", f"--dataset={file}", "--seeds=1", "--jobs=1", f"--out={tmp_path}"]
+    failing = "--editors=properties.internals.small_league:make_failing"
+    result = CliRunner().invoke(main, ["league", failing, *arguments])
+    assert "T=3, seed 0: 3 of 3 paraphrases" in result.output
+    assert "three edits" in result.output

@@ -221,3 +221,8 @@ def test_failures_are_wrong_items_of_the_last_t(items_of: Callable[..., Items]) 
     assert counts == {
         pair: min(2, round((1 - rate) * 10)) for pair, rate in RATES.items() if rate < 1
     }
+
+
+def test_a_likelihood_is_no_wrong_answer(items_of: Callable[..., Items]) -> None:
+    found = judged.failures(items_of(run_rows(protocols=("likelihood", "compared"))))
+    assert set(found.protocol) == {"compared"}
