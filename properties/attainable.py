@@ -39,6 +39,8 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     except ValueError:
         return
     chosen = f"--edits {n_edits} --seed {settings.seed}"
+    if settings.skip_bad_records:  # which leaves out what the model cannot read, too
+        chosen += f" --model {shlex.quote(settings.model)}"
     command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
     for line in brief_lines(lint(stream), command):
         yield f"of T={n_edits}: {line}"

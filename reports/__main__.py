@@ -269,14 +269,19 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
         except RecordError as error:
             first_bad = str(error)
             whole, notes = read_dataset(dataset, skip_bad_records=True)
-        stream = drawn(whole, n_edits=edits, seed=seed)
         if model is not None:
             from fixtures.models import load_tokenizer
+            from fixtures.scenes import readable
             from wise.lm.tokens import reading_of, why_not_written
 
+            whole, n_long = readable(whole, model)
+            if n_long:
+                told = f"{n_long:,} edits that are too long for {model}"
+                notes, first_bad = (*notes, f"{told}, left out"), first_bad or told
             tokenizer = load_tokenizer(model)
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)
+        stream = drawn(whole, n_edits=edits, seed=seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = final_questions(stream)

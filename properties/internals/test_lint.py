@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +279,19 @@ def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path
     assert "1 bad records left out, as prompt is not a non-blank text; the first: line 2" in told
     assert "the most that any editor can reach after 1 edits:" in told
     assert "line 2, record 1: prompt=7 is not a non-blank text; a run stops here" in told
+
+
+def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Path) -> None:
+    good, long = (
+        '{"prompt": "Ada is in", "target": "Rome"}',
+        json.dumps({"prompt": "Bo is in", "target": "a room " * 600}),
+    )
+    (tmp_path / "facts.jsonl").write_text(f"{good}\n{long}\n")
+    words = ["lint", f"{tmp_path / 'facts.jsonl'}"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    result = CliRunner().invoke(main, [*words, "--model=llama"])
+    assert result.exit_code == 1
+    told = " ".join(result.output.split())
+    assert "1 edits that are too long for llama, left out" in told
+    assert "the most that any editor can reach after 1 edits:" in told
+    assert "1 edits that are too long for llama; a run stops here" in told
