@@ -20,7 +20,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from fixtures.models import FAMILIES
+from fixtures.models import FAMILIES, load_reading
 from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
 from properties.progress import Progress
@@ -31,7 +31,6 @@ from properties.report import (
     facts_lines,
     header_lines,
     in_order,
-    reading,
     rulings_of,
 )
 from properties.settings import Settings, verdicts_beside
@@ -277,7 +276,7 @@ def _write_page(
             rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], settings=shown,
-            note=" ".join(notes), reading=partial(reading, settings.model),
+            note=" ".join(notes), reading=partial(load_reading, settings.model),
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean, median
@@ -13,17 +14,18 @@ from typing import Any
 
 import pytest
 
+from fixtures.models import load_reading
 from properties.attainable import fault_lines
 from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.measures.ceilings import TextReading, ceilings_of_rows
+from wise.measures.ceilings import ceilings_of_rows
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
 from wise.measures.summary import table_text
 from wise.measures.verdicts import Ruling, Verdict
 
-__all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order", "reading",
+__all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
            "rulings_of"]  # fmt: skip
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
@@ -74,7 +76,7 @@ def editor_lines(
 
 def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     found = estimates_of_runs(rows, confidence=settings.confidence)
-    at_most = ceilings_of_rows(rows, lambda: reading(settings.model))
+    at_most = ceilings_of_rows(rows, partial(load_reading, settings.model))
     yield from table_text(found, at_most).splitlines()
     yield _interval_line(settings)
     yield ""
@@ -82,14 +84,6 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield from _perplexity_lines(rows)
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
-
-
-def reading(model: str) -> TextReading:
-    """How a model's tokenizer reads text; it is loaded, with torch, where it is needed."""
-    from fixtures.models import load_tokenizer
-    from wise.lm.tokens import reading_of
-
-    return reading_of(load_tokenizer(model))
 
 
 def _interval_line(settings: Settings) -> str:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from wise.jobs.grid import Executor
     from wise.localization.study import Study
     from wise.localization.study_text import ModelStudy
-    from wise.measures.ceilings import TextReading
 
 __all__ = ["main"]
 
@@ -94,7 +93,9 @@ def page(
         for path in (*rows, *(options["compare"] or ()), *options["sweeps"]):
             check_has_rows(path)
         if model is not None:
-            options["reading"] = partial(_reading_of, model)
+            from fixtures.models import load_reading
+
+            options["reading"] = partial(load_reading, model)
         click.echo(build_page(rows, out, thresholds=threshold, **options))
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -292,14 +293,6 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
         raise click.ClickException(
             f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out"
         )
-
-
-def _reading_of(model: str) -> TextReading:
-    """How the tokenizer of a model reads text."""
-    from fixtures.models import load_tokenizer
-    from wise.lm.tokens import reading_of
-
-    return reading_of(load_tokenizer(model))
 
 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:
