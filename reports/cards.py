@@ -14,6 +14,7 @@ from reports.csv_text import counted, listed, shorten
 from reports.tables import SERIES
 from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.statistics import format_share
+from wise.measures.verdicts import format_threshold
 
 __all__ = ["MOST_CARDS", "Card", "Line", "Told", "cards_of", "overall"]
 
@@ -99,7 +100,7 @@ def overall(cards: Sequence[Card]) -> str:
 
 
 def _property(row: Any) -> str:
-    return f"{Measure(row.metric, row.kind)} ≥ {format_share(row.threshold)}"
+    return f"{Measure(row.metric, row.kind)} ≥ {format_threshold(row.threshold)}"
 
 
 def _number(row: Any) -> str:

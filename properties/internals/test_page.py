@@ -122,6 +122,14 @@ def test_a_verdict_says_number_interval_n_threshold_and_confidence(page: PageRea
     assert "judged at 95 % confidence" in page.text
 
 
+def test_a_threshold_is_shown_as_it_was_given(tmp_path: Path) -> None:
+    rows = [row for n in range(4) for row in run_rows(RUN._replace(editor=f"editor {n}"))]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    out = build_page([path], tmp_path / "out", thresholds=["reliability=.9995"])
+    text = PageReader(out.read_text(encoding="utf-8")).text
+    assert "reliability ≥ .9995" in text
+
+
 def test_every_outcome_of_a_check_is_shown_worst_first(page: PageReader) -> None:
     text = page.text[page.text.index("All that they said") - 600 :]
     places = [text.index(said) for said in (

@@ -249,7 +249,7 @@ def test_without_scores_nothing_is_known() -> None:
         (90, 0.9, "inconclusive: reliability .90 [.82, .95] at n=100; needed >= .90"),
         (90, 0.995, "fail: reliability .90 [.82, .95] at n=100; needed >= .995"),
         (93, 0.9, "; needed >= .90, which n=288 would decide at this rate"),
-        (99, 0.95, ".99 [.95, .999] at n=100, at least .953 at 95 % confidence; needed >= .95"),
+        (99, 0.95, ".99 [.95, >.999] at n=100, at least .953 at 95 % confidence; needed >= .95"),
     ],
 )
 def test_a_verdict_reads_well(n_right: int, threshold: float, expected: str) -> None:
@@ -262,10 +262,25 @@ def test_a_verdict_reads_well(n_right: int, threshold: float, expected: str) -> 
 @given(share=st.floats(0, 1))
 def test_only_all_is_written_as_one_and_only_none_as_zero(share: float) -> None:
     text = format_share(share)
-    assert len(text) <= 4
-    assert float(text) == pytest.approx(share, abs=0.0051)
-    assert (float(text) == 1) == (share == 1)
-    assert (float(text) == 0) == (share == 0)
+    assert len(text) <= 5
+    assert (text == "<.001") == (0 < share < 0.001)
+    assert (text == ">.999") == (0.999 < share < 1)
+    number = float(text.lstrip("<>"))
+    assert number == pytest.approx(share, abs=0.0051)
+    assert (number == 1) == (share == 1)
+    assert (number == 0) == (share == 0)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, ".00"), (1e-9, "<.001"), (0.0009, "<.001"), (0.001, ".001"), (0.004, ".004"),
+        (0.005, ".01"), (0.97, ".97"), (0.997, ".997"), (0.999, ".999"), (0.9991, ">.999"),
+        (1 - 1e-9, ">.999"), (1.0, "1.00"),
+    ],
+)  # fmt: skip
+def test_a_share_reads_well(share: float, text: str) -> None:
+    assert format_share(share) == text
 
 
 @pytest.mark.parametrize(

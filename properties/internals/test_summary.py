@@ -184,18 +184,18 @@ wise on llama, stream world (0f0f0f0f0f0f), seed 7
 
 final, free-run: mean [95 % interval] after T edits
 
-     reliability       locality  generalization
-  T                    far       level 3
-  2  0.75 [.06, .999]  -         -
-100  .997 [.97, .999]  -         0.50 [.03, .97]
+     reliability        locality  generalization
+  T                     far       level 3
+  2  0.75 [.06, >.999]  -         -
+100  .997 [.97, >.999]  -         0.50 [.03, .97]
 
 side by side at T=100
 
-                               final             at-edit
-                        items  free-run          free-run
-reliability             2-300  .997 [.97, .999]  1.00 [.03, 1.00]
-locality far            0      -                 -
-generalization level 3  4      0.50 [.03, .97]   -
+                               final              at-edit
+                        items  free-run           free-run
+reliability             2-300  .997 [.97, >.999]  1.00 [.03, 1.00]
+locality far            0      -                  -
+generalization level 3  4      0.50 [.03, .97]    -
 
 excluded, final, free-run, T=100: 2 of 2 locality far, 1 of 5 generalization level 3 (too long)
 excluded, at-edit, free-run, T=100: 1 of 3 reliability (too long)"""

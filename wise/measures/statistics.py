@@ -35,13 +35,14 @@ class Interval(NamedTuple):
 
 
 def format_share(share: float) -> str:
-    """`.97` or `1.00`; `.997` where two decimals would read as all or none."""
+    """`.97` or `1.00`; `.997`, `<.001` or `>.999` where two decimals would read as all or none."""
+    if 0 < share < 0.001:
+        return "<.001"
+    if 0.999 < share < 1:
+        return ">.999"
     text = f"{share:.2f}"
-    if text == "1.00" and share < 1:
-        text = f"{min(share, 0.999):.3f}"
-    if text == "0.00" and share > 0:
-        text = f"{max(share, 0.001):.3f}"
-    return text.removeprefix("0")
+    is_whole = text in ("0.00", "1.00") and share not in (0, 1)
+    return (f"{share:.3f}" if is_whole else text).removeprefix("0")
 
 
 def format_p(p_value: float) -> str:

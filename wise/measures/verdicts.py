@@ -29,6 +29,7 @@ __all__ = [
     "Ruling",
     "SharedDraws",
     "Verdict",
+    "format_threshold",
     "judge",
     "judge_in_looks",
     "judge_mean",
@@ -102,14 +103,18 @@ class Verdict:
             side = "at least" if self.outcome == "pass" else "at most"
             bound = f"{self.bound:.3f}".removeprefix("0")
             text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
-        needed = max(f"{self.threshold:.2f}", f"{self.threshold:g}", key=len).removeprefix("0")
-        text += f"; needed >= {needed}"
+        text += f"; needed >= {format_threshold(self.threshold)}"
         if self.n_needed is not None:
             text += f", which n={self.n_needed} would decide at this rate"
         return text + f" (look {self.n_looks} of {self.max_looks})" * bool(self.n_looks)
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def format_threshold(threshold: float) -> str:
+    """`.90`, with all its digits: it was given, and not measured."""
+    return max(f"{threshold:.2f}", f"{threshold:g}", key=len).removeprefix("0")
 
 
 class Ruling(NamedTuple):
