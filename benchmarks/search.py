@@ -177,7 +177,7 @@ def _tried(
     try:
         editor = factory(
             copy.deepcopy(scene.model), scene.tokenizer, scene.background,
-            seed=seed, **{**dict(entry.options), **options},
+            seed=seed, **{"preset": "embedded", **options},
         )  # fmt: skip
         turn = T if entry.group == "mass" else 1
         run = LifelongRun(entry.name, model, seed, scene.stream, (T,), ("free",), turn)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import thread_time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fixtures.models import LoadedModel
     from wise.edits import EditStream
     from wise.evaluation.cell import SceneMaker
-    from wise.evaluation.entries import Entry
+    from wise.evaluation.entries import Entry, Which
     from wise.jobs.grid import Executor
     from wise.localization.study import Study
     from wise.localization.study_text import ModelStudy
@@ -52,6 +52,17 @@ def _in_a_folder(context: click.Context, option: click.Parameter, path: Path | N
     if path is not None and not path.absolute().parent.is_dir():
         raise click.BadParameter(f"{path} is not a file in a folder that exists")
     return path
+
+
+def _which(
+    context: click.Context, option: click.Parameter, given: Sequence[str]
+) -> Mapping[str, str]:
+    """By editor, which of its entries; of all others at ""."""
+    found = {}
+    for text in given:
+        name, _, which = text.rpartition("=")
+        found[name] = click.Choice(["both", "released", "tuned"]).convert(which, option, context)
+    return found
 
 
 @click.group()
@@ -113,8 +124,9 @@ def page(
 @_jobs
 @_option("--out", default="league", type=_FOLDER,
          help="folder of rows, tables and all that a resumed call needs")  # fmt: skip
-@_option("--options", default="both", type=click.Choice(["both", "released", "tuned"]),
-         help="which of a built-in editor's two entries")  # fmt: skip
+@_option("--options", default=["both"], multiple=True, callback=_which,
+         metavar="[NAME=]both|released|tuned",
+         help="which of a built-in editor's two entries; of one alone: wise=tuned")  # fmt: skip
 @_option("--search", type=_FILE,
          help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
 @_write(help="Markdown page")
@@ -129,7 +141,7 @@ def league(
     seeds: int,
     jobs: int | None,
     out: Path,
-    options: Literal["both", "released", "tuned"],
+    options: Mapping[str, Which],
     search: Path | None,
     write: Path | None,
     notes: Path | None,
@@ -163,8 +175,9 @@ def league(
                 world.stream(0, n_edits)
             best = best_options(search or _SEARCH, model=title_of(model))
             entries[model] = entries_named(
-                editors.split(","), best=best,
-                options=options, corners=CALIBRATION,
+                editors.split(","), best=best, options=options.get("", "both"),
+                options_of={name: each for name, each in options.items() if name},
+                corners=CALIBRATION,
             )  # fmt: skip
         for entry in {entry for of_model in entries.values() for entry in of_model}:
             load_editor(entry.spec)

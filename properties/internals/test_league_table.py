@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from wise.editor import BUILT_IN
-from wise.evaluation.entries import GROUPS, Entry, best_options, entries_of, every_name
+from wise.evaluation.entries import (
+    GROUPS,
+    Entry,
+    best_options,
+    entries_named,
+    entries_of,
+    every_name,
+)
 from wise.evaluation.league_table import (
     Contestant,
     Standing,
@@ -234,7 +241,8 @@ def test_a_built_in_editor_stands_twice_and_any_other_once(
     wise = entries_of("wise", best={"wise": {"lr": 0.2}})
     assert [each.title for each in wise] == ["wise, released", "wise, searched"]
     assert wise[1].editor == "wise(preset=embedded, lr=0.2)"
-    assert [each.label for each in entries_of("wise")] == ["released", "embedded"]
+    assert [each.label for each in entries_of("wise")] == ["released", "default"]
+    assert entries_of("wise")[1].editor == "wise"  # its preset is chosen for the model
     assert entries_of("wise", options="released") == entries_of("wise")[:1]
     assert entries_of("wise", options="tuned") == entries_of("wise")[1:]
     assert entries_of("my.py:make") == [Entry("my.py:make", "my.py:make")]
@@ -244,6 +252,13 @@ def test_a_built_in_editor_stands_twice_and_any_other_once(
     assert groups["memit"] == {("memit", "online")}
     assert groups["memit-mass"] == {("memit", "mass")}
     assert groups["locft-bf-mass"] == {("locft-bf", "mass")}
+
+
+def test_one_editor_may_stand_with_other_entries_than_the_rest() -> None:
+    found = entries_named(["rome", "wise"], options="released", options_of={"wise": "both"})
+    assert [each.title for each in found] == ["rome, released", "wise, released", "wise, default"]
+    with pytest.raises(ValueError, match=r"options of 'wse', which is none of .*wise"):
+        entries_named(["wise"], options_of={"wse": "tuned"})
 
 
 def test_an_unknown_group_is_refused() -> None:

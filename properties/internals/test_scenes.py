@@ -88,7 +88,7 @@ def test_a_league_of_a_folder_and_a_file_ends_in_its_table(
              "--options=tuned", "--edits=3", "--seeds=1", "--jobs=1"]  # fmt: skip
     found = CliRunner().invoke(main, [*words, f"--out={tmp_path / 'league'}"])
     assert found.exit_code == 0, found.output
-    assert "| retrieval, embedded |" in found.output
+    assert "| retrieval, default |" in found.output
     for path in (tmp_path / "league").glob("*.jsonl"):
         first, *_, last = read_rows(path)
         assert (first.metric, first.stream) == ("knowledge", "jsonl:six.jsonl")

@@ -11,7 +11,11 @@ from typing import Any, Literal
 
 from wise.editor import BUILT_IN
 
-__all__ = ["GROUPS", "Entry", "best_options", "entries_named", "entries_of", "every_name"]
+__all__ = [
+    "GROUPS", "Entry", "Which", "best_options", "entries_named", "entries_of", "every_name",
+]  # fmt: skip
+
+Which = Literal["both", "released", "tuned"]
 
 # Only editors of one group are ranked together; corners calibrate and are not ranked.
 GROUPS = ("online", "mass", "corner")
@@ -28,8 +32,8 @@ _RELEASED: Mapping[str, Mapping[str, Any]] = {"wise": {"preset": "paper-llama-2-
 class Entry:
     """An editor of a league: its `spec` for `load_editor`, its options, and its group.
 
-    `label` says where the options are from: released, searched, embedded, or "" where there are
-    none. Raises ValueError for an unknown group.
+    `label` says where the options are from: released, searched, default (as it comes: no option is
+    set), or "" where it is no built-in editor. Raises ValueError for an unknown group.
     """
 
     name: str
@@ -65,13 +69,14 @@ def entries_of(
     name: str,
     *,
     best: Mapping[str, Mapping[str, Any]] | None = None,
-    options: Literal["both", "released", "tuned"] = "both",
+    options: Which = "both",
 ) -> list[Entry]:
     """The entries of one editor: a built-in one twice, released and tuned, or once with one of
     these `options`; any other once.
 
-    `best` are the options that a search found, by name; without them the tuned entry is the preset
-    "embedded". Other editors are named by their `load_editor` spec.
+    `best` are the options that a search found, by name; without them the tuned entry is the editor
+    as it comes, with the preset that it chooses for the model. Other editors are named by their
+    `load_editor` spec.
     """
     if name in _UNRANKED:
         return [Entry(name, name, group="corner")]
@@ -82,12 +87,13 @@ def entries_of(
     spec = name.removesuffix("-mass")
     group = "online" if name == spec else "mass"
     found = (best or {}).get(name)
-    label = "embedded" if found is None else "searched"
     released = _RELEASED.get(spec, {"preset": "released"})
-    tuned = {"preset": "embedded", **(found or {})}
+    searched = {"preset": "embedded", **(found or {})}
     entries = {
         "released": Entry(name, spec, tuple(released.items()), "released", group),
-        "tuned": Entry(name, spec, tuple(tuned.items()), label, group),
+        "tuned": Entry(name, spec, (), "default", group)
+        if found is None
+        else Entry(name, spec, tuple(searched.items()), "searched", group),
     }
     return [entry for which, entry in entries.items() if options in ("both", which)]
 
@@ -96,13 +102,19 @@ def entries_named(
     names: Sequence[str],
     *,
     best: Mapping[str, Mapping[str, Any]] | None = None,
-    options: Literal["both", "released", "tuned"] = "both",
+    options: Which = "both",
+    options_of: Mapping[str, Which] | None = None,
     corners: Mapping[str, str] | None = None,
 ) -> tuple[Entry, ...]:
     """The entries of several editors, each once, in order; "all" is every built-in editor.
 
-    `corners` are the calibration entries by name, with their specs; "all" ends with them.
+    `options_of` says which, by name, where it is not `options`. `corners` are the calibration
+    entries by name, with their specs; "all" ends with them. Raises ValueError for a name in
+    `options_of` that is none of a built-in editor.
     """
+    options_of = options_of or {}
+    if unknown := options_of.keys() - set(every_name()):
+        raise ValueError(f"options of {min(unknown)!r}, which is none of {', '.join(every_name())}")
     corners = corners or {}
     if "all" in names:
         others = [name for name in names if name not in ("all", *corners)]
@@ -110,7 +122,7 @@ def entries_named(
     found: list[Entry] = []
     for name in names:
         found += [Entry(name, corners[name], group="corner")] if name in corners else entries_of(
-            name, best=best, options=options
+            name, best=best, options=options_of.get(name, options)
         )  # fmt: skip
     return tuple(dict.fromkeys(found))
 
