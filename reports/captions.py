@@ -91,7 +91,19 @@ def retention(table: pd.DataFrame) -> str:
 
 
 def protocols(table: pd.DataFrame) -> str:
-    """Where the first of the protocols is furthest from another."""
+    """Where the first of the protocols is furthest from another, and what held before any edit."""
+    return f"{_widest_gap(table[table.when == 'final'])}{_before(table)}"
+
+
+def _before(table: pd.DataFrame) -> str:
+    """What the unedited model finds likelier, of all editors the same; empty where not asked."""
+    own = table[(table.when == "unedited") & table["mean"].notna()]
+    own = own.drop_duplicates(["metric", "kind"])
+    told = [f"{_measure(row)} {_number(row)}" for _, row in own.iterrows()]
+    return f" Before any edit, {PROTOCOL_WORDS['compared']}: {listed(told, 12)}." if told else ""
+
+
+def _widest_gap(table: pd.DataFrame) -> str:
     by = ["editor", "metric", "kind"]
     wide = table.pivot_table(index=by, columns="protocol", values="mean", sort=False, observed=True)
     first, *others = (protocol for protocol in PROTOCOL_WORDS if protocol in wide)

@@ -103,9 +103,12 @@ def counting(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def exclusions(items: Items) -> pd.DataFrame:
-    """How many items were left out, and why: by series, condition, measure and reason."""
+    """How many items were left out, and why: by series, condition, measure and reason.
+
+    The unedited model is asked what the edited one is, and its items are not counted again.
+    """
     table = in_series(items, items.table)
-    table = table[table.excluded != ""]
+    table = table[(table.excluded != "") & (table.when != "unedited")]
     by = [*SERIES, *CONDITION, "excluded"]
     return table.groupby(by, observed=True).size().reset_index(name="n")
 

@@ -121,11 +121,11 @@ def retention(items: Items, *, confidence: float = 0.95) -> pd.DataFrame:
     """
     table = scores_of(items)
     table = table[table.metric == "reliability"]
-    is_final = table.when == "final"
-    last = table[is_final].groupby("run").t.max()
-    final = table[is_final & (table.t == table.run.map(last))]
+    final = table[table.when == "final"]
+    final = final[final.t == final.groupby("run").t.transform("max")]
     item = ["run", "protocol", "edit_id", "prompt"]
-    at_edit = table[~is_final].drop_duplicates(item, keep="last").drop(columns=["age", "t"])
+    at_edit = table[table.when == "at-edit"].drop_duplicates(item, keep="last")
+    at_edit = at_edit.drop(columns=["age", "t"])
     beside = at_edit.merge(final[[*item, "age", "t"]].drop_duplicates(item), on=item)
     table = pd.concat([final, beside])
     by, parts = [*SERIES, "protocol", "t"], [table.iloc[:0].assign(age_low=0, age_high=0)]

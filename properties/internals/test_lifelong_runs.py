@@ -14,8 +14,11 @@ from properties.internals.watched import KINDS, RUN, STREAM, T, Watched, go
 from wise.editor import Editor, Persistent
 from wise.edits import EditStream
 from wise.evaluation import lifelong
+from wise.evaluation.asked import final_questions
+from wise.evaluation.lifelong import reader_of
+from wise.evaluation.metrics import BaseAnswers, measure
 from wise.lm.decoding import Reader, Unedited
-from wise.measures.estimates import in_order, long_table
+from wise.measures.estimates import estimates_of_runs, in_order, long_table
 from wise.measures.rows import Row, read_rows
 
 pytestmark = pytest.mark.internals
@@ -162,6 +165,35 @@ def test_what_the_unedited_model_knows_is_told_before_all_else_and_changes_no_ot
     ]
     answers = Reader(wise.tokenizer).forced(base, prompts, truths)
     assert [row.score for row in first] == [answer.share_right for answer in answers]
+
+
+def test_what_the_unedited_model_finds_likelier_is_told_beside_what_the_edited_one_does(
+    tmp_path: Path,
+) -> None:
+    wise = Watched().wise
+    edits = tuple(replace(edit, ground_truth=f"no {edit.target}") for edit in STREAM.edits)
+    stream = EditStream(edits, STREAM.probes, STREAM.name)
+    run = replace(RUN, stream=stream, protocols=("free", "compared"))
+    path = tmp_path / "rows.jsonl"
+    found = go(path, Watched(), run)
+    base = Unedited(wise.lm.model, wise.tokenizer)
+    reader = reader_of(wise.lm.model, wise.tokenizer, stream)
+    questions = final_questions(stream)
+    expected = measure(base, reader, questions, "compared", BaseAnswers({}, {}))
+    before = [row for row in found if row.when == "unedited"]
+    after = [row for row in found if row.block == f"checkpoint {T} compared"]
+    assert [row.score for row in before] == [each.score for each in expected]
+    assert [row.prompt for row in before] == [row.prompt for row in after]
+    assert {(row.block, row.t, row.age) for row in before} == {("unedited compared", 0, 0)}
+    told = estimates_of_runs(found)
+    rates = told[told.when == "unedited"].set_index("metric")
+    assert set(rates.t) == {T}
+    n_right = sum(row.score == 1 for row in before if row.metric == "reliability")
+    assert rates.loc["reliability", "mean"] == n_right / T
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    go(path, Watched(), run, resume=True)
+    assert path.read_bytes() == whole
 
 
 def test_no_estimate_is_made_of_what_the_unedited_model_knows(rows: list[Row]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,21 @@ def test_other_protocols_stand_beside_what_was_said(main: str, tmp_path: Path) -
     assert len(second) == len(first) + 1
     text = PageReader((folders[1] / "index.html").read_text(encoding="utf-8")).text
     assert "The protocols side by side" in text
+
+
+def test_what_held_before_any_edit_is_told_beside_what_holds(tmp_path: Path) -> None:
+    rows = run_rows(protocols=("compared",))
+    last = [row for row in rows if row.when == "final" and row.t == 10]
+    before = [
+        replace(row, when="unedited", t=0, age=0, score=0.0, answer="wrong", block="unedited")
+        for row in last
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", [*before, *rows])
+    out = build_page([path], tmp_path / "out")
+    text = PageReader(out.read_text(encoding="utf-8")).text
+    assert "Before any edit, by comparison: reliability .00 [.00, .31], generalization" in text
+    (figure,) = out.parent.glob("protocols-*.svg")
+    assert "unedited, by comparison" in figure.read_text(encoding="utf-8")
 
 
 def test_two_versions_are_two_editors_with_a_word(tmp_path: Path) -> None:

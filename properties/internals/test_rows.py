@@ -80,6 +80,10 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
         ({"protocol": "greedy"}, "Row.protocol='greedy' is none of free, forced"),
         ({"t": -1}, "Row.t=-1 is not an int >= 0"),
         ({"when": "at-edit"}, "Row.age=3 is not 0, which it is at-edit"),
+        (
+            {"when": "unedited", "age": 0},
+            "Row.when='unedited' does not go with generalization, free; knowledge is asked",
+        ),
         ({"metric": "speed"}, "Row.metric='speed' is none of reliability, generalization"),
         ({"kind": "0"}, "Row.kind='0' is no kind of generalization; allowed: a level from 1 up"),
         ({"metric": "reliability"}, "Row.kind='2' is no kind of reliability; allowed: none"),

@@ -218,6 +218,24 @@ def test_the_final_model_comes_first_whatever_the_protocol() -> None:
     assert "final, teacher-forced: mean [95 % interval] after T edits" in text
 
 
+def test_the_unedited_model_stands_beside_the_final_one() -> None:
+    final = rows_of(("final", "compared"), 9, MEASURES[0], [1])
+    before = [replace(row, when="unedited", t=0, score=0.0) for row in final]
+    others = [*rows_of(AT_EDIT, 9, MEASURES[0], [1]), *rows_of(FINAL, 9, MEASURES[0], [1])]
+    text = table_text(estimates_of_runs([*before, *others, *final]))
+    *_, above, below, rates = text.splitlines()
+    assert above.split() == ["final", "final", "unedited", "at-edit"]
+    assert below.split() == [
+        "items", "free-run", *["by", "comparison"] * 2, "free-run",
+    ]  # fmt: skip
+    assert [cell for cell in rates.split() if cell.endswith("0")] == [
+        "1.00",
+        "1.00",
+        "0.00",
+        "1.00",
+    ]
+
+
 def test_of_many_reasons_the_first_are_told() -> None:
     rows = [
         replace(row, excluded=f"edit {number}")

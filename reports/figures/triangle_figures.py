@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -144,20 +145,30 @@ def draw_retention(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
 
 
 def draw_protocols(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:
-    """Final cells of one editor at one T, with separate marks for each protocol."""
+    """Cells of one editor at one T, with separate marks for each protocol: those of the final
+    model, and those of the unedited one where it was asked too."""
     places, labels = _rows(table)
-    found = [protocol for protocol in PROTOCOL_WORDS if (table.protocol == protocol).any()]
-    for index, protocol in enumerate(found):
-        own = table[(table.protocol == protocol) & table["mean"].notna()]
+    found = [
+        condition
+        for condition in itertools.product(PROTOCOL_WORDS, ("final", "unedited"))
+        if _in_condition(table, *condition).any()
+    ]
+    for index, (protocol, when) in enumerate(found):
+        own = table[_in_condition(table, protocol, when) & table["mean"].notna()]
         offset = ((index + 0.5) / len(found) - 0.5) * 0.72
         y = [places[pair] + offset for pair in zip(own.metric, own.kind, strict=True)]
-        how = {"label": PROTOCOL_WORDS[protocol], **mark(index)._asdict()}
+        name = "unedited, " * (when == "unedited") + PROTOCOL_WORDS[protocol]
+        how = {"label": name, **mark(index)._asdict()}
         how["markerfacecolor"] = how["color"] if index == 0 else "none"
         intervals(ax, own["mean"], y, own.low, own.high, axis="x", **how)
         _ceilings(ax, own.at_most, y)
     share_axis(ax, "x", _SHARE.format(confidence=100 * confidence))
     _measure_axis(ax, labels)
     return ax
+
+
+def _in_condition(table: pd.DataFrame, protocol: str, when: str) -> pd.Series:
+    return (table.protocol == protocol) & (table.when == when)
 
 
 def draw_differences(ax: Axes, table: pd.DataFrame, *, confidence: float) -> Axes:

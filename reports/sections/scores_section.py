@@ -59,8 +59,9 @@ def of_scores(
             name = " · ".join(filter(None, [place, PROTOCOL_WORDS[protocol]]))
             key = number * 10 + list(PROTOCOL_WORDS).index(protocol)
             yield from _of_scene(_Scene(key, name, here, edges, best, aged, confidence))
-        last = of_stream[of_stream.t == of_stream.groupby("editor").t.transform("max")]
-        if last.protocol.nunique() > 1:
+        beside = _where(cells[cells.when != "at-edit"], {"model": model, "stream": stream})
+        last = beside[beside.t == beside.groupby("editor").t.transform("max")]
+        if len(last[["protocol", "when"]].drop_duplicates()) > 1:
             best_first = list(dict.fromkeys([*ranked.editor, *last.editor]))
             last = _in_order(last, best_first)
             yield _by_editor(

@@ -43,9 +43,9 @@ _LEAST_TOKENS = 8
 class Block:
     """Questions asked together after `end` edits, of which [begin, end) are the last turn.
 
-    They ask for what the unedited model knows ("unedited"), for the edits of that turn ("at-edit"),
-    for everything at a checkpoint ("final"), or for the routing activations of the latter. Each
-    question is a row. `name` is unique in its plan.
+    They ask for what the unedited model knows or finds likelier ("unedited"), for the edits of that
+    turn ("at-edit"), for everything at a checkpoint ("final"), or for the routing activations of
+    the latter. Each question is a row. `name` is unique in its plan.
     """
 
     name: str
@@ -107,13 +107,17 @@ class LifelongRun:
         blocks = []
         if self.tells_knowledge and (known := tuple(knowledge_questions(edits))):
             blocks.append(Block("knowledge", 0, 0, "unedited", "forced", known))
+        if "compared" in self.protocols and self.checkpoints:
+            asked = final_questions(self.stream.prefix(max(self.checkpoints)))
+            before = tuple(replace(question, age=0) for question in asked)
+            blocks.append(Block("unedited compared", 0, 0, "unedited", "compared", before))
         for begin, end in pairwise([0, *ends]):
             own = tuple(at_edit_questions(edits[begin:end]))
             blocks.append(Block(f"edit {end}", begin, end, "at-edit", "free", own))
             if end not in self.checkpoints:
                 continue
-            asked, name = tuple(final_questions(self.stream.prefix(end))), f"checkpoint {end}"
-            blocks += [Block(f"{name} {each}", begin, end, "final", each, asked)
+            asked, name = final_questions(self.stream.prefix(end)), f"checkpoint {end}"
+            blocks += [Block(f"{name} {each}", begin, end, "final", each, tuple(asked))
                        for each in self.protocols]  # fmt: skip
             if is_routed:
                 routed = tuple(routed_questions(asked))

@@ -48,8 +48,8 @@ PROTOCOL_WORDS = {
 MAIN_PROTOCOLS = ("free", "forced")  # that score what a model says
 TRIANGLE = ["reliability", "generalization", "locality"]
 # In the order of the tables; the first protocol and the first moment are the main ones.
-_WORDS = (*PROTOCOL_WORDS, "final", "at-edit", *TRIANGLE, "far", "near-subject", "near-relation",
-          "portability")  # fmt: skip
+_WORDS = (*PROTOCOL_WORDS, "final", "unedited", "at-edit", *TRIANGLE, "far", "near-subject",
+          "near-relation", "portability")  # fmt: skip
 
 
 def _place(word: str) -> tuple[bool, int]:
@@ -187,14 +187,16 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 def at_checkpoints(table: pd.DataFrame) -> pd.DataFrame:
     """The final items, then for each T with final items the at-edit items of the first T edits.
 
-    A run without final items has its at-edit items at its last edit.
+    A run without final items has its at-edit items at its last edit. Items of the unedited model
+    are at the last T with final items, as the same questions are asked there.
     """
     import pandas as pd
 
-    is_final = table.when == "final"
-    parts = [table[is_final]]
-    checkpoints = table[is_final].groupby("run").t.unique()
-    for run, at_edit in table[~is_final].groupby("run"):
+    final, unedited = (table[table.when == when] for when in ("final", "unedited"))
+    checkpoints = final.groupby("run").t.unique()
+    last = final.groupby("run").t.max()
+    parts = [final, unedited.assign(t=unedited.run.map(last).fillna(0).astype("int64"))]
+    for run, at_edit in table[table.when == "at-edit"].groupby("run"):
         for t in sorted(checkpoints.get(run, [at_edit.t.max()])):
             parts.append(at_edit[at_edit.t <= t].assign(t=t))
     return pd.concat(parts)

@@ -61,7 +61,9 @@ class Row:
     is "routing", `value` is the routing activation of the prompt in place of a score, or, in the
     one row of kind "threshold", what it is compared with. Where it is "knowledge", the score is the
     share of the ground truth's tokens that the unedited model predicts: 1 if it knows the fact that
-    is edited later. An item that could not be measured has the reason in `excluded`, and no number.
+    is edited later. All other unedited items are by the protocol "compared": what the model finds
+    likelier before any edit. An item that could not be measured has the reason in `excluded`, and
+    no number.
     Raises ValueError naming field, value and what is allowed.
     """
 
@@ -106,8 +108,15 @@ class Row:
                 self._refuse(field, "is not an int >= 0")
         if self.when != "final" and self.age:
             self._refuse("age", f"is not 0, which it is {self.when}")
-        if (self.when == "unedited") != (self.metric == "knowledge"):
-            self._refuse("when", f"does not go with {self.metric}; knowledge is asked unedited")
+        is_unedited = self.when == "unedited"
+        if is_unedited != (self.metric == "knowledge") and (
+            not is_unedited or self.protocol != "compared"
+        ):
+            self._refuse(
+                "when",
+                f"does not go with {self.metric}, {self.protocol}; knowledge is asked unedited, "
+                "and what is compared may be",
+            )
         allowed, pattern = _KINDS[self.metric]
         if not re.fullmatch(pattern, self.kind):
             self._refuse("kind", f"is no kind of {self.metric}; allowed: {allowed}")

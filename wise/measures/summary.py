@@ -61,7 +61,7 @@ def _part(
         for line in own.itertuples(index=False)
     }
     asked = dict.fromkeys(condition for condition, _, _ in found)
-    main, *others = conditions = sorted(asked, key=lambda condition: condition[1] != "final")
+    main, *others = conditions = sorted(asked, key=lambda condition: _is_beside(condition, asked))
     measures = sorted({key[2] for key in found}, key=lambda measure: measure.place)
     checkpoints = sorted({t for condition, t, _ in found if condition == main})
     last = own.t.max()
@@ -92,7 +92,11 @@ def _part(
             by_condition.append([*header, *texts(condition, last)])
         lines += ["", f"side by side at T={last}", ""]
         lines += _grid(["", "", *map(str, measures)], [by_condition], width)
-        shown += beside[1:]
+        shown += [
+            of_condition
+            for condition, of_condition in zip(conditions[1:], beside[1:], strict=True)
+            if condition[1] != "unedited"  # which is asked what the edited model is
+        ]
     excluded = [_exclusions([line for line in each if line and line.n_excluded]) for each in shown]
     bounded_by = [
         f"the most that any editor can reach, {_words(*condition)}, T={last}: {measure} {ceiling}, "
@@ -105,6 +109,12 @@ def _part(
         for text in remarks:
             lines += textwrap.wrap(text, width, subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _is_beside(condition: tuple[str, str], asked: Iterable[tuple[str, str]]) -> bool:
+    """Whether a condition stands behind all of the final model; the unedited one is beside it."""
+    protocol, when = condition
+    return when != "final" and not (when == "unedited" and (protocol, "final") in asked)
 
 
 def _lowered(
