@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from fixtures.models import FAMILIES, load_reading
+from properties.attainable import fault_lines
 from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
 from properties.progress import Progress
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 RATES = ("test_reliability", "test_generalization", "test_locality", "test_router")
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 WITHOUT_RATES = ("contract", "router", "localization")
+_KEPT = re.compile(r"--(editors-)?(resume|rows=.*)", re.DOTALL)
 SETTINGS = pytest.StashKey[Settings]()
 FOLDER = pytest.StashKey[Path]()  # of this call; the processes of pytest-xdist share it
 
@@ -250,6 +253,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         terminalreporter.write_line(f"\n{page}")
 
 
+def _again(arguments: Sequence[object]) -> str:
+    """The call of pytest, without where its rows were kept, so that it makes them anew."""
+    words = [word for word in map(str, arguments) if not _KEPT.fullmatch(word)]
+    return shlex.join(["pytest", *words])
+
+
 def _write_page(
     session: Session, out: Path, reports: list[object], arguments: Sequence[object]
 ) -> Path | str:
@@ -266,17 +275,17 @@ def _write_page(
         "Verdicts at the last T are those of the checks: a check of a rate judged up to "
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."
     ] * (n_looks > 1)
-    whole, told = settings.facts
-    notes += [f"{whole.name}: {note}." for note in told]
-    shown = {"command": shlex.join(["pytest", *map(str, arguments)])}
+    if settings.dataset:
+        whole, told = settings.facts
+        notes += [f"{whole.name}: {note}" for note in (*told, *fault_lines(settings))]
     # The others are judged by the checks alone, which ask the unedited model.
     thresholds = {name: each for name, each in settings.thresholds.items() if name in THRESHOLDS}
     try:
         return build_page(
             rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
-            checks=[CheckRecord(**record) for record in records], settings=shown,
-            note=" ".join(notes), reading=partial(load_reading, settings.model),
+            checks=[CheckRecord(**record) for record in records], notes=notes,
+            command=_again(arguments), reading=partial(load_reading, settings.model),
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import pytest
@@ -22,14 +20,13 @@ from wise.measures.ceilings import ceilings_of_rows
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
-from wise.measures.summary import table_text
+from wise.measures.summary import perplexity_text, table_text
 from wise.measures.verdicts import Ruling, Verdict
 
 __all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
            "rulings_of"]  # fmt: skip
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
-_CLIPPED_AT = 100  # WISE's released evaluation has it so, commented out
 _PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
 _OUTCOMES = {"passed": "pass", "failed": "fail", "skipped": "inconclusive"}
 
@@ -189,16 +186,9 @@ def _retention_lines(rows: Sequence[Row], protocol: str) -> Iterator[str]:
 
 
 def _perplexity_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Of the final model, on each edit's target. A few large ones drag a mean along."""
+    """Of the final model, on each edit's target."""
     from properties.rates import final_rows  # which needs torch
 
-    found = [1 / row.score if row.score else math.inf
-             for row in final_rows(rows, "reliability", "likelihood")]  # fmt: skip
-    if not found:
-        return
-    t = max(row.t for row in rows if row.when == "final")
-    clipped = fmean(min(each, _CLIPPED_AT) for each in found)
-    yield (
-        f"Perplexity of the targets at T={t}: median {median(found):.4g}, mean {fmean(found):.4g}, "
-        f"{clipped:.4g} where each counts at most {_CLIPPED_AT} (n={len(found)})"
-    )
+    found = final_rows(rows, "reliability", "likelihood")
+    if found:
+        yield perplexity_text([row.score for row in found if row.score is not None], found[0].t)

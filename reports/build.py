@@ -36,7 +36,8 @@ def build_page(
     checks: Sequence[Path | CheckRecord] = (),
     sweeps: Sequence[Path] = (),
     settings: Mapping[str, str] | None = None,
-    note: str = "",
+    notes: Sequence[str] = (),
+    command: str = "",
     costs: Path | None = None,
     kill_matrix: Path | None = None,
     study: Path | None = None,
@@ -49,9 +50,10 @@ def build_page(
     `verdicts` are those of the suite, shown as they are; all other rates are judged with the error
     of one look of `max_looks`.
     `thresholds` replace the defaults if they are a mapping; texts METRIC=VALUE change some of them.
-    `sweeps` are rows of one editor with different options, shown by option and not judged; `note`
-    is shown beside the verdicts. `reading` tells how the models' tokenizer reads text, for the
-    ceilings of scores; without, answers are taken as written.
+    `sweeps` are rows of one editor with different options, shown by option and not judged; `notes`
+    are shown beside the verdicts, and `command`, the call that made the rows, at the end. `reading`
+    tells how the models' tokenizer reads text, for the ceilings of scores; without, answers are
+    taken as written.
     Raises ValueError for a file or an option that cannot be used.
     """
     if not isinstance(thresholds, Mapping):
@@ -84,7 +86,8 @@ def build_page(
         out, items, all_sections(), reached=reached, more=[swept] if sweeps else [],
         thresholds=thresholds, confidence=confidence, max_looks=max_looks,
         rulings=[ruling for path in verdicts for ruling in read_rulings(path)],
-        checks=[check for of_file in told for check in of_file], settings=settings, note=note,
+        checks=[check for of_file in told for check in of_file], settings=settings, notes=notes,
+        command=command,
     )  # fmt: skip
 
 

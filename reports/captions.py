@@ -7,8 +7,11 @@ import pandas as pd
 from reports.csv_text import counted, listed
 from reports.figures.style import label
 from reports.published import TRIANGLES
+from reports.reading import Items
+from reports.tables import SERIES, groups, scores_of
 from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.statistics import format_p, format_share
+from wise.measures.summary import perplexity_text
 
 __all__ = [
     "attainable",
@@ -17,6 +20,7 @@ __all__ = [
     "excluded",
     "footnote",
     "league",
+    "perplexities",
     "protocols",
     "retention",
     "router",
@@ -162,6 +166,21 @@ def differences(table: pd.DataFrame, unpaired: str = "", *, confidence: float = 
         f"Changed beyond chance: {listed(told, 3)}." if told else "Nothing changed beyond chance."
     )
     return f"{text} {unpaired}".strip()
+
+
+def perplexities(items: Items) -> list[str]:
+    """Of the final model of each series, on the targets, where likelihoods were asked for."""
+    table = scores_of(items)
+    is_asked = (table.protocol == "likelihood") & (table.metric == "reliability")
+    table = table[(table.when == "final") & is_asked & table.score.notna()]
+    table = table[table.t == table.groupby("run").t.transform("max")]
+    told = []
+    for key, own in groups(table, [*SERIES, "t"]):
+        text = perplexity_text(own.score.tolist(), int(own.t.iloc[0]))
+        told.append(
+            f"{label(str(key['editor']))} on {key['model']}, stream {key['stream']}: {text}"
+        )
+    return told
 
 
 def footnote() -> str:

@@ -1,4 +1,7 @@
-"""The command lines that make the rows of a page again."""
+"""The command lines that make the rows of a page again.
+
+Without the call that made them, each run has a line of its own: one stream and its rates.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,32 @@ from wise.measures.estimates import MAIN_PROTOCOLS
 from wise.measures.rows import ASIDE
 from wise.measures.text import visible
 
-__all__ = ["commands"]
+__all__ = ["PACKAGED", "commands"]
+
+PACKAGED = ("smollm2",)  # models that pytest takes by name, and rows name with a digest
 
 # As the test suite names models: a folder's with the digest of its weights, then the dtype.
 _MODEL = re.compile(r"(.+?)( [0-9a-f]{8})?(?: (bfloat16|float16))?", re.DOTALL)
 
 
-def commands(items: Items) -> list[tuple[str, str]]:
+def commands(items: Items, call: str = "") -> list[tuple[str, str]]:
     """For each run its command line, and the stream that the line must give.
 
-    Where no command line makes the run, it is empty and the text says why.
+    `call` made all of them, where it is known; then the others have no line. Where no command line
+    makes a run, it is empty and the text says why.
     """
-    found = []
+    found = [(visible(call), "all rows of this page")] * bool(call)
     for index, run in items.runs.iterrows():
         own = items.table[(items.table.run == index) & ~items.table.metric.isin(ASIDE)]
         stream = f"stream {run.stream}, sha256 {run.stream_sha256}"
+        if call:
+            found.append(("", f"{run.editor} on {run.model}, seed {run.seed}: {stream}"))
+            continue
         if ":" in run.stream:  # FORMAT:FILE
             stream += "; its file is named without its folder"
+        name, digest, _ = _model_parts(run)
+        if digest and name in PACKAGED:
+            stream += f"; the weights of {name} have the digest{digest}"
         if reason := _reason(run):
             text = f"{run.editor} on {run.model}, seed {run.seed}: no line makes it again, {reason}"
             found.append(("", f"{text}; {stream}"))
@@ -57,7 +69,8 @@ def _reason(run: pd.Series) -> str:
     """Why pytest cannot make the run; empty where it can."""
     if _name(run).endswith("-mass"):
         return f"as pytest edits one by one (reports league --editors={_name(run)} makes such runs)"
-    if _model_parts(run)[1]:
+    name, digest, _ = _model_parts(run)
+    if digest and name not in PACKAGED:
         return "as its model is a folder, named here by its last part and its weights' digest"
     return ""
 
@@ -65,7 +78,7 @@ def _reason(run: pd.Series) -> str:
 def _words(run: pd.Series, own: pd.DataFrame) -> list[str]:
     name = _name(run)
     model, _, dtype = _model_parts(run)
-    words = ["pytest", "-m", "lifelong", f"--editor={CALIBRATION.get(name, name)}"]
+    words = ["pytest", "-m", "triangle", "--looks=1", f"--editor={CALIBRATION.get(name, name)}"]
     words += [f"--editor-option={key}={value}" for key, value in options_of(run.editor).items()]
     words += [f"--model={model}", *([f"--dtype={dtype}"] if dtype else [])]
     words += [f"--edits={own.t.max()}"] * bool(len(own))

@@ -13,6 +13,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from reports import captions
 from reports.cards import MOST_CARDS, cards_of, overall
 from reports.check_table import OUTCOMES, WORDS, CheckRecord, tallies, write_checks
 from reports.commands import commands
@@ -130,13 +131,15 @@ def write_page(
     rulings: Sequence[Ruling] = (),
     checks: Sequence[CheckRecord] = (),
     settings: Mapping[str, str] | None = None,
-    note: str = "",
+    notes: Sequence[str] = (),
+    command: str = "",
 ) -> Path:
     """Write index.html, a CSV for each section and an SVG for each figure into `out`.
 
     The same items, sections and settings give the same bytes. `reached` are the ceilings of the
     items' scores, as `tables.attainable` gives them. `more` are items that sections show and that
-    are not judged; `note` is shown beside the verdicts. Returns the page's path.
+    are not judged; `notes` are shown beside the verdicts. `command` is the call that made the rows,
+    where it is known; else each run's is told from its rows. Returns the page's path.
     """
     out, sections, parts = Path(out), list(sections), [items, *more]
     out.mkdir(parents=True, exist_ok=True)
@@ -166,14 +169,14 @@ def write_page(
         title=f"Model editors: {listed(editors, 4) or 'no rows'}",
         subtitle=f"{n_items} of {n_runs}, judged at {100 * confidence:g} % confidence",
         cards=cards,
-        note=note,
+        notes=[*notes, *captions.perplexities(items)],
         overall=overall(cards) if len(cards) > MOST_CARDS else "",
         properties=list(dict.fromkeys(line.measure for card in cards for line in card.lines)),
         notices=[notice for each in parts for notice in (*each.notices, *apart(each))],
         sections=sections,
         tallies=list(of_checks.values()),
         lists=lists,
-        commands=[line for each in parts for line in commands(each)],
+        commands=[line for each in parts for line in commands(each, command)],
         files=_files(parts),
         settings=_settings(settings or {}, confidence),
         symbols=OUTCOMES,

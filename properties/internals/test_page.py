@@ -41,7 +41,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         CheckRecord("test_seed", "wise", "pass"),
     ]
     path = write_rows(folder / "rows.jsonl", rows)
-    build_page([path], folder / "out", checks=checks, settings={"command": "pytest -m lifelong"})
+    build_page([path], folder / "out", checks=checks, notes=["One note", "and another"])
     return folder / "out"
 
 
@@ -153,12 +153,30 @@ def test_wrong_answers_are_shown(page: PageReader) -> None:
 
 
 def test_all_that_is_needed_to_run_it_again_is_there(page: PageReader) -> None:
-    line = "pytest -m lifelong --editor=weak --model=llama --edits=100 --stream-seed=0 "
+    line = "pytest -m triangle --looks=1 --editor=weak --model=llama --edits=100 --stream-seed=0 "
     assert f"{line}--checkpoints=1,10,100 --protocol=both" in page.text
     assert RUN.stream_sha256 in page.text
     assert re.search(r"rows\.jsonl: [\d,]+ rows, [\d,]+ bytes, sha256 [0-9a-f]{64}", page.text)
     for package in ("matplotlib", "pandas", "python"):
         assert f"{package}: " in page.text
+
+
+def test_every_note_is_a_line_of_its_own(page: PageReader) -> None:
+    assert re.search(r"One note\s+and another", page.text)
+
+
+def test_the_perplexity_of_targets_is_told_of_each_editor(tmp_path: Path) -> None:
+    rows = [
+        row
+        for editor, likelihood in (("wise", 0.5), ("weak", 0.01))
+        for row in rows_of("reliability", "", [likelihood] * 3, protocol="likelihood", t=7,
+                           run=RUN._replace(editor=editor))
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    text = PageReader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
+    for editor, value in (("wise", 2), ("weak", 100)):
+        told = f"Perplexity of the targets at T=7: median {value}, mean {value},"
+        assert f"{editor} on llama, stream world-0/evaluation: {told}" in text
 
 
 def test_the_page_needs_nothing_but_itself(out: Path, page: PageReader) -> None:

@@ -280,10 +280,11 @@ def test_a_page_has_the_call_and_says_that_its_rates_are_of_the_first_look(tmp_p
     for looks in ("1", "2"):
         out = tmp_path / looks
         options = ("-m", "triangle", "-k", "far", *PERFECT, f"--looks={looks}", f"--report={out}")
-        ran = run_pytest(*options)
+        ran = run_pytest(*options, f"--rows={tmp_path / looks}.jsonl")
         page = html.unescape((out / "index.html").read_text(encoding="utf-8"))
         said.append("a check of a rate judged up to 2 streams" in page)
-        assert shlex.join(["pytest", "-p", "no:cacheprovider", *options]) in page, ran.stdout
+        call = shlex.join(["pytest", "-p", "no:cacheprovider", *options])
+        assert f"<pre>{call}</pre>" in page, ran.stdout
     assert said == [False, True]
 
 

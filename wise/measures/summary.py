@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +16,9 @@ from wise.measures.rows import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["estimate_text", "table_text"]
+__all__ = ["estimate_text", "perplexity_text", "table_text"]
 
+_CLIPPED_AT = 100  # WISE's released evaluation has it so, commented out
 _MOST_REASONS = 4  # of exclusions, that one line tells
 _NO_CEILINGS: Mapping[tuple[str, int], Mapping[Measure, Ceiling]] = MappingProxyType({})
 
@@ -48,6 +51,21 @@ def estimate_text(line: Any, most: Ceiling | None = None) -> str:
         return "-"
     mean, _, bounds = bounded(line.mean, line.low, line.high).partition(" ")
     return f"{mean:0>4} {bounds}" + (f" max {most}" if most else "")
+
+
+def perplexity_text(likelihoods: Sequence[float], t: int) -> str:
+    """The perplexity of targets of these likelihoods after `t` edits; empty without any.
+
+    A few large ones drag a mean along, so that the median and a clipped mean are given too.
+    """
+    found = [1 / each if each else math.inf for each in likelihoods]
+    if not found:
+        return ""
+    clipped = fmean(min(each, _CLIPPED_AT) for each in found)
+    return (
+        f"Perplexity of the targets at T={t}: median {median(found):.4g}, mean {fmean(found):.4g}, "
+        f"{clipped:.4g} where each counts at most {_CLIPPED_AT} (n={len(found)})"
+    )
 
 
 def _part(
