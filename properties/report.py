@@ -21,6 +21,7 @@ from wise.measures.estimates import estimates_of_runs
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
 from wise.measures.summary import perplexity_text, table_text
+from wise.measures.text import by_number
 from wise.measures.verdicts import Ruling, Verdict
 
 __all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
@@ -54,7 +55,9 @@ def facts_lines(settings: Settings) -> Iterator[str]:
     """
     stream, notes = settings.facts
     if settings.dataset:
-        yield f"dataset: {stream.name}, {len(stream.edits)} edits and {len(stream.probes)} probes"
+        n_edits, n_probes = len(stream.edits), len(stream.probes)
+        held = f"{by_number(n_edits, 'edit|edits')} and {by_number(n_probes, 'probe|probes')}"
+        yield f"dataset: {stream.name}, {held}"
         yield from (f"  {line}" for line in (*notes, *fault_lines(settings)))
 
 

@@ -22,6 +22,7 @@ from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.edits import EditStream
 from wise.evaluation.datasets import named_file, read_dataset
 from wise.evaluation.fields import RecordError
+from wise.evaluation.loading_notes import to_go_on
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
@@ -130,10 +131,8 @@ class Settings:
                 notes += (told,) * bool(n_long)
             return whole, notes
         except RecordError as error:
-            how = f"python -m reports lint {shlex.quote(self.dataset)}"
             raise pytest.UsageError(
-                f"--dataset={self.dataset}: {error}; `{how}` tells all that is wrong, and "
-                "--skip-bad-records leaves bad records out"
+                f"--dataset={self.dataset}: {error}; {to_go_on(self.dataset)}"
             ) from error
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error

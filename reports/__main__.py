@@ -272,7 +272,8 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
     from wise.evaluation.datasets import drawn, read_dataset
     from wise.evaluation.fields import RecordError
     from wise.evaluation.lint import lint as findings_of
-    from wise.evaluation.lint_text import lint_text
+    from wise.evaluation.lint_text import lint_text, notes_lines
+    from wise.evaluation.loading_notes import COUNTED, NothingLeftError
     from wise.measures.ceilings import AS_WRITTEN, ceilings
 
     reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
@@ -296,6 +297,9 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)
         stream = drawn(whole, n_edits=edits, seed=seed)
+    except NothingLeftError as error:
+        click.echo("\n".join(notes_lines(error.notes)))
+        raise click.ClickException(f"{error}; {COUNTED}") from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = final_questions(stream)
@@ -304,7 +308,8 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
     click.echo(lint_text(stream, findings, reached, notes=notes))
     if first_bad:
         raise click.ClickException(
-            f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out"
+            f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out; "
+            f"{COUNTED}"
         )
 
 
@@ -383,8 +388,13 @@ def _study_of(model: str, asked: Mapping[str, Any], n_candidates: int | None) ->
 def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:
     """All facts of a file; what its reader left out or changed is told, here alone."""
     from fixtures.scenes import facts_of
+    from wise.evaluation.fields import RecordError
+    from wise.evaluation.loading_notes import to_go_on
 
-    whole, left_out = facts_of(source, skip_bad_records=skip_bad_records)
+    try:
+        whole, left_out = facts_of(source, skip_bad_records=skip_bad_records)
+    except RecordError as error:
+        raise ValueError(f"{error}; {to_go_on(source)}") from error
     for note in left_out:
         click.echo(f"{whole.name}: {note}", err=True)
     return whole, left_out

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-__all__ = ["PROBE_KINDS", "Background", "Edit", "EditStream", "Probe", "turn_of"]
+__all__ = ["LEVELS", "PROBE_KINDS", "Background", "Edit", "EditStream", "Probe", "turn_of"]
 
+LEVELS = (1, 2, 3, 4, 5)  # of paraphrases: from a common phrasing to a pronoun
 PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
 
 
@@ -28,7 +29,8 @@ class Edit:
     """One fact to write into a model: the answer to `prompt` (x_e) becomes `target` (y_e).
 
     `paraphrases` ask for the same fact in other words; `levels`, where given, grades each of them
-    (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming field and value.
+    by one of LEVELS (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming
+    field and value.
     """
 
     prompt: str
@@ -54,6 +56,11 @@ class Edit:
         for text in self.paraphrases:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"Edit.paraphrases holds {text!r}; each must be a non-blank text")
+        for level in self.levels:
+            if type(level) is not int or level not in LEVELS:
+                raise ValueError(
+                    f"Edit.levels holds {level!r}; each must be a whole number, 1 to 5"
+                )
         if self.levels and len(self.levels) != len(self.paraphrases):
             raise ValueError(
                 f"Edit.levels={self.levels!r} grades {len(self.levels)} of "

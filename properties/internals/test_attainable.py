@@ -91,8 +91,8 @@ def test_a_bad_record_is_told_with_the_command_that_tells_all(tmp_path: Path) ->
         _ = settings_of(f"--dataset={path}").facts
     assert str(caught.value) == (
         f"--dataset={path}: {path}, line 1, record 0: target=7 is not a non-blank text; "
-        f"`python -m reports lint {path}` tells all that is wrong, and --skip-bad-records leaves "
-        "bad records out"
+        f"lines count from 1, records from 0; `python -m reports lint {path}` tells all that is "
+        "wrong, and --skip-bad-records leaves bad records out"
     )
 
 

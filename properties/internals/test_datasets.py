@@ -37,7 +37,7 @@ def streams(draw: st.DrawFn) -> EditStream:
     for edit_id in draw(st.lists(st.sampled_from(["", "a", "b", "jsonl-1"]), max_size=4)):
         prompt, paraphrases = draw(words), draw(st.lists(words, max_size=2))
         cut = draw(st.slices(len(prompt)).filter(lambda cut: cut.step in (None, 1)))
-        levels = draw(st.sampled_from([(), tuple(range(len(paraphrases)))]))
+        levels = draw(st.sampled_from([(), tuple(range(1, 1 + len(paraphrases)))]))
         text = draw(texts)
         edits.append(
             Edit(prompt, draw(words), prompt[cut], tuple(paraphrases), text, edit_id, levels)

@@ -18,7 +18,7 @@ from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import FORMATS, load_stream, read_dataset
 from wise.evaluation.fields import Field
 from wise.evaluation.formats.published_files import recognised
-from wise.evaluation.loading_notes import LoadingNotes
+from wise.evaluation.loading_notes import LoadingNotes, NothingLeftError
 
 pytestmark = pytest.mark.internals
 
@@ -330,7 +330,7 @@ def test_a_record_without_a_target_is_left_out_and_counted(target: object, tmp_p
     path = write(tmp_path, FLAT, {**FLAT, "target_new": target})
     stream, notes = read_dataset(str(path))
     assert len(stream.edits) == 1
-    assert notes == ("1 records with a blank target_new, left out",)
+    assert notes == ("1 record with a blank target_new, left out: record 1",)
 
 
 @pytest.mark.parametrize("form", [write, write_lines])
@@ -345,18 +345,18 @@ def test_bad_records_are_skipped_on_demand_and_told_by_reason(
     stream, notes = read_dataset(str(path), skip_bad_records=True)
     assert [edit.id for edit in stream.edits] == ["hallucination-0", "hallucination-6"]
     assert list(notes) == [
-        "2 bad records left out, as subject is not a text; the first: line 4, record 2: "
+        "2 bad records left out, as subject is not a text: records 2 and 3; the first, line 4: "
         "subject=7 is not a text",
-        "1 bad records left out, as target_new is not a text, a number, null or an array of "
-        "these; the first: line 3, record 1: target_new=True is not a text, a number, null or an "
+        "1 bad record left out, as target_new is not a text, a number, null or an array of "
+        "these: record 1; the first, line 3: target_new=True is not a text, a number, null or an "
         "array of these",
-        "1 bad records left out, as the record is not an object; the first: line 6, record 4: "
+        "1 bad record left out, as the record is not an object: record 4; the first, line 6: "
         "7 is not an object",
-        "1 bad records left out, as portability is not read here: this hallucination has "
-        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new; the "
-        "first: line 7, record 5: portability={} is not read here: this hallucination has "
+        "1 bad record left out, as portability is not read here: this hallucination has "
+        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new: record "
+        "5; the first, line 7: portability={} is not read here: this hallucination has "
         "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new",
-        "1 records with a blank prompt, left out",
+        "1 record with a blank prompt, left out: record 6",
     ]
 
 
@@ -377,8 +377,31 @@ def test_bad_lines_of_the_own_format_are_skipped_on_demand(tmp_path: Path) -> No
     stream, notes = read_dataset(str(path), skip_bad_records=True)
     assert [edit.id for edit in stream.edits] == ["a"]
     assert [probe.edit_id for probe in stream.probes] == ["a", "a"]
-    assert [note.partition("; the first: ")[2].partition("=")[0] for note in notes] == [
-        "line 3, record 1: levels", "line 6, record 4: promt", "line 5, record 3: id",
+    assert [note.partition(": ")[2].partition("=")[0] for note in notes] == [
+        "record 1; the first, line 3: levels", "record 4; the first, line 6: promt",
+        "record 3; the first, line 5: id",
+    ]  # fmt: skip
+
+
+def test_unlike_mistakes_are_told_apart_with_the_numbers_of_the_first(tmp_path: Path) -> None:
+    one = {"prompt": "Ada is in", "target": "Rome"}
+    bad = [
+        *({**one, "subject": f"Bo {number}"} for number in range(7)),
+        {**one, "paraphrases": ["So:"], "levels": [1, 2]}, {**one, "levels": [6]},
+    ]  # fmt: skip
+    path = write_lines(tmp_path, one, *bad)
+    _, notes = read_dataset(str(path), skip_bad_records=True)
+    assert [note.partition("; the first, ")[0] for note in notes] == [
+        "7 bad records left out, as Edit.subject is not in the prompt: records 1, 2, 3, 4, 5 and "
+        "2 more",
+        "1 bad record left out, as Edit.levels grades n of n paraphrases; grade all or none: "
+        "record 8",
+        "1 bad record left out, as levels is not a level: a whole number from 1 to 5: record 9",
+    ]
+    with pytest.raises(NothingLeftError, match="no record of the file can be read") as error:
+        read_dataset(str(write_lines(tmp_path, *bad)), skip_bad_records=True)
+    assert [note.partition(",")[0] for note in error.value.notes] == [
+        "7 bad records left out", *["1 bad record left out"] * 2,
     ]  # fmt: skip
 
 
@@ -403,7 +426,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     load_stream(f"zsre:{write(tmp_path, KNOWEDIT, {**KNOWEDIT, 'extra': 1})}")
     logged = [record.getMessage() for record in caplog.records]
     assert sorted(line.partition("file.json: ")[2] for line in logged) == [
-        "1 records with keys that are not read: 'extra'",
+        "1 record with keys that are not read: 'extra'",
         "2 Forgetfulness answers that the question excludes, left empty",
         "2 portability probes without an answer, left out",
         "4 answers of which only the first of several right ones is asked for",
@@ -502,7 +525,7 @@ def test_a_record_with_a_blank_text_is_left_out_and_counted(
     path = write(tmp_path, record, blank, blank)
     stream, notes = read_dataset(f"{format_name}:{path}")
     assert stream == whole
-    assert f"2 records with a blank {field}, left out" in notes
+    assert f"2 records with a blank {field}, left out: records 1 and 2" in notes
     path = write(tmp_path, blank)
     with pytest.raises(
         ValueError, match=rf"line 2, record 0: {field}='\\t' is not a non-blank text"

@@ -84,13 +84,21 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
         ("LINE\n\xa0\n", "line 2, record 1: the record is not JSON: Expecting value at line 2 col"),
         ("LINE\n{}", "line 2, record 1: prompt is missing; the keys are: none"),
         ('LINE\n{"prompt": "x"}', "line 2, record 1: target is missing; the keys are: prompt"),
-        ('LINE\n{"prompts": "x"}', "line 2, record 1: prompts='x' is not known here; the allowed"),
+        (
+            'LINE\n{"prompts": "x"}',
+            "line 2, record 1: prompts='x' is not known here; did you mean prompt",
+        ),
         ('{"prompt": "x", "target": "y", "id": 7}', "line 1, record 0: id=7 is not a text"),
         ('{"prompt": "x", "target": "y", "subject": "z"}', "line 1, record 0: Edit.subject='z'"),
         ('{"prompt": "x", "target": "y", "paraphrases": "z"}', "record 0: paraphrases='z' is not"),
         ('{"prompt": "x", "target": "y", "paraphrases": [1]}', "record 0: paraphrases[0]=1 is not"),
         ('{"prompt": "x", "target": "y", "levels": [true]}', "record 0: levels[0]=True is not a"),
+        (
+            '{"prompt": "x", "target": "y", "paraphrases": ["z"], "levels": [6]}',
+            "line 1, record 0: levels[0]=6 is not a level: a whole number from 1 to 5",
+        ),
         ('{"prompt": "x", "target": "y", "levels": [1]}', "line 1, record 0: Edit.levels=(1,)"),
+        ('{"promt": "x", "target": "y"}', "promt='x' is not known here; did you mean prompt? The"),
         ('{"probes": [{"kind": "far"}]}', "line 1, record 0: probes[0].prompt is missing"),
         ('{"probes": [{"prompt": "x", "kind": "fa"}]}', "record 0: probes[0]: Probe.kind='fa'"),
         ('{"probes": [{"prompt": "x", "id": 1}]}', "record 0: probes[0].id=1 is not known here"),
@@ -185,7 +193,7 @@ def test_a_bad_byte_ends_an_array_and_one_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}')
     found = [f.value for f in read_records(path, lambda e: refused.append(str(e)))]
     assert found == [{"a": 1}, {"a": 3}]
-    assert refused == [f"{path}, line 2, record 1: byte 0xe9 is not UTF-8"]
+    assert refused == [f"{path}, line 2, record 1: byte 0xe9 is not UTF-8; save the file as UTF-8"]
     path.write_bytes(b'[{"a": 1},\n{"a": "\xe9"},\n{"a": 3}]')
     with pytest.raises(ValueError, match="line 2: byte 0xe9 is not UTF-8"):
         list(read_records(path, lambda e: refused.append(str(e))))

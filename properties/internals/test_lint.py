@@ -276,9 +276,23 @@ def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 1
     told = " ".join(result.output.split())
-    assert "1 bad records left out, as prompt is not a non-blank text; the first: line 2" in told
-    assert "the most that any editor can reach after 1 edits:" in told
+    assert (
+        "1 bad record left out, as prompt is not a non-blank text: record 1; the first, line 2"
+        in told
+    )
+    assert "the most that any editor can reach after 1 edit:" in told
     assert "line 2, record 1: prompt=7 is not a non-blank text; a run stops here" in told
+
+
+def test_of_a_file_without_a_good_record_each_kind_of_mistake_is_told(tmp_path: Path) -> None:
+    bad = ['{"prompt": 7, "target": "Rome"}', '{"prompt": "Ada is in"}', '{"prompt": "Bo is in"}']
+    (tmp_path / "facts.jsonl").write_text("\n".join(bad))
+    result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
+    assert result.exit_code == 1
+    told = " ".join(result.output.split())
+    assert "2 bad records left out, as target is missing: records 1 and 2; the first" in told
+    assert "1 bad record left out, as prompt is not a non-blank text: record 0" in told
+    assert "no record of the file can be read; lines count from 1, records from 0" in told
 
 
 def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Path) -> None:
@@ -293,5 +307,5 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     assert result.exit_code == 1
     told = " ".join(result.output.split())
     assert "1 edits that are too long for llama, left out" in told
-    assert "the most that any editor can reach after 1 edits:" in told
+    assert "the most that any editor can reach after 1 edit:" in told
     assert "1 edits that are too long for llama; a run stops here" in told

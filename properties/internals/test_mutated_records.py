@@ -73,7 +73,7 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 
 
 def n_left_out(notes: tuple[str, ...]) -> int:
-    counts = [re.search(r"(\d+) (records with a blank|bad records) ", note) for note in notes]
+    counts = [re.search(r"(\d+) (records? with a blank|bad records?) ", note) for note in notes]
     return sum(int(found[1]) for found in counts if found)
 
 

@@ -111,9 +111,10 @@ def test_a_league_says_once_which_records_it_skipped_and_on_its_page(
     words.append(f"--out={tmp_path / 'league'}")
     refused = CliRunner().invoke(main, words)
     assert "record 6: target is missing" in refused.output
+    assert f"reports lint {path}` tells all that is wrong, and --skip-bad-records" in refused.output
     found = CliRunner().invoke(main, [*words, "--skip-bad-records"])
     assert found.exit_code == 0, found.output
-    note = "1 bad records left out, as target is missing; the first: line 7, record 6"
+    note = "1 bad record left out, as target is missing: record 6; the first, line 7"
     assert found.output.count(note) == 1
     assert (tmp_path / "league" / "league.md").read_text().count(note) == 1
 

@@ -232,8 +232,8 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
     for more, code in ((("-k", "last-write"), 0), (("--editor=none", "-k", "last-write"), 1)):
         ran = run_pytest(*skipping, *more, f"--report={tmp_path / 'page'}")
         assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout
-        assert ran.stdout.count("  1 records with a blank prompt, left out") == 1
-        assert ran.stdout.count("  1 bad records left out, as target_new is not") == 1
+        assert ran.stdout.count("  1 record with a blank prompt, left out: record 25") == 1
+        assert ran.stdout.count("  1 bad record left out, as target_new is not") == 1
         assert ran.stdout.index(note) < ran.stdout.index("collected ")
         page = html.unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
         assert page.count(f"zsre:records.json: {note}") == 1

@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 
 from wise.edits import EditStream
+from wise.evaluation.fields import did_you_mean
 from wise.evaluation.formats import FORMATS
 from wise.evaluation.formats.own import write_jsonl
 from wise.evaluation.formats.published_files import recognised
@@ -43,12 +44,17 @@ def named_file(spec: str) -> tuple[str, Path]:
         what = f"{file!r} is a folder" if file and path.is_dir() else f"there is no file {file!r}"
         first, _, rest = file.partition(":")
         if not path.exists() and Path(rest).expanduser().is_file():
-            what, where = f"{first!r} is no format", ""
+            what, where = f"{first!r} is no format{_meant(first)}", ""
         raise ValueError(
             f"dataset={spec!r}: {what}{where}; a dataset is FILE or FORMAT:FILE, FORMAT one of "
             f"{', '.join(sorted(FORMATS))}"
         )
     return format_name, path
+
+
+def _meant(name: str) -> str:
+    meant = did_you_mean(name, FORMATS)
+    return f";{meant}" if meant else ""
 
 
 def load_stream(

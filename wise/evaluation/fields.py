@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
-__all__ = ["BlankTextError", "Field", "RecordError", "shown_key"]
+__all__ = ["BlankTextError", "Field", "RecordError", "did_you_mean", "shown_key"]
 
 _T = TypeVar("_T")
 _PLAIN_KEY = re.compile(r"[\w./()-][\w ./()-]{0,59}")
+# What an error of a record's own says of one value, so that others of its kind are told with it.
+_VALUE = re.compile(r"""=?('(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\([\d, ]*\))""")
+_INDEX = re.compile(r"\[\d+\]")
+_NUMBER = re.compile(r"\b\d+\b")
 _MOST_KEYS = 20  # that an error lists
 _MOST_SHOWN = 90  # characters of a value
 _LONGEST = 300  # characters of another class's error
@@ -36,6 +41,12 @@ def shown_key(key: str) -> str:
     return key if _PLAIN_KEY.fullmatch(key) else repr(key[:60])
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` did you mean prompt?`, of the known word that is nearest; empty where none is near."""
+    near = get_close_matches(word.casefold(), sorted(known), n=1)
+    return f" did you mean {near[0]}?" if near else ""
+
+
 def _shown(value: object) -> str:
     """A value on one line, cut."""
     text = repr(value[:_MOST_SHOWN]) if isinstance(value, str) else _SHORT.repr(value)
@@ -53,7 +64,7 @@ class Field:
 
     def error(self, allowed: str, kind: type[RecordError] | None = None) -> RecordError:
         equation = f"{self.name}={_shown(self.value)}" if self.name else _shown(self.value)
-        name = re.sub(r"\[\d+\]", "", self.name) or "the record"
+        name = _INDEX.sub("", self.name) or "the record"
         return (kind or RecordError)(
             self.place, f"{equation} is not {allowed}", f"{name} is not {allowed}"
         )
@@ -83,7 +94,7 @@ class Field:
         more = f" and {len(all_keys) - _MOST_KEYS} more" if len(all_keys) > _MOST_KEYS else ""
         what = f"{names} is missing"
         return RecordError(self.place, f"{what}; the keys are: {there}{more}",
-                           re.sub(r"\[\d+\]", "", what))  # fmt: skip
+                           _INDEX.sub("", what))  # fmt: skip
 
     def first_of(self, *keys: str) -> Field:
         """The value of the first of `keys` that is there; raises where none is."""
@@ -96,7 +107,11 @@ class Field:
         """The object's members; raises where it has a key that is none of `keys`."""
         for key in self.members():
             if key not in keys:
-                raise self[key].error(f"known here; the allowed keys are: {', '.join(keys)}")
+                meant = did_you_mean(key, keys)
+                told = f";{meant} The" if meant else "; the"
+                error = self[key].error(f"known here{told} allowed keys are: {', '.join(keys)}")
+                name = _INDEX.sub("", self[key].name)
+                raise RecordError(error.place, error.what, f"{name} is no known key")
         return {key: self[key] for key in self.members()}
 
     def items(self) -> list[Field]:
@@ -136,7 +151,7 @@ class Field:
             return record(**values)
         except ValueError as error:
             name = f"{self.name}: " if self.name else ""
-            reason = f"it is refused as {getattr(record, '__name__', 'a record')}"
             said = str(error)
+            reason = " ".join(_NUMBER.sub("n", _VALUE.sub("", said)).split())
             said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
             raise RecordError(self.place, f"{name}{said}", reason) from error

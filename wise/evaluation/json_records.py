@@ -68,7 +68,7 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
         start[:_LONGEST_CHARACTER].decode()
     except UnicodeDecodeError as error:
         if error.start == 0:
-            raise _not_utf8(place, error) from error
+            raise ValueError(f"{place}: {_not_utf8(error)}") from error
     raise ValueError(
         f"{place}: the file starts with {_opening(start)!r}; it must hold a JSON array of objects, "
         "or one JSON object a line"
@@ -92,10 +92,8 @@ def _blocks(path: Path) -> Iterator[bytes]:
             raise ValueError(f"{path}: the gzip file is damaged: {error}") from error
 
 
-def _not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
-    return ValueError(
-        f"{place}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
-    )
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
 
 
 class _Repeats:
@@ -163,7 +161,7 @@ class _Window:
             text = self._decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             line = 1 + self._n_read + error.object.count(b"\n", 0, error.start)
-            raise _not_utf8(f"{self._path}, line {line}", error) from error
+            raise ValueError(f"{self._path}, line {line}: {_not_utf8(error)}") from error
         self._n_read += text.count("\n")
         return text
 
@@ -275,8 +273,7 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
         start = len(text) - len(text.lstrip(" \t\r\n"))
         value, end = decoder.decode(text, start)
     except UnicodeDecodeError as error:
-        raise RecordError(place, f"byte 0x{line[error.start]:02x} is not UTF-8",
-                          "it is not UTF-8") from error  # fmt: skip
+        raise RecordError(place, _not_utf8(error), "it is not UTF-8") from error
     except json.JSONDecodeError as error:
         raise _not_json(place, f"{error.msg} at line {number} column {error.colno}") from error
     except (ValueError, RecursionError) as error:

@@ -10,9 +10,9 @@ from wise.edits import PROBE_KINDS, EditStream
 from wise.evaluation.lint import StreamFinding
 from wise.measures.ceilings import Ceiling
 from wise.measures.estimates import PROTOCOL_WORDS, Measure
-from wise.measures.text import visible
+from wise.measures.text import by_number, visible
 
-__all__ = ["brief_lines", "lint_text"]
+__all__ = ["brief_lines", "lint_text", "notes_lines"]
 
 _MOST_BRIEF = 2  # faults that are told beside a run
 
@@ -43,9 +43,7 @@ def lint_text(
     """
     lines = list(_wrapped(f"{stream.name}: {_contents(stream)}", width))
     if notes:
-        lines += ["", "the whole file, as read:"]
-    for note in notes:
-        lines += _wrapped(note, width, "  ", "    ")
+        lines += ["", *notes_lines(notes, width)]
     lines += ["", *_findings("faults", [each for each in findings if each.is_fault], width)]
     if rest := [each for each in findings if not each.is_fault]:
         lines += ["", *_findings("notes", rest, width)]
@@ -53,12 +51,18 @@ def lint_text(
     return "\n".join(map(visible, lines))
 
 
+def notes_lines(notes: Sequence[str], width: int = 100) -> list[str]:
+    """What the reader of a file left out or changed."""
+    told = (_wrapped(visible(note), width, "  ", "    ") for note in notes)
+    return ["the whole file, as read:", *(line for lines in told for line in lines)]
+
+
 def _contents(stream: EditStream) -> str:
     n_paraphrases = sum(len(edit.paraphrases) for edit in stream.edits)
     kinds = Counter(probe.kind for probe in stream.probes)
-    counts = [(len(stream.edits), "edits"), (n_paraphrases, "paraphrases")]
-    counts += [(kinds[kind], f"{kind} probes") for kind in PROBE_KINDS]
-    return ", ".join(f"{n:,} {what}" for n, what in counts if n)
+    counts = [(len(stream.edits), "edit|edits"), (n_paraphrases, "paraphrase|paraphrases")]
+    counts += [(kinds[kind], f"{kind} probe|probes") for kind in PROBE_KINDS]
+    return ", ".join(by_number(n, what) for n, what in counts if n)
 
 
 def _findings(title: str, findings: Sequence[StreamFinding], width: int) -> Iterator[str]:
@@ -74,7 +78,7 @@ def _findings(title: str, findings: Sequence[StreamFinding], width: int) -> Iter
 def _ceilings(
     n_edits: int, ceilings: Mapping[str, Mapping[Measure, Ceiling]], width: int
 ) -> Iterator[str]:
-    yield f"the most that any editor can reach after {n_edits:,} edits:"
+    yield f"the most that any editor can reach after {by_number(n_edits, 'edit|edits')}:"
     table = [["", "asked", "not scored", *(PROTOCOL_WORDS[each] for each in ceilings)]]
     columns = list(ceilings.values())
     for measure, first in columns[0].items():

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from wise.evaluation.fields import RecordError, shown_key
+from wise.evaluation.fields import BlankTextError, RecordError, shown_key
+from wise.measures.text import by_number
 
-__all__ = ["LoadingNotes"]
+__all__ = ["COUNTED", "LoadingNotes", "NothingLeftError", "to_go_on"]
 
+COUNTED = "lines count from 1, records from 0"
 _MOST_KEYS = 8  # that one line names
+_MOST_NUMBERS = 5
+
+
+def to_go_on(dataset: str) -> str:
+    """What to do where a run stops at a bad record of `dataset`."""
+    how = f"python -m reports lint {shlex.quote(dataset)}"
+    return (
+        f"{COUNTED}; `{how}` tells all that is wrong, and --skip-bad-records leaves bad records out"
+    )
 
 
 class LoadingNotes:
@@ -18,11 +30,12 @@ class LoadingNotes:
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.counts = Counter[str]()
         self._unread, self._n_with_unread = Counter[str](), 0
-        self._first_bad: dict[str, RecordError] = {}  # by reason
-        self._n_bad = Counter[str]()
+        self._bad: dict[str, list[RecordError]] = {}  # by reason
+        self._blank: dict[str, list[RecordError]] = {}
         self._skip_bad = skip_bad
 
     def add(self, note: str, n: int = 1) -> None:
+        """Count `n` of what `note` says; of `record|records` it tells one or the other, by n."""
         self.counts[note] += n
 
     def unread(self, keys: Iterable[str]) -> None:
@@ -35,26 +48,56 @@ class LoadingNotes:
         """Leave out the record of `error`, or raise it."""
         if not self._skip_bad:
             raise error
-        self._first_bad.setdefault(error.reason, error)
-        self._n_bad[error.reason] += 1
+        self._bad.setdefault(error.reason, []).append(error)
 
-    @property
-    def first_bad(self) -> RecordError | None:
-        return next(iter(self._first_bad.values()), None)
+    def blank(self, error: BlankTextError) -> None:
+        """Leave out the record of `error`, whether or not bad ones are."""
+        self._blank.setdefault(error.reason, []).append(error)
+
+    def nothing_left(self) -> RecordError | None:
+        """The error of a file of which no record is left; None where none was left out."""
+        left_out = [error for errors in (*self._blank.values(), *self._bad.values())
+                    for error in errors]  # fmt: skip
+        return NothingLeftError(left_out, self.lines()) if left_out else None
 
     def lines(self) -> list[str]:
         """How often each holds: bad records first, each kind with the first of them."""
         told = []
-        for reason, n in self._n_bad.most_common():
-            first = self._first_bad[reason]
-            line = ", ".join(first.place.split(", ")[-2:])
-            told.append(f"{n} bad records left out, as {reason}; the first: {line}: {first.what}")
-        told += [f"{n} {note}" for note, n in self.counts.items()]
+        for reason, errors in sorted(self._bad.items(), key=lambda item: -len(item[1])):
+            line, what = errors[0].place.split(", ")[-2], errors[0].what
+            told.append(
+                f"{by_number(len(errors), 'bad record|records')} left out, as {reason}: "
+                f"{_numbers(errors)}; the first, {line}: {what}"
+            )
+        told += [by_number(n, note) for note, n in self.counts.items()]
+        for reason, errors in self._blank.items():
+            field = reason.removesuffix(" is not a non-blank text")
+            what = by_number(len(errors), f"record|records with a blank {field}, left out")
+            told.append(f"{what}: {_numbers(errors)}")
         if self._unread:
             keys = [repr(shown_key(key)) for key, _ in self._unread.most_common(_MOST_KEYS)]
             more = f" and {len(self._unread) - len(keys)} more" * (len(self._unread) > len(keys))
-            told.append(
-                f"{self._n_with_unread} records with keys that are not read: "
-                f"{', '.join(keys)}{more}"
-            )
+            what = by_number(self._n_with_unread, "record|records with keys that are not read")
+            told.append(f"{what}: {', '.join(keys)}{more}")
         return told
+
+
+class NothingLeftError(RecordError):
+    """All records of a file are bad; `notes` tell how often each is what."""
+
+    def __init__(self, errors: Sequence[RecordError], notes: Sequence[str]) -> None:
+        first = errors[0]
+        what = f"{first.what}; no record of the file can be read" * (len(errors) > 1)
+        super().__init__(first.place, what or first.what, first.reason)
+        self.notes = tuple(notes)
+
+
+def _numbers(errors: Sequence[RecordError]) -> str:
+    """`records 3, 7 and 12`, as their places have them; of many the first."""
+    numbers = [error.place.rpartition(" ")[2] for error in errors]
+    if len(numbers) > _MOST_NUMBERS:
+        return (
+            f"records {', '.join(numbers[:_MOST_NUMBERS])} and {len(numbers) - _MOST_NUMBERS} more"
+        )
+    start, last = ", ".join(numbers[:-1]), numbers[-1]
+    return f"records {start} and {last}" if start else f"record {last}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["markdown", "markdown_grid", "normalized", "spreadsheet_safe", "visible"]
+__all__ = ["by_number", "markdown", "markdown_grid", "normalized", "spreadsheet_safe", "visible"]
 
 # Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
 # surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
@@ -19,11 +19,17 @@ _ACCENTS = re.compile(
 )
 # What a spreadsheet takes for the start of a formula, also in its full-width forms.
 _FORMULA = re.compile("[=+@\uff1d\uff0b\uff20\uff0d-]")
+_EITHER = re.compile(r"(\w+)\|(\w+)")  # a word for one, and for several
 _MARKED = re.compile(r"([\\|]|<(?=[A-Za-z/!?]))")  # ends a cell, hides a mark or opens a tag
 
 
 def _symbol(match: re.Match[str]) -> str:
     return {"\n": "↵", "\t": "⇥"}.get(match[0], f"⟨U+{ord(match[0]):04X}⟩")
+
+
+def by_number(n: int, text: str) -> str:
+    """`1 record is` or `2,000 records are` of `record|records is|are`."""
+    return f"{n:,} " + _EITHER.sub(lambda match: match[1 if n == 1 else 2], text)
 
 
 def normalized(text: str) -> str:

@@ -7,7 +7,7 @@ from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["FLAT", "ROME", "prompt_of"]
 
-_PROSE = "paragraphs that state the fact (fact_new_uns), left out"
+_PROSE = "paragraph|paragraphs that states|state the fact (fact_new_uns), left out"
 
 
 def prompt_of(rewrite: Field) -> Field:

@@ -23,7 +23,7 @@ def _parse_temporal(case: Case) -> Parsed:
     out: checked to be a text, counted and logged.
     """
     case.record["ood_rephrase"].text()
-    case.notes.add("ood_rephrase paragraphs, left out: they ask nothing")
+    case.notes.add("ood_rephrase paragraph|paragraphs, left out: it|they asks|ask nothing")
     return _parse(case)
 
 

@@ -49,7 +49,7 @@ def _other_answer(case: Case, field: Field, edit: Edit) -> str:
     others = [aliases for aliases in answers if edit.target not in aliases]
     is_excluded = any(text.strip() for aliases in answers for text in aliases)
     if is_excluded and not any(text.strip() for aliases in others for text in aliases):
-        case.notes.add("Forgetfulness answers that the question excludes, left empty")
+        case.notes.add("Forgetfulness answer|answers that the question excludes, left empty")
     return case.first(others)
 
 

@@ -73,9 +73,9 @@ def read_known(
             facts.append(_parse(record, index))
         except RecordError as error:
             notes.refuse(error)
-    if not facts and notes.first_bad:
-        raise notes.first_bad
-    notes.add("edits to the answer of another fact: a file of known facts has none to write",
+    if not facts and (why := notes.nothing_left()):
+        raise why
+    notes.add("edit|edits to the answer of another fact: a file of known facts has none to write",
               len(facts))  # fmt: skip
     try:
         return stream_of(facts, name="known-facts")

@@ -36,7 +36,7 @@ def _parse(case: Case) -> Parsed:
         probes += case.portability(question, record["new_answer"], before, of=edits[-1])
     for aliases in ("answer_alias", "new_answer_alias"):
         if aliases in record and record[aliases].texts():
-            case.notes.add(f"cases with {aliases}, which are not asked for")
+            case.notes.add(f"case|cases with {aliases}, which are not asked for")
     return edits, probes
 
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, fields, replace
 from itertools import groupby
 from pathlib import Path
 
-from wise.edits import Edit, EditStream, Probe
+from wise.edits import LEVELS, Edit, EditStream, Probe
 from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import unused
 from wise.evaluation.formats.schema import Keys
@@ -71,8 +71,8 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
         if field.value not in known:
             notes.refuse(field.error("the id of an edit in this file"))
             probes = [probe for probe in probes if probe.edit_id != field.value]
-    if not edits and not probes and notes.first_bad:
-        raise notes.first_bad
+    if not edits and not probes and (why := notes.nothing_left()):
+        raise why
     return EditStream(tuple(edits), tuple(probes))
 
 
@@ -91,8 +91,8 @@ def _parse(record: Field) -> tuple[Edit | None, list[Probe]]:
 def _edit_of(record: Field, edit_id: str) -> Edit:
     levels = record["levels"].items() if "levels" in record else []
     for level in levels:
-        if not isinstance(level.value, int) or isinstance(level.value, bool):
-            raise level.error("a whole number")
+        if type(level.value) is not int or level.value not in LEVELS:
+            raise level.error("a level: a whole number from 1 to 5")
     texts = record["paraphrases"].items() if "paraphrases" in record else []
     optional = [key for key in ("subject", "ground_truth") if key in record]
     return record.build(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.fields import BlankTextError, Field, RecordError, shown_key
+from wise.evaluation.fields import BlankTextError, Field, RecordError, did_you_mean, shown_key
 from wise.evaluation.formats.schema import ID_KEYS, Case, Keys, Schema
 from wise.evaluation.json_records import records_within
 from wise.evaluation.loading_notes import LoadingNotes
@@ -48,7 +48,6 @@ def read_published(
     edits: list[Edit] = []
     probes: list[Probe] = []
     taken: set[str] = set()
-    blank: RecordError | None = None
     for index, record in enumerate(records):
         try:
             own = _own_id(record)
@@ -56,16 +55,13 @@ def read_published(
             edit_id = unused(f"{name}-{index if own is None else own}", index, taken)
             made, made_for_them = schema.parse(Case(record, edit_id, notes))
         except BlankTextError as error:
-            field = error.reason.removesuffix(" is not a non-blank text")
-            notes.add(f"records with a blank {field}, left out")
-            blank = blank or error
+            notes.blank(error)
         except RecordError as error:
             notes.refuse(error)
         else:
             edits += made
             probes += made_for_them
-    why = blank or notes.first_bad
-    if why and not edits:
+    if not edits and (why := notes.nothing_left()):
         raise why
     return EditStream(tuple(edits), tuple(probes))
 
@@ -128,7 +124,7 @@ def recognised(
         if len(fitting) == 1:
             return fitting[0], chain(seen, records)
     if not seen:
-        raise notes.first_bad or ValueError(f"{path}: no record can be read")
+        raise notes.nothing_left() or ValueError(f"{path}: no record can be read")
     near = dict[str, str]()  # the nearest kind of each format
     for name, _, misfit in sorted(_misfits(seen[0], formats, read_by_some), key=itemgetter(1)):
         near.setdefault(name, misfit or "fits")
@@ -138,6 +134,9 @@ def recognised(
     reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
     within = records_within(seen[0].members()) if len(seen) == 1 else ""
     advice = within or "prompt and target are all that a record of the format jsonl needs"
+    for key in seen[0].members():
+        if key not in read_by_some and (meant := did_you_mean(key, read_by_some)):
+            advice += f"; by {shown_key(key)},{meant}"
     raise ValueError(
         f"{seen[0].place}: no format is recognised by the keys {there}{more} ({reasons}); "
         f"{advice}; FORMAT:FILE names one of {', '.join(sorted(formats))}"

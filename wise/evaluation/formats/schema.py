@@ -53,11 +53,12 @@ class Case:
         if 0 < len(subject) <= len(prompt):
             words = rf"(?<!\w){re.escape(subject)}(?!\w)"
             if found := re.search(words, prompt, re.IGNORECASE):
-                self.notes.add(
-                    "subjects taken in their prompt's spelling, as only the case differs"
-                )
+                how = "in its|their prompt's spelling, as only the case differs"
+                self.notes.add(f"subject|subjects taken {how}")
                 return found.group()
-        self.notes.add("subjects not in their prompt, left empty: they have no span")
+        self.notes.add(
+            "subject|subjects not in its|their prompt, left empty: it|they has|have no span"
+        )
         return ""
 
     def probe(self, prompt: Field, kind: str, answer: Field, truth: str = "") -> Probe:
@@ -71,7 +72,7 @@ class Case:
         if right:
             edit_id = self.id if of is None else of.id
             return [Probe(text, "portability", right, edit_id, truth)]
-        self.notes.add("portability probes without an answer, left out")
+        self.notes.add("portability probe|probes without an answer, left out")
         return []
 
     def answer(self, field: Field) -> str:
@@ -82,7 +83,9 @@ class Case:
         """The first that is not blank; those beside it are counted."""
         texts = [alias for aliases in answers for alias in aliases if alias.strip()]
         if len(texts) > 1:
-            self.notes.add("answers of which only the first of several right ones is asked for")
+            self.notes.add(
+                "answer|answers of which only the first of several right ones is asked for"
+            )
         return texts[0] if texts else ""
 
     def answers(self, field: Field) -> list[list[str]]:
@@ -100,7 +103,7 @@ class Case:
             return ""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and math.isfinite(value):
-            self.notes.add("numbers among the answers, taken as texts")
+            self.notes.add("number|numbers among the answers, taken as text|texts")
             return str(value)
         if not isinstance(value, str):
             raise field.error("a text, a number, null or an array of these")
