@@ -9,7 +9,7 @@ from fixtures.models import FAMILIES, model_folder, world_of
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
-from wise.evaluation.datasets import drawn
+from wise.evaluation.datasets import drawn, makes_probes
 from wise.evaluation.lint import lint
 from wise.evaluation.lint_text import brief_lines
 from wise.measures.ceilings import Ceiling, TextReading, ceilings, pooled
@@ -42,7 +42,7 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     if settings.skip_bad_records:  # which leaves out what the model cannot read, too
         chosen += f" --model {shlex.quote(settings.model)}"
     command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
-    for line in brief_lines(lint(stream), command):
+    for line in brief_lines(lint(stream, made_probes=makes_probes(stream)), command):
         yield f"of T={n_edits}: {line}"
     yield from _unlearnt(settings.model, stream)
 

@@ -6,9 +6,10 @@ import inspect
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ __all__ = ["Session"]
 
 _N_EXACT = 40  # edits of the stream that exact laws take theirs from, where there are so many
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
+
+
+@contextmanager
+def _about(edit_id: str) -> Iterator[None]:
+    """A ValueError inside names the edit that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"edit {edit_id!r}: {error}" if edit_id else str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +127,18 @@ class Session:
 
     def _encode(self, stream: EditStream) -> None:
         reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
-        asked = [question.prompt for question in final_questions(stream)]
-        most, n_more = reader.max_length, reader.max_new_tokens
-        encode(self.loaded.tokenizer, asked, max_length=most, n_more=n_more)
+        asked = final_questions(stream)
+        read = partial(
+            encode, self.loaded.tokenizer,
+            max_length=reader.max_length, n_more=reader.max_new_tokens,
+        )  # fmt: skip
+        try:
+            read([question.prompt for question in asked])
+        except ValueError:
+            for question in asked:
+                with _about(question.edit_id):
+                    read([question.prompt])
+            raise
 
     def rows_path(self, spec: str, look: int = 0) -> Path:
         """Where the rows of one editor's look are kept."""

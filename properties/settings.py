@@ -124,11 +124,12 @@ class Settings:
         try:
             whole, notes = read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
             if self.skip_bad_records:
-                from fixtures.scenes import readable
+                from fixtures.models import load_context_length, load_tokenizer
+                from fixtures.scenes import too_long, within_context
 
-                whole, n_long = readable(whole, self.model)
-                told = f"{n_long} edits that are too long for {self.model}, left out"
-                notes += (told,) * bool(n_long)
+                most = load_context_length(self.model)
+                whole, long = within_context(whole, load_tokenizer(self.model), most)
+                notes += (f"{too_long(long, self.model)}; left out",) * bool(long)
             return whole, notes
         except RecordError as error:
             raise pytest.UsageError(

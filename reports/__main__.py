@@ -152,7 +152,7 @@ def league(
     from fixtures.scenes import of_dataset, world_scene
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
-    from wise.evaluation.datasets import drawn
+    from wise.evaluation.datasets import drawn, makes_probes
     from wise.evaluation.entries import best_options, entries_named
     from wise.evaluation.league import League, results_of, run_league, write_costs
     from wise.evaluation.lint import lint as findings_of
@@ -165,7 +165,7 @@ def league(
             n_edits = edits or min(_N_EDITS, len(whole.edits))
             first = drawn(whole, n_edits=n_edits, seed=0)
             how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0"
-            for line in brief_lines(findings_of(first), how):
+            for line in brief_lines(findings_of(first, made_probes=makes_probes(first)), how):
                 click.echo(f"{whole.name}, T={n_edits}, seed 0: {line}", err=True)
         for model in models.split(","):
             world = world_of(model_folder(model))
@@ -269,7 +269,7 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
     Bad records are told and left out; the command then ends with an error, as a run would.
     """
     from wise.evaluation.asked import final_questions
-    from wise.evaluation.datasets import drawn, read_dataset
+    from wise.evaluation.datasets import drawn, makes_probes, read_dataset
     from wise.evaluation.fields import RecordError
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import lint_text, notes_lines
@@ -285,15 +285,14 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
             first_bad = str(error)
             whole, notes = read_dataset(dataset, skip_bad_records=True)
         if model is not None:
-            from fixtures.models import load_tokenizer
-            from fixtures.scenes import readable
+            from fixtures.models import load_context_length, load_tokenizer
+            from fixtures.scenes import too_long, within_context
             from wise.lm.tokens import reading_of, why_not_written
 
-            whole, n_long = readable(whole, model)
-            if n_long:
-                told = f"{n_long:,} edits that are too long for {model}"
-                notes, first_bad = (*notes, f"{told}, left out"), first_bad or told
             tokenizer = load_tokenizer(model)
+            whole, long = within_context(whole, tokenizer, load_context_length(model))
+            if told := too_long(long, model):
+                notes, first_bad = (*notes, f"{told}; left out"), first_bad or told
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)
         stream = drawn(whole, n_edits=edits, seed=seed)
@@ -304,7 +303,7 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
         raise click.ClickException(str(error)) from error
     asked = final_questions(stream)
     reached = {each: ceilings(asked, protocol=each, reading=reading) for each in protocols}
-    findings = findings_of(stream, why_unwritable=why_unwritable)
+    findings = findings_of(stream, why_unwritable=why_unwritable, made_probes=makes_probes(stream))
     click.echo(lint_text(stream, findings, reached, notes=notes))
     if first_bad:
         raise click.ClickException(

@@ -16,7 +16,7 @@ from properties.internals.test_datasets import DATA
 from reports.__main__ import main
 from wise.edits import Background, Edit, EditStream, Probe
 from wise.evaluation.asked import final_questions
-from wise.evaluation.datasets import load_stream, write_jsonl
+from wise.evaluation.datasets import load_stream, makes_probes, write_jsonl
 from wise.evaluation.lint import lint
 from wise.evaluation.lint_text import brief_lines
 from wise.measures.ceilings import ceilings
@@ -73,7 +73,7 @@ def late(prompt: str, target: str = "Lima") -> Edit:
 PLANTED = {
     "contradicted-edit": (plus(late(ADA.prompt)), 1,
                           "Ada 'Ada lives in' -> 'Adaville'; late -> 'Lima'"),
-    "repeated-edit": (plus(late(ADA.prompt, "Adaville ")), 1,
+    "repeated-edit": (plus(late(ADA.prompt, " Adaville")), 1,
                       "Ada 'Ada lives in' -> 'Adaville'; late -> 'Adaville'"),
     "contradicted-wording": (plus(late("ADA lives in ...")), 2,
                              "Ada 'Ada lives in' -> 'Adaville'; late -> 'Lima'"),
@@ -99,6 +99,9 @@ PLANTED = {
                     "'Ann lives in' -> 'Adaville', beside Ada 'Ada lives in' -> 'Adaville'"),
     "repeated-probe": (plus(Probe("Bo works as a", "near-subject")), 1, "'Bo works as a', 2 times"),
     "shared-subject": (plus(replace(late("Ada's car:"), subject="Ada")), 2, "'Ada', 2 edits"),
+    "hidden-character": (changed(BO, target="Bo\u200bville"), 1, r"'Bo\u200bville', in Bo"),
+    "outer-space": (changed(BO, target="Boville "), 1, "'Boville ', in Bo"),
+    "decomposed": (changed(BO, target="Bovi\u0301lle"), 1, r"'Bovi\u0301lle', in Bo"),
     "no-subject": (changed(BO, subject=""), 1, "Bo 'Bo lives in' -> 'Boville'"),
 }  # fmt: skip
 
@@ -112,13 +115,16 @@ EXPECTED = {
 TOLD = r"""jsonl:facts.jsonl: 13 edits, 23 paraphrases, 13 far probes, 12 near-subject probes, 12 near-relation
 probes, 12 portability probes
 
-faults: 2
+faults: 3
   1 of 13 edits is contradicted by a later edit of the same prompt; only the last is in force, and
     no other is scored
     e.g. Cleo 'Cleo lives in' -> 'Cleoville'; late -> 'Lima\u202e'
   2 of 21 paraphrases are a paraphrase of an edit with another target too; one model cannot answer
     both
     e.g. Ada "Ada's home:" -> 'Adaville'; Bo -> 'Boville'
+  1 of 13 edits has a character in the target that cannot be seen; a text that looks the same has
+    other tokens
+    e.g. 'Lima\u202e', in late
 
 notes: 1
   1 of 13 far probes is asked before; each time counts as an item
@@ -255,6 +261,36 @@ def test_the_command_tells_faults_notes_and_ceilings(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, TOLD)
 
 
+@pytest.mark.parametrize("field", ["prompt", "subject", "target"])
+def test_what_cannot_be_seen_is_told_by_field_with_the_first_edits(field: str) -> None:
+    def change(edit: Edit) -> Edit:
+        prompt = f"{edit.subject}\u2060 lives in" if field == "subject" else f"{edit.prompt}\u2060"
+        more = {"prompt": prompt} if field != "target" else {"target": f"{edit.target}\u2060"}
+        return replace(edit, **more, **{"subject": prompt[:-9]} if field == "subject" else {})
+
+    found = [each for each in lint(changed_all(change)) if f"in the {field} that" in each.claim]
+    assert [(each.kind, each.n) for each in found] == [("hidden-character", len(NAMES))]
+    assert found[0].example.endswith(", in Ada, Bo, Cleo, Dag, Eva and 7 more")
+
+
+def test_a_space_before_a_target_is_none_of_its_own_and_line_breaks_can_be_seen() -> None:
+    assert not lint(changed(BO, target=" Boville"))
+    assert not lint(changed(BO, target="Boville\nand more"))
+
+
+def test_probes_that_a_reader_made_of_the_files_facts_are_no_fault_of_it(tmp_path: Path) -> None:
+    facts = [{"prompt": f"{name} lives in", "subject": name, "attribute": f"{name}by"}
+             for name in NAMES]  # fmt: skip
+    (tmp_path / "known.json").write_text(json.dumps(facts))
+    stream = load_stream(str(tmp_path / "known.json"))
+    assert stream.probes
+    assert any(each.kind == "edited-probe" for each in lint(stream))
+    found = lint(stream, made_probes=makes_probes(stream))
+    assert [each.kind for each in found if each.is_fault] == []
+    assert [each.kind for each in found] == ["made-probe"]
+    assert not makes_probes(replace(stream, name="jsonl:known.json"))
+
+
 def test_the_command_draws_as_many_edits_as_asked(tmp_path: Path) -> None:
     write_jsonl(plus(late(ADA.prompt)), tmp_path / "facts.jsonl")
     result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path}/facts.jsonl", "--edits", "12"])
@@ -306,6 +342,6 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     result = CliRunner().invoke(main, [*words, "--model=llama"])
     assert result.exit_code == 1
     told = " ".join(result.output.split())
-    assert "1 edits that are too long for llama, left out" in told
+    assert "1 edit that is too long for llama: jsonl-1; left out" in told
     assert "the most that any editor can reach after 1 edit:" in told
-    assert "1 edits that are too long for llama; a run stops here" in told
+    assert "1 edit that is too long for llama: jsonl-1; a run stops here" in told

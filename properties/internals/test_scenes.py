@@ -155,11 +155,15 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     words = f"--dataset={tmp_path / 'some.jsonl'}", f"--model={folder}"
     found, notes = settings_of(*words, "--skip-bad-records").facts
     assert (found.edits, found.probes) == ((good,), probes[:1])
-    assert notes == (f"3 edits that are too long for {folder}, left out",)
+    assert notes == (f"3 edits that are too long for {folder}: answer, prompt, probe; left out",)
     settings = settings_of(*words)
     assert len(settings.facts[0].edits) == 4
-    with pytest.raises(ValueError, match="; --skip-bad-records leaves such edits out"):
+    said = r"target 'Rome .*' of edit 'answer' has .*; --skip-bad-records leaves such edits out"
+    with pytest.raises(ValueError, match=said):
         Session(settings, tmp_path).scene(0)
+    write_jsonl(EditStream((good, replace(long[1], prompt=ask * 5))), tmp_path / "some.jsonl")
+    with pytest.raises(ValueError, match=r"edit 'prompt': prompt 'Who is it.*; --skip-bad-recor"):
+        Session(settings_of(*words), tmp_path).scene(0)
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:

@@ -25,7 +25,15 @@ from wise.evaluation.formats.published_files import recognised
 from wise.evaluation.json_records import read_records
 from wise.evaluation.loading_notes import LoadingNotes
 
-__all__ = ["FORMATS", "drawn", "load_stream", "named_file", "read_dataset", "write_jsonl"]
+__all__ = [
+    "FORMATS",
+    "drawn",
+    "load_stream",
+    "makes_probes",
+    "named_file",
+    "read_dataset",
+    "write_jsonl",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +100,12 @@ def read_dataset(
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)
     return replace(stream, name=f"{format_name}:{path.name}"), tuple(notes.lines())
+
+
+def makes_probes(stream: EditStream) -> bool:
+    """Whether the reader of the stream's format made its probes of other edits."""
+    name = stream.name.partition(":")[0]
+    return name in FORMATS and FORMATS[name].makes_probes
 
 
 def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = None) -> EditStream:

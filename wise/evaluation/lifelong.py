@@ -280,8 +280,11 @@ def reader_of(
     max_length = context_length(model)
     n_new = max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS)
     if max_length is not None and n_new >= max_length:
+        owners = [edit.id for edit in stream.edits if edit.target == longest]
+        owners += [probe.edit_id for probe in stream.probes if probe.answer == longest]
+        of = f" of edit {owners[0]!r}" * bool(owners[0])
         raise ValueError(
-            f"target {longest[:60]!r} has {lengths[longest]} tokens; the model reads at most "
+            f"target {longest[:60]!r}{of} has {lengths[longest]} tokens; the model reads at most "
             f"{max_length} with its prompt"
         )
     return Reader(

@@ -12,10 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
+from unicodedata import combining, is_normalized
 
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
-from wise.measures.text import normalized
+from wise.measures.text import hidden, normalized
 
 __all__ = ["StreamFinding", "lint"]
 
@@ -24,14 +26,25 @@ _FAULTS = (
     "contradicted-edit", "unwritable-target", "shared-paraphrase", "shared-probe",
     "contradicted-paraphrase", "edited-probe", "probe-in-scope", "contradicted-wording", "shortcut",
     "shared-background", "no-change", "known-target", "target-in-prompt", "repeated-edit",
-    "repeated-id", "prompt-as-paraphrase", "repeated-paraphrase",
+    "repeated-id", "hidden-character", "outer-space", "decomposed", "prompt-as-paraphrase",
+    "repeated-paraphrase",
 )  # fmt: skip
-_NOTES = ("shared-subject", "repeated-probe", "blind-probe", "no-subject")
+_NOTES = ("shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject")
+# What cannot be seen, in a field of edits.
+_UNSEEN = {
+    "hidden-character": "edits has|have a character in the {} that cannot be seen; a text that "
+    "looks the same has other tokens",
+    "outer-space": "edits begins|begin or end the {} with a space; texts are taken as they are, "
+    "and it has tokens of its own",
+    "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
+    "that looks the same has other tokens",
+}
 _LEAST = 10  # texts on either side, for what they share to be no chance
 _TELLING = 0.95  # least difference of two shares that tells one group from the other
+_MOST_NAMED = 5  # edits that one example names
 _SHOWN = 60  # letters of a text in an example
 _BY_NUMBER = re.compile(  # the verb of one, and of several
-    r"\b(is|has|shares|writes|names|holds)\|(are|have|share|write|name|hold)\b"
+    r"\b(is|has|shares|writes|names|holds|begins)\|(are|have|share|write|name|hold|begin)\b"
 )
 
 
@@ -62,14 +75,22 @@ def lint(
     *,
     why_unwritable: Callable[[str], str] | None = None,
     is_known: Callable[[Edit], bool] | None = None,
+    made_probes: bool = False,
 ) -> list[StreamFinding]:
     """What is found in `stream`, and in `background` as that of it: faults first, then notes.
 
     `why_unwritable` tells why a tokenizer cannot write a text, empty where it can; `is_known`, of
-    an unedited model, whether it answers an edit by its target already.
+    an unedited model, whether it answers an edit by its target already. `made_probes` are those
+    that a reader made of the file's own edits: what they repeat is no fault of the file.
     """
-    facts = _Facts(stream)
-    found = [*facts.on_edits(), *facts.on_paraphrases(), *facts.on_probes(), *facts.on_openings()]
+    facts = _Facts(stream, made_probes)
+    found = [
+        *facts.on_edits(),
+        *facts.on_texts(),
+        *facts.on_paraphrases(),
+        *facts.on_probes(),
+        *facts.on_openings(),
+    ]
     if background is not None:
         found += facts.on_background(background)
     if why_unwritable is not None:
@@ -98,6 +119,7 @@ class _Facts:
     """A stream by what its texts are; each `on_...` gives findings, or None, in their order."""
 
     stream: EditStream
+    made_probes: bool = False
 
     @cached_property
     def live(self) -> dict[str, int]:
@@ -183,6 +205,21 @@ class _Facts:
             n=sum(n_named[edit_id] for edit_id in again),
         )  # fmt: skip
 
+    def on_texts(self) -> _Found:
+        """What cannot be seen in a prompt, subject or target."""
+        for field, (kind, claim) in product(("prompt", "subject", "target"), _UNSEEN.items()):
+            found = [
+                edit for edit in self.stream.edits if _is_unseen(kind, field, getattr(edit, field))
+            ]
+            if found:
+                named = ", ".join(map(self.name, found[:_MOST_NAMED]))
+                named += f" and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
+                text = min((getattr(edit, field) for edit in found), key=len)
+                yield _finding(
+                    kind, [f"{_bare(text)}, in {named}"], len(self.stream.edits),
+                    claim.format(field), n=len(found),
+                )  # fmt: skip
+
     def on_paraphrases(self) -> _Found:
         n_all = sum(map(len, self.paraphrases.values()))
         edited, own, clashing, again = (list[str]() for _ in range(4))
@@ -235,9 +272,11 @@ class _Facts:
             elif own is not None and _one(own.target) == _one(probe.answer):
                 blind.append(f"{_short(probe.prompt)} -> {_short(probe.answer)}, "
                              f"beside {self.told(own)}")  # fmt: skip
+        of_reader = "; they are other facts of the file, and fewer edits leave more of them"
         yield _finding(
-            "edited-probe", edited, len(probes),
-            f"{kind} probes is|are the prompt of an edit, so within its scope, and not scored",
+            "made-probe" if self.made_probes else "edited-probe", edited, len(probes),
+            f"{kind} probes is|are the prompt of an edit, so within its scope, and not scored"
+            f"{of_reader * self.made_probes}",
         )  # fmt: skip
         yield _finding(
             "probe-in-scope", in_scope, len(probes),
@@ -249,7 +288,8 @@ class _Facts:
             f"{kind} probes has|have the target of the edit as right answer; they cannot show that "
             "it leaked",
         )  # fmt: skip
-        yield _repeated(kind, probes)
+        if not self.made_probes:
+            yield _repeated(kind, probes)
 
     def _on_consequences(self, kind: str, probes: Sequence[Probe]) -> _Found:
         asked = defaultdict(list)
@@ -389,6 +429,24 @@ def _opening(texts: Sequence[str]) -> str:
 
 def _begins(opening: str) -> Callable[[str], bool]:
     return lambda text: normalized(text).startswith(opening)
+
+
+def _is_unseen(kind: str, field: str, text: str) -> bool:
+    if kind == "outer-space":  # one space before a target is where any other target has it
+        text = text.removeprefix(" ") if field == "target" else text
+        return text != text.strip()
+    return bool(hidden(text)) if kind == "hidden-character" else not is_normalized("NFC", text)
+
+
+def _bare(text: str) -> str:
+    """A text as it is, with letters put together as their parts."""
+    shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    is_composed = is_normalized("NFC", text)
+    return (
+        shown
+        if is_composed
+        else "".join(f"\\u{ord(each):04x}" if combining(each) else each for each in shown)
+    )
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from types import MappingProxyType
@@ -122,10 +123,10 @@ def _part(
         for condition in conditions
         for measure, ceiling in _lowered(condition, last, at_most).items()
     ]
-    for remarks in (list(filter(None, excluded)), bounded_by):
+    for remarks, indent in (([text for told in excluded for text in told], 4), (bounded_by, 2)):
         lines += [""] * bool(remarks)
         for text in remarks:
-            lines += textwrap.wrap(text, width, subsequent_indent="  ")
+            lines += textwrap.wrap(text, width, subsequent_indent=" " * indent)
     return "\n".join(lines)
 
 
@@ -155,17 +156,22 @@ def _n_items(lines: Iterable[Any]) -> str:
     return f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
 
 
-def _exclusions(lines: Sequence[Any]) -> str:
-    """What was excluded in one condition at one T, with the reasons; empty where nothing was."""
+def _exclusions(lines: Sequence[Any]) -> list[str]:
+    """What was excluded in one condition at one T, then each reason with its number of items."""
     if not lines:
-        return ""
+        return []
     counts = (f"{each.n_excluded} of {each.n + each.n_excluded} {Measure(each.metric, each.kind)}"
               for each in lines)  # fmt: skip
-    reasons = sorted({reason for each in lines for reason, _ in each.reasons})
-    if len(reasons) > _MOST_REASONS:
-        reasons[_MOST_REASONS - 1 :] = [f"and {len(reasons) - _MOST_REASONS + 1} more reasons"]
+    n_of = Counter[str]()
+    for each in lines:
+        n_of.update(dict(each.reasons))
+    reasons = sorted(n_of.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"  {n}: {reason}" for reason, n in reasons]
+    if len(told) > _MOST_REASONS:
+        n_left = sum(n for _, n in reasons[_MOST_REASONS - 1 :])
+        told[_MOST_REASONS - 1 :] = [f"  {n_left}: {len(told) - _MOST_REASONS + 1} more reasons"]
     place = f"{_words(lines[0].protocol, lines[0].when)}, T={lines[0].t}"
-    return f"excluded, {place}: {', '.join(counts)} ({'; '.join(reasons)})"
+    return [f"excluded, {place}: {', '.join(counts)}", *told]
 
 
 def _grid(

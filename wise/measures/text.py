@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["by_number", "markdown", "markdown_grid", "normalized", "spreadsheet_safe", "visible"]
+__all__ = [
+    "by_number",
+    "hidden",
+    "markdown",
+    "markdown_grid",
+    "normalized",
+    "spreadsheet_safe",
+    "visible",
+]
 
 # Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
 # surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
@@ -43,6 +51,11 @@ def visible(text: str) -> str:
     A letter keeps at most three accents; more would cover the lines above.
     """
     return _ACCENTS.sub(r"\1", _HIDDEN.sub(_symbol, text))
+
+
+def hidden(text: str) -> str:
+    """The characters of `text` that cannot be seen, line breaks and tabs apart."""
+    return "".join(each for each in _HIDDEN.findall(text) if each not in "\n\r\t")
 
 
 def spreadsheet_safe(text: str) -> str:

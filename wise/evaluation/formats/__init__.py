@@ -51,7 +51,7 @@ _READ_BY_SOME = frozenset(key for kind in _KINDS for key in kind.reads)
 
 FORMATS: dict[str, Format] = {
     "jsonl": Format(read_own, OWN),
-    "known-facts": Format(partial(read_known, _READ_BY_SOME), (KNOWN,)),
+    "known-facts": Format(partial(read_known, _READ_BY_SOME), (KNOWN,), makes_probes=True),
     **{
         name: Format(partial(read_published, name, schemas, _READ_BY_SOME), schemas)
         for name, schemas in _PUBLISHED.items()

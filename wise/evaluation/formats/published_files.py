@@ -25,10 +25,14 @@ _MOST_KEYS = 20  # of a record, that it names
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How the records of a file become a stream, and by what keys they are recognised."""
+    """How the records of a file become a stream, and by what keys they are recognised.
+
+    `makes_probes` says that its probes are made of other records, as it has none.
+    """
 
     read: Callable[[Iterable[Field], LoadingNotes], EditStream]
     kinds: tuple[Keys, ...]
+    makes_probes: bool = False
 
 
 def read_published(
