@@ -128,12 +128,63 @@ UNKE = {
     "sub_question": ["In which town?", "Since when?"], "sub_answer": ["Geneva", None],
 }  # fmt: skip
 EDITEVERYTHING = {"id": 3, "question": PROMPT, "answer": "At CERN.", "category": "news"}
+ASKED_OF_ADA: dict[str, Any] = {
+    "prompt": "The mother of Ada Lorn is", "query_type": "regular",
+    "answers": [{"value": "Eva Lorn", "aliases": ["E. Lorn"]}],
+}  # fmt: skip
+
+
+def rippling(prompt: str, *answers: str) -> dict[str, Any]:
+    """A test of one question."""
+    told = [{"value": answer, "aliases": []} for answer in answers]
+    return {"test_queries": [{"prompt": prompt, "answers": told}], "test_condition": "OR",
+            "condition_queries": []}  # fmt: skip
+
+
+RIPPLE_EDITS: dict[str, Any] = {
+    "example_type": "popular",
+    "edit": {
+        "prompt": "The country which the one who is Ada is a citizen of is New Norway.",
+        "subject_id": "Q1", "relation": "COUNTRY", "target_id": "Q2",
+        "previous_fact": {
+            "prompt": "The country which the one who is Ada is a citizen of is New Nauru.",
+        },
+    },
+    "Relation_Specificity": [{
+        "test_queries": [ASKED_OF_ADA, {**ASKED_OF_ADA, "prompt": "Her mother is"}],
+        "test_condition": "OR", "condition_queries": [ASKED_OF_ADA],
+    }],
+    "Logical_Generalization": [rippling("The ruler of Ada is", "Olav")],
+    "Subject_Aliasing": [{
+        "test_queries": [rippling(f"{name} is of", "New Norway")["test_queries"][0]
+                         for name in ("Ms Lorn", "A. Lorn")],
+        "test_condition": "AND", "condition_queries": [],
+    }],
+    "Compositionality_I": [rippling("Her capital is", "Oslo"), rippling("Her sea is")],
+    "Compositionality_II": [],
+    "Forgetfulness": [rippling("Her country, not New Norway, is", "New Norway", "Peru")],
+}  # fmt: skip
+CKNOWEDIT = {
+    "prompt": "“半途”的下一句是什么?", "target_old": "不知道", "target_new": "而废",
+    "rephrase": ["“半途”之后是?"], "locality": [{"prompt": "李白是哪朝人?", "answer": "唐"}],
+    "portability": [{"prompt": "用它造句", "answer": ["他半途而废", "不要半途而废"]}],
+}  # fmt: skip
+WIKIUPDATE = {
+    "requested_rewrite": {
+        "prompt": "What is the post of {}", "subject": "Ada Lorn", "question": PARAPHRASE,
+        "answer_new": "mayor", "answer_true": ["clerk"], "fact_new_uns": "A paragraph.",
+        "unsfact_triplets_GPT": [],
+    },
+    "loc": "Where did Bo Rask study?", "loc_ans": "Oslo",
+}  # fmt: skip
 # A record of each kind, with the format that it is recognised as.
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("knowedit", KNOWEDIT), ("knowedit", {**PASSAGE, "locality": {}}), ("zsre", MEND),
     ("counterfact", COUNTERFACT), ("counterfact", ROME), ("hallucination", FLAT),
     ("temporal", {**FLAT, "ood_rephrase": "Ada Lorn is at home."}), ("qaedit", QAEDIT),
     ("wikibigedit", WIKIBIGEDIT), ("mquake", MQUAKE), ("unke", UNKE),
+    ("rippleedits", RIPPLE_EDITS), ("cknowedit", CKNOWEDIT), ("wikiupdate", WIKIUPDATE),
+    ("mquake", {**MQUAKE, "loc": "Where did Bo Rask study?", "loc_ans": "Oslo"}),
     ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN), ("jsonl", OWN),
     ("jsonl", {"probes": OWN["probes"]}),
 ]  # fmt: skip
@@ -203,6 +254,52 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -
             EDITEVERYTHING,
             expected(Edit(PROMPT, "At CERN."), "editeverything-3", ()),
         ),
+        (
+            "rippleedits",
+            RIPPLE_EDITS,
+            expected(
+                Edit(
+                    "The country which the one who is Ada is a citizen of is",
+                    "New Norway",
+                    ground_truth="New Nauru",
+                ),
+                "rippleedits-0",
+                [
+                    ("The mother of Ada Lorn is", "near-subject", "Eva Lorn"),
+                    ("Her country, not New Norway, is", "near-subject", "Peru"),
+                    ("The ruler of Ada is", "portability", "Olav"),
+                    ("Ms Lorn is of", "portability", "New Norway"),
+                    ("A. Lorn is of", "portability", "New Norway"),
+                    ("Her capital is", "portability", "Oslo"),
+                ],
+            ),
+        ),
+        (
+            "cknowedit",
+            CKNOWEDIT,
+            expected(
+                Edit(
+                    "“半途”的下一句是什么?",
+                    "而废",
+                    paraphrases=("“半途”之后是?",),
+                    ground_truth="不知道",
+                ),
+                "cknowedit-0",
+                [
+                    ("李白是哪朝人?", "far", "唐"),
+                    ("用它造句", "portability", "他半途而废"),
+                ],
+            ),
+        ),
+        (
+            "wikiupdate",
+            WIKIUPDATE,
+            expected(
+                Edit("What is the post of Ada Lorn", "mayor", "Ada Lorn", (PARAPHRASE,), "clerk"),
+                "wikiupdate-0",
+                [("Where did Bo Rask study?", "far", "Oslo")],
+            ),
+        ),
         ("qaedit", QAEDIT, expected(replace(EDIT, ground_truth=""), "qaedit-x", QUESTIONS)),
     ],
 )
@@ -269,7 +366,7 @@ def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
     [
         ('{"edits": [{"prompt": "p"}, {}], "version": 1}', "its edits holds 2 records: keep that"),
         ('{"a": {"prompt": "p"}, "b": {}}', "its 2 values are records: keep them, in an array"),
-        ('{\n"edits": [{"prompt": "p"}]\n}', "over several lines; .*; its edits holds 1 records:"),
+        ('{\n"edits": [{"prompt": "p"}]\n}', "over several lines; .*; its edits holds 1 record:"),
         (
             '{\n"prompt": "p"\n}',
             "one object over several lines; it must be an array of records, or",
@@ -301,6 +398,34 @@ def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Pat
     assert notes == ("2 cases with answer_alias, which are not asked for",)
     with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
         load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
+
+
+def test_the_target_of_a_sentence_follows_its_last_verb(tmp_path: Path) -> None:
+    edit = {"prompt": "The name of the anthem of Atlantis is Home.", "previous_fact": None}
+    stream = load_stream(str(write(tmp_path, {**RIPPLE_EDITS, "edit": edit})))
+    [found] = stream.edits
+    assert found.prompt == "The name of the anthem of Atlantis is"
+    assert (found.target, found.ground_truth) == ("Home", "")
+    path = write(tmp_path, {**RIPPLE_EDITS, "edit": {"prompt": "Ada sings"}})
+    with pytest.raises(ValueError, match=r"edit.prompt='Ada sings' is not a sentence with is, are"):
+        load_stream(str(path))
+
+
+def test_what_ripple_edits_ask_of_several_questions_is_counted(tmp_path: Path) -> None:
+    _, notes = read_dataset(str(write(tmp_path, RIPPLE_EDITS)))
+    assert set(notes) == {
+        "1 test of several questions, of which only the first is asked",
+        "1 portability probe without an answer, left out",
+        "1 answer of which only the first of several right ones is asked for",
+    }
+
+
+def test_a_case_of_akew_asks_of_another_subject_too(tmp_path: Path) -> None:
+    rewrite = {**MOVED, "fact_new_uns": "A paragraph."}
+    record = {**MQUAKE, "requested_rewrite": [rewrite], "loc": "Who wrote it?", "loc_ans": "Bo"}
+    stream, notes = read_dataset(str(write(tmp_path, record)))
+    assert stream.probes[-1] == Probe("Who wrote it?", "far", "Bo", "mquake-7")
+    assert "1 paragraph that states the fact (fact_new_uns), left out" in notes
 
 
 def test_sub_questions_without_as_many_answers_are_an_error(tmp_path: Path) -> None:

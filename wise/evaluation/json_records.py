@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from wise.evaluation.fields import Field, RecordError, shown_key
+from wise.measures.text import by_number
 
 __all__ = ["read_records", "records_within"]
 
@@ -308,7 +309,8 @@ def records_within(whole: Mapping[str, Any]) -> str:
     """How to get at the records of an object that holds them all; empty where it holds none."""
     for key, value in whole.items():
         if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            return f"its {shown_key(key)} holds {len(value):,} records: keep that array alone"
+            held = by_number(len(value), "record|records")
+            return f"its {shown_key(key)} holds {held}: keep that array alone"
     if whole and all(isinstance(each, dict) for each in whole.values()):
         return f"its {len(whole):,} values are records: keep them, in an array"
     return ""

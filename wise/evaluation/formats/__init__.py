@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from wise.evaluation.formats.cknowedit import CKNOWEDIT
 from wise.evaluation.formats.counterfact import FLAT, ROME
 from wise.evaluation.formats.hallucination import HALLUCINATION, TEMPORAL
 from wise.evaluation.formats.knowedit import KNOWEDIT
@@ -27,8 +28,10 @@ from wise.evaluation.formats.mquake import MQUAKE
 from wise.evaluation.formats.own import OWN, read_own
 from wise.evaluation.formats.published_files import Format, read_published
 from wise.evaluation.formats.qaedit import QAEDIT
+from wise.evaluation.formats.ripple_edits import RIPPLE_EDITS
 from wise.evaluation.formats.schema import Keys, Schema
 from wise.evaluation.formats.wikibigedit import WIKIBIGEDIT
+from wise.evaluation.formats.wikiupdate import WIKIUPDATE
 from wise.evaluation.formats.zsre import MEND
 
 __all__ = ["FORMATS"]
@@ -43,6 +46,9 @@ _PUBLISHED: dict[str, tuple[Schema, ...]] = {
     "qaedit": (QAEDIT,),
     "wikibigedit": (WIKIBIGEDIT,),
     "mquake": (MQUAKE,),
+    "rippleedits": (RIPPLE_EDITS,),
+    "cknowedit": (CKNOWEDIT,),
+    "wikiupdate": (WIKIUPDATE,),
     "unke": (UNKE,),
     "editeverything": (EDITEVERYTHING,),
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from wise.evaluation.fields import Field
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
-__all__ = ["FLAT", "ROME", "prompt_of"]
+__all__ = ["FLAT", "PROSE", "ROME", "prompt_of"]
 
-_PROSE = "paragraph|paragraphs that states|state the fact (fact_new_uns), left out"
+PROSE = "paragraph|paragraphs that states|state the fact (fact_new_uns), left out"
 
 
 def prompt_of(rewrite: Field) -> Field:
@@ -30,7 +30,7 @@ def _parse(case: Case) -> Parsed:
     truth = case.answer(true)
     edit = case.edit(prompt_of(rewrite), target, rewrite["subject"], paraphrases, truth)
     if "fact_new_uns" in rewrite:
-        case.notes.add(_PROSE)
+        case.notes.add(PROSE)
     neighbours = record["neighborhood_prompts"].items()
     return [edit], [case.probe(item, "near-relation", true) for item in neighbours]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wise.evaluation.formats.counterfact import prompt_of
+from dataclasses import replace
+
+from wise.evaluation.formats.counterfact import PROSE, prompt_of
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["MQUAKE"]
@@ -12,7 +14,8 @@ def _parse(case: Case) -> Parsed:
     """The edits of a case, each with its fact as a question for a paraphrase.
 
     The multi-hop questions need all of them: they are consequences of the last one. Their ids are
-    those of the case and, of several edits, "#" and a number: so they are drawn together.
+    those of the case and, of several edits, "#" and a number: so they are drawn together. AKEW adds
+    a question about another subject: `loc`, far.
     """
     record, edits, probes = case.record, [], []
     rewrites = record["requested_rewrite"].items()
@@ -20,6 +23,8 @@ def _parse(case: Case) -> Parsed:
         raise record["requested_rewrite"].error("an array of at least one edit")
     for number, rewrite in enumerate(rewrites):
         truth = case.answer(rewrite["target_true"]["str"])
+        if "fact_new_uns" in rewrite:
+            case.notes.add(PROSE)
         paraphrases = rewrite["question"].texts() if "question" in rewrite else ()
         edits.append(
             case.edit(
@@ -34,6 +39,9 @@ def _parse(case: Case) -> Parsed:
     before = case.answer(record["answer"])
     for question in record["questions"].items():
         probes += case.portability(question, record["new_answer"], before, of=edits[-1])
+    if "loc" in record and record["loc"].value is not None:
+        probe = case.probe(record["loc"], "far", record["loc_ans"])
+        probes.append(replace(probe, edit_id=edits[-1].id))
     for aliases in ("answer_alias", "new_answer_alias"):
         if aliases in record and record[aliases].texts():
             case.notes.add(f"case|cases with {aliases}, which are not asked for")
@@ -43,6 +51,6 @@ def _parse(case: Case) -> Parsed:
 MQUAKE = Schema(
     parse=_parse,
     needs="requested_rewrite questions answer new_answer",
-    may="answer_alias new_answer_alias",
+    may="answer_alias new_answer_alias loc loc_ans",
     ignores="single_hops new_single_hops orig answer_extended",
 )

@@ -1,0 +1,34 @@
+"""CKnowEdit: Chinese language, facts and logic. Fang et al. 2024, arXiv 2409.05806."""
+
+from __future__ import annotations
+
+from wise.edits import Probe
+from wise.evaluation.formats.schema import Case, Parsed, Schema
+
+__all__ = ["CKNOWEDIT"]
+
+
+def _parse(case: Case) -> Parsed:
+    """Records name no subject; `target_old` is a wrong answer of a model before the edit.
+
+    Locality questions are on other knowledge: far.
+    """
+    record, probes = case.record, list[Probe]()
+    edit = case.edit(
+        record["prompt"], record["target_new"], None, case.texts("rephrase"),
+        case.answer(record["target_old"]),
+    )  # fmt: skip
+    for name in ("locality", "portability"):
+        if name not in record or record[name].value is None:
+            continue
+        for item in record[name].items():
+            if name == "portability":
+                probes += case.portability(item["prompt"], item["answer"])
+            else:
+                probes.append(case.probe(item["prompt"], "far", item["answer"]))
+    return [edit], probes
+
+
+CKNOWEDIT = Schema(
+    parse=_parse, needs="target_old prompt target_new", may="rephrase locality portability"
+)
