@@ -28,6 +28,7 @@ if sys.platform != "win32":
 __all__ = ["Surroundings", "full_disk", "random_states", "undisturbed"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CAPTURING = "transformers.utils.output_capturing"  # its hooks do nothing unless they are asked to
 _OF_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map",
                  "chat_template", "vocab_size")  # fmt: skip
 
@@ -53,8 +54,14 @@ def _edited(model: nn.Module) -> Iterator[tuple[str, object]]:
         yield f"type of module {name or 'model'}", type(module)
         for kind in _HOOKS:
             hooks = kind.strip("_").replace("_", " ")
-            yield f"number of {hooks} on module {name or 'model'}", len(vars(module)[kind])
+            own = [each for each in vars(module)[kind].values() if not _stays_idle(each)]
+            yield f"number of {hooks} on module {name or 'model'}", len(own)
         yield f"forward of module {name or 'model'}", vars(module).get("forward")
+
+
+def _stays_idle(hook: object) -> bool:
+    """Whether transformers left this hook: a first forward with `output_hidden_states` does so."""
+    return getattr(hook, "__module__", None) == _CAPTURING
 
 
 def _kept(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
 from fixtures.tiny import tiny_model
 from properties.surroundings import Surroundings
@@ -27,3 +28,14 @@ def test_a_changed_list_is_told_by_what_only_one_has(
     before = Surroundings.of(model)
     monkeypatch.setattr(sys, "path", later)
     assert before.change_to(Surroundings.of(model)) == words
+
+
+def test_a_forward_that_shows_its_hidden_states_leaves_no_hook_to_tell_of() -> None:
+    model = tiny_model("llama")
+    before = Surroundings.of(model)
+    model(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert not before.change_to(Surroundings.of(model))
+    model.model.layers[0].register_forward_hook(lambda _module, _args, _output: None)
+    assert before.change_to(Surroundings.of(model)) == (
+        "the number of forward hooks on module model.layers.0, from 0 to 1"
+    )
