@@ -14,7 +14,7 @@ from wise.evaluation.lint import lint
 from wise.evaluation.lint_text import brief_lines
 from wise.measures.ceilings import Ceiling, TextReading, ceilings, pooled
 from wise.measures.estimates import Measure
-from wise.measures.text import normalized
+from wise.measures.text import by_number, normalized
 from wise.measures.verdicts import RELATIVE
 
 __all__ = ["check_thresholds", "fault_lines", "n_edits_of"]
@@ -90,6 +90,7 @@ def check_thresholds(
         name = above[0]
         raise ValueError(
             f"--threshold={name}={thresholds[name]:g} is above {float(best[name].share):.4g}, the "
-            f"most that any editor can reach on {stream.name} after {len(stream.edits)} edits: "
+            f"most that any editor can reach on {stream.name} after "
+            f"{by_number(len(stream.edits), 'edit|edits')}: "
             f"{best[name].reason}; --threshold={name}=VALUE lowers it"
         )

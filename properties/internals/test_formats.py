@@ -530,6 +530,25 @@ def test_unlike_mistakes_are_told_apart_with_the_numbers_of_the_first(tmp_path: 
     ]  # fmt: skip
 
 
+def test_a_key_that_is_not_read_is_asked_back_where_it_nearly_is_one_that_lacks(
+    tmp_path: Path,
+) -> None:
+    record = {key: value for key, value in KNOWEDIT.items() if key != "ground_truth"}
+    path = write(tmp_path, {**record, "ground_truht": "MIT", "target_old": "MIT"} | {"extra": 1})
+    with pytest.raises(ValueError, match="target_old='MIT' is not read here"):
+        read_dataset(f"knowedit:{path}")
+    path = write(tmp_path, {**record, "ground_truht": "MIT", "extra": 1})
+    _, notes = read_dataset(f"knowedit:{path}")
+    assert notes[-1] == (
+        "1 record with keys that are not read: 'extra', 'ground_truht' (did you mean ground_truth?)"
+    )
+
+
+def test_a_format_that_nearly_is_one_is_asked_back(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'zrse' is no format; did you mean zsre\?"):
+        load_stream(f"zrse:{write(tmp_path, MEND)}")
+
+
 def test_known_facts_become_edits_to_the_answer_of_another(tmp_path: Path) -> None:
     other = {**KNOWN, "known_id": 4, "subject": "Ford", "attribute": "Ford",
              "prompt": "Ford is owned by"}  # fmt: skip

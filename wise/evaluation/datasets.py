@@ -24,6 +24,7 @@ from wise.evaluation.formats.own import write_jsonl
 from wise.evaluation.formats.published_files import recognised
 from wise.evaluation.json_records import read_records
 from wise.evaluation.loading_notes import LoadingNotes
+from wise.measures.text import by_number
 
 __all__ = [
     "FORMATS",
@@ -118,7 +119,8 @@ def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = N
     """
     n_all = len(whole.edits)
     if n_edits is not None and not 0 <= n_edits <= n_all:
-        raise ValueError(f"n_edits={n_edits} is outside 0..{n_all}: {whole.name} has {n_all} edits")
+        held = by_number(n_all, "edit|edits")
+        raise ValueError(f"n_edits={n_edits} is outside 0..{n_all}: {whole.name} has {held}")
     order: Sequence[int] = range(n_all)
     if seed is not None:
         cases = [list(case) for _, case in groupby(order, key=lambda i: _case(whole, i))]

@@ -17,6 +17,7 @@ _PLAIN_KEY = re.compile(r"[\w./()-][\w ./()-]{0,59}")
 _VALUE = re.compile(r"""=?('(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\([\d, ]*\))""")
 _INDEX = re.compile(r"\[\d+\]")
 _NUMBER = re.compile(r"\b\d+\b")
+_NEAR = 0.75  # of two words, what share of their letters is in both, in order
 _MOST_KEYS = 20  # that an error lists
 _MOST_SHOWN = 90  # characters of a value
 _LONGEST = 300  # characters of another class's error
@@ -43,7 +44,7 @@ def shown_key(key: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` did you mean prompt?`, of the known word that is nearest; empty where none is near."""
-    near = get_close_matches(word.casefold(), sorted(known), n=1)
+    near = get_close_matches(word.casefold(), sorted(known), n=1, cutoff=_NEAR)
     return f" did you mean {near[0]}?" if near else ""
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from wise.evaluation.fields import BlankTextError, RecordError, shown_key
+from wise.evaluation.fields import BlankTextError, RecordError, did_you_mean, shown_key
 from wise.measures.text import by_number
 
 __all__ = ["COUNTED", "LoadingNotes", "NothingLeftError", "to_go_on"]
@@ -30,6 +30,7 @@ class LoadingNotes:
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.counts = Counter[str]()
         self._unread, self._n_with_unread = Counter[str](), 0
+        self._meant = dict[str, str]()  # by key that is not read
         self._bad: dict[str, list[RecordError]] = {}  # by reason
         self._blank: dict[str, list[RecordError]] = {}
         self._skip_bad = skip_bad
@@ -38,9 +39,10 @@ class LoadingNotes:
         """Count `n` of what `note` says; of `record|records` it tells one or the other, by n."""
         self.counts[note] += n
 
-    def unread(self, keys: Iterable[str]) -> None:
-        """Keys of a record that no format reads."""
+    def unread(self, keys: Iterable[str], lacking: Iterable[str] = ()) -> None:
+        """Keys of a record that no format reads; each may be one of those that it lacks."""
         found = list(keys)
+        self._meant.update({key: did_you_mean(key, lacking) for key in found})
         self._unread.update(found)
         self._n_with_unread += bool(found)
 
@@ -60,6 +62,10 @@ class LoadingNotes:
                     for error in errors]  # fmt: skip
         return NothingLeftError(left_out, self.lines()) if left_out else None
 
+    def _shown(self, key: str) -> str:
+        meant = self._meant[key].strip()
+        return f"{shown_key(key)!r}" + f" ({meant})" * bool(meant)
+
     def lines(self) -> list[str]:
         """How often each holds: bad records first, each kind with the first of them."""
         told = []
@@ -75,7 +81,7 @@ class LoadingNotes:
             what = by_number(len(errors), f"record|records with a blank {field}, left out")
             told.append(f"{what}: {_numbers(errors)}")
         if self._unread:
-            keys = [repr(shown_key(key)) for key, _ in self._unread.most_common(_MOST_KEYS)]
+            keys = [self._shown(key) for key, _ in self._unread.most_common(_MOST_KEYS)]
             more = f" and {len(self._unread) - len(keys)} more" * (len(self._unread) > len(keys))
             what = by_number(self._n_with_unread, "record|records with keys that are not read")
             told.append(f"{what}: {', '.join(keys)}{more}")

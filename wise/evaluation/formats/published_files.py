@@ -107,7 +107,7 @@ def check_keys(
     for key in others:
         if key in read_by_some:
             raise record[key].error(f"read here: this {name} has {', '.join(sorted(known))}")
-    notes.unread(others)
+    notes.unread(others, known - record.members().keys())
     return found[0]
 
 
