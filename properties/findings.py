@@ -63,14 +63,20 @@ def require(holds: bool, message: str) -> None:
         raise Broken(message)
 
 
-def take_back(editor: Editor, edits: Sequence[Edit]) -> None:
-    """Remove `edits`, which are in force, if the editor can; Broken where it refuses."""
+def take_back(editor: Editor, edits: Sequence[Edit], since: str = "") -> None:
+    """Remove `edits`, which are in force, if the editor can; Broken where it refuses.
+
+    `since` says what else was done after they were made.
+    """
     if isinstance(editor, Erasable):
         try:
             editor.remove(edits)
         except (KeyError, ValueError) as error:
             what = ", ".join(repr(edit.prompt) for edit in edits)
-            raise Broken(f"the edit of {what} was made, and cannot be removed: {error}") from error
+            since = f", {since}" if since else ""
+            raise Broken(
+                f"the edit of {what} was made{since}, and cannot be removed by its prompt: {error}"
+            ) from error
 
 
 def tolerance(logits: Tensor) -> float:

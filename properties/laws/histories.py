@@ -140,6 +140,14 @@ def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
     return walk
 
 
+def _told(turn: _Turn) -> str:
+    """A call that is refused, in words."""
+    if turn.method == "remove":
+        return f"a removal of {turn.edits[-1].prompt!r}, which is not in force,"
+    return (f"a turn of {len(turn.edits)} edits with a target beyond the context for "
+            f"{turn.edits[-1].prompt!r}")  # fmt: skip
+
+
 @dataclass
 class _Course:
     """An editor and what has become of it.
@@ -191,10 +199,11 @@ class _Histories:
 
     @cached_property
     def asked(self) -> list[str]:
-        """The prompts of all edits, a paraphrase of one, and a prompt out of scope."""
-        edits = _facts(self.bench)
+        """The prompts of all edits, a paraphrase of A and one of C and D, and one out of scope."""
+        edits, wordings = _facts(self.bench), self.bench.wordings
+        a, _, c, _ = self.bench.edits()
         far = [probe.prompt for probe in self.bench.stream.probes if probe.kind == "far"]
-        others = [*self.bench.wordings[edits[0].prompt][:1], *far[:1]]
+        others = [*wordings[a.prompt][:1], *wordings[c.prompt][1:2], *far[:1]]
         return list(dict.fromkeys([*(edit.prompt for edit in edits), *others]))
 
     @cached_property
@@ -247,7 +256,8 @@ class _Histories:
             require_same(found, self.expected(course.made), f"{what}, an editor is {as_if}")
         elif call == "refused calls":
             for refused in self.refusals:
-                require(course.is_refused(refused), f"{what}, what was refused is accepted")
+                require(course.is_refused(refused), f"{what}, {_told(refused)} is accepted, which "
+                        "an editor without edits refuses")  # fmt: skip
         elif call == "reset":
             editor.reset()
             course.made = ()

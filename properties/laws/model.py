@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -66,10 +66,12 @@ def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
 
 
 def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
-    """Beside editors of less background, and of other weights under one name, an editor is itself.
+    """Beside editors of less background, of other weights under one name, and of another layer, an
+    editor is itself.
 
     They are alive at once, and each has computed for its edit what it computes of a model: none is
-    changed by a later one, and a further editor of the first kind is as the first was alone.
+    changed by a later one, and a further editor of the first kind is as the first was alone. Where
+    they share a cache, each is as one without it.
     """
     (edit,), batch = bench.edits(1), bench.batch(bench.few_prompts)
     less = replace(bench, background=Background(bench.background.texts[:_N_TEXTS]))
@@ -77,25 +79,44 @@ def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
     def asked(editor: Editor) -> Tensor:
         return editor.logits(batch.input_ids, batch.attention_mask)[:, -1].clone()
 
-    editors = {"": bench.editor([edit])}
-    expected = [asked(editors[""])]
-    for which, given, model in (
-        (" of less background", less, None),
-        (" of other weights under the same name", less, bench.tuned_model()),
-    ):
-        editors[which] = given.editor([edit], model=model)
-        expected.append(asked(editors[which]))
-    editors[" made once more"] = bench.editor([edit])
-    expected.append(expected[0])
-    for (which, editor), alone in zip(editors.items(), expected, strict=True):
-        own = asked(editor)
-        n_apart = int((own != alone).any(-1).sum())
+    def require_equal(which: str, found: Tensor, needed: Tensor, when: str) -> None:
+        n_apart = int((found != needed).any(-1).sum())
         require(
             not n_apart,
-            f"an editor{which} is not as it was before others of its class were edited: logits of "
-            f"{n_apart} of {len(own)} prompts differ by {float((own - alone).abs().max()):.1e}; "
-            "needed: what is kept of a model or a background is kept for these alone, by content",
+            f"an editor{which} is not as {when}: logits of {n_apart} of {len(found)} prompts "
+            f"differ by {float((found - needed).abs().max()):.1e}; needed: what is kept of a "
+            "model, a layer or a background is kept for these alone, by content",
         )
+
+    kinds: dict[str, Callable[..., Editor]] = {
+        "": partial(bench.editor, [edit]),
+        " of less background": partial(less.editor, [edit]),
+        " of other weights under the same name": lambda **options: less.editor(
+            [edit], model=bench.tuned_model(), **options
+        ),
+    }
+    if (layer := _another_layer(bench)) is not None:
+        kinds[f" of layer {layer}"] = partial(less.editor, [edit], layer=layer)
+    editors = {which: make() for which, make in kinds.items()}
+    expected = {which: asked(editor) for which, editor in editors.items()}
+    again = " made once more"
+    editors[again], expected[again] = bench.editor([edit]), expected[""]
+    for which, editor in editors.items():
+        when = "it was before others of its class were edited"
+        require_equal(which, asked(editor), expected[which], when)
+    if takes(bench.factory, "cache"):
+        for which in [*kinds][2:]:
+            when = "without the cache that it shares with others of its class"
+            require_equal(which, expected[which], asked(kinds[which](cache=None)), when)
+
+
+def _another_layer(bench: Bench) -> int | None:
+    """A layer that the factory can be given, and does not choose by itself; None without one."""
+    editor = bench.example
+    if not isinstance(editor, Layered) or not takes(bench.factory, "layer"):
+        return None
+    layer = 0 if editor.layer else 1
+    return layer if layer < LanguageModel(bench.loaded.model).n_layers else None
 
 
 def check_another_process_gives_the_same_editor(bench: Bench) -> None:

@@ -259,7 +259,7 @@ def check_removing_an_edit_brings_back_no_earlier_one(bench: Bench) -> None:
                "a record with its prompt alone": Edit(one.prompt, three.target)}  # fmt: skip
     for what, record in records.items():
         editor = bench.editor([three, one, last])
-        take_back(editor, [record])
+        take_back(editor, [record], f"edited anew, named by {what}")
         require_same_answers(
             snapshot(bench, editor, expected.prompts), expected,
             f"the edit of {one.prompt!r} to {one.target!r} and then to {last.target!r} was removed "
