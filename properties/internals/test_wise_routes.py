@@ -1,4 +1,4 @@
-"""Laws of `wise.editors.wise.gate`: a row's route is its own and made once, from its prompt."""
+"""Laws of `wise.editors.gated`: a row's route is its own and made once, from its prompt."""
 
 from __future__ import annotations
 

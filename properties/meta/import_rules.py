@@ -100,6 +100,7 @@ RULES = (
             "wise.lm",
             "wise.editors.wise",
             "wise.editors.base",
+            "wise.editors.gated",
             "wise.editors.kept",
             "wise.editors.options",
             "wise.editors.router",
