@@ -28,7 +28,8 @@ def model_prefixes(
     """`n` sequences of `length` tokens sampled from the model; the first token is uniform.
 
     Several lengths, and the texts in `starts`, are used in turn. No special token is drawn. Source:
-    WISE section 3.1 ("random token sequences of length 10").
+    WISE section 3.1 ("random token sequences of length 10"). Raises ValueError where the model's
+    logits are not finite.
     """
     if not n:
         return ()
@@ -47,6 +48,8 @@ def model_prefixes(
                 row[0] = ids[place]
         tokens = torch.cat([tokens, drawn], dim=1)
         logits = lm.model(input_ids=tokens.to(lm.device), use_cache=False).logits[:, -1]
+        if not logits.isfinite().all():
+            raise ValueError("the model's logits are not finite: are all of its weights numbers?")
         logits = logits.float().cpu()
     rows = zip(tokens.tolist(), cycle(lengths), strict=False)
     texts = tokenizer.batch_decode([row[:end] for row, end in rows])
