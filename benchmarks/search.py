@@ -122,6 +122,16 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "radius": _log(0.6, 0.1, 2.0), "lr": _log(0.5, 0.05, 2.0), "n_steps": _whole(200, 50, 300),
         "value_init": _one_of("warm", "cold"),
     },
+    "horen": {
+        "share": _share(0.05, 0.05, 1.0), "threshold": _share(0.7, 0.3, 0.95),
+        "pull": _share(0.1, 0.0, 0.5), "lr": _log(0.5, 0.05, 2.0),
+        "n_steps": _whole(200, 50, 300),
+    },
+    "memoir": {
+        "share": _share(0.7, 0.1, 0.9), "threshold": _share(0.8, 0.2, 0.95),
+        "lr": _log(5.0, 0.5, 20.0), "n_steps": _whole(30, 10, 60),
+        "early_stop": _log(0.005, 0.001, 0.05),
+    },
     "ike": {
         "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
         "style": _one_of("plain", "ike"),

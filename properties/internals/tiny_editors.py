@@ -59,6 +59,8 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "locft-bf": ("locft-bf", dict(_TUNED, batch_size=1)),
     "grace": ("grace", _CODEBOOK),
     "grace everywhere": ("grace", dict(_CODEBOOK, radius=1e6, replacement="prompt")),
+    "horen": ("horen", dict(layer=1, lr=0.3, n_steps=20)),
+    "memoir": ("memoir", dict(layer=1, n_prefixes=2, prefix_length=3, n_steps=10)),
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
 }

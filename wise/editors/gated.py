@@ -5,6 +5,7 @@ The main memory is never written to: an open memory's change is added to the out
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -22,7 +23,7 @@ from wise.lm import hooks
 from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import Batch, last_column
 
-__all__ = ["Gate", "GatedBase"]
+__all__ = ["Gate", "GatedBase", "threshold_among"]
 
 C = TypeVar("C", bound=Any)
 S = TypeVar("S", bound=Any)
@@ -35,8 +36,9 @@ class Gate:
     Rows of the main memory keep their bits. With several memories there is one
     synchronisation with the host, to group the rows by memory.
 
-    span: the tokens that an open memory changes: every one of its "row", or the "answer" alone,
-        from the last prompt token on, where the memory answers as for its own edit's prompt.
+    span: the tokens that an open memory changes: every one of its "row"; the "last" of the prompt
+        alone; or the "answer", from there on, where the memory answers as for its own edit's
+        prompt.
     """
 
     router: RouterBase
@@ -74,12 +76,17 @@ class Gate:
         is_step: they hold tokens of the answer alone, as what stands before them is cached.
         """
         change = memory.change(inputs[rows])
-        if self.span == "row" or is_step:
+        if self.span == "row":
             return change
+        if is_step:
+            return change if self.span == "answer" else torch.zeros_like(change)
         copies = len(inputs) // len(self.prompt_mask)
         last = last_column(self.prompt_mask).repeat_interleave(copies)[rows]
         columns = torch.arange(inputs.shape[1], device=inputs.device)
-        change = where((columns == last[:, None])[..., None], memory.change.recalled, change)
+        at_last = (columns == last[:, None])[..., None]
+        if self.span == "last":
+            return change * at_last
+        change = where(at_last, memory.change.recalled, change)
         return change * (columns >= last[:, None])[..., None]
 
     def _by_row(self, flat: Tensor) -> Tensor:
@@ -100,6 +107,16 @@ class Gate:
                 rows_of = [row for row, choice in enumerate(chosen) if choice == number]
                 self.rows[number] = self.choice.new_tensor(rows_of)
         return self.choice
+
+
+def threshold_among(likeness: Float[Tensor, "N N"], *, false_positives: float) -> float:
+    """What `false_positives` of N prompts of different subjects exceed with the likest other one.
+
+    likeness: of each prompt, a column, to each as an edit.
+    """
+    others = ~torch.eye(len(likeness), dtype=torch.bool, device=likeness.device)
+    nearest = likeness.where(others, -math.inf).amax(0)
+    return float(nearest.quantile(1 - false_positives))
 
 
 class GatedBase(ValueEditorBase[C, S]):

@@ -28,7 +28,8 @@ from wise.lm.tail import Tail, value_inputs
 from wise.lm.tokens import Batch, encode, last_column
 from wise.seeds import seeded
 
-__all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "make", "nearest", "scope", "written"]
+__all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "descended", "make", "nearest", "scope",
+           "written"]  # fmt: skip
 
 
 _COINCIDE = 1e-4  # of a key's norm: keys that differ by less are the same key, from whatever batch
@@ -249,7 +250,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
             generator = seeded(self.seed, "value", edit.prompt)
             start = torch.rand(tail.value.shape[-1], generator=generator) * self._units[1]
             start = start.to(self.lm.device)
-        return _descended(
+        return descended(
             tail, where, start, lr=config.lr * self._units[1], n_steps=config.n_steps,
             early_stop=config.early_stop,
         )  # fmt: skip
@@ -297,7 +298,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         return _State(edits, Codebook(keys, radii, values, groups))
 
 
-def _descended(
+def descended(
     tail: Tail,
     where: Bool[Tensor, "1 T 1"],
     value: Float[Tensor, " D"],

@@ -16,7 +16,13 @@ from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.seeds import seeded
 
-__all__ = ["background_inputs", "cut_anywhere", "prompt_inputs", "readable"]
+__all__ = [
+    "background_inputs",
+    "cut_anywhere",
+    "of_different_subjects",
+    "prompt_inputs",
+    "readable",
+]
 
 
 def prompt_inputs(
@@ -69,6 +75,12 @@ def background_inputs(
         return {"keys": found.keys, "mask": found.mask}
 
     return RoutingInputs(**kept.get(f"routing inputs {layer} {how}", chosen, compute))
+
+
+def of_different_subjects(background: Background, n: int) -> list[str]:
+    """Up to `n` prompts of the background's edits, one for each subject."""
+    prompts = {edit.subject or edit.prompt: edit.prompt for edit in background.edits}
+    return [*prompts.values()][:n]
 
 
 def cut_anywhere(text: str, generator: torch.Generator) -> str:
