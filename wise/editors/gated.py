@@ -10,23 +10,24 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, where
 
 from wise.editors.base import ValueEditorBase
-from wise.editors.router import RouterBase, RoutingInputs, SideMemory
+from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.tail import inputs_seen, run
 from wise.lm.tokens import Batch, last_column
 
-__all__ = ["Gate", "GatedBase", "threshold_among"]
+__all__ = ["Gate", "GatedBase", "OneEdit", "threshold_among"]
 
 C = TypeVar("C", bound=Any)
 S = TypeVar("S", bound=Any)
+V = TypeVar("V", bound=ValueChange)
 
 
 @dataclass
@@ -107,6 +108,16 @@ class Gate:
                 rows_of = [row for row, choice in enumerate(chosen) if choice == number]
                 self.rows[number] = self.choice.new_tensor(rows_of)
         return self.choice
+
+
+@dataclass(frozen=True)
+class OneEdit(Generic[V]):
+    """A SideMemory of a single edit, for routers by likeness."""
+
+    change: V
+    edits: tuple[Edit]
+    routing: RoutingInputs
+    epsilon: float = 1.0
 
 
 def threshold_among(likeness: Float[Tensor, "N N"], *, false_positives: float) -> float:

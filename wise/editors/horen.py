@@ -17,10 +17,10 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from wise.editors.base import ErasableBase, edits_of, factory, floats, live
-from wise.editors.gated import GatedBase, threshold_among
+from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.grace import descended
 from wise.editors.options import Checked, Fraction, Share
-from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
+from wise.editors.router import RouterBase, RoutingInputs, SideMemory
 from wise.editors.routing_inputs import of_different_subjects, readable
 from wise.edits import Edit
 from wise.lm.tail import Tail, value_inputs
@@ -96,10 +96,6 @@ class Angle(RouterBase):
             nn.functional.normalize(keys, dim=-1)[:, None], prompt_mask.any(-1, keepdim=True)
         )
 
-    def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
-        """A key points as itself."""
-        return rows.keys.new_ones(len(rows))
-
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
@@ -134,16 +130,6 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A SideMemory: the key and value of one edit."""
-
-    change: _Value
-    edits: tuple[Edit]
-    routing: RoutingInputs
-    epsilon: float = 1.0
-
-
-@dataclass(frozen=True)
 class _State:
     """The edits in force with their keys and values; None before the first."""
 
@@ -152,14 +138,14 @@ class _State:
     values: Float[Tensor, "E D"] | None = None
 
     @cached_property
-    def entries(self) -> tuple[_Entry, ...]:
+    def entries(self) -> tuple[OneEdit[_Value], ...]:
         """The newest first: where two keys are the same, the last write wins."""
         if self.keys is None or self.values is None:
             return ()
         is_read = torch.ones(1, 1, dtype=torch.bool, device=self.keys.device)
         found = zip(self.edits, self.keys, self.values, strict=True)
         return tuple(
-            _Entry(_Value(value), (edit,), RoutingInputs(key[None, None], is_read))
+            OneEdit(_Value(value), (edit,), RoutingInputs(key[None, None], is_read))
             for edit, key, value in found
         )[::-1]
 
@@ -208,7 +194,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
     def _weight(self) -> Float[Tensor, "M D"]:
         return self.lm.value_weight(self.layer)
 
-    def _memories(self, state: _State) -> tuple[_Entry, ...]:
+    def _memories(self, state: _State) -> tuple[OneEdit[_Value], ...]:
         return state.entries
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:

@@ -18,9 +18,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from wise.editors.base import edits_of, factory, floats, live
-from wise.editors.gated import GatedBase, threshold_among
+from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.options import Checked, Fraction, Share
-from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange, select
+from wise.editors.router import RouterBase, RoutingInputs, SideMemory, select
 from wise.editors.routing_inputs import (
     background_inputs,
     of_different_subjects,
@@ -109,10 +109,6 @@ class Overlap(RouterBase):
         is_read = prompts.mask.any(-1, keepdim=True)
         return RoutingInputs((keys * is_read)[:, None], is_read)
 
-    def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
-        """An edit has all rows in common with itself."""
-        return rows.keys.new_ones(len(rows))
-
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
@@ -146,16 +142,6 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A SideMemory: the rows of one edit."""
-
-    change: _Rows
-    edits: tuple[Edit]
-    routing: RoutingInputs
-    epsilon: float = 1.0
-
-
-@dataclass(frozen=True)
 class _State:
     """The edits in force, the rows of each, and the residual memory; None before the first."""
 
@@ -164,7 +150,7 @@ class _State:
     memory: Float[Tensor, "M D"] | None = None
 
     @cached_property
-    def parts(self) -> tuple[_Part, ...]:
+    def parts(self) -> tuple[OneEdit[_Rows], ...]:
         """Each edit as a side memory of its own."""
         if self.memory is None or self.rows is None:
             return ()
@@ -172,7 +158,7 @@ class _State:
         for edit, rows in zip(self.edits, self.rows.long(), strict=True):
             key = self.memory.new_zeros(len(self.memory)).index_fill(0, rows, 1.0)
             routing = RoutingInputs(key[None, None], key.new_ones(1, 1).bool())
-            found.append(_Part(_Rows(self.memory, rows), (edit,), routing))
+            found.append(OneEdit(_Rows(self.memory, rows), (edit,), routing))
         return tuple(found)
 
 
@@ -224,7 +210,7 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
     def _weight(self) -> Float[Tensor, "M D"]:
         return self.lm.value_weight(self.layer)
 
-    def _memories(self, state: _State) -> tuple[_Part, ...]:
+    def _memories(self, state: _State) -> tuple[OneEdit[_Rows], ...]:
         return state.parts
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:

@@ -177,9 +177,9 @@ class RouterBase(ABC):
         """What a memory keeps of its edits' rows."""
         return rows
 
-    @abstractmethod
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
-        """The activation of edits at `rows` in their own memory."""
+        """The activation of edits at `rows` in their own memory: 1 where it is a likeness."""
+        return rows.keys.new_ones(len(rows))
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
         """Do beforehand what routing to these memories needs once."""

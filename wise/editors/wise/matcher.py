@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from wise.editors.kept import Kept
-from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
+from wise.editors.router import RouterBase, RoutingInputs, SideMemory
 from wise.editors.routing_inputs import readable
 from wise.editors.wise.references import Prompts, References, pooled
 from wise.editors.wise.windows import Windows
@@ -333,10 +333,6 @@ class Matcher(RouterBase):
     def remembered(self, rows: RoutingInputs) -> RoutingInputs:
         """The mean and the last token."""
         return RoutingInputs(rows.keys[:, :2], rows.mask[:, :2])
-
-    def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
-        """How well each of the rows matches itself: by 1."""
-        return rows.keys.new_ones(len(rows))
 
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
