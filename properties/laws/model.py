@@ -97,8 +97,10 @@ def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
     }
     if (layer := _another_layer(bench)) is not None:
         kinds[f" of layer {layer}"] = partial(less.editor, [edit], layer=layer)
-    editors = {which: make() for which, make in kinds.items()}
-    expected = {which: asked(editor) for which, editor in editors.items()}
+    editors, expected = dict[str, Editor](), dict[str, Tensor]()
+    for which, make in kinds.items():
+        editors[which] = make()
+        expected[which] = asked(editors[which])  # before the next is made
     again = " made once more"
     editors[again], expected[again] = bench.editor([edit]), expected[""]
     for which, editor in editors.items():

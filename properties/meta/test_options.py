@@ -165,7 +165,7 @@ BAD = {
     "--layer=last": "--layer=last is not a whole number >= 0",
     "--dataset=no_file": "dataset='no_file': there is no file 'no_file' in ",
     "--dataset=zsre:no_file": "dataset='zsre:no_file': there is no file 'no_file' in ",
-    "--dataset=csv:README.md": "a dataset is FILE or FORMAT:FILE, FORMAT one of counterfact, ",
+    "--dataset=csv:README.md": "a dataset is FILE or FORMAT:FILE, FORMAT one of cknowedit, ",
     "--dataset=docs": "dataset='docs': 'docs' is a folder in ",
     "--edits=0": "--edits=0 is not a whole number >= 1",
     "--edits=1e3": "--edits=1e3 is not a whole number >= 1",
