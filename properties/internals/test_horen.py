@@ -126,7 +126,7 @@ def test_the_threshold_lets_few_prompts_of_other_subjects_in() -> None:
     options = {**quick, "threshold": None, "false_positives": 0.2, "share": 1.0}
     editor = tiny(load_editor(name), "gpt2", background=Background((), tuple(edits)), **options)
     router, over = editor.router, 0
-    keys = [editor._key(router, edit.prompt) for edit in edits]
+    keys = [*editor._keys(router, [edit.prompt for edit in edits])[:, None]]
     for n, key in enumerate(keys):
         others = torch.cat([*keys[:n], *keys[n + 1 :]])
         over += float((others @ router.moved(key, others).T).max()) > router.least

@@ -18,6 +18,7 @@ from torch import Tensor, where
 
 from wise.editors.base import ValueEditorBase
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
+from wise.editors.routing_inputs import prompt_inputs, readable
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.tail import inputs_seen, run
@@ -147,6 +148,15 @@ class GatedBase(ValueEditorBase[C, S]):
     def routing_layers(self) -> tuple[int, ...]:
         """The blocks whose inputs of W_v decide a route, ascending; the edited one is the last."""
         return (self.layer,)
+
+    @property
+    def _weight(self) -> Float[Tensor, "M D"]:
+        return self.lm.value_weight(self.layer)
+
+    def _inputs_of(self, prompts: Sequence[str]) -> RoutingInputs:
+        """Inputs of W_v at every token of prompts, each cut to what the model reads."""
+        prompts = readable(self.lm, self.tokenizer, prompts)
+        return prompt_inputs(self.lm, self.tokenizer, self.layer, prompts, "mean")
 
     @abstractmethod
     def _memories(self, state: S) -> Sequence[SideMemory]:

@@ -21,9 +21,9 @@ from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.grace import descended
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory
-from wise.editors.routing_inputs import of_different_subjects, readable
+from wise.editors.routing_inputs import of_different_subjects
 from wise.edits import Edit
-from wise.lm.tail import Tail, value_inputs
+from wise.lm.tail import Tail
 from wise.lm.tokens import encode, last_column
 from wise.seeds import seeded
 
@@ -176,7 +176,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         prompts = of_different_subjects(self.background, config.n_background)
         if len(prompts) < 2:
             return router
-        keys = torch.cat([self._key(router, prompt) for prompt in prompts])
+        keys = self._keys(router, prompts)
         likeness = keys @ keys.T
         for n, key in enumerate(keys):
             others = torch.arange(len(keys), device=keys.device) != n
@@ -184,21 +184,15 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         least = threshold_among(likeness, false_positives=config.false_positives)
         return replace(router, least=least)
 
-    def _key(self, router: Angle, prompt: str) -> Float[Tensor, "1 M"]:
-        texts = readable(self.lm, self.tokenizer, [prompt])
-        batch = encode(self.tokenizer, texts, max_length=self.lm.context_length).to(self.lm.device)
-        inputs = value_inputs(self.lm, self.layer, batch)
-        return router.select([inputs], batch.prompt_mask).keys[:, 0]
-
-    @property
-    def _weight(self) -> Float[Tensor, "M D"]:
-        return self.lm.value_weight(self.layer)
+    def _keys(self, router: Angle, prompts: Sequence[str]) -> Float[Tensor, "N M"]:
+        found = self._inputs_of(prompts)
+        return router.select([found.keys], found.mask).keys[:, 0]
 
     def _memories(self, state: _State) -> tuple[OneEdit[_Value], ...]:
         return state.entries
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:
-        learned = {edit: (self._key(self.router, edit.prompt)[0], self._value(edit))
+        learned = {edit: (self._keys(self.router, [edit.prompt])[0], self._value(edit))
                    for edit in edits}  # fmt: skip
         return self._of(live(state.edits, edits), state, learned)
 
@@ -212,8 +206,8 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         if not edits:
             return self.empty
         known = {entry.edits[0]: (entry.routing.keys[0, 0], entry.change.value)
-                 for entry in state.entries}  # fmt: skip
-        keys, values = zip(*[(known | dict(learned))[edit] for edit in edits], strict=True)
+                 for entry in state.entries} | dict(learned)  # fmt: skip
+        keys, values = zip(*[known[edit] for edit in edits], strict=True)
         return _State(edits, torch.stack(keys), torch.stack(values))
 
     def _value(self, edit: Edit) -> Float[Tensor, " D"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +21,7 @@ from wise.editors.base import edits_of, factory, floats, live
 from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, select
-from wise.editors.routing_inputs import (
-    background_inputs,
-    of_different_subjects,
-    prompt_inputs,
-    readable,
-)
+from wise.editors.routing_inputs import background_inputs, of_different_subjects
 from wise.edits import Edit
 from wise.lm.sampling import fitting_starts, model_prefixes
 from wise.lm.tail import Tail
@@ -191,7 +186,7 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
             found = self._inputs_of([text for text in own if text])
         router = Overlap(mean_of(found).mean(0), order, n_rows)
         least = self._calibrated(router) if config.threshold is None else config.threshold
-        return Overlap(router.mean, order, n_rows, least)
+        return replace(router, least=least)
 
     def _calibrated(self, router: Overlap) -> float:
         """What few of the background's prompts exceed with the edit of another subject."""
@@ -201,14 +196,6 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
         keys = router.rows_of(self._inputs_of(prompts)).keys[:, 0]  # N M
         common = keys @ keys.T / router.n_rows
         return threshold_among(common, false_positives=self.config.false_positives)
-
-    def _inputs_of(self, prompts: Sequence[str]) -> RoutingInputs:
-        prompts = readable(self.lm, self.tokenizer, prompts)
-        return prompt_inputs(self.lm, self.tokenizer, self.layer, prompts, "mean")
-
-    @property
-    def _weight(self) -> Float[Tensor, "M D"]:
-        return self.lm.value_weight(self.layer)
 
     def _memories(self, state: _State) -> tuple[OneEdit[_Rows], ...]:
         return state.parts
