@@ -199,7 +199,7 @@ def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> Non
     editor = _taught_in_one_turn(bench)
     prompts = questions(bench, max(_SIZES))
     alone = _alone(bench, editor, prompts)
-    for size, side in zip(_SIZES, ("right", "left", "right", "left"), strict=True):
+    for size, side in zip(_SIZES, ("left", "right", "left", "right"), strict=True):
         asked = prompts[:size]
         _require_rows(
             asked, _read(bench, editor, asked, side=side), [alone[prompt] for prompt in asked],
