@@ -48,9 +48,22 @@ def check_making_an_editor_changes_nothing(bench: Bench) -> None:
 
 
 def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
-    """Before the first edit, logits are bitwise those of the unedited model."""
-    found = bench.logits(bench.editor(), bench.prompts)
-    bench.same(found, bench.base_logits, "before any edit")
+    """Before the first edit, logits are bitwise those of the unedited model.
+
+    Also of a row with EOS between two texts, which is padding elsewhere: the mask tells.
+    """
+    editor = bench.editor()
+    bench.same(bench.logits(editor, bench.prompts), bench.base_logits, "before any edit")
+    batch = bench.batch(bench.few_prompts)
+    second = batch.attention_mask.cumsum(-1).clamp(max=2).argmax(-1, keepdim=True)  # B 1
+    ids = batch.input_ids.scatter(1, second, bench.loaded.tokenizer.eos_token_id)
+    found, needed = (e.logits(ids, batch.attention_mask)[:, -1] for e in (editor, bench.base))
+    require(
+        torch.equal(found, needed),
+        f"before any edit, logits of rows with EOS as a token of theirs differ by up to "
+        f"{float((found - needed).abs().max()):.1e} from the unedited model's; needed: bitwise "
+        "equal, as the mask alone tells what is padding",
+    )
 
 
 def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
