@@ -267,11 +267,13 @@ def _short(text: str) -> str:
 def check_similar_targets_are_not_mixed_up(bench: Bench) -> None:
     """Edits of one prompt to two targets of different tokens do not give the same editor.
 
-    They differ in accents, case or an emoji at their end, or one goes on after the other's end.
+    They differ in accents, case, an emoji, a ligature or a full stop at their end, or one goes on
+    after the other's end.
     """
     edit, start = bench.edits(1)[0], _beginning(bench)
     text = edit.target
-    ends = (text, accented(text), text.upper(), f"{text} 🎻", f"{text} 🎸")
+    ends = (text, accented(text), text.upper(), f"{text}.", f"{text} 🎻", f"{text} 🎸",
+            f"{text} fin", f"{text} \ufb01n")  # fmt: skip
     targets = [f"{start} {end}" for end in dict.fromkeys(ends)]
     targets += [start, *(f"{start}{mark}{text}" for mark in _MARKS)]
     edits = [replace(edit, target=target) for target in targets if _is_writable(bench, target)]
