@@ -21,8 +21,8 @@ from properties.bench import Bench
 from properties.findings import Broken, needs, require, take_back
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from properties.surroundings import full_disk
-from wise.editor import Editor, Layered, Persistent, Prepares, takes
-from wise.edits import Background
+from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
+from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
 
 _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
 _MANY = 30  # edits: more than an editor is likely to keep in one place
+_SAVED_AGAIN = 2  # the state, by number, that is saved a second time
 _SEVERAL = 16  # edits: a state of some KB, whatever it holds of each
 _N_FILES, _N_PLACES = 4, 12  # of a state, that are damaged; of a file
 
@@ -59,6 +60,13 @@ def _load(editor: Editor, path: Path | str, what: str) -> None:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise Broken(f"{what} cannot be loaded by an editor made alike: {reason}") from error
+
+
+def _save_before_a_removal(editor: Editor, path: Path | str, edit: Edit) -> None:
+    """Save a state and take `edit` back, where that can be done."""
+    if isinstance(editor, Erasable):
+        _save(editor, path)
+        take_back(editor, [edit])
 
 
 @needs(Persistent)
@@ -97,6 +105,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
     Whatever the folder's name, and whether its path is a text or a Path, relative or absolute; also
     a state of many edits, with which an editor goes on as if it had never stopped, and one with a
     target that is not ASCII. An edit of it whose prompt ends in white space can still be removed.
+    A state that is saved again after a removal takes the place of the one before it.
     """
     editor, loader = bench.editor(), bench.editor()
     with _folder() as folder:
@@ -119,8 +128,10 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             if n == len(paths) - 1:
                 editor.reset()
                 editor.edit(edits)
-            shown[name] = snapshot(bench, editor)
             with chdir(root):
+                if n == _SAVED_AGAIN:
+                    _save_before_a_removal(editor, path, edits[n % len(edits)])
+                shown[name] = snapshot(bench, editor)
                 _save(editor, path)
             require((root / name).is_dir(), f"save({path!r}) makes no folder of this name")
         expected = {name.partition("/")[0] for name in paths}
@@ -131,7 +142,8 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             shutil.move(root / name, moved)
             _load(loader, moved, f"the state saved to {name!r}, moved to another place,")
             shutil.rmtree(moved)
-            when = f"saved to {name!r} among other states, moved and loaded"
+            when = (f"saved to {name!r} {'again, after a removal, ' * (n == _SAVED_AGAIN)}among "
+                    "other states, moved and loaded")  # fmt: skip
             require_same(snapshot(bench, loader), shown[name], when)
             if n == 1 and spaced.prompt in taken:
                 take_back(loader, [spaced], when)
