@@ -346,28 +346,33 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     """A turn that is refused for one of its edits leaves no trace, whichever of them it is.
 
     Neither at once nor in what is learned later. The refused edit is of a new prompt or of one in
-    force; so are the others.
+    force; so are the others, or of one in force in other words.
     """
     one, two, three, four = bench.edits()
+    worded = [Edit(text, two.target, one.subject) for text in bench.wordings[one.prompt][:1]]
+    asked = [*bench.few_prompts, *(edit.prompt for edit in worded)]
     editor = bench.editor([one])
-    before = snapshot(bench, editor)
+    before = snapshot(bench, editor, asked)
     new, known = too_long(bench, three), too_long(bench, one)
     good = [replace(one, target=two.target), two]
     turns = [([*good[:place], new, *good[place:]], place, "new") for place in range(3)]
     turns += [([known], 0, "already edited"), ([two, known], 1, "already edited")]
+    turns += [([edit, new], 1, "new") for edit in worded]
     for turn, place, kind in turns:
         what = (f"a turn of {len(turn)} edits, number {place + 1} of a prompt that is {kind} with "
                 "a target beyond the context,")  # fmt: skip
         try:
             editor.edit(turn)
         except Exception:  # noqa: BLE001 - which error it must be is another law's
-            when = f"{what} was refused, and left something all the same: now"
-            require_same(snapshot(bench, editor), before, when)
+            beside = f"beside another wording of {one.prompt!r}, " * (turn[0] in worded)
+            when = f"{what} {beside}was refused, and left something all the same: now"
+            require_same(snapshot(bench, editor, asked), before, when)
         else:
             raise Broken(f"{what} is accepted; needed: a ValueError")
     editor.edit([four])
     when = "after refused turns, an edit is not learned as without them: now"
-    require_same(snapshot(bench, editor), snapshot(bench, bench.editor([one, four])), when)
+    expected = snapshot(bench, bench.editor([one, four]), asked)
+    require_same(snapshot(bench, editor, asked), expected, when)
 
 
 def _operations(bench: Bench, editor: Editor, folder: Path) -> dict[str, Callable[[], object]]:
