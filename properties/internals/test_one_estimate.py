@@ -5,11 +5,12 @@ In the terminal's table, the checks of the suite, the league, and the page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,12 +22,20 @@ from properties.bench import Bench
 from properties.findings import Broken, Undecided
 from properties.internals.measured import RATES, RUN, rows_of, write_rows
 from properties.rates import check_rate
-from properties.report import _retention_lines
+from properties.report import _retention_lines, editor_lines
 from properties.retention import retention_of
 from reports import judged, tables
 from reports.reading import Items, read_items
+from wise.evaluation import league_text
 from wise.evaluation.league_table import Contestant, counted, measures_of, standings
-from wise.measures.estimates import CONDITION, CORNERS, Estimate, Measure, estimates_of_runs
+from wise.measures.estimates import (
+    CONDITION,
+    CORNERS,
+    Estimate,
+    Measure,
+    bounded,
+    estimates_of_runs,
+)
 from wise.measures.rows import Row
 from wise.measures.statistics import format_share
 from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, judge, read_rulings, write_rulings
@@ -34,23 +43,41 @@ from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, Ruling, judge, read_ru
 pytestmark = pytest.mark.internals
 
 SEEDS = [RUN._replace(seed=seed, stream=f"world-0/evaluation-{seed}") for seed in range(MAX_LOOKS)]
+SETTINGS: Any = SimpleNamespace(
+    confidence=0.95, max_looks=1, model="llama", protocols=("free",), editor_name=str
+)
+OUTCOMES = {"pass": "passed", "fail": "failed", "inconclusive": "skipped"}  # in words of pytest
+shown = re.compile(r"[01<>]?\.\d+ \[\S+, \S+\]")
 scores = st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.0, None])
 
 
 class _Recorder:
-    """What the bench of a check needs, with the numbers that it records."""
+    """What the bench of a check needs, with the numbers that it records and what it says."""
 
-    def __init__(self, looks: Sequence[Sequence[Row]], **more: Any) -> None:
+    def __init__(self, looks: Sequence[Sequence[Row]], *, max_looks: int = MAX_LOOKS) -> None:
         self.numbers: dict[str, object] = {}
+        self.text = ""
         self.bench = Bench(
             name="wise", factory=None, loaded=_Named, stream=_Named, background=None, runs=looks,
-            thresholds=THRESHOLDS, max_looks=MAX_LOOKS, **more,
+            thresholds=THRESHOLDS, max_looks=max_looks,
         )  # fmt: skip
 
     def rate(self, metric: str) -> dict[str, object]:
-        with suppress(Broken, Undecided), self.bench.recording(self.numbers.__setitem__):
-            check_rate(self.bench, metric)
+        with self.bench.recording(self.numbers.__setitem__):
+            try:
+                self.text = check_rate(self.bench, metric)
+            except (Broken, Undecided) as error:
+                self.text = str(error)
         return self.numbers
+
+    def report(self, metric: str) -> pytest.TestReport:
+        """What pytest has of the check once it ran."""
+        numbers = self.rate(metric)
+        told = {"check": metric, "editor": "wise", "message": self.text, **numbers}
+        outcome: Any = OUTCOMES[str(numbers["outcome"])]
+        return pytest.TestReport(
+            metric, ("", 0, ""), {}, outcome, None, "call", user_properties=list(told.items())
+        )
 
 
 class _Named:
@@ -92,6 +119,38 @@ def test_the_same_rows_have_one_estimate(drawn: list[list[Row]]) -> None:
     first = tables.cells(page_items(drawn[0])).set_index(CONDITION)[list(Estimate._fields)]
     of_terminal = estimates_of_runs(drawn[0]).set_index(CONDITION)[list(Estimate._fields)]
     pd.testing.assert_frame_equal(first, of_terminal, rtol=0, atol=0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(looks())
+def test_terminal_checks_and_league_show_what_the_page_has(drawn: list[list[Row]]) -> None:
+    rows = drawn[0]
+    items = page_items(rows)
+    of_page = {Measure(line.metric, line.kind): bounded(line.mean, line.low, line.high)
+               for line in tables.cells(items).itertuples() if line.n}  # fmt: skip
+    judged_on_page = {
+        Measure(line.metric, line.kind).name: f"{line.outcome:<12} {name} {line.words}"
+        for line in judged.verdicts(items, max_looks=1).itertuples()
+        for name in [Measure(line.metric, line.kind).name]
+    }
+    reports = [_Recorder([rows], max_looks=1).report(name) for name in judged_on_page]
+
+    with TemporaryDirectory() as folder:
+        path = write_rows(Path(folder) / "rows.jsonl", rows)
+        (_, table), *checks = editor_lines(SETTINGS, path, "wise", reports)
+    at_last = " ".join(line for line in table if line.startswith("40 "))
+    in_terminal = [cell.removeprefix("0") for cell in shown.findall(at_last)]
+    assert in_terminal == [of_page[each] for each in sorted(of_page, key=lambda m: m.place)]
+    told = [line for _, lines in checks for line in lines]
+    for line, expected in zip(sorted(told), sorted(judged_on_page.values()), strict=True):
+        assert line.startswith(expected)
+
+    found = standings({Contestant("llama", "online", "wise", "wise"): {40: rows}})
+    cells = [line.split("|")[1:-1] for line in league_text.tables(found, {}).splitlines()[2:]]
+    in_league = {head.strip(): cell.strip() for head, cell in zip(cells[0], cells[2], strict=True)}
+    for corner in tables.corners(items).itertuples():
+        expected = bounded(corner.mean, corner.low, corner.high) if corner.n else "-"
+        assert in_league[corner.corner] == expected
 
 
 @settings(max_examples=40, deadline=None)
