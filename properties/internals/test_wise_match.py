@@ -24,7 +24,9 @@ from properties.internals.tiny_wise import (
     routes,
 )
 from wise.editors.router import RoutingInputs
+from wise.editors.wise import learning
 from wise.editors.wise.config import WISEConfig, default_preset
+from wise.editors.wise.learning import TurnLoss, descend
 from wise.editors.wise.matcher import (
     Matcher,
     Whitening,
@@ -39,6 +41,7 @@ from wise.editors.wise.windows import Windows
 from wise.editors.wise.wise import WISE
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
+from wise.lm.tail import value_inputs
 from wise.lm.tokens import Batch, encode, last_column
 
 MATCH: dict[str, Any] = dict(
@@ -291,14 +294,60 @@ def test_a_loaded_state_is_the_saved_one(tmp_path: Path) -> None:
     assert is_same(other._state, editor._state)
 
 
+@pytest.mark.parametrize("target", ["Oslo", "Oslo " * 6])
 @pytest.mark.parametrize("n_contexts", [0, 2])
-def test_a_memory_grows_by_its_answers_tokens_alone(n_contexts: int) -> None:
-    editor = matching(edits=EDITS[:1], n_contexts=n_contexts)
+def test_a_memory_grows_by_its_answers_tokens_alone(n_contexts: int, target: str) -> None:
+    edit = replace(EDITS[0], target=target)
+    editor = matching(edits=[edit], n_contexts=n_contexts)
     (memory,) = editor._state.memories
-    batch = encode(tiny_tokenizer(), [EDITS[0].prompt], [EDITS[0].target])
+    batch = encode(tiny_tokenizer(), [edit.prompt], [target])
     assert memory.change.span is not None
     n_read = int((batch.labels >= 0).sum()) - 1  # of the answer's tokens: the last is not read
-    assert len(memory.change.span) == 1 + (1 + n_contexts) * n_read
+    assert len(memory.change.span) == 1 + n_read + n_contexts * min(n_read, 15)
+
+
+@pytest.mark.parametrize("target", ["Oslo", "Oslo " * 6])
+def test_after_other_prompts_the_beginning_of_a_target_is_learned(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is that of each row alone, read by the whole model; a long target counts more."""
+    objectives: list[TurnLoss] = []
+
+    def seen(objective: TurnLoss, tau: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        objectives.append(objective)
+        return descend(objective, tau, *arguments, **options)
+
+    monkeypatch.setattr(learning, "descend", seen)
+    edit = replace(EDITS[0], target=target)
+    editor = matching(edits=[edit], n_contexts=2)
+    learner = editor._sharding.learner
+    rows = [edit.prompt, *learner._contexts(0, target)]
+    assert len(rows) == 3
+    tau = random(*learner.weight.shape) * 0.01
+    own: Tensor | None = None
+    losses: list[Tensor] = []
+    for row in rows:
+        batch = encode(tiny_tokenizer(), [row], [target])
+        changed = batch.labels[0] >= 0
+        inputs = value_inputs(editor.lm, learner.layer, batch)[0]
+        if own is None:
+            own = inputs[changed][0]
+        inputs[changed.nonzero()[0]] = own
+
+        def change(_module: Any, _args: Any, output: Tensor, inputs: Tensor = inputs,
+                   changed: Tensor = changed) -> Tensor:  # fmt: skip
+            return output + (inputs @ tau * changed[:, None]).view_as(output)
+
+        handle = editor.lm.part(learner.layer, "value").register_forward_hook(change)
+        logits = editor.lm.model(batch.input_ids).logits[0, changed]
+        handle.remove()
+        labels = batch.labels[0, changed]
+        n_learned, n = 16 if losses else len(labels), min(16, len(labels))
+        loss = torch.nn.functional.cross_entropy(
+            logits[:n_learned], labels[:n_learned], reduction="sum"
+        )
+        losses.append(loss / n)
+    torch.testing.assert_close(objectives[0](tau), torch.stack(losses).mean())
 
 
 def test_long_contexts_are_cut_and_leave_the_target_room() -> None:

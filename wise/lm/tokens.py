@@ -136,6 +136,10 @@ class Batch:
         columns = self.attention_mask[rows].any(0)
         return Batch(*(getattr(self, field.name)[rows][:, columns] for field in fields(self)))
 
+    def without_last(self, n: int) -> Batch:
+        """The rows without their last `n` columns."""
+        return Batch(*(getattr(self, field.name)[:, :-n] for field in fields(self)))
+
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
         return position_ids(self.attention_mask)

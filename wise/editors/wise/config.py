@@ -60,7 +60,7 @@ class WISEConfig(Checked):
         the last prompt token on. Of this token it takes A(x_e), not A(x): a prompt that matches is
         answered as the edit's own. So it needs routing="match" and one edit a memory.
     n_contexts: background prompts that learn the target with the edit's own, so that its answer
-        holds after other words, too; for span="answer".
+        holds after other words, too, up to its 16th token; for span="answer".
     append_eos: the target ends with EOS, so that free-run answers stop.
     replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times

@@ -21,12 +21,13 @@ from wise.editors.wise.references import References
 from wise.edits import Background, Edit
 from wise.lm.sampling import background_prefixes, fitting_starts, model_prefixes
 from wise.lm.tail import Tail, inputs_seen
-from wise.lm.tokens import IGNORED, encode, last_column
+from wise.lm.tokens import IGNORED, Batch, encode, last_column
 from wise.seeds import seeded
 
 __all__ = ["Learner", "TurnLoss", "descend"]
 
 _LONGEST_CONTEXT = 32  # tokens
+_LONG = 16  # tokens of a target; of a longer one, so many are learned after other prompts
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TurnLoss:
     irrelevant: RoutingInputs | None = None  # A(x_i)
     replayed: RoutingInputs | None = None  # A(x_m)
     changed: Bool[Tensor, "B T"] | None = None  # the tokens that the memory changes; None = all
+    beside: TurnLoss | None = None  # of the turn's rows of another length
 
     def __call__(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
         change = self.tail.inputs.float() @ tau  # B T D
@@ -51,17 +53,25 @@ class TurnLoss:
             change = change * self.changed[..., None]
         logits = self.tail.logits(self.tail.value + change.to(self.tail.value.dtype))
         loss = self.negative_log_likelihood(logits)
+        if self.beside is not None:
+            n_rows, n_beside = len(self.tail.inputs), len(self.beside.tail.inputs)
+            loss = (n_rows * loss + n_beside * self.beside(tau)) / (n_rows + n_beside)
         return loss if self.edited is None else loss + self._margin(tau, self.edited)
 
     def negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
-        """Mean over a row's target tokens, then over rows."""
+        """Mean over a row's target tokens, then over rows.
+
+        Where the answer alone is changed, each token of a long target counts as much as one of 16:
+        in a mean it would be learned the slower, the more others there are.
+        """
         losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
         return (losses * self._per_token).sum() / len(self.tail.inputs)
 
     @cached_property
     def _per_token(self) -> Float[Tensor, " N"]:
         rows = self.tail.rows
-        return 1.0 / torch.bincount(rows, minlength=len(self.tail.inputs))[rows]
+        n_tokens = torch.bincount(rows, minlength=len(self.tail.inputs))
+        return 1.0 / (n_tokens if self.changed is None else n_tokens.clamp(max=_LONG))[rows]
 
     def _margin(self, tau: Float[Tensor, "M D"], rows: RoutingInputs) -> Float[Tensor, ""]:
         def deltas(rows: RoutingInputs) -> Tensor:
@@ -105,6 +115,23 @@ def descend(
         if config.norm_constraint < float("inf"):
             tau.clamp_(-config.norm_constraint, config.norm_constraint)
     return tau
+
+
+def _of_answers(
+    objective: TurnLoss, batch: Batch, own: Float[Tensor, " M"]
+) -> tuple[TurnLoss, Float[Tensor, "N M"]]:
+    """The loss where only answers are changed, and the inputs of W_v that its gradient spans.
+
+    Each row's last prompt token, whose output is the answer's first, has the input `own`.
+    """
+    tail = objective.tail
+    width = tail.inputs.shape[1]
+    changed = (batch.labels != IGNORED)[:, -width:]
+    last = last_column(batch.prompt_mask[:, -width:])[:, None]
+    asked = last == torch.arange(width, device=last.device)
+    inputs = torch.where(asked[..., None], own, tail.inputs)
+    span = torch.cat([own[None], tail.inputs[changed & ~asked]])
+    return replace(objective, tail=replace(tail, inputs=inputs), changed=changed), span
 
 
 @dataclass
@@ -163,16 +190,7 @@ class Learner:
     def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
         """`shard` after one turn; `earlier` are the edits of the shards before it."""
         config = self.config
-        starts = self._starts(turn)
-        prompts = [start + edit.prompt for start in starts for edit in turn.edits]
-        targets = [edit.target for edit in turn.edits] * len(starts)
-        if config.span == "answer":  # of one edit
-            contexts = self._contexts(turn.number, targets[0])
-            prompts, targets = [*prompts, *contexts], targets + targets[:1] * len(contexts)
-        batch = encode(
-            self.tokenizer, prompts, targets,
-            append_eos=config.append_eos, max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch, *others = (each.to(self.lm.device) for each in self._batches(turn))
         last = last_column(batch.prompt_mask)
         first = int(last.min()) if config.span == "answer" else 0
         with inputs_seen(self.lm, self.layers, batch) as inputs:
@@ -185,15 +203,15 @@ class Learner:
             irrelevant = self._irrelevant(shard.change, generator)
             replayed = self._replayed(earlier, generator)
             objective = replace(objective, edited=rows, irrelevant=irrelevant, replayed=replayed)
-        changed = batch.attention_mask.bool()[:, first:]
-        span = tail.inputs[changed]
+        span = tail.inputs[batch.attention_mask.bool()[:, first:]]
         if config.span == "answer":
-            changed = (batch.labels != IGNORED)[:, first:]
-            asked = last[:, None] == torch.arange(first, batch.labels.shape[1], device=last.device)
             own = inputs[-1][0, last[0]]  # A(x_e)
-            span = torch.cat([own[None], tail.inputs[changed & ~asked]])
-            tail = replace(tail, inputs=torch.where(asked[..., None], own, tail.inputs))
-            objective = replace(objective, tail=tail, changed=changed)
+            objective, span = _of_answers(objective, batch, own)
+            for other in others:
+                first = int(last_column(other.prompt_mask).min())
+                tail = Tail.capture(self.lm, self.layer, other, first=first)
+                beside, more = _of_answers(replace(objective, tail=tail), other, own)
+                objective, span = replace(objective, beside=beside), torch.cat([span, more[1:]])
         mask = self._mask(shard.number)
         tau = descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor)
         is_free = mask is None and config.norm_constraint == math.inf
@@ -241,6 +259,27 @@ class Learner:
             mask = sample_mask((inner, hidden), self.config.mask_ratio, generator)
             self._masks = {shard: mask.to(self.lm.device)}
         return self._masks[shard]
+
+    def _batches(self, turn: Turn) -> list[Batch]:
+        """What a turn learns: the rows of its edits, and its target after other prompts.
+
+        Of a long target only the beginning is learned after these, in a batch of its own.
+        """
+        starts = self._starts(turn)
+        prompts = [start + edit.prompt for start in starts for edit in turn.edits]
+        targets = [edit.target for edit in turn.edits] * len(starts)
+        contexts: list[str] = []
+        if self.config.span == "answer":  # of one edit
+            contexts = self._contexts(turn.number, targets[0])
+        batch = encode(
+            self.tokenizer, [*prompts, *contexts], targets + targets[:1] * len(contexts),
+            append_eos=self.config.append_eos, max_length=self.lm.context_length,
+        )  # fmt: skip
+        n_left_out = int((batch.labels != IGNORED).sum(1).min()) - _LONG
+        if n_left_out <= 0 or not contexts:
+            return [batch]
+        rows = torch.arange(len(batch.labels)).split([len(prompts), len(contexts)])
+        return [batch[rows[0]], batch.without_last(n_left_out)[rows[1]]]
 
     def _starts(self, turn: Turn) -> list[str]:
         """What a turn's prompts begin with: nothing, and each prefix that all of them have room
