@@ -196,7 +196,8 @@ def check_batch_mates_do_not_matter(bench: Bench) -> None:
 
 def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> None:
     """Each of 2, 7, 65 or 130 rows, of several memories and of none, is answered as alone."""
-    editor = _taught_in_one_turn(bench)
+    editor = bench.editor()
+    editor.edit(bench.edits(_N_TAUGHT, least=1))
     prompts = questions(bench, max(_SIZES))
     alone = _alone(bench, editor, prompts)
     for size, side in zip(_SIZES, ("left", "right", "left", "right"), strict=True):
@@ -205,12 +206,6 @@ def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> Non
             asked, _read(bench, editor, asked, side=side), [alone[prompt] for prompt in asked],
             f"in a batch of {len(asked)} rows", "alone",
         )  # fmt: skip
-
-
-def _taught_in_one_turn(bench: Bench) -> Editor:
-    editor = bench.editor()
-    editor.edit(bench.edits(_N_TAUGHT, least=1))
-    return editor
 
 
 def check_equal_rows_are_answered_alike(bench: Bench) -> None:
@@ -243,7 +238,7 @@ def check_the_order_of_rows_does_not_matter(bench: Bench) -> None:
 @needs(Routed)
 def check_a_route_does_not_depend_on_the_batch(bench: Bench) -> None:
     """A prompt opens the same memory in a batch as alone, among prompts that open others."""
-    editor = _taught_in_one_turn(bench)
+    editor = bench.filled
     assert isinstance(editor, Routed)
     prompts = questions(bench, 65)
     alone = [bench.opens(editor, [prompt])[0] for prompt in prompts]

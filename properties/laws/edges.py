@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from fixtures.world_facts import unrelated_sentences
@@ -137,10 +137,12 @@ def check_an_edit_opens_no_prompt_at_the_edge_of_its_scope(bench: Bench) -> None
             )
 
 
-def _namesakes(edits: Sequence[Edit]) -> dict[str, list[tuple[str, Edit]]]:
-    """The edits' prompts about made-up subjects that share a first or last name with theirs."""
+def _namesakes(edits: Sequence[Edit], known: Container[str]) -> dict[str, list[tuple[str, Edit]]]:
+    """The edits' prompts about made-up subjects that share a first or last name with theirs.
+
+    None of them is `known`.
+    """
     named = [edit for edit in edits if edit.subject in edit.prompt and " " in edit.subject]
-    known = {edit.subject for edit in edits}
     prompts: dict[str, list[tuple[str, Edit]]] = {"first": [], "last": []}
     for edit, other in ((edit, named[(n + k) % len(named)]) for n, edit in enumerate(named)
                         for k in range(1, 1 + _N_NAMESAKES)):  # fmt: skip
@@ -159,11 +161,11 @@ def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
     difference at all.
     """
     edits = bench.edits(_N_NAMED, least=2)
-    editor = bench.editor(edits)
+    known = {edit.subject for edit in bench.stream.edits}
     n_asked = 0
-    for name, pairs in _namesakes(edits).items():
+    for name, pairs in _namesakes(edits, known).items():
         before = bench.base_answers([prompt for prompt, _ in pairs])
-        now = bench.ask(editor, [prompt for prompt, _ in pairs])
+        now = bench.ask(bench.filled, [prompt for prompt, _ in pairs])
         rows = [(prompt, was.text, is_now.text)
                 for (prompt, edit), was, is_now in zip(pairs, before, now, strict=True)
                 if not bench.same_text(was.text, edit.target)]  # fmt: skip
@@ -174,9 +176,9 @@ def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
             prompt, was_text, now_text = changed[0]
             raise Broken(
                 f"whoever shares the {name} name of an edited subject is taken for it: after "
-                f"{len(edits)} edits, {len(changed)} of {len(rows)} prompts about namesakes are "
-                f"answered otherwise than before, first {prompt!r}, which said {was_text!r} and "
-                f"says {now_text!r}; needed: {_OF_NAMESAKES:g} of them as before",
+                f"{len(bench.stream.live())} edits, {len(changed)} of {len(rows)} prompts about "
+                f"namesakes are answered otherwise than before, first {prompt!r}, which said "
+                f"{was_text!r} and says {now_text!r}; needed: {_OF_NAMESAKES:g} of them as before",
             )
     if not n_asked:
         raise Unasked("no two edits have subjects of more than one name")
