@@ -106,7 +106,7 @@ def _property(row: Any) -> str:
 def _number(row: Any) -> str:
     number = bounded(row.mean, row.low, row.high) + _ceiling(row)
     can_tell = row.outcome == "inconclusive" and not math.isnan(row.n_needed)
-    return f"{number}, n={row.n_needed:.0f} would tell" if can_tell else number
+    return f"{number}, n={row.n_needed:,.0f} would tell" if can_tell else number
 
 
 def _ceiling(row: Any) -> str:

@@ -164,28 +164,26 @@ def options_of(editor: str) -> dict[str, str]:
 
 
 def option_means(cell_table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Corner by corner, the final cells of editors that name all of `names`, at their last T.
+    """Corner by corner, the final cells of editors that name all of `names`, at one and the same T.
 
     A corner is the mean of its measures' means, and its bounds are the means of their bounds, which
     is wider than an interval of the mean would be. `others` are all further options: only editors
-    that share them and differ in `names` are compared, and the rest is left out.
+    that share them and differ in `names` are compared, at the last T of any of them, and the rest
+    is left out.
     """
-    final = cell_table[cell_table.when == "final"]
-    named = [set(names) <= options_of(str(editor)).keys() for editor in final.editor]
-    final = final[np.array(named, dtype=bool)]
-    by = ["model", "stream", "protocol", "editor"]
-    last = final[final.t == final.groupby(by).t.transform("max")] if len(final) else final
-    last = last[last.metric.isin(TRIANGLE)]
-    found = (
-        last.groupby([*by, "t", "metric"], sort=False)[["mean", "low", "high"]].mean().reset_index()
-    )
-    options = [options_of(str(editor)) for editor in found.editor]
-    for name in names:
-        found[name] = [of_editor[name] for of_editor in options]
-    found["others"] = [
-        ", ".join(f"{name}={value}" for name, value in sorted(of_editor.items())
-                  if name not in names)
-        for of_editor in options
-    ]  # fmt: skip
-    alike = found.groupby(["model", "stream", "protocol", "others"], sort=False)
-    return found[alike.editor.transform("nunique") > 1]
+    final = cell_table[(cell_table.when == "final") & cell_table.metric.isin(TRIANGLE)]
+    options = [options_of(str(editor)) for editor in final.editor]
+    named = np.array([set(names) <= of_editor.keys() for of_editor in options], dtype=bool)
+    final = final.assign(
+        **{name: [of_editor.get(name) for of_editor in options] for name in names},
+        others=[
+            ", ".join(f"{name}={value}" for name, value in sorted(of_editor.items())
+                      if name not in names)
+            for of_editor in options
+        ],
+    )[named]  # fmt: skip
+    alike = ["model", "stream", "protocol", "others"]
+    last = final[final.t == final.groupby(alike).t.transform("max")] if len(final) else final
+    by = [*alike, "t", "editor", *names, "metric"]
+    found = last.groupby(by, sort=False)[["mean", "low", "high"]].mean().reset_index()
+    return found[found.groupby(alike, sort=False).editor.transform("nunique") > 1]

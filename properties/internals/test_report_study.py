@@ -260,6 +260,16 @@ def test_only_editors_that_have_their_other_options_in_common_are_compared(tmp_p
     assert study.option_means(cells, ["merge"]).empty
 
 
+def test_options_are_compared_after_as_many_edits(tmp_path: Path) -> None:
+    rows = []
+    for merge, rate, ts in (("ties", 0.5, (1, 10)), ("slerp", 0.4, (1, 10)), ("linear", 0.9, (1,))):
+        run = RUN._replace(editor=f"wise(merge={merge})")
+        rows += run_rows(run, ts=ts, rates=dict.fromkeys(RATES, rate), protocols=("free",))
+    [section] = of_options(read_items([write_rows(tmp_path / "rows.jsonl", rows)]))
+    assert section.caption == "By the mean of the three corners ties is best, .50."
+    assert set(section.table.t) == {10}
+
+
 def test_published_merges_have_the_names_that_wise_has() -> None:
     assert MERGES.keys() <= wise_merge.MERGES.keys()
 

@@ -128,7 +128,7 @@ class Trend:
         text = f"{start}from newest to oldest quarter {means}, {drop} ({bound} confidence), "
         text += f"{format_p(self.p_value)} at n={self.n}{allowed}"
         if self.n_needed is not None:
-            text += f", which about n={self.n_needed} would decide at this drop"
+            text += f", which about n={self.n_needed:,} would decide at this drop"
         return text
 
 

@@ -105,7 +105,7 @@ class Verdict:
             text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
         text += f"; needed >= {format_threshold(self.threshold)}"
         if self.n_needed is not None:
-            text += f", which n={self.n_needed} would decide at this rate"
+            text += f", which n={self.n_needed:,} would decide at this rate"
         return text + f" (look {self.n_looks} of {self.max_looks})" * bool(self.n_looks)
 
     def __str__(self) -> str:
