@@ -20,7 +20,7 @@ from scipy.stats import binom, binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from wise.measures.statistics import Interval, format_share, interval, interval_at
-from wise.measures.verdicts import judge, n_to_decide
+from wise.measures.verdicts import Verdict, judge, n_to_decide
 
 pytestmark = pytest.mark.internals
 
@@ -256,6 +256,16 @@ def test_a_verdict_reads_well(n_right: int, threshold: float, expected: str) -> 
     found = judge(zeros_and_ones(n_right, 100), threshold)
     assert found.describe("reliability").endswith(expected)
     assert str(found) == found.describe("reliability").replace("reliability ", "")
+
+
+@law
+@given(above=st.floats(-0.002, 0.002), threshold=st.sampled_from([0.5, 0.75, 0.9, 0.955]))
+def test_a_bound_reads_as_on_its_side_of_the_threshold(above: float, threshold: float) -> None:
+    bound = threshold + above
+    found = Verdict("pass", 0.5, 0.0, 1.0, 9, threshold, None, bound, 0.95)
+    told = re.search(r", at (?:least|most) ([.0-9e-]+) at 95 %", str(found))
+    assert told is not None
+    assert (float(told[1]) < threshold) == (bound < threshold)
 
 
 @law

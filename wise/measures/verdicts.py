@@ -101,7 +101,7 @@ class Verdict:
         text = " ".join(filter(None, (f"{self.outcome}:", name, mean, bounds, f"at n={self.n}")))
         if self.bound is not None and self.low < self.threshold <= self.high:
             side = "at least" if self.outcome == "pass" else "at most"
-            bound = f"{self.bound:.3f}".removeprefix("0")
+            bound = _on_its_side(self.bound, self.threshold)
             text += f", {side} {bound} at {100 * self.confidence:.4g} % confidence"
         text += f"; needed >= {format_threshold(self.threshold)}"
         if self.n_needed is not None:
@@ -110,6 +110,14 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def _on_its_side(bound: float, threshold: float) -> str:
+    """`.861`, with more digits where three would read as the other side of the threshold."""
+    texts = (f"{bound:.{n_digits}f}" for n_digits in range(3, 18))
+    is_below = bound < threshold
+    text = next((text for text in texts if (float(text) < threshold) == is_below), f"{bound}")
+    return text.removeprefix("0")
 
 
 def format_threshold(threshold: float) -> str:
