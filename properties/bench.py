@@ -29,11 +29,16 @@ from wise.lm.decoding import Answer, Reader, Unedited
 from wise.lm.tokens import Batch, canonical, encode
 from wise.measures.rows import Row
 
-__all__ = ["PHASES", "Bench", "Operation"]
+__all__ = ["PHASES", "Bench", "Operation", "subject_in"]
 
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and its edits
 _FALSE_FAIL = 1e-4
 PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing law's time
+
+
+def subject_in(edit: Edit, prompt: str) -> str:
+    """The subject of `edit`, for an edit of `prompt`: "" where that spells it otherwise."""
+    return edit.subject if edit.subject in prompt else ""
 
 
 @dataclass(frozen=True)

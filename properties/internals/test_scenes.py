@@ -20,6 +20,7 @@ from properties.internals.watched import STREAM
 from properties.meta.test_options import settings_of
 from properties.session import Session
 from reports.__main__ import main
+from wise.editor import load_editor
 from wise.editors.corners import make_unedited
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import load_stream, read_dataset, write_jsonl
@@ -193,3 +194,25 @@ def test_the_checks_from_python_take_a_file(folder: str, facts: str) -> None:
         make_unedited, model=folder, dataset=facts, n_edits=3, checks=checks, on_fail=None
     )
     assert [each.outcome for each in found] == ["pass", "fail"]
+
+
+def test_laws_make_edits_of_wordings_that_spell_the_subject_otherwise(
+    folder: str, tmp_path: Path
+) -> None:
+    names = ["Ada Lorn", "Bo Rask", "Cleo Vane", "Dov Pell", "Eve Moss", "Finn Hale"]
+    cities = ["Oslo", "Rome", "Riga", "Turin", "Paris", "Bern"]
+    edits = [
+        Edit(f"{name} lives in", city, name, (f"Where is {name.lower()}?", f"{name.lower()} is in"))
+        for name, city in zip(names, cities, strict=True)
+    ]
+    write_jsonl(EditStream(tuple(edits)), tmp_path / "lower.jsonl")
+    checks = [
+        "an-editor-is-what-its-turns-made-it", "a-refused-turn-leaves-nothing",
+        "removing-a-close-edit-undoes-it", "removing-an-edit-leaves-the-others",
+        "removing-one-wording-leaves-the-other", "a-refused-removal-changes-nothing",
+    ]  # fmt: skip
+    found = check_editor(
+        load_editor("grace"), model=folder, dataset=str(tmp_path / "lower.jsonl"),
+        n_edits=len(edits), checks=checks, on_fail=None,
+    )  # fmt: skip
+    assert [each.outcome for each in found] == ["pass"] * len(checks)

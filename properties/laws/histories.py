@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hypothesis import Phase
 
-from properties.bench import Bench
+from properties.bench import Bench, subject_in
 from properties.findings import Broken, Unasked, close, require
 from properties.laws.exports import taken
 from properties.laws.undoing import too_long
@@ -50,7 +50,8 @@ def _facts(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
     if not worded:
         raise Unasked("the stream has no paraphrases")
     first, last = sorted((c.prompt, worded[0]))
-    return a, b, replace(c, prompt=last), Edit(first, other.target, c.subject)
+    c, named = replace(c, prompt=last, subject=subject_in(c, last)), subject_in(c, first)
+    return a, b, c, Edit(first, other.target, named)
 
 
 def _turns(bench: Bench) -> dict[str, _Turn]:

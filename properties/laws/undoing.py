@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from properties.bench import Bench
+from properties.bench import Bench, subject_in
 from properties.findings import Broken, Unasked, Undecided, needs, require, take_back
 from properties.snapshots import (
     Snapshot,
@@ -135,7 +135,7 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
     editor = bench.editor([one])
     alone, later = snapshot(bench, editor, asked), list[Snapshot]()
     for answer, target in (("its own", one.target), ("another", other.target)):
-        close = Edit(wordings[0], target, one.subject)
+        close = Edit(wordings[0], target, subject_in(one, wordings[0]))
         pair = (f"of two edits of one question, {one.prompt!r} and then {close.prompt!r} with "
                 f"{answer} answer,")  # fmt: skip
         take_back(_made(editor, [one, close]), [close])
@@ -181,7 +181,7 @@ def _wrong_pairs(bench: Bench, pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit,
     olders, youngers = [older for older, _ in pairs], [younger for _, younger in pairs]
     of = [(older, text) for older in olders
           for text in (older.prompt, *bench.wordings.get(older.prompt, ())[:2])]  # fmt: skip
-    worded = [replace(older, prompt=text) for older, text in of]
+    worded = [replace(older, prompt=text, subject=subject_in(older, text)) for older, text in of]
     editor = bench.editor()
     for pair in pairs:
         for edit in pair:
@@ -237,8 +237,8 @@ def check_removing_one_wording_leaves_the_other(bench: Bench) -> None:
     """Of two edits that say one fact in two wordings, the younger outlives the older."""
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, Edit(bench.wordings[edit.prompt][0], edit.target, edit.subject))
-                 for edit in edits if bench.wordings.get(edit.prompt)]  # fmt: skip
+        pairs = [(edit, Edit(text, edit.target, subject_in(edit, text)))
+                 for edit in edits for text in bench.wordings.get(edit.prompt, ())[:1]]  # fmt: skip
         if not pairs:
             raise Unasked("the stream has no paraphrases")
         return [f"{wrong}; both say one fact" for wrong in _wrong_pairs(bench, pairs).values()]
@@ -299,7 +299,8 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     refuse([of_target], "an edit never made, with the target and id of one in force,")
     refuse([of_subject], "an edit never made, about the subject of one in force,")
     for prompt in bench.wordings.get(one.prompt, ())[:1]:
-        refuse([replace(one, prompt=prompt)], "what one in force says, in other words,")
+        worded = replace(one, prompt=prompt, subject=subject_in(one, prompt))
+        refuse([worded], "what one in force says, in other words,")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")
     take_back(editor, [other])
@@ -349,7 +350,8 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     force; so are the others, or of one in force in other words.
     """
     one, two, three, four = bench.edits()
-    worded = [Edit(text, two.target, one.subject) for text in bench.wordings[one.prompt][:1]]
+    worded = [Edit(text, two.target, subject_in(one, text))
+              for text in bench.wordings[one.prompt][:1]]  # fmt: skip
     asked = [*bench.few_prompts, *(edit.prompt for edit in worded)]
     editor = bench.editor([one])
     before = snapshot(bench, editor, asked)
