@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks import arguments
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from wise.editors.router import Router
 from wise.editors.wise.config import WISEConfig, default_preset
-from wise.editors.wise.learning import TurnLoss
+from wise.editors.wise.learning import Answers, TurnLoss, descend
 from wise.editors.wise.wise import WISE
 from wise.edits import Background
 from wise.evaluation.asked import final_questions
@@ -61,6 +61,18 @@ def ratio(one: Callable[[], object], other: Callable[[], object], *, repeats: in
     return statistics.median(found)
 
 
+@dataclass(frozen=True)
+class _Recorded(TurnLoss):
+    """A loss that notes what it was at each step."""
+
+    losses: list[float] = field(default_factory=list)
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        loss = super().__call__(outputs)
+        self.losses.append(loss.item())
+        return loss
+
+
 def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     """One edit of `n_steps` equal steps by the tail and by the whole model."""
     lm = LanguageModel(loaded.model)
@@ -70,10 +82,19 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
     batch = encode(loaded.tokenizer, [edit.prompt], [edit.target])
     first = int(last_column(batch.prompt_mask)) if config.span == "answer" else 0
     changed = (torch.arange(batch.input_ids.shape[1]) >= first)[:, None]  # T 1
-    router = Router(tokens=config.routing_tokens, weight=lm.value_weight(layer))
+    shape = lm.value_weight(layer).shape
+    steps = WISEConfig(n_steps=n_steps, early_stop=0.0)
 
-    def descend(loss_of: Callable[[Tensor], Tensor]) -> list[float]:
-        tau, losses = torch.zeros(router.weight.shape, requires_grad=True), []
+    def by_tail() -> list[float]:
+        with hooks.frozen(loaded.model):
+            tail = Tail.capture(lm, layer, batch, first=first)
+            at = torch.arange(tail.inputs.shape[1])[None]
+            objective = _Recorded((Answers.of(tail, at),), tail.inputs[0])
+            descend(objective, torch.zeros(shape), None, steps, lr=0.01)
+            return objective.losses
+
+    def by_optimizer(loss_of: Callable[[Tensor], Tensor]) -> list[float]:
+        tau, losses = torch.zeros(shape, requires_grad=True), []
         optimizer = torch.optim.SGD([tau], lr=0.01)
         for _ in range(n_steps):
             loss = loss_of(tau)
@@ -84,17 +105,6 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
             loaded.model.zero_grad()
         return losses
 
-    def by_tail() -> list[float]:
-        with hooks.frozen(loaded.model):
-            tail = Tail.capture(lm, layer, batch, first=first)
-            objective = TurnLoss(tail, router, config)
-
-            def loss(tau: Tensor) -> Tensor:
-                logits = tail.logits(tail.value + tail.inputs @ tau)
-                return objective.negative_log_likelihood(logits)
-
-            return descend(loss)
-
     def plain_loss(tau: Tensor) -> Tensor:
         with hooks.replace(lm.part(layer, "value"), lambda a, out: out + changed * (a @ tau)):
             logits = loaded.model(batch.input_ids, use_cache=False).logits
@@ -103,11 +113,11 @@ def edit_steps(loaded: LoadedModel, *, n_steps: int, repeats: int) -> None:
         )
 
     def whole() -> list[float]:
-        return descend(plain_loss)
+        return by_optimizer(plain_loss)
 
     def whole_frozen() -> list[float]:
         with hooks.frozen(loaded.model):
-            return descend(plain_loss)
+            return by_optimizer(plain_loss)
 
     pairs = zip(by_tail(), whole(), strict=True)
     difference = max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)

@@ -23,7 +23,9 @@ from properties.internals.tiny_wise import (
 )
 from wise.editor import Editor, Erasable, Generates, Persistent, Routed
 from wise.editors.kept import Kept
-from wise.editors.router import Router
+from wise.editors.router import Router, margin_loss
+from wise.editors.wise import learning
+from wise.editors.wise.learning import TurnLoss, descend
 from wise.editors.wise.memory import Change, WISEState, sample_mask
 from wise.editors.wise.wise import WISE, WISEConfig, make
 from wise.edits import Background, Edit
@@ -81,6 +83,63 @@ def test_edits_change_the_answers_and_no_bit_of_the_model(
     changed = logits_of(editor)
     assert is_same(bits(model), before)
     assert not changed.equal(base_logits(editor))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(mask_ratio=0.3),
+        dict(norm_constraint=2**-9),
+        dict(routing_tokens="mean", n_prefixes=2, prefix_length=3),
+        dict(routing_tokens="max", routing_activation="activated", replay=2, n_shards=2),
+        dict(routing="match", edits_per_shard=1),
+        dict(routing="match", edits_per_shard=1, span="answer", n_contexts=2),
+    ],
+    ids=lambda options: " ".join(options) or "embedded",
+)
+def test_descent_by_outputs_is_that_of_the_weights(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every turn's tau is plain SGD's, with the loss written as a function of tau itself."""
+    turns: list[tuple[Change, Tensor]] = []
+
+    def seen(
+        objective: TurnLoss, tau: Tensor, mask: Tensor | None, config: WISEConfig, *, lr: float
+    ) -> Change:
+        def loss_of(tau: Tensor) -> Tensor:
+            loss = torch.stack([each(objective.read @ tau) for each in objective.answers]).sum()
+            loss = loss / sum(len(each.at) for each in objective.answers)
+            margin = objective.margin
+            if margin is None:
+                return loss
+            rows = margin.edited, margin.irrelevant, margin.replayed
+            deltas = [None if row is None else margin.router.own(row, Change(tau)) / margin.unit
+                      for row in rows]  # fmt: skip
+            return loss + margin_loss(
+                *deltas, alpha=config.alpha, beta=config.beta, gamma=config.gamma
+            )
+
+        expected = tau.clone()
+        for _ in range(config.n_steps):
+            variable = expected.clone().requires_grad_()
+            with torch.enable_grad():
+                loss = loss_of(variable)
+            if loss <= config.early_stop:
+                break
+            (gradient,) = torch.autograd.grad(loss, variable)
+            expected -= lr * (gradient if mask is None else gradient * mask)
+            expected.clamp_(-config.norm_constraint, config.norm_constraint)
+        found = descend(objective, tau, mask, config, lr=lr)
+        turns.append((found, expected))
+        return found
+
+    monkeypatch.setattr(learning, "descend", seen)
+    make_wise(edits=EDITS[:4], **options)
+    assert len(turns) == 4
+    for found, expected in turns:
+        assert expected.any()
+        torch.testing.assert_close(found.dense(), expected, atol=1e-5, rtol=1e-3)
 
 
 @every_family

@@ -231,11 +231,25 @@ class Router(RouterBase):
         """Delta_act of each row under each change."""
         return torch.stack([*self._under(rows, changes)])
 
+    def delta(
+        self, rows: RoutingInputs, value_change: Float[Tensor, "N S D"]
+    ) -> Float[Tensor, " N"]:
+        """Delta_act of each row, of A(x) (W_v' - W_v) at its routing tokens."""
+        return self._aggregated(rows, value_change, self._value(rows))
+
+    def _value(self, rows: RoutingInputs) -> Float[Tensor, "N S D"] | None:
+        return None if self.activation is None else rows.keys @ self.weight
+
+    def _aggregated(
+        self, rows: RoutingInputs, value_change: Tensor, value: Tensor | None
+    ) -> Float[Tensor, " N"]:
+        delta = routing_activation(value_change, value, self.activation)
+        return aggregate(delta, rows.mask, self.tokens)
+
     def _under(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Iterator[Tensor]:
-        value = None if self.activation is None else rows.keys @ self.weight
+        value = self._value(rows)
         for change in changes:
-            delta = routing_activation(change(rows.keys), value, self.activation)
-            yield aggregate(delta, rows.mask, self.tokens)
+            yield self._aggregated(rows, change(rows.keys), value)
 
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
         """Delta_act of each row under the change of its memory."""

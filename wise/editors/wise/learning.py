@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from wise.editors.kept import Kept
@@ -24,64 +24,68 @@ from wise.lm.tail import Tail, inputs_seen
 from wise.lm.tokens import IGNORED, Batch, encode, last_column
 from wise.seeds import seeded
 
-__all__ = ["Learner", "TurnLoss", "descend"]
+__all__ = ["Answers", "Learner", "Margin", "TurnLoss", "descend"]
 
 _LONGEST_CONTEXT = 32  # tokens
 _LONG = 16  # tokens of a target; of a longer one, so many are learned after other prompts
 
 
 @dataclass(frozen=True)
-class TurnLoss:
-    """L_edit = -log P(y_e | x_e) + L_a as a function of tau, on fixed rows.
-
-    Source: WISE section 2.2; appendix B.3 for replay.
-    """
+class Answers:
+    """-log P(y_e | x_e) of some rows, by A(x) tau."""
 
     tail: Tail
-    router: RouterBase
-    config: WISEConfig
-    unit: float = 1.0  # of the margins
-    edited: RoutingInputs | None = None  # A(x_e) of every row; None = without L_a
-    irrelevant: RoutingInputs | None = None  # A(x_i)
-    replayed: RoutingInputs | None = None  # A(x_m)
-    changed: Bool[Tensor, "B T"] | None = None  # the tokens that the memory changes; None = all
-    beside: TurnLoss | None = None  # of the turn's rows of another length
+    at: Int[Tensor, "B T"]  # which of the inputs a token has; -1 where nothing is added
+    weights: Float[Tensor, " N"]  # of the labels
 
-    def __call__(self, tau: Float[Tensor, "M D"]) -> Float[Tensor, ""]:
-        change = self.tail.inputs.float() @ tau  # B T D
-        if self.changed is not None:
-            change = change * self.changed[..., None]
-        logits = self.tail.logits(self.tail.value + change.to(self.tail.value.dtype))
-        loss = self.negative_log_likelihood(logits)
-        if self.beside is not None:
-            n_rows, n_beside = len(self.tail.inputs), len(self.beside.tail.inputs)
-            loss = (n_rows * loss + n_beside * self.beside(tau)) / (n_rows + n_beside)
-        return loss if self.edited is None else loss + self._margin(tau, self.edited)
+    @classmethod
+    def of(cls, tail: Tail, at: Int[Tensor, "B T"], *, at_most: int | None = None) -> Answers:
+        """Each row counts 1; one of more than `at_most` labels more, so that each of them counts
+        as one of so many: in a mean it would be learned the slower, the more others there are."""
+        n_labels = torch.bincount(tail.rows, minlength=len(at)).clamp(min=1, max=at_most)
+        return cls(tail, at, 1.0 / n_labels[tail.rows])
 
-    def negative_log_likelihood(self, logits: Float[Tensor, "N V"]) -> Float[Tensor, ""]:
-        """Mean over a row's target tokens, then over rows.
-
-        Where the answer alone is changed, each token of a long target counts as much as one of 16:
-        in a mean it would be learned the slower, the more others there are.
-        """
+    def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+        """The sum over rows."""
+        added = _placed(outputs, self.at).to(self.tail.value.dtype)
+        logits = self.tail.logits(self.tail.value + added)
         losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
-        return (losses * self._per_token).sum() / len(self.tail.inputs)
+        return (losses * self.weights).sum()
+
+
+@dataclass(frozen=True)
+class Margin:
+    """L_a of a turn's rows, by A(x) tau at their routing tokens. Source: WISE eq. 5."""
+
+    router: Router
+    config: WISEConfig
+    unit: float
+    edited: RoutingInputs  # A(x_e) of every row
+    irrelevant: RoutingInputs | None  # A(x_i)
+    replayed: RoutingInputs | None  # A(x_m)
 
     @cached_property
-    def _per_token(self) -> Float[Tensor, " N"]:
-        rows = self.tail.rows
-        n_tokens = torch.bincount(rows, minlength=len(self.tail.inputs))
-        return 1.0 / (n_tokens if self.changed is None else n_tokens.clamp(max=_LONG))[rows]
+    def rows(self) -> RoutingInputs:
+        """All of them, in this order."""
+        return stack([*filter(None, [self.edited, self.irrelevant, self.replayed])])
 
-    def _margin(self, tau: Float[Tensor, "M D"], rows: RoutingInputs) -> Float[Tensor, ""]:
-        def deltas(rows: RoutingInputs) -> Tensor:
-            return self.router.own(rows, Change(tau)) / self.unit
+    @cached_property
+    def inputs(self) -> Float[Tensor, "R M"]:
+        """The inputs of W_v that it depends on."""
+        return self.rows.keys[self.rows.mask]
 
-        edited = deltas(rows)
+    @cached_property
+    def _at(self) -> Int[Tensor, "N S"]:
+        return _numbered(self.rows.mask)
+
+    def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+        delta = self.router.delta(self.rows, _placed(outputs, self._at)) / self.unit
+        parts = [self.edited, self.irrelevant, self.replayed]
+        edited, irrelevant, replayed = delta.split([len(part or ()) for part in parts])
         return margin_loss(
             edited,
-            edited[:0] if self.irrelevant is None else deltas(self.irrelevant),
-            None if self.replayed is None else deltas(self.replayed),
+            irrelevant,
+            replayed if self.replayed else None,
             alpha=self.config.alpha,
             beta=self.config.beta,
             gamma=self.config.gamma,
@@ -89,19 +93,67 @@ class TurnLoss:
         )
 
 
+@dataclass(frozen=True)
+class TurnLoss:
+    """L_edit = -log P(y_e | x_e) + L_a on fixed rows, by the outputs A(x) tau of `inputs`.
+
+    Source: WISE section 2.2; appendix B.3 for replay.
+    """
+
+    answers: tuple[Answers, ...]
+    read: Float[Tensor, "R M"]  # the inputs that these have
+    margin: Margin | None = None
+
+    @cached_property
+    def inputs(self) -> Float[Tensor, "R M"]:
+        """All inputs of W_v that the loss depends on."""
+        routing = self.read[:0] if self.margin is None else self.margin.inputs
+        return torch.cat([self.read, routing]).float()
+
+    def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+        read, routing = outputs.tensor_split([len(self.read)])
+        n_rows = sum(len(each.at) for each in self.answers)
+        loss = torch.stack([each(read) for each in self.answers]).sum() / n_rows
+        return loss if self.margin is None else loss + self.margin(routing)
+
+
+def _numbered(mask: Bool[Tensor, "N T"], first: int = 0) -> Int[Tensor, "N T"]:
+    """The tokens of a mask counted from `first` on; -1 elsewhere."""
+    return torch.where(mask, mask.flatten().cumsum(0).view(mask.shape) + (first - 1), -1)
+
+
+def _placed(outputs: Float[Tensor, "R D"], at: Int[Tensor, "N T"]) -> Float[Tensor, "N T D"]:
+    """`outputs` by their numbers; 0 at -1."""
+    return nn.functional.pad(outputs, (0, 0, 0, 1))[at]
+
+
 def descend(
-    objective: TurnLoss, tau: Float[Tensor, "M D"], mask: Bool[Tensor, "M D"] | None, *, lr: float
-) -> Float[Tensor, "M D"]:
+    objective: TurnLoss,
+    tau: Float[Tensor, "M D"],
+    mask: Bool[Tensor, "M D"] | None,
+    config: WISEConfig,
+    *,
+    lr: float,
+) -> Change:
     """`tau` after masked gradient descent. The argument is not written to.
 
-    `mask` None stands for all ones. Entries outside the mask keep their bits. Raises ValueError
-    where the loss is non-finite. Source: WISE eq. 7.
+    The loss depends on tau by its outputs Y = X tau alone, so that its gradient is X^T G. Where
+    nothing binds single entries, a step is Y - lr (X X^T) G, and tau is needed only at the end; of
+    a tau that was 0, X and the sum of the steps are kept. `mask` None stands for all ones; entries
+    outside the mask keep their bits. Raises ValueError where the loss is non-finite. Source: WISE
+    eq. 7.
     """
-    config = objective.config
+    inputs = objective.inputs
+    outputs = inputs @ tau  # R D
+    is_free = mask is None and config.norm_constraint == math.inf
+    is_kept = is_free and objective.margin is None and not tau.any()  # by its inputs
+    is_fewer = is_free and len(inputs) <= len(tau)
+    gram = inputs @ inputs.T if is_kept or is_fewer else None
+    steps = torch.zeros_like(outputs)
     tau = tau.clone()
     for step in range(config.n_steps):
         with torch.enable_grad():
-            variable = tau.detach().requires_grad_()
+            variable = outputs.requires_grad_()
             loss = objective(variable)
         found = loss.item()
         if not math.isfinite(found):
@@ -109,29 +161,37 @@ def descend(
         if found <= config.early_stop:
             break
         (gradient,) = torch.autograd.grad(loss, variable)
-        if mask is not None:
-            gradient *= mask
-        tau -= gradient.mul_(lr)
-        if config.norm_constraint < float("inf"):
-            tau.clamp_(-config.norm_constraint, config.norm_constraint)
-    return tau
+        gradient *= -lr
+        if gram is not None:
+            steps += gradient
+            outputs = torch.addmm(outputs.detach(), gram, gradient)
+            continue
+        change = inputs.T @ gradient
+        tau += change if mask is None else change.mul_(mask)
+        tau.clamp_(-config.norm_constraint, config.norm_constraint)
+        outputs = inputs @ tau
+    if is_kept:
+        return Change(steps, inputs)
+    return Change(tau if gram is None else tau.addmm_(inputs.T, steps))
 
 
-def _of_answers(
-    objective: TurnLoss, batch: Batch, own: Float[Tensor, " M"]
-) -> tuple[TurnLoss, Float[Tensor, "N M"]]:
-    """The loss where only answers are changed, and the inputs of W_v that its gradient spans.
+def _answers(
+    tail: Tail, batch: Batch, own: Float[Tensor, " M"] | None, n_read: int
+) -> tuple[Answers, Float[Tensor, "R M"]]:
+    """The loss of a batch's answers, and the inputs that it reads behind `n_read` others.
 
-    Each row's last prompt token, whose output is the answer's first, has the input `own`.
+    With `own` answers alone are changed, and a row's last prompt token, whose output is the
+    answer's first, has `own`, which is the first input of all, in place of its own.
     """
-    tail = objective.tail
     width = tail.inputs.shape[1]
-    changed = (batch.labels != IGNORED)[:, -width:]
+    if own is None:
+        read = batch.attention_mask.bool()[:, -width:]
+        return Answers.of(tail, _numbered(read, n_read)), tail.inputs[read]
     last = last_column(batch.prompt_mask[:, -width:])[:, None]
     asked = last == torch.arange(width, device=last.device)
-    inputs = torch.where(asked[..., None], own, tail.inputs)
-    span = torch.cat([own[None], tail.inputs[changed & ~asked]])
-    return replace(objective, tail=replace(tail, inputs=inputs), changed=changed), span
+    read = (batch.labels != IGNORED)[:, -width:] & ~asked
+    at = _numbered(read, n_read).masked_fill(asked, 0)
+    return Answers.of(tail, at, at_most=_LONG), tail.inputs[read]
 
 
 @dataclass
@@ -190,39 +250,48 @@ class Learner:
     def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
         """`shard` after one turn; `earlier` are the edits of the shards before it."""
         config = self.config
-        batch, *others = (each.to(self.lm.device) for each in self._batches(turn))
-        last = last_column(batch.prompt_mask)
-        first = int(last.min()) if config.span == "answer" else 0
-        with inputs_seen(self.lm, self.layers, batch) as inputs:
-            tail = Tail.capture(self.lm, self.layer, batch, first=first)
-        rows = self.router.select(inputs, batch.prompt_mask)
-        unit, lr_factor = self._scales
-        objective = TurnLoss(tail, self.router, config, unit)
-        if config.routing == "activation":
-            generator = seeded(self.seed, "irrelevant", turn.number)
-            irrelevant = self._irrelevant(shard.change, generator)
-            replayed = self._replayed(earlier, generator)
-            objective = replace(objective, edited=rows, irrelevant=irrelevant, replayed=replayed)
-        span = tail.inputs[batch.attention_mask.bool()[:, first:]]
-        if config.span == "answer":
-            own = inputs[-1][0, last[0]]  # A(x_e)
-            objective, span = _of_answers(objective, batch, own)
-            for other in others:
-                first = int(last_column(other.prompt_mask).min())
-                tail = Tail.capture(self.lm, self.layer, other, first=first)
-                beside, more = _of_answers(replace(objective, tail=tail), other, own)
-                objective, span = replace(objective, beside=beside), torch.cat([span, more[1:]])
-        mask = self._mask(shard.number)
-        tau = descend(objective, shard.change.dense(), mask, lr=config.lr * lr_factor)
-        is_free = mask is None and config.norm_constraint == math.inf
-        is_new = objective.edited is None and not shard.edits
-        change = Change.spanned(tau, span) if is_free and is_new else Change(tau)
+        batches = [each.to(self.lm.device) for each in self._batches(turn)]
+        with inputs_seen(self.lm, self.layers, batches[0]) as inputs:
+            tails = [self._tail(batches[0])]
+        tails += [self._tail(each) for each in batches[1:]]
+        prompts = batches[0].prompt_mask
+        rows = self.router.select(inputs, prompts)
+        own = inputs[-1][0, last_column(prompts)[0]] if config.span == "answer" else None  # A(x_e)
+        answers: list[Answers] = []
+        read = inputs[-1].new_zeros(0, len(self.weight)) if own is None else own[None]
+        for tail, batch in zip(tails, batches, strict=True):
+            answer, more = _answers(tail, batch, own, len(read))
+            answers, read = [*answers, answer], torch.cat([read, more])
+        margin = self._margin(shard, turn, rows, earlier)
+        lr = config.lr * self._scales[1]
+        change = descend(
+            TurnLoss(tuple(answers), read, margin), shard.change.dense(), self._mask(shard.number),
+            config, lr=lr,
+        )  # fmt: skip
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
         routing = stack([shard.routing, self.router.remembered(bare)])
         activations = self._activations(routing, change)
         if config.threshold == "running":
             activations = (*shard.activations, *activations[len(shard.activations) :])
         return Shard(shard.number, (*shard.turns, turn), change, routing, activations)
+
+    def _tail(self, batch: Batch) -> Tail:
+        """The blocks above W_v on a batch, from the first column on that a memory changes."""
+        is_answer = self.config.span == "answer"
+        first = int(last_column(batch.prompt_mask).min()) if is_answer else 0
+        return Tail.capture(self.lm, self.layer, batch, first=first)
+
+    def _margin(
+        self, shard: Shard, turn: Turn, edited: RoutingInputs, earlier: Sequence[Edit]
+    ) -> Margin | None:
+        """L_a of a turn; None where no margin is learned."""
+        if not isinstance(self.router, Router):
+            return None
+        generator = seeded(self.seed, "irrelevant", turn.number)
+        irrelevant = self._irrelevant(shard.change, generator)
+        replayed = self._replayed(earlier, generator)
+        unit, _ = self._scales
+        return Margin(self.router, self.config, unit, edited, irrelevant, replayed)
 
     def routing_of(self, shards: Sequence[Shard | Memory]) -> RoutingInputs:
         """What a memory of these shards keeps of its edits' A(x_e): all, or none, as routed."""

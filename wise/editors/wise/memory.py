@@ -56,12 +56,6 @@ class Change:
                 )
             )
 
-    @classmethod
-    def spanned(cls, tau: Float[Tensor, "M D"], inputs: Float[Tensor, "R M"]) -> Change:
-        """tau, all of whose gradients came from `inputs`."""
-        rows = torch.linalg.pinv(inputs.double().T) @ tau.double()
-        return cls(rows.float(), inputs.float())
-
     @property
     def recalled(self) -> Float[Tensor, " D"]:
         """A(x) tau at the first of the inputs that it was learned on."""
