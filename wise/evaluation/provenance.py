@@ -11,6 +11,7 @@ import json
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,15 +93,18 @@ def sources_of(spec: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _imports(content: bytes, package: tuple[str, ...]) -> Iterator[list[str]]:
+@cache
+def _imports(content: bytes, package: tuple[str, ...]) -> tuple[list[str], ...]:
     """What a file of `package` imports, as parts of a name; the last may be no module's."""
+    found: list[list[str]] = []
     for node in ast.walk(ast.parse(content)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".") for alias in node.names)
+            found += [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = list(package[: len(package) + 1 - node.level]) if node.level else []
             base += node.module.split(".") if node.module else []
-            yield from ([*base, alias.name] for alias in node.names)
+            found += [[*base, alias.name] for alias in node.names]
+    return tuple(found)
 
 
 def _files(root: Path, parts: list[str]) -> Iterator[Path]:
