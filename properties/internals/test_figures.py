@@ -175,20 +175,16 @@ def test_a_measure_that_an_editor_lacks_is_an_empty_cell(ranked_of: Tabulated) -
     ]
 
 
-def test_the_kill_matrix_has_a_square_where_a_check_trips() -> None:
+def test_a_check_has_a_bar_of_the_faults_that_it_catches_alone_and_with_others() -> None:
+    caught = dict(forgets="a", leaks="ab", crashes="a", drifts="b", stays="")
     table = pd.DataFrame(
-        [
-            ("forgets", "a", True),
-            ("forgets", "b", False),
-            ("leaks", "a", True),
-            ("leaks", "b", True),
-        ],
+        [(fault, check, check in checks) for fault, checks in caught.items() for check in "abc"],
         columns=["fault", "check", "trips"],
     )
-    ax = grids.draw_kills(new_axes(), table)
-    assert sorted(map(tuple, ax.lines[0].get_xydata())) == [(0, 0), (0, 1), (1, 1)]
-    assert labels(ax) == ["forgets", "leaks"]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+    ax = grids.draw_kills(new_axes(), table, ["a", "b"])
+    alone, shared = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    assert (alone, shared) == ([2, 1], [1, 1])
+    assert labels(ax) == ["a", "b"]
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])

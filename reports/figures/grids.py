@@ -1,8 +1,9 @@
-"""Heat maps: the league, the kill matrix, two options, tracing effects."""
+"""Heat maps of the league, of two options and of tracing effects; the kill matrix by its checks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -78,17 +79,21 @@ def _wrapped(measure: Measure) -> list[str]:
     return [short, kind] if kind else [short]
 
 
-def draw_kills(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A line for each planted fault, a column for each check; a square where the check fails."""
-    matrix = table.pivot_table(index="fault", columns="check", values="trips", sort=False)
-    y, x = np.nonzero(matrix.to_numpy())
-    ax.plot(x, y, "s", color=PALETTE[0], markersize=6)
-    ax.set_xticks(range(len(matrix.columns)), map(label, matrix.columns), rotation=90)
-    ax.set_yticks(range(len(matrix)), map(label, matrix.index))
-    ax.set(xlim=(-0.6, len(matrix.columns) - 0.4), ylim=(len(matrix) - 0.4, -0.6))
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+def draw_kills(ax: Axes, table: pd.DataFrame, checks: Sequence[str]) -> Axes:
+    """A bar for each of `checks`: the faults that no other catches, and those that others do."""
+    trips = table[table.trips]
+    is_alone = trips.groupby("fault").check.transform("size") == 1
+    left = np.zeros(len(checks))
+    for color, (name, own) in zip(PALETTE, {"no other check catches": trips[is_alone],
+                                            "others catch, too": trips[~is_alone]}.items(),
+                                  strict=False):  # fmt: skip
+        n_faults = own.check.value_counts().reindex(checks, fill_value=0).to_numpy()
+        ax.barh(range(len(checks)), n_faults, left=left, height=0.7, color=color, label=name)
+        left += n_faults
+    ax.set_yticks(range(len(checks)), checks)
+    ax.set(ylim=(len(checks) - 0.4, -0.6), xlabel="planted faults that")
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
     return ax
 
 

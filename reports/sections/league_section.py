@@ -15,7 +15,7 @@ from reports.figures import study_figures as figures
 from reports.figures.style import label
 from reports.published import MASK_RATIO_BY_SHARDS, MASK_RATIOS
 from reports.reading import Items
-from reports.sections.section import Section, panel, panels_of
+from reports.sections.section import Section, panel, panels_of, rows_height
 from wise.measures.estimates import PROTOCOL_WORDS
 from wise.measures.statistics import format_share
 
@@ -26,6 +26,7 @@ _COSTS = {
     "bytes": "Bytes added",
     "inference_ratio": "Inference",
 }
+_MOST_CHECKS = 40  # in the picture of the kill matrix
 _SCENE = ["model", "stream", "protocol", "others"]
 
 
@@ -51,15 +52,20 @@ def of_costs(path: Path) -> Iterator[Section]:
 def of_kills(path: Path) -> Iterator[Section]:
     """The kill matrix of the suite."""
     table, title = study.kills(path), "Which check catches which planted fault"
-    n_faults, n_checks = table.fault.nunique(), table.check.nunique()
-    missed = [
-        fault for fault in table.fault.unique() if not table.trips[table.fault == fault].any()
-    ]
-    caption = f"{counted(n_faults, 'planted fault')} against {counted(n_checks, 'check')}: "
-    caption += f"nothing catches {listed(missed)}." if missed else "each is caught."
+    n_checks = table.groupby("fault", sort=False).trips.sum()  # that catch a fault
+    n_faults = table.groupby("check", sort=False).trips.sum()  # that a check catches
+    most = n_faults.sort_values(ascending=False, kind="stable").index[:_MOST_CHECKS]
+    caption = (
+        f"{counted(len(n_checks), 'planted fault')} against {counted(len(n_faults), 'check')}: "
+    )
+    missed = n_checks.index[n_checks == 0].tolist()
+    caption += f"nothing catches {listed(missed)}" if missed else "each is caught"
+    caption += f", {n_checks.eq(1).sum():,} by one check alone."
+    if len(most) < len(n_faults):
+        caption += f" Shown are the {len(most)} checks that catch most."
     grid = panel(
-        grids.draw_kills, table, name="kills-1", title=title, caption=caption, heading="",
-        width=2.6 + 0.2 * n_checks, height=1.8 + 0.19 * n_faults,
+        grids.draw_kills, table, list(most), name="kills-1", title=title, caption=caption,
+        heading="", width=7.2, height=rows_height(len(most)),
     )  # fmt: skip
     yield Section("kills", title, caption, table, (grid,))
 
