@@ -96,7 +96,8 @@ def add_options(parser: pytest.Parser) -> None:
         "protocol",
         "both",
         "how answers are scored, the first of these being judged: free (free-run), forced "
-        "(teacher-forced), likelihood, compared (with the answer before); both = free,forced",
+        "(teacher-forced), likelihood, compared (with the answer before); both = free,forced; and "
+        "drift (of unrelated text), which is reported",
         metavar="PROTOCOL,...",
     )
     add(

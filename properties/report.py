@@ -18,6 +18,7 @@ from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.measures.ceilings import ceilings_of_rows
 from wise.measures.estimates import estimates_of_runs
+from wise.measures.quantities import told_of
 from wise.measures.rows import Row, read_rows
 from wise.measures.statistics import format_share
 from wise.measures.summary import perplexity_text, table_text
@@ -82,6 +83,8 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
     yield from _perplexity_lines(rows)
+    for told in told_of(rows):
+        yield from told.lines
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
 

@@ -24,6 +24,7 @@ from wise.evaluation.datasets import named_file, read_dataset
 from wise.evaluation.fields import RecordError
 from wise.evaluation.loading_notes import to_go_on
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
+from wise.measures.rows import REPORTED
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
@@ -229,6 +230,9 @@ def _protocols(text: str) -> tuple[str, ...]:
         for part in text.split(",")
         for name in (MAIN_PROTOCOLS if part == "both" else (part,))
     }
+    if asked <= {*REPORTED}:
+        judged = ", ".join(name for name in PROTOCOL_WORDS if name not in REPORTED)
+        raise ValueError(f"--protocol={text} names nothing that is judged; add one of {judged}")
     return tuple(name for name in PROTOCOL_WORDS if name in asked)
 
 

@@ -8,8 +8,10 @@ from reports.csv_text import counted, listed
 from reports.figures.style import label
 from reports.published import TRIANGLES
 from reports.reading import Items
-from reports.tables import SERIES, groups, scores_of
+from reports.tables import SERIES, groups, in_series, scores_of
 from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
+from wise.measures.quantities import told_of
+from wise.measures.rows import REPORTED
 from wise.measures.statistics import format_p, format_share
 from wise.measures.summary import perplexity_text
 
@@ -22,6 +24,7 @@ __all__ = [
     "league",
     "perplexities",
     "protocols",
+    "quantities",
     "retention",
     "router",
     "triangle",
@@ -181,6 +184,16 @@ def perplexities(items: Items) -> list[str]:
             f"{label(str(key['editor']))} on {key['model']}, stream {key['stream']}: {text}"
         )
     return told
+
+
+def quantities(items: Items) -> list[str]:
+    """What is told of each series beside its scores, as in the terminal."""
+    table = items.table[items.table.metric.isin(REPORTED)]
+    return [
+        f"{label(str(key['editor']))} on {key['model']}, stream {key['stream']}: {told}"
+        for key, own in groups(in_series(items, table), SERIES)
+        for told in told_of(own.itertuples(index=False))
+    ]
 
 
 def footnote() -> str:

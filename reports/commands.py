@@ -14,11 +14,12 @@ from reports.calibration import CALIBRATION
 from reports.reading import Items
 from reports.study_tables import options_of
 from wise.measures.estimates import MAIN_PROTOCOLS
-from wise.measures.rows import ASIDE
+from wise.measures.rows import ASIDE, REPORTED
 from wise.measures.text import visible
 
 __all__ = ["PACKAGED", "commands"]
 
+_UNNAMED = ASIDE - {*REPORTED}  # metrics that no protocol asks for
 PACKAGED = ("smollm2",)  # models that pytest takes by name, and rows name with a digest
 
 # As the test suite names models: a folder's with the digest of its weights, then the dtype.
@@ -33,7 +34,7 @@ def commands(items: Items, call: str = "") -> list[tuple[str, str]]:
     """
     found = [(visible(call), "all rows of this page")] * bool(call)
     for index, run in items.runs.iterrows():
-        own = items.table[(items.table.run == index) & ~items.table.metric.isin(ASIDE)]
+        own = items.table[(items.table.run == index) & ~items.table.metric.isin(_UNNAMED)]
         stream = f"stream {run.stream}, sha256 {run.stream_sha256}"
         if call:
             found.append(("", f"{run.editor} on {run.model}, seed {run.seed}: {stream}"))

@@ -169,7 +169,7 @@ def write_page(
         title=f"Model editors: {listed(editors, 4) or 'no rows'}",
         subtitle=f"{n_items} of {n_runs}, judged at {100 * confidence:g} % confidence",
         cards=cards,
-        notes=[*notes, *captions.perplexities(items)],
+        notes=[*notes, *captions.perplexities(items), *captions.quantities(items)],
         overall=overall(cards) if len(cards) > MOST_CARDS else "",
         properties=list(dict.fromkeys(line.measure for card in cards for line in card.lines)),
         notices=[notice for each in parts for notice in (*each.notices, *apart(each))],

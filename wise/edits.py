@@ -112,6 +112,11 @@ class Probe:
         if self.kind not in PROBE_KINDS:
             raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
 
+    @property
+    def text(self) -> str:
+        """The prompt with its answer, as running text."""
+        return f"{self.prompt} {self.answer}".strip()
+
 
 @dataclass(frozen=True)
 class EditStream:
@@ -172,9 +177,7 @@ class Background:
     @classmethod
     def of(cls, edits: Sequence[Edit], probes: Sequence[Probe]) -> Background:
         """Records of a published file that a stream left over, as background."""
-        return cls(
-            tuple(f"{probe.prompt} {probe.answer}".strip() for probe in probes), tuple(edits)
-        )
+        return cls(tuple(probe.text for probe in probes), tuple(edits))
 
     def __add__(self, other: Background) -> Background:
         return Background(self.texts + other.texts, self.edits + other.edits)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from properties.internals.hostile import PageReader
-from properties.internals.measured import RUN, contradicting, rows_of, run_rows, write_rows
+from properties.internals.measured import ROW, RUN, contradicting, rows_of, run_rows, write_rows
 from reports.build import build_page
 from reports.check_table import CheckRecord, read_checks
 from wise.measures.rows import Row
@@ -177,6 +177,30 @@ def test_the_perplexity_of_targets_is_told_of_each_editor(tmp_path: Path) -> Non
     for editor, value in (("wise", 2), ("weak", 100)):
         told = f"Perplexity of the targets at T=7: median {value}, mean {value},"
         assert f"{editor} on llama, stream world-0/evaluation: {told}" in text
+
+
+def test_the_drift_of_each_editor_is_told_at_each_t(tmp_path: Path) -> None:
+    places = (("unedited", 0, "log-perplexity"), *(("final", t, kind) for t in (1, 7)
+              for kind in ("divergence", "log-perplexity")))  # fmt: skip
+    rows = [
+        replace(
+            ROW, **RUN._replace(editor=editor)._asdict(), protocol="drift", when=when, t=t,
+            metric="drift", kind=kind, edit_id="", age=0, score=None, value=t * far,
+            block=f"{t} drift",
+        )
+        for editor, far in (("wise", 0.0), ("weak", 0.5))
+        for when, t, kind in places
+    ]  # fmt: skip
+    path = write_rows(tmp_path / "rows.jsonl", [*run_rows(), *rows])
+    text = PageReader(build_page([path], tmp_path / "out").read_text(encoding="utf-8")).text
+    what = "Drift on 1 text of far probes, KL from the unedited model in nats a token"
+    for editor, at in (
+        ("wise", "T=1: KL 0, 95th percentile 0, perplexity 1, ratio 1; T=7: KL 0,"),
+        ("weak", "T=1: KL 0.5, 95th percentile 0.5, perplexity 1.649, ratio 1.649; T=7: KL 3.5,"),
+    ):
+        told = f"{editor} on llama, stream world-0/evaluation: {what}, and perplexity (unedited 1)"
+        assert f"{told}: {at}" in text
+    assert "--protocol=both,drift" in text
 
 
 def test_the_page_needs_nothing_but_itself(out: Path, page: PageReader) -> None:

@@ -173,6 +173,7 @@ BAD = {
     "--checkpoints=1;2": "--checkpoints=1;2 is not a whole number >= 1",
     "--stream-seed=-1": "--stream-seed=-1 is not a whole number >= 0",
     "--protocol=greedy": "--protocol=greedy is none of both, free, forced, likelihood, compared",
+    "--protocol=drift": "--protocol=drift names nothing that is judged; add one of free, forced",
     "--protocol=free,": "--protocol= is none of both, free, forced",
     "--threshold=speed=.9": "--threshold=speed=.9: 'speed' is none of reliability, generalization",
     "--threshold=far=2": "--threshold=far=2 is not a number in (0, 1)",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wise.edits import Edit, EditStream
+from wise.edits import Background, Edit, EditStream
 
-__all__ = ["Question", "at_edit_questions", "final_questions", "knowledge_questions"]
+__all__ = ["Question", "at_edit_questions", "drift_questions", "final_questions",
+           "knowledge_questions"]  # fmt: skip
+
+_MOST_TEXTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +102,22 @@ def final_questions(stream: EditStream) -> list[Question]:
             compared = probe.answer, "" if of is None else edits[of].target
             ask("locality", probe.kind, probe.prompt, "", of, compared)
     return questions
+
+
+def drift_questions(stream: EditStream, background: Background) -> list[Question]:
+    """The divergence and the log-perplexity of up to 200 texts that no edit is about.
+
+    They are the far probes of `stream` that it does not edit, each with its answer: no editor was
+    given them. Where there are none, they are the texts of the background, and of the kinds that
+    say so, "-seen".
+    """
+    edited = {edit.prompt for edit in stream.edits}
+    far = [
+        probe.text for probe in stream.probes if probe.kind == "far" and probe.prompt not in edited
+    ]
+    texts, seen = (far, "") if far else (background.texts, "-seen")
+    return [
+        Question("drift", f"{kind}{seen}", text, "", "", text, 0)
+        for text in list(dict.fromkeys(texts))[:_MOST_TEXTS]
+        for kind in ("divergence", "log-perplexity")
+    ]

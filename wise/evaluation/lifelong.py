@@ -21,6 +21,7 @@ from wise.edits import Background, Edit, EditStream
 from wise.evaluation.asked import (
     Question,
     at_edit_questions,
+    drift_questions,
     final_questions,
     knowledge_questions,
 )
@@ -89,6 +90,11 @@ class LifelongRun:
                 raise ValueError(f"protocol={protocol!r} is none of {', '.join(PROTOCOL_WORDS)}")
         if self.edits_per_turn < 1:
             raise ValueError(f"edits_per_turn={self.edits_per_turn} must be >= 1")
+        if "drift" in self.protocols and not self._asked("drift", 0):
+            raise ValueError(
+                "protocol='drift' has no text to read: the stream has no far probes, and the "
+                "background no texts"
+            )
 
     @property
     def identity(self) -> rows.Run:
@@ -107,22 +113,32 @@ class LifelongRun:
         blocks = []
         if self.tells_knowledge and (known := tuple(knowledge_questions(edits))):
             blocks.append(Block("knowledge", 0, 0, "unedited", "forced", known))
-        if "compared" in self.protocols and self.checkpoints:
-            asked = final_questions(self.stream.prefix(max(self.checkpoints)))
-            before = tuple(replace(question, age=0) for question in asked)
-            blocks.append(Block("unedited compared", 0, 0, "unedited", "compared", before))
+        for each in self.protocols:
+            if each in rows.ASKED_BEFORE and self.checkpoints:
+                before = tuple(
+                    replace(question, age=0)
+                    for question in self._asked(each, max(self.checkpoints))
+                    if not question.kind.startswith("divergence")  # which is from itself, and 0
+                )
+                blocks.append(Block(f"unedited {each}", 0, 0, "unedited", each, before))
         for begin, end in pairwise([0, *ends]):
             own = tuple(at_edit_questions(edits[begin:end]))
             blocks.append(Block(f"edit {end}", begin, end, "at-edit", "free", own))
             if end not in self.checkpoints:
                 continue
-            asked, name = final_questions(self.stream.prefix(end)), f"checkpoint {end}"
-            blocks += [Block(f"{name} {each}", begin, end, "final", each, tuple(asked))
+            name = f"checkpoint {end}"
+            blocks += [Block(f"{name} {each}", begin, end, "final", each, self._asked(each, end))
                        for each in self.protocols]  # fmt: skip
             if is_routed:
-                routed = tuple(routed_questions(asked))
+                routed = tuple(routed_questions(self._asked("free", end)))
                 blocks.append(Block(f"{name} routing", begin, end, "routing", "free", routed))
         return tuple(blocks)
+
+    def _asked(self, protocol: str, t: int) -> tuple[Question, ...]:
+        """What is asked by a protocol after `t` edits: of drift, the same texts at every T."""
+        if protocol == "drift":
+            return tuple(drift_questions(self.stream, self.background))
+        return tuple(final_questions(self.stream.prefix(t)))
 
     def row(self, block: Block, measured: Measured) -> rows.Row:
         question = measured.question
@@ -150,7 +166,8 @@ def run_lifelong(
 ) -> list[rows.Row]:
     """Edit, measure, write rows to `path` block by block, and return all of them.
 
-    `editor` must hold no edit yet: the unedited model is asked first. With `resume`, complete
+    `editor` must hold no edit yet, and a model of its own: `model` is the unedited one, which is
+    asked first, and for drift at each checkpoint too. With `resume`, complete
     blocks in `path` are kept, and their edits only made again (from a saved state where the editor
     can save); the rows are those of an uninterrupted run, and rows of any other run a ValueError
     that names what differs. Without it, existing rows at `path` are an error. `bar_of` makes the
@@ -243,12 +260,17 @@ def _n_prompts(run: LifelongRun, blocks: Sequence[Block], done: Set[str]) -> int
     """About how many prompts are read for the blocks that are missing, the unedited model first."""
     locality = {q.prompt for each in blocks for q in each.questions if q.metric == "locality"}
     n_readings = 1 + (not BY_TOKENS.isdisjoint(run.protocols))
-    missing = (
-        (1 + (each.protocol == "compared")) * sum(not q.excluded for q in each.questions)
-        for each in blocks
-        if each.name not in done
-    )
-    return n_readings * len(locality) + sum(missing)
+    texts = {q.prompt for each in blocks for q in each.questions if q.metric == "drift"}
+    missing = (_n_readings(each) for each in blocks if each.name not in done)
+    return n_readings * len(locality) + len(texts) + sum(missing)
+
+
+def _n_readings(block: Block) -> int:
+    """About how many prompts are read for a block."""
+    asked = [question.prompt for question in block.questions if not question.excluded]
+    if block.protocol == "drift":
+        return len(set(asked))
+    return len(asked) * (1 + (block.protocol == "compared"))
 
 
 def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:

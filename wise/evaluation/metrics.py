@@ -13,31 +13,35 @@ Two more protocols score what a model finds likely, not what it says. Likelihood
 answer, a token: the inverse of its perplexity; of locality, the share that is left of the unedited
 model's own. Compared, an answer is right if it is likelier, a token, than the one that the edit
 exchanges it with: CounterFact's ES, PS and NS (Meng et al. 2022, section 3.3).
+
+What has drifted is a quantity, not a score: `wise.evaluation.drift`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from transformers import PreTrainedModel
 
 from wise.editor import Editor
 from wise.evaluation.asked import Question
+from wise.evaluation.drift import drifts
 from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
-from wise.lm.tokens import canonical, why_no_target
+from wise.lm.tokens import canonical, prompt_tokens, why_no_target
 
 __all__ = ["BY_TOKENS", "BaseAnswers", "Measured", "measure"]
 
 # The protocols that read the unedited model's answers token by token, too.
 BY_TOKENS = frozenset({"forced", "likelihood"})
+_SAME_MODEL = 1e-3  # of -log p: rounding is far below
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A question with its answer and its score in [0, 1], or with a routing activation, `value`.
+    """A question with its answer and its score in [0, 1], or with a quantity, `value`.
 
     There is neither where it was excluded.
     """
@@ -51,10 +55,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class BaseAnswers:
-    """The unedited model's answers to all locality probes; ask before the first edit."""
+    """The unedited model's answers to all locality probes; ask before the first edit.
+
+    Texts that may drift are read again by `unedited`, whose model must stay as it is; `texts` are
+    their log-perplexities, by which it is seen whether it did.
+    """
 
     free: Mapping[str, Answer]
     forced: Mapping[str, ForcedAnswer]
+    unedited: Unedited | None = None
+    texts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def ask(
@@ -65,14 +75,17 @@ class BaseAnswers:
         *,
         forced: bool = True,
     ) -> BaseAnswers:
-        """Ask the locality questions; teacher-forced only with `forced`."""
+        """Ask the locality questions, teacher-forced only with `forced`, and read the texts."""
         base = Unedited(model, reader.tokenizer)
         prompts = sorted({q.prompt for q in questions if q.metric == "locality"})
         free = dict(zip(prompts, reader.free(base, prompts), strict=True))
         spoken = [prompt for prompt in prompts
                   if forced and not why_no_target(reader.tokenizer, free[prompt].text)]  # fmt: skip
         answers = reader.forced(base, spoken, [free[prompt].text for prompt in spoken])
-        return cls(free, dict(zip(spoken, answers, strict=True)))
+        texts = _texts(q for q in questions if not _why_unread(q, reader))
+        found = drifts(base, base, reader, texts)
+        told = {text: each.before for text, each in zip(texts, found, strict=True)}
+        return cls(free, dict(zip(spoken, answers, strict=True)), base, told)
 
 
 def measure(
@@ -91,6 +104,8 @@ def measure(
 def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseAnswers) -> str:
     """Why a question cannot be scored by a protocol; empty where it can."""
     tokenizer = reader.tokenizer
+    if protocol == "drift":
+        return _why_unread(question, reader)
     if protocol == "compared":
         if not all(question.compared):
             return "the record has no other answer to compare with"
@@ -107,6 +122,21 @@ def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseA
         why = f"'s answer {why_no_target(tokenizer, text)}" if text else " answers nothing"
         return f"the unedited model{why}"
     return ""
+
+
+def _why_unread(question: Question, reader: Reader) -> str:
+    """Why a text cannot be read; empty where it can."""
+    (ids,) = prompt_tokens(reader.tokenizer, [question.prompt])
+    if len(ids) < 2:
+        return "no token of the text has one before it"
+    if reader.max_length is not None and len(ids) > reader.max_length:
+        return f"the text has {len(ids)} tokens; the model reads at most {reader.max_length}"
+    return ""
+
+
+def _texts(questions: Iterable[Question]) -> list[str]:
+    """The texts whose drift is asked for."""
+    return list(dict.fromkeys(q.prompt for q in questions if q.metric == "drift"))
 
 
 def _excluded(question: Question, why: str) -> Measured:
@@ -164,9 +194,33 @@ def _measure_compared(
         yield Measured(question, question.compared[0], likelier, float(right > wrong))
 
 
+def _measure_drift(
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
+) -> Iterator[Measured]:
+    """Raises RuntimeError where the model that should be the unedited one has been edited."""
+    if base.unedited is None:
+        raise ValueError("drift is measured from a base that was asked for; use BaseAnswers.ask")
+    texts = _texts(questions)
+    of_text = dict(zip(texts, drifts(base.unedited, editor, reader, texts), strict=True))
+    for question in questions:
+        found = of_text[question.prompt]
+        asked = base.texts[question.prompt]
+        if not math.isclose(found.before, asked, rel_tol=_SAME_MODEL):
+            raise RuntimeError(
+                f"the unedited model has changed: -log p of {question.prompt[:60]!r} is now "
+                f"{found.before:.4g} and was {asked:.4g} nats a token; an editor needs its own copy"
+            )
+        value = found.divergence if question.kind.startswith("divergence") else found.after
+        if math.isfinite(value):
+            yield Measured(question, "", "", None, value)
+        else:
+            yield _excluded(question, f"the value {value} is non-finite")
+
+
 _SCORED: Mapping[str, Callable[..., Iterator[Measured]]] = {
     "free": _measure_free,
     "forced": partial(_by_tokens, _right),
     "likelihood": partial(_by_tokens, _likelihood),
     "compared": _measure_compared,
+    "drift": _measure_drift,
 }

@@ -44,6 +44,7 @@ PROTOCOL_WORDS = {
     "forced": "teacher-forced",
     "likelihood": "by likelihood",
     "compared": "by comparison",
+    "drift": "drift",
 }
 MAIN_PROTOCOLS = ("free", "forced")  # that score what a model says
 TRIANGLE = ["reliability", "generalization", "locality"]

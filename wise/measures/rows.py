@@ -16,13 +16,23 @@ from typing import Literal, NamedTuple, NoReturn
 
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 
-__all__ = ["ASIDE", "Row", "RowWriter", "Run", "check_rows", "read_rows"]
+__all__ = [
+    "ASIDE",
+    "ASKED_BEFORE",
+    "REPORTED",
+    "Row",
+    "RowWriter",
+    "Run",
+    "check_rows",
+    "read_rows",
+]
 
 _CHOICES = {
-    "protocol": ("free", "forced", "likelihood", "compared"),
+    "protocol": ("free", "forced", "likelihood", "compared", "drift"),
     "when": ("unedited", "at-edit", "final"),
-    "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge"),
-}
+    "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge",
+               "drift"),
+}  # fmt: skip
 # By metric: the kinds that it has, in words and as a pattern.
 _KINDS = {
     "reliability": ("none", ""),
@@ -34,9 +44,18 @@ _KINDS = {
         "edit, paraphrase or paraphrase-LEVEL, far, near-subject, near-relation, threshold",
         "edit|paraphrase(-[1-9][0-9]*)?|far|near-subject|near-relation|threshold",
     ),
+    "drift": (
+        "divergence or log-perplexity, with -seen where the editor was given the text",
+        "(divergence|log-perplexity)(-seen)?",
+    ),
 }
-# Metrics that tell something about the items of the others, and are no results of an editor.
-ASIDE = frozenset({"routing", "knowledge"})
+# Metrics by a protocol of their name, that are reported as quantities and never judged.
+REPORTED = ("drift",)
+# Metrics whose rows no mean of scores has: these, and what tells something about other items.
+ASIDE = frozenset({"routing", "knowledge", *REPORTED})
+# Protocols by which the unedited model is asked, too.
+ASKED_BEFORE = ("compared", *REPORTED)
+_VALUED = frozenset({"routing", *REPORTED})
 _NOT_BLANK = ("editor", "model", "stream", "cluster", "prompt", "block")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -59,11 +78,13 @@ class Row:
     its own (0 at-edit). `cluster` is what is resampled together: the subject, or the
     item itself where it has none. `kind` is a paraphrase level or a kind of probe. Where the metric
     is "routing", `value` is the routing activation of the prompt in place of a score, or, in the
-    one row of kind "threshold", what it is compared with. Where it is "knowledge", the score is the
-    share of the ground truth's tokens that the unedited model predicts: 1 if it knows the fact that
-    is edited later. All other unedited items are by the protocol "compared": what the model finds
-    likelier before any edit. An item that could not be measured has the reason in `excluded`, and
-    no number.
+    one row of kind "threshold", what it is compared with. Where it is "drift", `value` is of the
+    text in `prompt`, in nats a token: the divergence from the unedited model, or the logarithm of
+    the perplexity. Where it is "knowledge", the score is the share of the ground truth's tokens
+    that the unedited model predicts: 1 if it knows the fact that is edited later. All other
+    unedited items are by a protocol of ASKED_BEFORE: what the model finds likelier, or how likely
+    it finds a text, before any edit. An item that could not be measured has the reason in
+    `excluded`, and no number.
     Raises ValueError naming field, value and what is allowed.
     """
 
@@ -110,12 +131,18 @@ class Row:
             self._refuse("age", f"is not 0, which it is {self.when}")
         is_unedited = self.when == "unedited"
         if is_unedited != (self.metric == "knowledge") and (
-            not is_unedited or self.protocol != "compared"
+            not is_unedited or self.protocol not in ASKED_BEFORE
         ):
             self._refuse(
                 "when",
                 f"does not go with {self.metric}, {self.protocol}; knowledge is asked unedited, "
-                "and what is compared may be",
+                f"and {', '.join(ASKED_BEFORE)} may be",
+            )
+        if self.protocol != self.metric and {self.protocol, self.metric} & {*REPORTED}:
+            self._refuse(
+                "metric",
+                f"does not go with the protocol {self.protocol}; {', '.join(REPORTED)} is by the "
+                "protocol of its name alone",
             )
         allowed, pattern = _KINDS[self.metric]
         if not re.fullmatch(pattern, self.kind):
@@ -124,7 +151,7 @@ class Row:
 
     def _check_score(self) -> None:
         """Check that the metric's own number is set, or none where the item is excluded."""
-        numbers = ("value", "score") if self.metric == "routing" else ("score", "value")
+        numbers = ("value", "score") if self.metric in _VALUED else ("score", "value")
         measured, other = (getattr(self, name) for name in numbers)
         if other is not None:
             self._refuse(numbers[1], f"is not None, as {self.metric} has a {numbers[0]}")
@@ -137,9 +164,11 @@ class Row:
             return
         if not isinstance(measured, int | float):
             self._refuse(numbers[0], "is not a number")
-        if self.metric == "routing":
-            if math.isnan(measured) or math.isinf(measured):
+        if self.metric in _VALUED:
+            if not math.isfinite(measured):
                 self._refuse("value", "is not a finite number")
+            if self.metric in REPORTED and measured < 0:
+                self._refuse("value", f"is below 0, which no {self.metric} is")
         elif not 0 <= measured <= 1:
             self._refuse("score", "is not a number in [0, 1]")
         object.__setattr__(self, numbers[0], float(measured) + 0.0)  # -0.0 becomes 0.0

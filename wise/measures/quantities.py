@@ -1,0 +1,81 @@
+"""Quantities of a model that are told beside its scores and never judged, as text."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from statistics import fmean, quantiles
+from typing import Any, NamedTuple
+
+from wise.measures.rows import REPORTED
+from wise.measures.text import by_number
+
+__all__ = ["Quantity", "told_of"]
+
+_Values = Mapping[Hashable, float]  # of the items of one kind at one T; NaN where excluded
+_TEXTS = {"": "text|texts of far probes", "-seen": "text|texts that the editor was given"}
+_MOST_LOG = 700.0  # above which exp overflows
+
+
+class Quantity(NamedTuple):
+    """What it is, with its value before any edit, and its text at each T."""
+
+    what: str
+    at: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (f"{self.what}:", *(f"  {each}" for each in self.at))
+
+    def __str__(self) -> str:
+        return f"{self.what}: {'; '.join(self.at)}"
+
+
+def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
+    """What is told of `rows`, of one or more runs of an editor; scores are passed over."""
+    found: defaultdict[str, defaultdict[int, dict[Hashable, float]]]
+    found = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        if row.metric in REPORTED:
+            kind = f"{row.when} {row.kind or row.metric}"
+            found[kind][row.t][row.run, row.prompt] = math.nan if row.excluded else row.value
+    for seen, texts in _TEXTS.items():
+        if far := found[f"final divergence{seen}"]:
+            before = found[f"unedited log-perplexity{seen}"][0]
+            after = found[f"final log-perplexity{seen}"]
+            yield Quantity(
+                f"Drift on {by_number(max(map(len, far.values())), texts)}, KL from the unedited "
+                f"model in nats a token, and perplexity (unedited {_exp(_known(before)):.4g})",
+                tuple(f"T={t}: {_drift(far[t], before, after[t])}" for t in sorted(far)),
+            )
+
+
+def _drift(divergence: _Values, before: _Values, after: _Values) -> str:
+    """At one T. A ratio of perplexities is that of a text in the geometric mean."""
+    far = _known(divergence)
+    n_lost = len(divergence) - len(far)
+    told = [f"{by_number(n_lost, 'text|texts has|have')} no finite number"] * bool(n_lost)
+    if far:
+        gained = _known({key: after[key] - before[key] for key in after if key in before})
+        told = [
+            f"KL {fmean(far):.3g}, 95th percentile {_percentile(far):.3g}",
+            f"perplexity {_exp(_known(after)):.4g}, ratio {_exp(gained):.4g}",
+            *told,
+        ]
+    return ", ".join(told)
+
+
+def _known(values: _Values) -> list[float]:
+    return [each for each in values.values() if not math.isnan(each)]
+
+
+def _percentile(values: Sequence[float]) -> float:
+    """The 95th, interpolated."""
+    return quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else values[0]
+
+
+def _exp(logarithms: Sequence[float]) -> float:
+    """exp of their mean; NaN without any."""
+    mean = fmean(logarithms) if logarithms else math.nan
+    return math.inf if mean > _MOST_LOG else math.exp(mean)
