@@ -42,6 +42,7 @@ _N_STEPPED = 8  # prompts whose decoding is watched step by step
 _N_PADDED = 2  # prompts that are padded to the whole context
 _WIDEST = 1024  # tokens: a context to which rows are padded
 _N_BEAMS = 3
+_N_ENDLESS = 65  # new tokens, on a model that ends no answer
 _N_BEAMED = 4  # prompts on which beams differ from decoding without
 _IN_PIECES = " (tokens that are not those of their text)"
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
@@ -205,13 +206,33 @@ def is_near_tie(
     return float(best - second) <= tolerance(logits)
 
 
+def _require_all_tokens(bench: Bench, prompt: str) -> None:
+    """Require as many tokens as were asked for of an unedited editor of a model that never ends.
+
+    The answers of the bench's own model are too short to show how many an editor gives at most.
+    """
+    model, eos = bench.copy_model(), bench.loaded.tokenizer.eos_token_id
+    with torch.no_grad():
+        model.get_output_embeddings().weight[eos] = 0  # a logit below the best others
+    n_new = _N_ENDLESS
+    if bench.reader.max_length is not None:
+        n_new = min(n_new, bench.reader.max_length - bench.batch([prompt]).input_ids.shape[1])
+    found = _generate(bench, bench.editor(model=model), [prompt], n_new)
+    require(
+        found.shape[1] == n_new or eos in found,
+        f"generate with max_new_tokens={n_new} ends after {found.shape[1]} tokens, without EOS; "
+        f"needed: all {n_new}, on a model that ends no answer",
+    )
+
+
 @needs(Generates)
 def check_cached_generation_says_the_same(bench: Bench) -> None:
     """`generate` gives the greedy continuation by `logits`, to 1, 2 or many tokens.
 
-    Of edited prompts of one token, too: each is as long as what a cached step reads. Of rows whose
-    tokens are not those of their text: what is asked is a row, and no text. And to targets that
-    repeat words, after a full stop or a line break.
+    On a model that ends no answer, as many as were asked for. Of edited prompts of one token, too:
+    each is as long as what a cached step reads. Of rows whose tokens are not those of their text:
+    what is asked is a row, and no text. And to targets that repeat words, after a full stop or a
+    line break.
     """
     edits, short = _punctuated(_edits(bench)), _of_one_token(bench)
     most, tokenizer = bench.reader.max_new_tokens, bench.loaded.tokenizer
@@ -234,6 +255,7 @@ def check_cached_generation_says_the_same(bench: Bench) -> None:
                 by_logits[:, :n_new].tolist(), f"generate with max_new_tokens={n_new} says",
                 "logits, token by token, say", batch,
             )  # fmt: skip
+    _require_all_tokens(bench, edits[0].prompt)
 
 
 @needs(Generates)
