@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, close, require
+from properties.findings import Broken, close, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import Edit
 from wise.lm.decoding import Answer
@@ -19,6 +19,7 @@ __all__ = [
     "require_close",
     "require_same",
     "require_same_answers",
+    "require_same_threshold",
     "snapshot",
 ]
 
@@ -74,7 +75,7 @@ def require_same_answers(found: Snapshot, expected: Snapshot, when: str) -> None
 
 
 def require_close(found: Snapshot, expected: Snapshot, when: str) -> None:
-    """Require the same answers and routes, and logits equal up to the order of additions."""
+    """Require the same answers and routes, and logits and threshold equal up to rounding."""
     require_same_answers(found, expected, when)
     for prompt, own, other in zip(found.prompts, found.logits, expected.logits, strict=True):
         require(
@@ -82,6 +83,18 @@ def require_close(found: Snapshot, expected: Snapshot, when: str) -> None:
             f"{when}, logits of {prompt!r} differ by {float((own - other).abs().max()):.1e}; only "
             "rounding may",
         )
+    require_same_threshold(found, expected, when)
+
+
+def require_same_threshold(found: Snapshot, expected: Snapshot, when: str) -> None:
+    """Require the same threshold, up to the order of additions in activations."""
+    own, other = found.threshold, expected.threshold
+    if own is None or other is None or expected.activations is None:
+        return
+    require(
+        own == other or abs(own - other) <= tolerance(expected.activations),
+        f"{when}, the threshold is {own:.6g}; needed: {other:.6g}, and only rounding may differ",
+    )
 
 
 def _route(is_open: bool) -> str:

@@ -15,6 +15,7 @@ from properties.snapshots import (
     require_close,
     require_same,
     require_same_answers,
+    require_same_threshold,
     snapshot,
 )
 from wise.editor import Editor, Erasable, Persistent, Prepares
@@ -60,8 +61,9 @@ def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
 def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
     """An editor whose newest edits are removed answers as one that never had them.
 
-    One by one down to the unedited model, or several at once; of one turn or not; also where they
-    share the target, id or subject of an edit that stays. Everything was asked before each removal.
+    So is its threshold, where it is Routed. One by one down to the unedited model, or several at
+    once; of one turn or not; also where they share the target, id or subject of an edit that stays.
+    Everything was asked before each removal.
     """
     one, of_target, of_subject, other = edits = _twins(bench)
     asked = _asked(bench, edits)
@@ -79,7 +81,9 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
         take_back(editor, removed)
         prompts = " and ".join(repr(edit.prompt) for edit in removed)
         when = f"made last, the edit of {prompts} was removed, and not as if never made: now"
-        require_same_answers(snapshot(bench, editor, asked), expected[n_left], when)
+        found = snapshot(bench, editor, asked)
+        require_same_answers(found, expected[n_left], when)
+        require_same_threshold(found, expected[n_left], when)
 
     editor.edit([of_target, of_subject])
     for n_left, removed in ((3, of_subject), (2, of_target), (1, other), (0, one)):
