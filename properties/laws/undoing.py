@@ -276,7 +276,8 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     """To remove an edit that is not in force is an error, also among others, and removes nothing.
 
     It is not in force before it is made, nor once removed, nor after a reset, nor because another
-    has its target, subject or id, or asks the same in other words.
+    has its target, subject or id, or asks the same in other words. A removal of no edits may be an
+    error, and removes none.
     """
     one, of_target, of_subject, other = _twins(bench)
     editor = bench.editor()
@@ -305,6 +306,10 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     for prompt in bench.wordings.get(one.prompt, ())[:1]:
         worded = replace(one, prompt=prompt, subject=subject_in(one, prompt))
         refuse([worded], "what one in force says, in other words,")
+    before = snapshot(bench, editor)
+    with suppress(KeyError, ValueError):
+        editor.remove([])
+    require_same(snapshot(bench, editor), before, "after a removal of no edits")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")
     take_back(editor, [other])
