@@ -40,10 +40,18 @@ _SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object
         tokenizer, "padding_side", "right"
     ),
     "gradients off": lambda model, tokenizer: torch.set_grad_enabled(False),
+    "hooks of the caller's own": lambda model, tokenizer: _watched(model),
     "a generation configuration with sampling, beams, a penalty and lengths": (
         lambda model, tokenizer: setattr(model, "generation_config", GenerationConfig(**_DECODING))
     ),
 }
+
+
+def _watched(model: PreTrainedModel) -> None:
+    """A hook before and behind each module, that changes nothing."""
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, args: None)
+        module.register_forward_hook(lambda module, args, output: None)
 
 
 _Call = tuple[str, Callable[[], object]]
@@ -82,7 +90,8 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     model, both configurations, the tokenizer, the modes, threads and random states of torch,
     logging, the environment, and files in the working folder. A call that raises is no exception.
     Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
-    tokenizer that pads on the right, gradients off, a generation configuration that is not greedy.
+    tokenizer that pads on the right, gradients off, hooks of its own on the model, a generation
+    configuration that is not greedy.
     """
     for settings in ((), tuple(_SETTINGS)):
         with undisturbed(bench.loaded.tokenizer):
@@ -117,9 +126,9 @@ def _leaves_the_world(bench: Bench, settings: Sequence[str]) -> None:
 def check_the_callers_settings_change_no_answer(bench: Bench) -> None:
     """An editor learns and answers bitwise alike, whatever settings its caller has chosen.
 
-    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off, a
-    generation configuration that is not greedy. An editor may refuse to edit with some of them, by
-    an error.
+    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off,
+    hooks of its own on the model, a generation configuration that is not greedy. An editor may
+    refuse to edit with some of them, by an error.
     """
     expected = _with_settings(bench, ())
     assert expected is not None
