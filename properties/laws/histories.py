@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from hypothesis import Phase
 
 from properties.bench import Bench, subject_in
@@ -253,7 +254,8 @@ class _Histories:
                 course.make(turn)
                 course.made += (call,)
         elif call == "questions":
-            found = snapshot(self.bench, editor, self.asked)
+            with torch.inference_mode():  # what is made of a question may be needed for an edit
+                found = snapshot(self.bench, editor, self.asked)
             require_same(found, self.expected(course.made), f"{what}, an editor is {as_if}")
         elif call == "refused calls":
             for refused in self.refusals:
@@ -309,8 +311,8 @@ def check_an_editor_is_what_its_turns_made_it(bench: Bench) -> None:
 
     One editor goes through all ordered pairs of calls: turns of edits that are new, known, edited
     anew or in other words, removals, resets, saves, loads, exports, preparations, refused calls and
-    questions. All edits are given in one list, which is empty after each call. An exported folder
-    answers as the editor, up to the order of additions.
+    questions, which are asked in inference mode. All edits are given in one list, which is empty
+    after each call. An exported folder answers as the editor, up to the order of additions.
     """
     with tempfile.TemporaryDirectory() as folder:
         histories = _Histories(bench, Path(folder))
