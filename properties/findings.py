@@ -88,4 +88,4 @@ def tolerance(logits: Tensor) -> float:
 
 def close(one: Tensor, other: Tensor) -> bool:
     """Whether two logits are equal up to the order of additions."""
-    return bool(torch.allclose(one, other, rtol=0, atol=tolerance(other)))
+    return bool(torch.allclose(one.to(other.dtype), other, rtol=0, atol=tolerance(other)))
