@@ -5,6 +5,7 @@ Torch is imported with the first session, so that what needs no model starts at 
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import re
@@ -179,6 +180,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made lives as long as the process: no collection of garbage walks it."""
+    gc.freeze()
 
 
 def _expect_known_failure(settings: Settings, item: pytest.Item) -> None:
