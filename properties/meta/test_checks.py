@@ -7,6 +7,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,20 @@ from typing import Any
 import pytest
 
 from fixtures.models import load_model
+from fixtures.perfect import Perfect
 from properties.bench import Bench
 from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
 from properties.laws.batches import questions
 from properties.laws.states import _is_pickle
+from properties.laws.writes import check_a_mass_turn_writes_all_of_its_edits
 from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
 from properties.outcomes import run_as_test
 from properties.runs import world_bench
 from wise.editor import Editor, Persistent, Routed
 from wise.editors.corners import make_unedited
+from wise.edits import Edit
 from wise.lm.decoding import Answer, Unedited
 
 pytestmark = pytest.mark.meta
@@ -167,3 +171,26 @@ def test_a_law_asks_short_questions_where_the_vocabulary_is_large(
     asked = questions(bench, n)
     assert len(asked) == n
     assert max(len(ids) for ids in tokenizer(asked).input_ids) == most < max(lengths)
+
+
+@pytest.mark.parametrize("is_of_place", [False, True], ids=["never-written", "last-of-a-turn"])
+def test_a_place_in_a_turn_is_blamed_for_what_is_written_elsewhere(
+    is_of_place: bool, tmp_path: Path
+) -> None:
+    lost = set[str]()
+
+    class Losing(Perfect):
+        def edit(self, edits: Sequence[Edit]) -> None:
+            self.check(edits)
+            for edit in edits[:-1] if is_of_place and len(edits) > 1 else edits:
+                if is_of_place or edit.prompt not in lost:
+                    self.remember(edit)
+
+    bench = world_bench(
+        Losing, load_model("gptj"), tmp_path, n_edits=20, thresholds={"reliability": 0.85}
+    )
+    lost |= {edit.prompt for edit in bench.edits(10)}
+    with (
+        pytest.raises(Broken, match="2 edits, the one at place 2") if is_of_place else nullcontext()
+    ):
+        check_a_mass_turn_writes_all_of_its_edits(bench)
