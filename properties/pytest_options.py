@@ -97,7 +97,7 @@ def add_options(parser: pytest.Parser) -> None:
         "both",
         "how answers are scored, the first of these being judged: free (free-run), forced "
         "(teacher-forced), likelihood, compared (with the answer before); both = free,forced; and "
-        "drift (of unrelated text), which is reported",
+        "drift (of unrelated text) and fluency (of continuations), which are reported",
         metavar="PROTOCOL,...",
     )
     add(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from properties.laws.batches import padded, questions
 from wise.editor import Editor, Generates, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
-from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
+from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits, takes_option
 from wise.lm.tokens import IGNORED, Batch, pad, prompt_tokens
 
 __all__ = [
@@ -314,12 +313,10 @@ def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
     beamed = _beamed(bench)[:_N_BEAMED]
     editor, prompts = bench.editor(edits), list(dict.fromkeys([*beamed, *_prompts(bench, edits)]))
     assert isinstance(editor, Generates)
-    taken = inspect.signature(editor.generate).parameters
-    any_name = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    if not (any_name or "num_beams" in taken):
+    if not takes_option(editor, "num_beams"):
         raise Unasked("its generate takes no num_beams")
     wanted: list[dict[str, int]] = [{"num_beams": _N_BEAMS}]
-    if any_name or "num_return_sequences" in taken:
+    if takes_option(editor, "num_return_sequences"):
         wanted.append({"num_beams": _N_BEAMS, "num_return_sequences": _N_BEAMS - 1})
     most = bench.reader.max_new_tokens
 

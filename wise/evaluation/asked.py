@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wise.edits import Background, Edit, EditStream
 
 __all__ = ["Question", "at_edit_questions", "drift_questions", "final_questions",
-           "knowledge_questions"]  # fmt: skip
+           "fluency_questions", "knowledge_questions"]  # fmt: skip
 
 _MOST_TEXTS = 200
 
@@ -121,3 +121,13 @@ def drift_questions(stream: EditStream, background: Background) -> list[Question
         for text in list(dict.fromkeys(texts))[:_MOST_TEXTS]
         for kind in ("divergence", "log-perplexity")
     ]
+
+
+def fluency_questions(stream: EditStream) -> list[Question]:
+    """A continuation of each edit's prompt and of its paraphrases, of equal prompts one."""
+    asked = {
+        q.prompt: replace(q, metric="fluency", kind="", expected="", excluded="", compared=("", ""))
+        for q in final_questions(stream)
+        if q.metric in ("reliability", "generalization")
+    }
+    return list(asked.values())

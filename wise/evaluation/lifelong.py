@@ -23,6 +23,7 @@ from wise.evaluation.asked import (
     at_edit_questions,
     drift_questions,
     final_questions,
+    fluency_questions,
     knowledge_questions,
 )
 from wise.evaluation.metrics import BY_TOKENS, BaseAnswers, Measured, measure
@@ -138,7 +139,8 @@ class LifelongRun:
         """What is asked by a protocol after `t` edits: of drift, the same texts at every T."""
         if protocol == "drift":
             return tuple(drift_questions(self.stream, self.background))
-        return tuple(final_questions(self.stream.prefix(t)))
+        ask = fluency_questions if protocol == "fluency" else final_questions
+        return tuple(ask(self.stream.prefix(t)))
 
     def row(self, block: Block, measured: Measured) -> rows.Row:
         question = measured.question

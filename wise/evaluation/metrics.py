@@ -14,7 +14,9 @@ answer, a token: the inverse of its perplexity; of locality, the share that is l
 model's own. Compared, an answer is right if it is likelier, a token, than the one that the edit
 exchanges it with: CounterFact's ES, PS and NS (Meng et al. 2022, section 3.3).
 
-What has drifted is a quantity, not a score: `wise.evaluation.drift`.
+Two more give quantities, not scores: how far a text has drifted (`wise.evaluation.drift`), and how
+varied the wording of a long continuation is (`wise.measures.fluency`). It is greedy, has 100 tokens
+and does not stop: an editor that has learned to end its answers is not less fluent for it.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ from wise.evaluation.asked import Question
 from wise.evaluation.drift import drifts
 from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
 from wise.lm.tokens import canonical, prompt_tokens, why_no_target
+from wise.measures.fluency import generation_entropy
 
 __all__ = ["BY_TOKENS", "BaseAnswers", "Measured", "measure"]
 
 # The protocols that read the unedited model's answers token by token, too.
 BY_TOKENS = frozenset({"forced", "likelihood"})
+_N_CONTINUED = 100  # tokens
 _SAME_MODEL = 1e-3  # of -log p: rounding is far below
 
 
@@ -106,6 +110,11 @@ def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseA
     tokenizer = reader.tokenizer
     if protocol == "drift":
         return _why_unread(question, reader)
+    if protocol == "fluency":
+        (ids,) = prompt_tokens(tokenizer, [question.prompt])
+        room = math.inf if reader.max_length is None else reader.max_length - _N_CONTINUED
+        why = f"the prompt has {len(ids)} tokens; {_N_CONTINUED} more are beyond the context"
+        return why if len(ids) > room else ""
     if protocol == "compared":
         if not all(question.compared):
             return "the record has no other answer to compare with"
@@ -217,10 +226,19 @@ def _measure_drift(
             yield _excluded(question, f"the value {value} is non-finite")
 
 
+def _measure_fluency(
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
+) -> Iterator[Measured]:
+    texts = reader.endless(editor, [question.prompt for question in questions], _N_CONTINUED)
+    for question, text in zip(questions, texts, strict=True):
+        yield Measured(question, "", text, None, generation_entropy(text))
+
+
 _SCORED: Mapping[str, Callable[..., Iterator[Measured]]] = {
     "free": _measure_free,
     "forced": partial(_by_tokens, _right),
     "likelihood": partial(_by_tokens, _likelihood),
     "compared": _measure_compared,
     "drift": _measure_drift,
+    "fluency": _measure_fluency,
 }

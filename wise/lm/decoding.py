@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "batch_logits",
     "greedy_by_logits",
     "most_rows",
+    "takes_option",
 ]
 
 _T = TypeVar("_T")
@@ -184,6 +186,25 @@ class Reader:
 
         return self.in_batches(prompts, ask, n_more=self.max_new_tokens)
 
+    def endless(self, editor: Editor, prompts: Sequence[str], n_tokens: int) -> list[str]:
+        """Greedy continuations of `n_tokens`, with the end of sequence ruled out.
+
+        By `generate` where the editor has it and it takes min_new_tokens. Raises ValueError for a
+        prompt that leaves no room in the context.
+        """
+
+        def ask(rows: list[int]) -> list[str]:
+            texts = [prompts[row] for row in rows]
+            batch = self.encode(texts, max_length=self.max_length, n_more=n_tokens)
+            asked = batch.input_ids, batch.attention_mask, n_tokens
+            if isinstance(editor, Generates) and takes_option(editor, "min_new_tokens"):
+                tokens = cast(Any, editor).generate(*asked, min_new_tokens=n_tokens)
+            else:
+                tokens = greedy_by_logits(editor, self.tokenizer, *asked, stops=False)
+            return [answer_of(self.tokenizer, ids).text for ids in tokens.tolist()]
+
+        return self.in_batches(prompts, ask, n_more=n_tokens)
+
     @torch.no_grad()
     def forced(
         self, editor: Editor, prompts: Sequence[str], targets: Sequence[str]
@@ -256,6 +277,12 @@ def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     return Answer(str(tokenizer.decode(ids)).strip(), tuple(ids), stopped)
 
 
+def takes_option(editor: Generates, name: str) -> bool:
+    """Whether its `generate` takes an option of transformers."""
+    taken = inspect.signature(editor.generate).parameters
+    return name in taken or any(each.kind is each.VAR_KEYWORD for each in taken.values())
+
+
 @torch.no_grad()
 def greedy_by_logits(
     editor: Editor,
@@ -263,14 +290,22 @@ def greedy_by_logits(
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B T"],
     max_new_tokens: int,
+    *,
+    stops: bool = True,
 ) -> Int[Tensor, "B S"]:
-    """Greedy decoding without a cache, for editors without `generate`."""
+    """Greedy decoding without a cache, for editors without `generate`.
+
+    Unless it `stops`, the end of sequence is ruled out.
+    """
     eos, prompt_mask = tokenizer.eos_token_id, attention_mask
     new: list[Tensor] = []
     done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     for _ in range(max_new_tokens):
         more = {"prompt_mask": prompt_mask.bool()} if isinstance(editor, Routed) else {}
-        token = editor.logits(input_ids, attention_mask, **more)[:, -1].argmax(-1)
+        logits = editor.logits(input_ids, attention_mask, **more)[:, -1]
+        if not stops and eos is not None:
+            logits = logits.index_fill(-1, torch.tensor([eos], device=logits.device), -torch.inf)
+        token = logits.argmax(-1)
         token = token.masked_fill(done, eos)
         new.append(token)
         done = done | (token == eos)

@@ -18,22 +18,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from wise.measures.ceilings import TextReading
-from wise.measures.text import normalized
+from wise.measures.text import UNSPACED, normalized
 
 __all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "of_like_length",
            "pad", "position_ids", "prompt_tokens", "reading_of", "subject_mask", "subject_span",
            "why_no_target", "why_not_written", "widened"]  # fmt: skip
 
 IGNORED = -100
-# Chinese, Japanese, Thai, Lao, Burmese and Khmer letters, and full-width signs: no space follows.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"
-)
 _OPENING = r"(\[{\u00ab\u2018\u201c\u201e\u201a\u2039"
 # A quotation mark opens at the start of a word; elsewhere it closes, or is an apostrophe.
 _NO_SPACE_AFTER = re.compile(
-    rf"(?:[\s/\\{_UNSPACED}(\[{{]|(?:^|[\s/{_UNSPACED}{_OPENING}])[\"'\u00bb{_OPENING}])\Z"
+    rf"(?:[\s/\\{UNSPACED}(\[{{]|(?:^|[\s/{UNSPACED}{_OPENING}])[\"'\u00bb{_OPENING}])\Z"
 )
 # Texts behind which a target's first token is searched: they merge with little.
 _ANCHORS = ("\n", ".", "a")

@@ -45,6 +45,7 @@ PROTOCOL_WORDS = {
     "likelihood": "by likelihood",
     "compared": "by comparison",
     "drift": "drift",
+    "fluency": "fluency",
 }
 MAIN_PROTOCOLS = ("free", "forced")  # that score what a model says
 TRIANGLE = ["reliability", "generalization", "locality"]

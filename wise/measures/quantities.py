@@ -49,6 +49,24 @@ def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
                 f"model in nats a token, and perplexity (unedited {_exp(_known(before)):.4g})",
                 tuple(f"T={t}: {_drift(far[t], before, after[t])}" for t in sorted(far)),
             )
+    if entropies := found["final fluency"]:
+        before = found["unedited fluency"][0]
+        yield Quantity(
+            "Fluency: generation entropy, in bits, of continuations of the edited prompts and "
+            "their paraphrases",
+            tuple(f"T={t}: {_fluency(before, entropies[t])}" for t in sorted(entropies)),
+        )
+
+
+def _fluency(before: _Values, after: _Values) -> str:
+    """At one T, beside the unedited model's on the same prompts."""
+    known = _known(after)
+    same = _known({key: before[key] for key in after if key in before})
+    n_lost = len(after) - len(known)
+    told = [f"{n_lost} excluded"] * bool(n_lost)
+    if known:
+        told.insert(0, f"{fmean(known):.2f}, unedited {fmean(same):.2f}, n={len(known)}")
+    return ", ".join(told)
 
 
 def _drift(divergence: _Values, before: _Values, after: _Values) -> str:

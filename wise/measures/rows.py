@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 _CHOICES = {
-    "protocol": ("free", "forced", "likelihood", "compared", "drift"),
+    "protocol": ("free", "forced", "likelihood", "compared", "drift", "fluency"),
     "when": ("unedited", "at-edit", "final"),
     "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge",
-               "drift"),
+               "drift", "fluency"),
 }  # fmt: skip
 # By metric: the kinds that it has, in words and as a pattern.
 _KINDS = {
@@ -48,9 +48,10 @@ _KINDS = {
         "divergence or log-perplexity, with -seen where the editor was given the text",
         "(divergence|log-perplexity)(-seen)?",
     ),
+    "fluency": ("none", ""),
 }
 # Metrics by a protocol of their name, that are reported as quantities and never judged.
-REPORTED = ("drift",)
+REPORTED = ("drift", "fluency")
 # Metrics whose rows no mean of scores has: these, and what tells something about other items.
 ASIDE = frozenset({"routing", "knowledge", *REPORTED})
 # Protocols by which the unedited model is asked, too.
@@ -75,16 +76,17 @@ class Row:
     """One measured item: what was asked, expected and answered, by whom, when, and its score.
 
     `score` is in [0, 1]. `t` counts the edits made when the item was measured, `age` those since
-    its own (0 at-edit). `cluster` is what is resampled together: the subject, or the
-    item itself where it has none. `kind` is a paraphrase level or a kind of probe. Where the metric
-    is "routing", `value` is the routing activation of the prompt in place of a score, or, in the
-    one row of kind "threshold", what it is compared with. Where it is "drift", `value` is of the
-    text in `prompt`, in nats a token: the divergence from the unedited model, or the logarithm of
-    the perplexity. Where it is "knowledge", the score is the share of the ground truth's tokens
-    that the unedited model predicts: 1 if it knows the fact that is edited later. All other
-    unedited items are by a protocol of ASKED_BEFORE: what the model finds likelier, or how likely
-    it finds a text, before any edit. An item that could not be measured has the reason in
-    `excluded`, and no number.
+    its own (0 at-edit). `cluster` is what is resampled together: the subject, or the item itself
+    where it has none. `kind` is a paraphrase level or a kind of probe. Where the metric is
+    "routing", `value` is the routing activation of the prompt in place of a score, or, in the one
+    row of kind "threshold", what it is compared with. Where it is "drift", `value` is of the text
+    in `prompt`, in nats a token: the divergence from the unedited model, or the logarithm of the
+    perplexity. Where it is "fluency", `value` is the generation entropy of `answer`, a long
+    continuation of the prompt, in bits. Where it is "knowledge", the score is the share of the
+    ground truth's tokens that the unedited model predicts: 1 if it knows the fact that is edited
+    later. All other unedited items are by a protocol of ASKED_BEFORE: what is likelier to the
+    model, how likely a text is, and how it goes on, before any edit. An item that could not be
+    measured has the reason in `excluded`, and no number.
     Raises ValueError naming field, value and what is allowed.
     """
 
@@ -141,8 +143,8 @@ class Row:
         if self.protocol != self.metric and {self.protocol, self.metric} & {*REPORTED}:
             self._refuse(
                 "metric",
-                f"does not go with the protocol {self.protocol}; {', '.join(REPORTED)} is by the "
-                "protocol of its name alone",
+                f"does not go with the protocol {self.protocol}; {' and '.join(REPORTED)} are "
+                "by the protocols of their names alone",
             )
         allowed, pattern = _KINDS[self.metric]
         if not re.fullmatch(pattern, self.kind):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 __all__ = [
+    "UNSPACED",
     "by_number",
     "hidden",
     "markdown",
@@ -15,6 +16,11 @@ __all__ = [
     "visible",
 ]
 
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer letters, and full-width signs: no space follows.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff00-\uff9f\U00020000-\U0003ffff"
+)
 # Control characters, bidirectional controls, zero-width and tag characters, noncharacters and lone
 # surrogates. The joiners U+200C and U+200D stay: Persian, Hindi and emoji are written with them.
 _HIDDEN = re.compile(
