@@ -218,6 +218,19 @@ def test_likelihood_is_the_inverse_of_the_perplexity_and_of_locality_what_is_lef
     assert all(0 < min(each) < 1 for each in scores.values())
 
 
+@pytest.mark.parametrize("protocol", ["free", "forced", "likelihood", "compared"])
+def test_an_editor_whose_logits_are_not_numbers_scores_nothing(protocol: str) -> None:
+    edits = tuple(replace(edit, ground_truth="no") for edit in STREAM.edits)
+    stream = EditStream(edits, STREAM.probes)
+    model = tiny_model("llama")
+    base = BaseAnswers.ask(model, READER, final_questions(stream))
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    editor = Unedited(model, READER.tokenizer)
+    found = measure(editor, READER, final_questions(stream), protocol, base)
+    assert {item.score for item in found} - {None} == {0.0}
+
+
 def test_an_answer_is_compared_a_token_with_the_one_that_it_was_exchanged_with() -> None:
     """The longer of two answers is the less likely as a whole, and the likelier a token."""
     model, tokenizer = tiny_model("llama", seed=1), tiny_tokenizer()

@@ -173,7 +173,7 @@ def _right(answer: ForcedAnswer, before: ForcedAnswer | None) -> float:
 
 def _likelihood(answer: ForcedAnswer, before: ForcedAnswer | None) -> float:
     gained = answer.log_likelihood - (0.0 if before is None else before.log_likelihood)
-    return math.exp(min(0.0, gained))
+    return 0.0 if math.isnan(gained) else math.exp(min(0.0, gained))
 
 
 def _by_tokens(
