@@ -117,7 +117,7 @@ def test_two_versions_of_a_run_are_kept_apart(joined: bool, whole: Path, tmp_pat
     ("change", "word"),
     [
         ({"colour": "red"}, "has colour"),
-        ({"metric": "fluency"}, "Row.metric='fluency' is none of"),
+        ({"metric": "charm"}, "Row.metric='charm' is none of"),
         ({"score": 2}, "Row.score=2"),
     ],
 )

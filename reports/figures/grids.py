@@ -21,6 +21,7 @@ __all__ = ["HEAT", "draw_effects", "draw_kills", "draw_league", "draw_options", 
 HEAT = LinearSegmentedColormap.from_list(
     "reports", ["#7f3b08", "#e08214", "#fee0b6", "#d1e5f0", "#4393c3", "#053061"]
 )
+_MOST_CHECK = 56  # characters of a name
 _EFFECT = LinearSegmentedColormap.from_list("effect", ["#f7fbff", "#6baed6", "#08306b"])
 
 
@@ -90,7 +91,7 @@ def draw_kills(ax: Axes, table: pd.DataFrame, checks: Sequence[str]) -> Axes:
         n_faults = own.check.value_counts().reindex(checks, fill_value=0).to_numpy()
         ax.barh(range(len(checks)), n_faults, left=left, height=0.7, color=color, label=name)
         left += n_faults
-    ax.set_yticks(range(len(checks)), checks)
+    ax.set_yticks(range(len(checks)), [label(check, _MOST_CHECK) for check in checks])
     ax.set(ylim=(len(checks) - 0.4, -0.6), xlabel="planted faults that")
     ax.grid(visible=False, axis="y")
     ax.tick_params(axis="y", length=0)
