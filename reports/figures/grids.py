@@ -84,10 +84,9 @@ def draw_kills(ax: Axes, table: pd.DataFrame, checks: Sequence[str]) -> Axes:
     """A bar for each of `checks`: the faults that no other catches, and those that others do."""
     trips = table[table.trips]
     is_alone = trips.groupby("fault").check.transform("size") == 1
+    parts = {"no other check catches": trips[is_alone], "others catch, too": trips[~is_alone]}
     left = np.zeros(len(checks))
-    for color, (name, own) in zip(PALETTE, {"no other check catches": trips[is_alone],
-                                            "others catch, too": trips[~is_alone]}.items(),
-                                  strict=False):  # fmt: skip
+    for color, (name, own) in zip(PALETTE, parts.items(), strict=False):
         n_faults = own.check.value_counts().reindex(checks, fill_value=0).to_numpy()
         ax.barh(range(len(checks)), n_faults, left=left, height=0.7, color=color, label=name)
         left += n_faults

@@ -48,7 +48,8 @@ def drifts(unedited: Editor, editor: Editor, reader: Reader, texts: Sequence[str
 
     def read(rows: list[int]) -> list[Drift]:
         batch = reader.encode([texts[row] for row in rows], max_length=reader.max_length)
-        both = [batch_logits(each, batch) for each in (unedited, editor)]
+        first = batch_logits(unedited, batch)
+        both = first, first if editor is unedited else batch_logits(editor, batch)
         found = []
         for row, own in enumerate(batch.attention_mask.bool()):
             before, after = (logits[row, own].float().log_softmax(-1)[:-1] for logits in both)
