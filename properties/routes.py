@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from statsmodels.stats.multitest import multipletests
-
 from properties.bench import Bench
 from properties.findings import Unasked, Undecided, for_metrics, needs, require
 from properties.rates import ALLOWED_DROP, first_run, require_pass, where
@@ -56,6 +54,8 @@ def _of(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
 @needs(Routed)
 def check_separation(bench: Bench, metric: str) -> str:
     """Edits and paraphrases have larger activations than prompts out of scope (AUROC)."""
+    from statsmodels.stats.multitest import multipletests  # which loads pandas
+
     rows, threshold = _routing(first_run(bench))
     inside = _of(rows, ("edit", "paraphrase"))
     compared = [_separated(bench, inside, _of(rows, kinds), threshold) for kinds in _KINDS.values()]

@@ -10,8 +10,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from statsmodels.stats.multitest import multipletests
-
 from wise.evaluation.entries import GROUPS
 from wise.measures.ceilings import Ceiling, ceilings, pooled
 from wise.measures.estimates import (
@@ -176,6 +174,8 @@ def standings(results: Results, *, confidence: float = 0.95) -> list[Standing]:
 
 def _with_ties(ranked: Sequence[Standing], results: Results, confidence: float) -> list[Standing]:
     """The standings, with those marked that are not significantly below the first."""
+    from statsmodels.stats.multitest import multipletests  # which loads pandas
+
     measured = [each for each in ranked if each.measures]
     if not measured:
         return list(ranked)
