@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -36,6 +36,7 @@ from properties.report import (
     in_order,
     rulings_of,
 )
+from properties.row_files import RowFiles
 from properties.settings import Settings, verdicts_beside
 from wise.measures.verdicts import THRESHOLDS, write_rulings
 
@@ -48,6 +49,7 @@ KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 WITHOUT_RATES = ("contract", "router", "localization")
 _KEPT = re.compile(r"--(editors-)?(resume|rows=.*)", re.DOTALL)
 SETTINGS = pytest.StashKey[Settings]()
+UNUSABLE = "unusable"  # in what a worker of pytest-xdist hands over: why nothing could be tested
 FOLDER = pytest.StashKey[Path]()  # of this call; the processes of pytest-xdist share it
 
 
@@ -101,22 +103,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses = 2
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    """pytest-xdist: what no test could run with ends the call, while the processes start."""
-    config = session.config
-    if config.pluginmanager.hasplugin("dsession") and config.getoption("markexpr") in KINDS:
-        from properties.session import Session
-
-        settings = config.stash[SETTINGS]
-        for spec in settings.editors:
-            _usable_bench(Session(settings, config.stash[FOLDER]), spec, config)
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """pytest-xdist: a worker writes its rows where all others do."""
     node.workerinput["folder"] = str(node.config.stash[FOLDER])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """pytest-xdist: what a worker could not run with ends the call."""
+    if UNUSABLE in (found := getattr(node, "workeroutput", {})):
+        pytest.exit(found[UNUSABLE], returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -198,33 +195,33 @@ def _expect_known_failure(settings: Settings, item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def session(request: pytest.FixtureRequest) -> Session:
+    """What tests are given; where an editor could not be tested, the call ends and says why."""
     from properties.session import Session
 
     config = request.config
     repro = config.invocation_params.dir / "repro"
     progress = config.pluginmanager.getplugin("editors-progress")
     shown = {} if progress is None else {"bar_of": progress.bar_of}
-    return Session(config.stash[SETTINGS], config.stash[FOLDER], repro, **shown)
+    made = Session(config.stash[SETTINGS], config.stash[FOLDER], repro, **shown)
+    rates = config.getoption("markexpr") not in WITHOUT_RATES
+    for spec in made.settings.editors:
+        try:
+            made.check_usable(spec, rates=rates)
+        except ValueError as error:
+            _end(config, f"{spec}: {error}")
+    return made
+
+
+def _end(config: pytest.Config, reason: str) -> NoReturn:
+    """End the call; a worker of pytest-xdist leaves that to the process that it works for."""
+    getattr(config, "workeroutput", {})[UNUSABLE] = reason
+    pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.fixture(scope="session")
-def bench(session: Session, editor_spec: str, request: pytest.FixtureRequest) -> Bench:
+def bench(session: Session, editor_spec: str) -> Bench:
     """The editor under test, on its model, with its streams."""
-    return _usable_bench(session, editor_spec, request.config)
-
-
-def _usable_bench(session: Session, editor_spec: str, config: pytest.Config) -> Bench:
-    """The bench of an editor; where no test could run, the call ends and says why."""
-    try:
-        bench = session.bench(editor_spec)
-        _ = bench.example
-        if config.getoption("markexpr") not in WITHOUT_RATES:
-            session.check_attainable()
-        if session.settings.resume:
-            session.check_resumable(editor_spec)
-    except ValueError as error:  # a wrong model, stream, option or file: no test could run
-        pytest.exit(f"{editor_spec}: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-    return bench
+    return session.bench(editor_spec)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
@@ -235,17 +232,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     reports = [r for group in terminalreporter.stats.values() for r in group]
     if settings.report is None and not any(check_records(reports)):
         return  # no editor was checked
-    from properties.session import Session
-
-    session = Session(settings, config.stash[FOLDER])
+    files = RowFiles(settings, config.stash[FOLDER])
     if terminalreporter.no_header or not terminalreporter.showheader:
         for line in facts_lines(settings):
             terminalreporter.write_line(line)
     is_whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    if is_whole and settings.baseline is not None and session.save_baseline():
+    if is_whole and settings.baseline is not None and files.save_baseline():
         terminalreporter.write_line(f"\nno baseline yet: saved to {settings.baseline}")
     for spec in settings.editors:
-        path = session.rows_path(spec)
+        path = files.path(spec)
         for title, lines in editor_lines(settings, path, spec, reports):
             terminalreporter.section(title)
             for line in lines:
@@ -255,7 +250,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
             write_rulings(verdicts_beside(path), rulings, resume=settings.resume)
     if settings.report is not None:
         arguments = config.invocation_params.args
-        page = _write_page(session, settings.report, reports, arguments)
+        page = _write_page(files, settings.report, reports, arguments)
         terminalreporter.write_line(f"\n{page}")
 
 
@@ -266,17 +261,17 @@ def _again(arguments: Sequence[object]) -> str:
 
 
 def _write_page(
-    session: Session, out: Path, reports: list[object], arguments: Sequence[object]
+    files: RowFiles, out: Path, reports: list[object], arguments: Sequence[object]
 ) -> Path | str:
     """Write the page of --report, with the call's `arguments`; its path, or what went wrong."""
     from reports.build import build_page
     from reports.check_table import CheckRecord
 
-    settings = session.settings
-    rows = [path for spec in settings.editors if (path := session.rows_path(spec)).exists()]
+    settings = files.settings
+    rows = [path for spec in settings.editors if (path := files.path(spec)).exists()]
     names = [settings.editor_name(spec) for spec in settings.editors]
     records = in_order(check_records(reports), names)
-    n_looks = max(map(session.n_looks, settings.editors))
+    n_looks = max(map(files.n_looks, settings.editors))
     notes = [
         "Verdicts at the last T are those of the checks: a check of a rate judged up to "
         f"{n_looks} streams, until it was decided. All else is of the first stream alone."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,8 +23,9 @@ from fixtures.samples import stream_seed
 from fixtures.scenes import scene_of
 from properties.attainable import check_thresholds, n_edits_of
 from properties.bench import Bench, Operation
+from properties.row_files import RowFiles
 from properties.runs import make_runs
-from properties.settings import DEFAULT_EDITS, Settings, of_look
+from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
@@ -140,14 +140,10 @@ class Session:
                     read([question.prompt])
             raise
 
-    def rows_path(self, spec: str, look: int = 0) -> Path:
-        """Where the rows of one editor's look are kept."""
-        name = sha256(self.settings.editor_name(spec).encode()).hexdigest()[:12]
-        return of_look(self.settings.rows_of(spec) or self.folder / f"{name}.jsonl", look)
-
-    def n_looks(self, spec: str) -> int:
-        """How many streams were run with one editor."""
-        return sum(self.rows_path(spec, look).exists() for look in range(self.settings.max_looks))
+    @property
+    def rows(self) -> RowFiles:
+        """Where the rows of its editors are kept."""
+        return RowFiles(self.settings, self.folder)
 
     @cache  # noqa: B019
     def bench(self, spec: str) -> Bench:
@@ -196,11 +192,20 @@ class Session:
             ) from error  # fmt: skip
         return bench
 
-    def check_resumable(self, spec: str) -> None:
+    def check_usable(self, spec: str, *, rates: bool) -> None:
+        """Raise ValueError where no test of an editor, or none of its `rates`, could run: a wrong
+        model, stream, option or file."""
+        _ = self.bench(spec).example
+        if rates:
+            self.check_attainable()
+        if self.settings.resume:
+            self._check_resumable(spec)
+
+    def _check_resumable(self, spec: str) -> None:
         """Raise ValueError where a rows file of the editor is not of what would be run now."""
         loaded = self.loaded
         for look in range(self.settings.max_looks):
-            path = self.rows_path(spec, look)
+            path = self.rows.path(spec, look)
             if path.exists():
                 check_resumable(self._run(spec, look), loaded.model, loaded.tokenizer, path)
 
@@ -214,7 +219,7 @@ class Session:
         )  # fmt: skip
 
     def _rows(self, spec: str, look: int) -> list[Row]:
-        run, loaded, path = self._run(spec, look), self.loaded, self.rows_path(spec, look)
+        run, loaded, path = self._run(spec, look), self.loaded, self.rows.path(spec, look)
         with FileLock(self.folder / f"{path.name}.lock"):
             bench = replace(self.bench(spec), background=run.background)
             editor = bench.editor(seed=run.seed)
@@ -226,14 +231,6 @@ class Session:
     def _baseline(self) -> list[Row]:
         path = self.settings.baseline
         return read_rows(path) if path is not None and path.exists() else []
-
-    def save_baseline(self) -> bool:
-        """Keep the rows of the first editor as the baseline, if there is none yet."""
-        path, rows = self.settings.baseline, self.rows_path(self.settings.editors[0])
-        if path is None or path.exists() or not rows.exists():
-            return False
-        shutil.copyfile(rows, path)
-        return True
 
     def _keep(self, spec: str, log: list[Operation]) -> str:
         """Write the operations of a failed sequence; returns the command line that repeats them."""
