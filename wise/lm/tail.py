@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from transformers import Cache, DynamicCache
 
 from wise.lm.architectures import LanguageModel
 from wise.lm.calls import After, at_columns, full_mask, named
-from wise.lm.hooks import observe
+from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
-__all__ = ["BlockStates", "Tail", "block_states", "first_tensor", "inputs_seen", "value_inputs"]
+__all__ = [
+    "BlockStates", "Tail", "block_states", "first_tensor", "inputs_seen", "value_gradients",
+    "value_inputs",
+]  # fmt: skip
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -171,3 +175,29 @@ class Tail:
         for block, arguments in self.calls:
             hidden = first_tensor(block(hidden, **arguments))
         return self.lm.head(hidden[self.rows, self.columns])
+
+
+def value_gradients(
+    tail: Tail, layers: Sequence[int]
+) -> list[tuple[Float[Tensor, "B T M"], Float[Tensor, "B T D"]]]:
+    """The inputs of W_v and d(-log p of the labels) / d(its outputs), at each of `layers`.
+
+    The lowest of them is the tail's. The loss is the sum over all labels, so that the gradients of
+    a row do not depend on the others.
+    """
+    shifts = [torch.zeros_like(tail.value).requires_grad_() for _ in layers]
+    inputs = {layers[0]: tail.inputs}
+
+    def shifted(layer: int, shift: Tensor, seen: Tensor, value: Tensor) -> Tensor:
+        inputs[layer] = seen.detach().view(*shift.shape[:2], -1)  # B T M
+        return value + shift.view(value.shape)
+
+    with torch.enable_grad(), ExitStack() as stack:
+        for layer, shift in zip(layers[1:], shifts[1:], strict=True):
+            part = tail.lm.part(layer, "value")
+            stack.enter_context(replace(part, partial(shifted, layer, shift)))
+        logits = tail.logits(tail.value + shifts[0])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(logits, tail.labels, reduction="sum")
+    gradients = torch.autograd.grad(loss, shifts)
+    return [(inputs[layer], v) for layer, v in zip(layers, gradients, strict=True)]

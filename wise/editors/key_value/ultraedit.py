@@ -6,29 +6,23 @@ forward and backward of its own rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
-from functools import partial, reduce
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
-from wise.editors.base import ErasableBase, added, edits_of, factory, floats, live
+from wise.editors.base import factory, floats
 from wise.editors.key_value.memit import balanced
 from wise.editors.options import Checked, Fraction, Units
+from wise.editors.stepped import SteppedEditor, SteppedState
 from wise.edits import Edit
-from wise.lm import hooks
-from wise.lm.architectures import LanguageModel
-from wise.lm.tail import Tail
-from wise.lm.tokens import Batch, encode
 
 __all__ = [
-    "PRESETS", "Features", "Statistics", "UltraEdit", "UltraEditConfig", "UltraState", "features",
-    "make", "wanted",
+    "PRESETS", "Statistics", "UltraEdit", "UltraEditConfig", "UltraState", "make", "wanted",
 ]  # fmt: skip
 
 
@@ -95,52 +89,10 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class UltraState:
-    """The state after the turns so far: replaced as a whole, its tensors never written to."""
+class UltraState(SteppedState):
+    """The state after the turns so far, with the statistics of all their rows."""
 
-    edits: tuple[Edit, ...] = ()
-    turns: tuple[tuple[Edit, ...], ...] = ()
     statistics: Statistics | None = None  # None before the first turn
-    changes: Mapping[int, Float[Tensor, "M D"]] = field(default_factory=dict)  # of W_v, by layer
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """W_v of one block at n predicted tokens, in float64."""
-
-    h: Float[Tensor, "n M"]  # its input
-    v: Float[Tensor, "n D"]  # d(-log p of the targets) / d(its output)
-
-    @property
-    def both(self) -> Float[Tensor, "n M+D"]:
-        return torch.cat([self.h, self.v], -1)
-
-
-def features(lm: LanguageModel, layers: Sequence[int], batch: Batch) -> list[Features]:
-    """h and v of some blocks, lowest first, at the labelled positions of `batch`.
-
-    The loss is the sum over all labels, so that the v of an edit does not depend on the others.
-    """
-    tail = Tail.capture(lm, layers[0], batch)
-    at = tail.rows, tail.columns
-    shifts = [torch.zeros_like(tail.value).requires_grad_() for _ in layers]
-    inputs = {layers[0]: tail.inputs}
-
-    def shifted(layer: int, shift: Tensor, seen: Tensor, value: Tensor) -> Tensor:
-        inputs[layer] = seen.detach().view(*shift.shape[:2], -1)  # B T M
-        return value + shift.view(value.shape)
-
-    with torch.enable_grad(), ExitStack() as stack:
-        for layer, shift in zip(layers[1:], shifts[1:], strict=True):
-            part = lm.part(layer, "value")
-            stack.enter_context(hooks.replace(part, partial(shifted, layer, shift)))
-        logits = tail.logits(tail.value + shifts[0]).float()
-        loss = nn.functional.cross_entropy(logits, tail.labels, reduction="sum")
-    gradients = torch.autograd.grad(loss, shifts)
-    return [
-        Features(inputs[layer][at].double(), v[at].double())
-        for layer, v in zip(layers, gradients, strict=True)
-    ]
 
 
 def wanted(normalised: Float[Tensor, "n M+D"], n_inner: int, *, lr: float) -> Float[Tensor, "n D"]:
@@ -152,12 +104,12 @@ def wanted(normalised: Float[Tensor, "n M+D"], n_inner: int, *, lr: float) -> Fl
     return -lr * h.square().sum(-1, keepdim=True) * v
 
 
-class UltraEdit(ErasableBase[UltraEditConfig, UltraState]):
+class UltraEdit(SteppedEditor[UltraEditConfig, UltraState]):
     """Each turn adds Delta = (H^T H + lambda I)^-1 H^T V', with its own H, not normalised.
 
-    The statistics of [h; v] take the turn in before it is normalised, and serve all edited blocks,
-    in whose W_v they are of one shape (as released). They are all that a turn knows of earlier
-    ones. Edits are removed by making the other turns again, one pass each.
+    H and V are of the predicted tokens. The statistics of [h; v] take the turn in before it is
+    normalised, and serve all edited blocks, in whose W_v they are of one shape (as released). They
+    are all that a turn knows of earlier ones.
     """
 
     empty = UltraState()
@@ -170,70 +122,45 @@ class UltraEdit(ErasableBase[UltraEditConfig, UltraState]):
         self.layers = self.lm.around(layer, config.n_layers)
 
     def _after(self, state: UltraState, edits: tuple[Edit, ...]) -> UltraState:
-        config, M = self.config, self._shape[0]
-        batch = self._encoded([e.prompt for e in edits], [e.target for e in edits])
-        with added(self.lm, state.changes):
-            found = features(self.lm, self.layers, batch)
+        tail, found = self._gradients(state, edits)
+        at = tail.rows, tail.columns
+        rows = [(h[at].double(), v[at].double()) for h, v in found]
         statistics = state.statistics or Statistics.start(sum(self._shape), self.lm.device)
-        for rows in found:
-            statistics = statistics.joined(rows.both)
-        changes = dict(state.changes)
-        for layer, rows in zip(self.layers, found, strict=True):
-            lr, ridge = config.lr, config.ridge
-            if config.units == "model":
-                square = float(rows.h.square().sum(-1).mean())
-                entries = float(self.lm.value_weight(layer).detach().float().square().mean())
-                lr *= (entries * square) ** 0.5 / M
-                ridge *= square
-            V = wanted(statistics.normalised(rows.both), M, lr=lr)
-            change = balanced(rows.h.T, rows.h, V, weight=ridge)
-            if not bool(change.isfinite().all()):
-                raise ValueError(f"the change of W_v at layer={layer} is not finite")
-            earlier = changes.get(layer, torch.zeros(())).double()
-            changes[layer] = (earlier + change).float()
-        return UltraState(live(state.edits, edits), (*state.turns, edits), statistics, changes)
+        for each in rows:
+            statistics = statistics.joined(torch.cat(each, -1))
+        by = {layer: self._change(layer, *each, statistics)
+              for layer, each in zip(self.layers, rows, strict=True)}  # fmt: skip
+        return UltraState((*state.turns, edits), self._changed(state, by), statistics)
 
-    def _without(self, state: UltraState, prompts: frozenset[str]) -> UltraState:
-        turns = (tuple(e for e in turn if e.prompt not in prompts) for turn in state.turns)
-        return reduce(self._after, filter(None, turns), self.empty)
-
-    def _encoded(self, prompts: Sequence[str], targets: Sequence[str]) -> Batch:
-        return encode(
-            self.tokenizer, prompts, targets, append_eos=self.config.append_eos,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        """M D."""
-        inner, hidden = self.lm.value_weight(self.layers[0]).shape
-        return inner, hidden
-
-    def _weights(self, state: UltraState) -> Mapping[int, Float[Tensor, "M D"]]:
-        return state.changes
-
-    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return added(self.lm, self._weights(self._state))
+    def _change(
+        self, layer: int, h: Float[Tensor, "n M"], v: Float[Tensor, "n D"], statistics: Statistics
+    ) -> Float[Tensor, "M D"]:
+        """Delta of one block."""
+        M, lr, ridge = self._shape[0], self.config.lr, self.config.ridge
+        if self.config.units == "model":
+            square = float(h.square().sum(-1).mean())
+            entries = float(self.lm.value_weight(layer).detach().float().square().mean())
+            lr *= (entries * square) ** 0.5 / M
+            ridge *= square
+        V = wanted(statistics.normalised(torch.cat([h, v], -1)), M, lr=lr)
+        return balanced(h.T, h, V, weight=ridge)
 
     def _record(self, state: UltraState) -> dict[str, Any]:
         n = 0 if state.statistics is None else state.statistics.n
-        turns = [[asdict(edit) for edit in turn] for turn in state.turns]
-        return {"turns": turns, "n_rows": n}
+        return {**super()._record(state), "n_rows": n}
 
     def _tensors(self, state: UltraState) -> dict[str, Tensor]:
         if state.statistics is None:
             return {}
-        changes = {f"change.{layer}": change for layer, change in state.changes.items()}
-        return {"mean": state.statistics.mean, "variance": state.statistics.variance, **changes}
+        found = {"mean": state.statistics.mean, "variance": state.statistics.variance}
+        return {**found, **super()._tensors(state)}
 
-    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UltraState:
-        turns = tuple(edits_of({"edits": turn}) for turn in record["turns"])
-        if not turns:
-            return UltraState()
+    def _restored_with(
+        self, state: SteppedState, record: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> UltraState:
         mean, variance = (floats(tensors, name, sum(self._shape)) for name in ("mean", "variance"))
-        changes = {layer: floats(tensors, f"change.{layer}", *self._shape) for layer in self.layers}
         statistics = Statistics(int(record["n_rows"]), mean, variance)
-        return UltraState(reduce(live, turns, ()), turns, statistics, changes)
+        return UltraState(state.turns, state.changes, statistics)
 
 
 make = factory(UltraEdit, UltraEditConfig, PRESETS)
