@@ -132,6 +132,10 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "lr": _log(5.0, 0.5, 20.0), "n_steps": _whole(30, 10, 60),
         "early_stop": _log(0.005, 0.001, 0.05),
     },
+    "mend": {
+        "n_layers": _whole(1, 1, 3), "scale": _log(0.05, 0.005, 0.5), "lr": _log(1e-4, 1e-6, 1e-3),
+        "n_edits": _whole(1, 1, 8), "edit_weight": _log(1.0, 0.1, 10.0),
+    },
     "ike": {
         "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
         "style": _one_of("plain", "ike"),

@@ -56,6 +56,7 @@ BUILT_IN: Mapping[str, str] = {
     "locft-bf": "wise.editors.finetune:make_locft_bf",
     "memit": "wise.editors.key_value.memit:make",
     "memoir": "wise.editors.memoir:make",
+    "mend": "wise.editors.mend:make",
     "none": "wise.editors.corners:make_unedited",
     "prune": "wise.editors.key_value.memit:make_prune",
     "r-rome": "wise.editors.key_value.rome:make_r_rome",

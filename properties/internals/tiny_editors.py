@@ -61,6 +61,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "grace everywhere": ("grace", dict(_CODEBOOK, radius=1e6, replacement="prompt")),
     "horen": ("horen", dict(layer=1, lr=0.3, n_steps=20)),
     "memoir": ("memoir", dict(layer=1, n_prefixes=2, prefix_length=3, n_steps=10)),
+    "mend": ("mend", dict(layer=1, n_layers=2, rank=8, scale=0.2, n_steps=2, n_turns=2)),
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
 }

@@ -52,6 +52,23 @@ class Kept:
         [found] = self.get_each([what], texts, each)
         return found
 
+    def get_resumable(
+        self, what: str, texts: Sequence[str], compute: Callable[[Path | None], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """`get` of what takes long: `compute` may keep how far it is in the file it is given."""
+        path = None
+        if self.folder is not None:
+            path = self._paths(self.folder, [what], texts, compute)[what].with_suffix(".unfinished")
+
+        @wraps(compute)
+        def whole() -> dict[str, Tensor]:
+            return compute(path)
+
+        found = self.get(what, texts, whole)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return found
+
     def get_each(
         self, whats: Sequence[str], texts: Sequence[str], compute: ComputeEach
     ) -> list[dict[str, Tensor]]:
@@ -75,20 +92,30 @@ class Kept:
         compute: ComputeEach,
     ) -> list[Path]:
         """The files of `whats`, those that were missing by one call of `compute`."""
-        folder, tokens = Path(at).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
-        source = inspect.getsource(sys.modules[compute.__module__])
-        parts = torch.__version__, source, self._model, tokens
-        digests = [hashlib.sha256("\n".join((what, *parts)).encode()).hexdigest()
-                   for what in whats]  # fmt: skip
-        paths = {what: folder / f"{digest}.safetensors"
-                 for what, digest in zip(whats, digests, strict=True)}  # fmt: skip
+        paths = self._paths(at, whats, texts, compute)
         missing = [what for what, path in paths.items() if not path.is_file()]
         if missing:
-            folder.mkdir(parents=True, exist_ok=True)
             for what, found in zip(missing, compute(missing), strict=True):
                 tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
                 write_whole(paths[what], save(tensors))
         return list(paths.values())
+
+    def _paths(
+        self,
+        at: str | Path,
+        whats: Sequence[str],
+        texts: Sequence[str],
+        compute: Callable[..., object],
+    ) -> dict[str, Path]:
+        """The files of `whats`, in a folder that is there."""
+        folder, tokens = Path(at).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        source = inspect.getsource(sys.modules[compute.__module__])
+        parts = torch.__version__, source, self._model, tokens
+        digests = [hashlib.sha256("\n".join((what, *parts)).encode()).hexdigest()
+                   for what in whats]  # fmt: skip
+        return {what: folder / f"{digest}.safetensors"
+                for what, digest in zip(whats, digests, strict=True)}  # fmt: skip
 
     @cached_property
     def _model(self) -> str:
