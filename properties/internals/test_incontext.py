@@ -125,7 +125,7 @@ def test_what_has_no_room_goes_from_the_front() -> None:
     parts = list(editor._demonstrations)
     parts += [editor._ids(statement(edit, "plain")) for edit in EDITS[:2]]
     for room in range(1, sum(map(len, parts)) + 2):
-        ids = editor._prefix("", 64 - 6 - room)
+        ids = editor._prefix(editor.edits, 64 - 6 - room)
         n_kept = next(n for n in range(5) if sum(map(len, parts[n:])) <= room)
         assert ids == [token for part in parts[n_kept:] for token in part]
 
@@ -136,18 +136,29 @@ def test_the_newest_edits_stand_last_and_the_best_found_too() -> None:
     found = tiny(make_retrieval, n_edits=2)
     for editor in (newest, found):
         editor.edit(stream)
-    assert list(newest._shown("Ada lives in")) == stream[1:]
-    assert list(found._shown("Ada lives in")) == [stream[1], stream[0]]
-    assert list(found._shown("zebra")) == []
+    batch = asked(["Ada lives in", "zebra"])
+    assert [*map(list, newest._shown(batch.input_ids, batch.attention_mask))] == [stream[1:]] * 2
+    shown = found._shown(batch.input_ids, batch.attention_mask)
+    assert [*map(list, shown)] == [[stream[1], stream[0]], []]
 
 
-def test_a_prompt_without_a_shared_word_gets_the_model_itself() -> None:
-    editor, batch = tiny(make_retrieval), asked(["zebra", "giraffes"])
+@pytest.mark.parametrize("others", [[], [EDITS[0].prompt]])
+def test_a_prompt_without_a_shared_word_gets_the_model_itself_beside_any_other(
+    others: list[str],
+) -> None:
+    editor, batch = tiny(make_retrieval), asked([*others, "zebra", "giraffes", *others])
     editor.edit(EDITS[:2])
     arguments = batch.input_ids, batch.attention_mask
     bare = Unedited(editor.lm.model, tiny_tokenizer())
-    assert torch.equal(editor.logits(*arguments), bare.logits(*arguments))
-    assert not bool((editor.routing_activation(*arguments) > editor.threshold).any())
+    closed = editor.routing_activation(*arguments) <= editor.threshold
+    assert closed.tolist() == [False] * len(others) + [True, True] + [False] * len(others)
+    found, plain = editor.logits(*arguments), bare.logits(*arguments)
+    assert torch.equal(found[closed], plain[closed])
+    assert torch.equal(found, plain) == (not others)
+    for options in ({}, dict(num_beams=2, num_return_sequences=2)):
+        said, told = (each.generate(*arguments, 6, **options) for each in (editor, bare))
+        n = len(said) // len(closed)
+        assert said.view(len(closed), n, -1)[closed].equal(told.view(len(closed), n, -1)[closed])
     own = asked([EDITS[0].prompt])
     assert bool(editor.routing_activation(own.input_ids, own.attention_mask) > editor.threshold)
 

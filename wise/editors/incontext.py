@@ -7,48 +7,61 @@ demonstrations; retrieval-augmented editing shows those that BM25 finds for the 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from wise.editors.base import ErasableBase, edits_of, factory, live
 from wise.editors.options import Checked
 from wise.edits import Background, Edit
 from wise.lm.decoding import most_rows
-from wise.lm.tokens import encode, pad
+from wise.lm.tokens import encode, pad, padding_id
 from wise.seeds import seeded
 
 __all__ = [
-    "PRESETS", "InContext", "InContextConfig", "Retrieval", "Retriever", "demonstrations",
-    "make_ike", "make_retrieval", "placed", "statement",
+    "PRESETS", "ContextBase", "ContextConfig", "InContext", "InContextConfig", "Retrieval",
+    "Retriever", "demonstrations", "make_ike", "make_retrieval", "placed", "statement",
 ]  # fmt: skip
 
 
+C = TypeVar("C", bound="ContextConfig")
+S = TypeVar("S", bound=Any)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InContextConfig(Checked):
-    """What is put before a prompt. Raises ValueError naming field, value and what is allowed.
+class ContextConfig(Checked):
+    """How a fact stands before a prompt. Raises ValueError naming field, value and what is allowed.
 
     style: how a fact is told: "plain" = "prompt target.", or "ike" = as a new fact and, in a
         demonstration, with a question about it (IKE, section 3.1 and appendix).
-    n_demonstrations: facts of the background shown first; of eight, one copies its fact, three
-        paraphrase it and four ask for something else (IKE, section 3.2; released: 16).
-    n_edits: at most so many edits are shown, the newest or best match last.
-    min_score: an edit is shown if the BM25 score of its prompt is above this (retrieval only).
     reserve: tokens kept free for the answer. Text that does not fit into the model's context is
         dropped from the front: demonstrations before edits.
     """
 
     style: Literal["plain", "ike"] = "plain"
+    reserve: NonNegativeInt = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InContextConfig(ContextConfig):
+    """What is put before a prompt. Raises as ContextConfig.
+
+    n_demonstrations: facts of the background shown first; of eight, one copies its fact, three
+        paraphrase it and four ask for something else (IKE, section 3.2; released: 16).
+    n_edits: at most so many edits are shown, the newest or best match last.
+    min_score: an edit is shown if the BM25 score of its prompt is above this (retrieval only).
+    """
+
     n_demonstrations: NonNegativeInt = 0
     n_edits: PositiveInt = 8
     min_score: NonNegativeFloat = 0.0
-    reserve: NonNegativeInt = 16
 
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -79,18 +92,18 @@ class _Store:
         return Retriever(self.prompts)
 
 
-class InContext(ErasableBase[InContextConfig, _Store]):
-    """Shows the newest edits; it is Generates, Persistent and Erasable. It changes no weight.
+class ContextBase(ErasableBase[C, S]):
+    """An editor that puts edits before the prompt as text; it changes no weight.
 
-    With no edit in force it is the model itself, bitwise.
+    It is Generates, Persistent and Erasable. A row before which nothing is put is answered by the
+    model itself, bitwise, whatever its batch.
     """
-
-    empty = _Store()
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the text held beside the model."""
-        return sum(len(statement(edit, self.config.style).encode()) for edit in self.edits)
+        """Bytes of the text and the tensors held beside the model."""
+        told = (statement(edit, self.config.style) for edit in self.edits)
+        return super().n_bytes + sum(len(text.encode()) for text in told)
 
     def logits(
         self,
@@ -101,8 +114,19 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         """Logits at the given tokens, with the context in front of them."""
         asked = attention_mask if prompt_mask is None else prompt_mask
         prefixes = self._prefixes(input_ids, asked)
-        if not any(prefixes):
-            return self._bare.logits(input_ids, attention_mask)
+        told = self._told(prefixes, input_ids)
+        if len(told) == len(prefixes):
+            return self._logits(prefixes, input_ids, attention_mask)
+        logits = self._bare.logits(input_ids, attention_mask)  # of all rows, which keep their bits
+        if not len(told):
+            return logits
+        shown = [prefix for prefix in prefixes if prefix]
+        found = self._logits(shown, input_ids[told], attention_mask[told])
+        return logits.index_copy(0, told, found)
+
+    def _logits(
+        self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor
+    ) -> Float[Tensor, "B T V"]:
         rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
         n = most_rows(self.tokenizer, rows.shape[1])
         found = []
@@ -120,8 +144,25 @@ class InContext(ErasableBase[InContextConfig, _Store]):
     ) -> Int[Tensor, "B S"]:
         """Greedy continuations (num_beams=n: beams), with the context in front of the prompts."""
         prefixes = self._prefixes(input_ids, attention_mask)
-        rows, mask, _ = self._placed(prefixes, input_ids, attention_mask, max_new_tokens)
-        return self._bare.generate(rows, mask, max_new_tokens, **options)
+        told = self._told(prefixes, input_ids)
+        if not len(told):
+            return self._bare.generate(input_ids, attention_mask, max_new_tokens, **options)
+        shown = [prefix for prefix in prefixes if prefix]
+        rows, mask, _ = self._placed(shown, input_ids[told], attention_mask[told], max_new_tokens)
+        found = self._bare.generate(rows, mask, max_new_tokens, **options)
+        if len(told) == len(prefixes):
+            return found
+        others = told.new_tensor([row for row, prefix in enumerate(prefixes) if not prefix])
+        rest = input_ids[others], attention_mask[others]
+        left = self._bare.generate(*rest, max_new_tokens, **options)
+        return _interleaved(
+            torch.cat([told, others]).argsort(), found, left, padding_id(self.tokenizer)
+        )
+
+    def _told(self, prefixes: list[list[int]], like: Tensor) -> Int[Tensor, " r"]:
+        """The rows before which something is put."""
+        rows = [row for row, prefix in enumerate(prefixes) if prefix]
+        return torch.tensor(rows, dtype=torch.long, device=like.device)
 
     def _placed(
         self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor, n_more: int = 0
@@ -141,44 +182,34 @@ class InContext(ErasableBase[InContextConfig, _Store]):
         """The tokens before each row, empty where nothing is shown."""
         if not self.edits:
             return [[]] * len(input_ids)
-        texts, n_tokens = self._texts(input_ids, prompt_mask), prompt_mask.sum(-1).tolist()
-        return [self._prefix(text, n) for text, n in zip(texts, n_tokens, strict=True)]
+        shown, n_tokens = self._shown(input_ids, prompt_mask), prompt_mask.sum(-1).tolist()
+        return [self._prefix(edits, n) for edits, n in zip(shown, n_tokens, strict=True)]
 
-    def _texts(self, input_ids: Tensor, mask: Tensor) -> list[str]:
-        rows = [row[kept] for row, kept in zip(input_ids, mask.bool(), strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-    def _prefix(self, prompt: str, n_tokens: int) -> list[int]:
-        """As many of the texts for `prompt`, the last first, as the context has room for."""
-        shown = self._shown(prompt)
+    def _prefix(self, shown: Sequence[Edit], n_tokens: int) -> list[int]:
+        """As many of the texts for `shown`, the last first, as the context has room for."""
         if not shown:
             return []
         limit = self.lm.context_length
         room = None if limit is None else limit - n_tokens - self.config.reserve
-        told = [statement(edit, self.config.style) for edit in shown]
-        parts = [*self._demonstrations, *map(self._ids, told)]
         ids: list[int] = []
-        for part in reversed(parts):
+        for part in reversed(self._parts(shown)):
             if room is not None and len(part) + len(ids) > room:
                 break
             ids = part + ids
         return ids
 
-    def _shown(self, prompt: str) -> Sequence[Edit]:
-        """The edits shown before `prompt`, the most relevant last."""
-        return self.edits[-self.config.n_edits :]
+    def _parts(self, shown: Sequence[Edit]) -> list[list[int]]:
+        """The tokens of each text before a prompt for which `shown` is relevant."""
+        return [self._ids(statement(edit, self.config.style)) for edit in shown]
+
+    @abstractmethod
+    def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
+        """The edits shown before each row, the most relevant last."""
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    @cached_property
-    def _demonstrations(self) -> list[list[int]]:
-        config = self.config
-        return [self._ids(text) for text in demonstrations(
-            self.background, n=config.n_demonstrations, style=config.style, seed=self.seed
-        )]  # fmt: skip
-
-    def _after(self, state: _Store, edits: tuple[Edit, ...]) -> _Store:
+    def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
         """Raises ValueError for an edit that does not fit before its own prompt and answer."""
         for edit in edits:
             batch = encode(
@@ -194,10 +225,36 @@ class InContext(ErasableBase[InContextConfig, _Store]):
             logits = self._bare.logits(batch.input_ids, batch.attention_mask)
             if not logits[batch.attention_mask.bool()].isfinite().all():
                 raise ValueError(f"the model's logits of {edit.prompt!r} are not finite")
-        return _Store(live(state.edits, edits))
+        return self._of(live(state.edits, edits), state)
 
-    def _without(self, state: _Store, prompts: frozenset[str]) -> _Store:
-        return _Store(tuple(edit for edit in state.edits if edit.prompt not in prompts))
+    def _without(self, state: S, prompts: frozenset[str]) -> S:
+        return self._of(tuple(edit for edit in state.edits if edit.prompt not in prompts), state)
+
+    @abstractmethod
+    def _of(self, edits: tuple[Edit, ...], state: S) -> S:
+        """The state of these edits, with what `state` already has of them."""
+
+
+class InContext(ContextBase[InContextConfig, _Store]):
+    """Shows the newest edits, behind demonstrations."""
+
+    empty = _Store()
+
+    def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
+        return [self.edits[-self.config.n_edits :]] * len(input_ids)
+
+    def _parts(self, shown: Sequence[Edit]) -> list[list[int]]:
+        return [*self._demonstrations, *super()._parts(shown)]
+
+    @cached_property
+    def _demonstrations(self) -> list[list[int]]:
+        config = self.config
+        return [self._ids(text) for text in demonstrations(
+            self.background, n=config.n_demonstrations, style=config.style, seed=self.seed
+        )]  # fmt: skip
+
+    def _of(self, edits: tuple[Edit, ...], state: _Store) -> _Store:
+        return _Store(edits)
 
     def _tensors(self, state: _Store) -> dict[str, Tensor]:
         return {}
@@ -226,12 +283,30 @@ class Retrieval(InContext):
         scores = [max(retriever.scores(text), default=0.0) for text in texts]
         return torch.tensor(scores, device=input_ids.device)
 
-    def _shown(self, prompt: str) -> Sequence[Edit]:
+    def _texts(self, input_ids: Tensor, mask: Tensor) -> list[str]:
+        rows = [row[kept] for row, kept in zip(input_ids, mask.bool(), strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
+        return [self._best(text) for text in self._texts(input_ids, prompt_mask)]
+
+    def _best(self, prompt: str) -> Sequence[Edit]:
         scores = self._state.retriever.scores(prompt)
         found = [index for index, score in enumerate(scores) if score > self.config.min_score]
         edits = self.edits
         best = sorted(found, key=lambda n: (scores[n], edits[n].prompt == prompt, n))
         return [edits[index] for index in best[-self.config.n_edits :]]
+
+
+def _interleaved(
+    order: Int[Tensor, " B"], one: Int[Tensor, "b S"], other: Int[Tensor, "c R"], padding: int
+) -> Int[Tensor, "d W"]:
+    """Answers of `one` above those of `other`, brought into `order`; a prompt may have several."""
+    width = max(one.shape[1], other.shape[1])
+    rows = torch.cat([
+        nn.functional.pad(each, (0, width - each.shape[1]), value=padding) for each in (one, other)
+    ])  # fmt: skip
+    return rows.view(len(order), -1, width)[order].flatten(0, 1)  # B*copies W
 
 
 def statement(edit: Edit, style: str) -> str:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from wise.editor import Editor, Generates, Routed
 from wise.lm.architectures import context_length
 from wise.lm.hooks import frozen
-from wise.lm.tokens import IGNORED, Batch, canonical, encode, position_ids
+from wise.lm.tokens import IGNORED, Batch, canonical, encode, padding_id, position_ids
 
 __all__ = [
     "Answer",
@@ -127,7 +127,6 @@ class Unedited:
         """
         if not bool(attention_mask[:, -1].all()):
             raise ValueError("generation needs padding_side='left'; a row ends in padding")
-        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         with frozen(self.model), _plain_generation(self.model):
             output = cast(Any, self.model).generate(  # mypy takes this method for a submodule
                 input_ids=input_ids,
@@ -135,8 +134,8 @@ class Unedited:
                 max_new_tokens=max_new_tokens,
                 **{
                     "do_sample": False,
-                    "eos_token_id": eos,
-                    "pad_token_id": pad if pad is not None else eos,
+                    "eos_token_id": self.tokenizer.eos_token_id,
+                    "pad_token_id": padding_id(self.tokenizer),
                     **options,
                 },
             )

@@ -21,8 +21,8 @@ from wise.measures.ceilings import TextReading
 from wise.measures.text import UNSPACED, normalized
 
 __all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "of_like_length",
-           "pad", "position_ids", "prompt_tokens", "reading_of", "subject_mask", "subject_span",
-           "why_no_target", "why_not_written", "widened"]  # fmt: skip
+           "pad", "padding_id", "position_ids", "prompt_tokens", "reading_of", "subject_mask",
+           "subject_span", "why_no_target", "why_not_written", "widened"]  # fmt: skip
 
 IGNORED = -100
 _OPENING = r"(\[{\u00ab\u2018\u201c\u201e\u201a\u2039"
@@ -190,7 +190,7 @@ def encode(
     rows = [begin + end[:-1] for begin, end in parts]  # the last token is predicted, never read
     labels = [[IGNORED] * (len(begin) - 1) + (end or [IGNORED]) for begin, end in parts]
     in_prompt = [[1] * len(begin) + [0] * (len(end) - 1) for begin, end in parts]
-    input_ids, attention_mask = pad(rows, _padding_id(tokenizer), padding_side=padding_side)
+    input_ids, attention_mask = pad(rows, padding_id(tokenizer), padding_side=padding_side)
     prompt_mask, label_rows = (
         pad(each, value, padding_side=padding_side)[0]
         for each, value in ((in_prompt, 0), (labels, IGNORED))
@@ -212,6 +212,12 @@ def pad(
         padded[index, span] = torch.tensor(row, dtype=torch.long)
         mask[index, span] = 1
     return padded, mask
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows; any will do where there is none, as padding is masked."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((candidate for candidate in candidates if candidate is not None), 0)
 
 
 def widened(rows: Tensor, width: int, value: int | bool) -> Tensor:
@@ -318,12 +324,6 @@ def _behind_anchors(tokenizer: PreTrainedTokenizerBase, text: str) -> Iterator[l
         own, joint = _own_tokens(tokenizer, [anchor, anchor + text])
         if joint[: len(own)] == own:
             yield joint[len(own) :]
-
-
-def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token will do: padding is masked."""
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return next((candidate for candidate in candidates if candidate is not None), 0)
 
 
 def _shorten(text: str, width: int = 60) -> str:
