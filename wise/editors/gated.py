@@ -1,30 +1,31 @@
 """Side memories beside one W_v: the gate that opens one for each row, and what it shows of itself.
 
-The main memory is never written to: an open memory's change is added to the outputs of W_v.
+The main memory is never written to: an open memory's change is added to the outputs of W_v, or its
+value stands in their place.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, where
+from torch import Tensor, nn, where
 
 from wise.editors.base import ValueEditorBase
-from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange
+from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChange, select
 from wise.editors.routing_inputs import prompt_inputs, readable
 from wise.edits import Edit
 from wise.lm import hooks
-from wise.lm.tail import inputs_seen, run
+from wise.lm.tail import inputs_seen, run, value_inputs
 from wise.lm.tokens import Batch, last_column
 
-__all__ = ["Gate", "GatedBase", "OneEdit", "threshold_among"]
+__all__ = ["Gate", "GatedBase", "OneEdit", "Read", "SubstitutingBase", "places", "threshold_among"]
 
 C = TypeVar("C", bound=Any)
 S = TypeVar("S", bound=Any)
@@ -109,6 +110,83 @@ class Gate:
                 rows_of = [row for row, choice in enumerate(chosen) if choice == number]
                 self.rows[number] = self.choice.new_tensor(rows_of)
         return self.choice
+
+
+Read = Callable[[Float[Tensor, "B M"]], tuple[Bool[Tensor, " B"], Float[Tensor, "B D"]]]
+
+
+@dataclass
+class Substitute:
+    """Puts another value in place of W_v's output at some tokens of the rows in scope.
+
+    Each row is read at its first forward, and keeps for later ones what was found then; a row out
+    of scope keeps its bits.
+
+    read: from inputs of W_v at last prompt tokens, which rows are in scope, and the value of each.
+    span: the tokens that get the value, as `places` has them.
+    """
+
+    read: Read
+    prompt_mask: Bool[Tensor, "B T"]
+    span: str
+    found: tuple[Bool[Tensor, " R"], Float[Tensor, "R D"]] | None = None
+
+    def __call__(self, inputs: Tensor, output: Tensor) -> Tensor:
+        """The output of W_v with the values of the rows in scope."""
+        n_prompts, width = self.prompt_mask.shape
+        if inputs.ndim == 2:  # some blocks flatten rows and tokens
+            n_rows = len(inputs) // width if self.found is None else len(self.found[0])
+            shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, output))
+            return self(*shaped).view_as(output)
+        n_columns = inputs.shape[1]
+        if self.found is not None and n_columns <= width:  # a step: the prompt is cached
+            is_changed = self.prompt_mask.new_full((1, n_columns), self.span == "answer")
+        else:
+            copies = len(inputs) // n_prompts  # beams come as neighbouring rows
+            mask = self.prompt_mask.repeat_interleave(copies, dim=0)
+            if self.found is None:
+                self.found = self.read(select(inputs, mask, "last").keys[:, 0])
+            is_changed = places(mask, self.span, n_columns)
+        is_open, values = self.found
+        at = (is_open[:, None] & is_changed)[..., None]  # R T 1
+        return where(at, values.to(output.dtype)[:, None], output)
+
+
+def places(
+    prompt_mask: Bool[Tensor, "B T"], span: str, n_columns: int
+) -> Bool[Tensor, "B {n_columns}"]:
+    """The "last" token of each prompt, the whole "prompt", or the "answer", from the last on."""
+    padded = nn.functional.pad(prompt_mask, (0, n_columns - prompt_mask.shape[1]))
+    columns = torch.arange(n_columns, device=padded.device)
+    last = last_column(prompt_mask)[:, None]
+    return {"last": padded & (columns == last), "prompt": padded, "answer": columns >= last}[span]
+
+
+class SubstitutingBase(ValueEditorBase[C, S]):
+    """An editor that puts a value in place of W_v's output, by what it reads at the last token."""
+
+    @property
+    @abstractmethod
+    def span(self) -> str:
+        """The tokens that get the value, as `places` has them."""
+
+    @abstractmethod
+    def _reader(self, state: S) -> Read | None:
+        """How a Substitute reads prompts; None before the first edit."""
+
+    def _queries(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B M"]:
+        """The inputs of W_v at the last token of prompts."""
+        batch = Batch.of_prompts(input_ids, attention_mask.bool())
+        with hooks.frozen(self.lm.model):
+            inputs = value_inputs(self.lm, self.layer, batch)
+        return select(inputs, batch.prompt_mask, "last").keys[:, 0]
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        read = self._reader(self._state)
+        if read is None:
+            return nullcontext()
+        substitute = Substitute(read, prompt_mask.bool(), self.span)
+        return hooks.replace(self.lm.part(self.layer, "value"), substitute)
 
 
 @dataclass(frozen=True)

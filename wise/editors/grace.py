@@ -7,7 +7,6 @@ values replace its output there, so that a row outside every ball keeps its bits
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -17,15 +16,15 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import ErasableBase, ValueEditorBase, edits_of, factory, floats, live
+from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.gated import Read, SubstitutingBase, places
 from wise.editors.options import Checked, Units
 from wise.editors.router import select
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.edits import Edit
-from wise.lm import hooks
 from wise.lm.sampling import model_prefixes
-from wise.lm.tail import Tail, value_inputs
-from wise.lm.tokens import Batch, encode, last_column
+from wise.lm.tail import Tail
+from wise.lm.tokens import encode
 from wise.seeds import seeded
 
 __all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "descended", "make", "nearest", "scope",
@@ -168,7 +167,7 @@ class _State:
     codebook: Codebook | None = None
 
 
-class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _State]):
+class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _State]):
     """Online editor with a codebook; it is Generates, Routed, Persistent and Erasable.
 
     An entry depends only on its own edits, the model and the seed, so that a removed edit leaves no
@@ -182,26 +181,30 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> Float[Tensor, " B"]:
         """How deep each prompt lies in the ball of its nearest key; 0 before the first edit."""
-        codebook, mask = self._state.codebook, attention_mask.bool()
+        codebook = self._state.codebook
         if codebook is None:
             return torch.zeros(len(input_ids), device=input_ids.device)
-        batch = Batch(input_ids, attention_mask, mask, torch.empty(0, dtype=torch.long))
-        with hooks.frozen(self.lm.model):
-            inputs = value_inputs(self.lm, self.layer, batch)
-        return scope(codebook, select(inputs, mask, "last").keys[:, 0])[0]
+        return scope(codebook, self._queries(input_ids, attention_mask))[0]
 
     @property
     def threshold(self) -> float:
         """What a routing activation must exceed; infinite where there is no key."""
         return float("inf") if self._state.codebook is None else 0.0
 
-    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        codebook = self._state.codebook
+    @property
+    def span(self) -> str:
+        return self.config.replacement
+
+    def _reader(self, state: _State) -> Read | None:
+        codebook = state.codebook
         if codebook is None:
-            return nullcontext()
-        route = _Route(prompt_mask.bool(), self.config.replacement)
-        value = self.lm.part(self.layer, "value")
-        return hooks.replace(value, lambda a, output: _replaced(codebook, route, a, output))
+            return None
+
+        def read(queries: Tensor) -> tuple[Tensor, Tensor]:
+            depth, index = scope(codebook, queries)
+            return depth > 0, codebook.values[index]
+
+        return read
 
     def _without(self, state: _State, prompts: frozenset[str]) -> _State:
         kept = tuple(edit for edit in state.edits if edit.prompt not in prompts)
@@ -240,7 +243,7 @@ class GRACE(ValueEditorBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _Sta
             self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
             max_length=self.lm.context_length,
         ).to(self.lm.device)  # fmt: skip
-        where = _places(batch.prompt_mask, config.replacement)  # 1 T
+        where = places(batch.prompt_mask, config.replacement, batch.prompt_mask.shape[1])  # 1 T
         first = int(where[0].int().argmax())
         tail = Tail.capture(self.lm, self.layer, batch, first=first)
         where = where[:, first:, None]  # 1 t 1
@@ -326,46 +329,6 @@ def descended(
     if not value.isfinite().all():
         raise ValueError(f"lr={lr} made a non-finite value; lower lr")
     return value.detach()
-
-
-@dataclass
-class _Route:
-    """The entry of each row (-1 = none): decided at the first forward, kept for those after it."""
-
-    prompt_mask: Bool[Tensor, "B T"]
-    replacement: str = "last"
-    choice: Int[Tensor, " B"] | None = None
-
-
-def _places(prompt_mask: Bool[Tensor, "B T"], replacement: str) -> Bool[Tensor, "B T"]:
-    """The tokens that get the value: the "last" of the prompt, or the whole "prompt"."""
-    if replacement == "prompt":
-        return prompt_mask
-    last = last_column(prompt_mask)[:, None]
-    return prompt_mask & (torch.arange(prompt_mask.shape[1], device=last.device) == last)
-
-
-def _replaced(codebook: Codebook, route: _Route, inputs: Tensor, output: Tensor) -> Tensor:
-    """W_v's output with the values of the rows in scope; the others keep their bits.
-
-    A step with a key-value cache is left alone: the prompt's value is in the cache.
-    """
-    n_prompts, width = route.prompt_mask.shape
-    if inputs.ndim == 2:  # some blocks flatten rows and tokens
-        n_rows = len(inputs) // width if route.choice is None else len(route.choice)
-        shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, output))
-        return _replaced(codebook, route, *shaped).view_as(output)
-    if route.choice is None:
-        copies = len(inputs) // n_prompts  # beams come as neighbouring rows
-        route.prompt_mask = route.prompt_mask.repeat_interleave(copies, dim=0)
-        depth, index = scope(codebook, select(inputs, route.prompt_mask, "last").keys[:, 0])
-        route.choice = torch.where(depth > 0, index, -1)
-    elif inputs.shape[1] <= width:
-        return output
-    in_scope = (route.choice >= 0)[:, None] & _places(route.prompt_mask, route.replacement)
-    in_scope = nn.functional.pad(in_scope, (0, inputs.shape[1] - width))  # B T
-    values = codebook.values[route.choice].to(output.dtype)[:, None]  # B 1 D
-    return torch.where(in_scope[..., None], values, output)
 
 
 make = factory(GRACE, GRACEConfig, PRESETS)
