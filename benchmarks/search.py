@@ -144,6 +144,11 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "n_edits": _whole(1, 1, 8), "min_score": _share(0.0, 0.0, 8.0),
         "style": _one_of("plain", "ike"),
     },
+    "serac": {
+        "depth": _share(0.95, 0.2, 1.0), "tokens": _one_of("last", "mean"),
+        "threshold": _share(0.5, 0.05, 0.95), "n_dims": _whole(128, 16, 256),
+        "n_steps": _whole(50, 0, 200), "style": _one_of("plain", "ike"),
+    },
 }  # fmt: skip
 
 

@@ -63,6 +63,7 @@ BUILT_IN: Mapping[str, str] = {
     "rect": "wise.editors.key_value.memit:make_rect",
     "retrieval": "wise.editors.incontext:make_retrieval",
     "rome": "wise.editors.key_value.rome:make",
+    "serac": "wise.editors.scoped:make_serac",
     "ultraedit": "wise.editors.key_value.ultraedit:make",
     "wise": "wise.editors.wise.wise:make",
 }

@@ -20,7 +20,7 @@ from wise.lm.decoding import Unedited
 
 pytestmark = pytest.mark.internals
 
-WITH_STATE = ("grace", "grace everywhere", "horen", "memoir", "ike", "retrieval")
+WITH_STATE = ("grace", "grace everywhere", "horen", "memoir", "ike", "retrieval", "serac")
 PLAIN = [kind for kind in KINDS if kind not in WITH_STATE]
 
 

@@ -64,9 +64,10 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "mend": ("mend", dict(layer=1, n_layers=2, rank=8, scale=0.2, n_steps=2, n_turns=2)),
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
+    "serac": ("serac", dict(reserve=6, n_dims=8)),
 }
 KEY_VALUE = ("rome", "memit", "alphaedit")
-LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval"))
+LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval", "serac"))
 
 
 def make(

@@ -27,6 +27,7 @@ __all__ = [
     "batch_logits",
     "greedy_by_logits",
     "most_rows",
+    "require_readable",
     "takes_option",
 ]
 
@@ -82,6 +83,15 @@ def _share_equal(one: Sequence[int], other: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
+def require_readable(model: PreTrainedModel, attention_mask: Int[Tensor, "B T"]) -> None:
+    """Raises ValueError for a row beyond the model's context."""
+    limit = context_length(model)
+    if limit is not None and attention_mask.shape[1] > limit:  # its rows are counted only then
+        longest = int(attention_mask.sum(-1).max())
+        if longest > limit:
+            raise ValueError(f"a row has {longest} tokens; the model reads at most {limit}")
+
+
 class Unedited:
     """The unedited model as an editor that ignores edits; the reference for locality."""
 
@@ -98,11 +108,7 @@ class Unedited:
     @torch.no_grad()
     def logits(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
         """Logits of every token. Raises ValueError for a row beyond the model's context."""
-        limit = context_length(self.model)
-        if limit is not None and input_ids.shape[1] > limit:  # its rows are counted only then
-            longest = int(attention_mask.sum(-1).max())
-            if longest > limit:
-                raise ValueError(f"a row has {longest} tokens; the model reads at most {limit}")
+        require_readable(self.model, attention_mask)
         with frozen(self.model):
             return self.model(
                 input_ids=input_ids,

@@ -1,0 +1,254 @@
+"""Editors with a trained scope: in it a row gets another answer, out of it the model's own.
+
+SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520, section 3) trains a classifier beforehand, and
+the model is told the edit that it finds: the counterfactual model is the unedited one with the edit
+before the prompt, as no smaller one of its family is at hand (released: freeze_cntr).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, where
+
+from wise.editors.base import edits_of, factory, floats
+from wise.editors.grace import nearest
+from wise.editors.incontext import ContextBase, ContextConfig
+from wise.editors.memoir import mean_of
+from wise.editors.options import Fraction, Share
+from wise.editors.router import select
+from wise.editors.trained import lessons, trained
+from wise.edits import Edit
+from wise.lm import hooks
+from wise.lm.decoding import require_readable
+from wise.lm.tail import block_states
+from wise.lm.tokens import Batch, encode
+from wise.seeds import seeded
+
+__all__ = [
+    "SERAC", "SERAC_PRESETS", "SERACConfig", "make_serac", "scope_loss", "squared_distances",
+]  # fmt: skip
+
+_FAR = 4.0  # the mean squared distance of two prompts before training; exp(-4) is out of scope
+_LEAST_SPREAD = 1e-3  # of the largest one
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SERACConfig(ContextConfig):
+    """How SERAC finds an edit, and tells it. Raises as ContextConfig.
+
+    depth: the share of the blocks below the one whose outputs are read (released: an encoder of its
+        own).
+    tokens: of a prompt, the "last" one is read (released: the encoder's [CLS]), or their "mean".
+    n_dims: of the space into which they are mapped.
+    threshold: exp(-squared distance) above which a prompt is in an edit's scope (released: .5).
+    n_background: at most so many edits of the background train the map, and as many of its texts.
+    lr, n_steps: Adam on the map; lr is in units of the size of its first entries.
+
+    An edit is found by its prompt alone; the released key holds its target, too.
+    """
+
+    depth: Share = 0.95
+    tokens: Literal["last", "mean"] = "last"
+    n_dims: PositiveInt = 128
+    threshold: Fraction = 0.5
+    n_background: PositiveInt = 400
+    lr: PositiveFloat = 0.05
+    n_steps: NonNegativeInt = 50
+
+
+# An encoder and its training have no published options that fit a linear map: both are the same.
+SERAC_PRESETS: Mapping[str, Mapping[str, Any]] = {"released": {}, "embedded": {}}
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """The edits in force, where their prompts lie, and the map that says so; None before them."""
+
+    edits: tuple[Edit, ...] = ()
+    keys: Float[Tensor, "E k"] | None = None
+    classifier: Float[Tensor, "D k"] | None = None
+
+
+class SERAC(ContextBase[SERACConfig, _Memory]):
+    """Tells a prompt the edit in whose scope it is, and is the unedited model out of every scope.
+
+    It is Generates, Routed, Retrieves, Growing, Persistent and Erasable. The scope is decided once,
+    on the prompt.
+    """
+
+    empty = _Memory()
+
+    @property
+    def growth_per_edit(self) -> float:
+        """A prompt is compared with each edit's."""
+        return 2 * self.config.n_dims / self.lm.model.num_parameters()
+
+    @property
+    def threshold(self) -> float:
+        """The log-similarity above which a prompt is in scope; infinite before the first edit."""
+        least = self.config.threshold
+        return math.inf if not self.edits else math.log(least) if least else -math.inf
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """The largest log-similarity with an edit: minus the squared distance; 0 before the first.
+
+        Source: section 3.2 and the released classifier "embedding".
+        """
+        found = self._nearest(input_ids, attention_mask)
+        return torch.zeros(len(input_ids), device=input_ids.device) if found is None else found[0]
+
+    @torch.no_grad()
+    def retrieved(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> list[tuple[Edit, ...]]:
+        """The edit in whose scope each prompt is; none where it is in none."""
+        found = self._nearest(input_ids, attention_mask)
+        if found is None:
+            return [()] * len(input_ids)
+        similarity, index = found
+        opened = where(similarity > self.threshold, index, -1).tolist()
+        return [(self.edits[n],) if n >= 0 else () for n in opened]
+
+    def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
+        return self.retrieved(input_ids, prompt_mask)
+
+    def _nearest(
+        self, input_ids: Tensor, mask: Tensor
+    ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]] | None:
+        """The log-similarity with the nearest edit, of equal ones the newest, and which it is."""
+        state = self._state
+        if state.keys is None or state.classifier is None:
+            return None
+        queries = self._features(input_ids, mask) @ state.classifier
+        distance, place = nearest(state.keys.flip(0), queries)
+        return -distance.square(), len(state.edits) - 1 - place
+
+    def _features(self, input_ids: Tensor, mask: Tensor) -> Float[Tensor, "B D"]:
+        """The outputs of the block at the tokens that are read, as one vector for each prompt."""
+        require_readable(self.lm.model, mask)
+        batch = Batch.of_prompts(input_ids, mask.bool())
+        with hooks.frozen(self.lm.model):
+            [states] = block_states(self.lm, [self._layer], batch)
+        return mean_of(select(states.stream, batch.prompt_mask, self.config.tokens))
+
+    @property
+    def _layer(self) -> int:
+        n_layers = self.lm.n_layers
+        return min(int(self.config.depth * n_layers), n_layers - 1)
+
+    def _of_texts(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """The features of texts."""
+        found = []
+        for start in range(0, len(texts), _BATCH):
+            batch = encode(
+                self.tokenizer, texts[start : start + _BATCH], max_length=self.lm.context_length
+            ).to(self.lm.device)
+            found.append(self._features(batch.input_ids, batch.attention_mask))
+        return torch.cat(found)
+
+    @cached_property
+    def _trained(self) -> Float[Tensor, "D k"]:
+        """The classifier of the background."""
+        most = self.config.n_background
+        seen = lessons(self.lm, self.tokenizer, self.background, n=most, seed=self.seed)
+        prompts = {edit.prompt: edit.paraphrases for edit in seen.edits}
+        pairs = [(text, n) for n, texts in enumerate(prompts.values()) for text in texts]
+        asked = [*prompts, *(text for text, _ in pairs)]
+        owners = [*range(len(prompts)), *(n for _, n in pairs)]
+        others = [text for text, _ in seen.texts if text not in {*asked}][:most]
+        texts = [*asked, *others]
+
+        def compute() -> dict[str, Tensor]:
+            return self._fitted(self._of_texts(texts), torch.tensor(owners))
+
+        what = f"classifier of scopes {self.config} {self.seed} {owners}"
+        return self.kept.get(what, texts, compute)["classifier"]
+
+    def _fitted(
+        self, features: Float[Tensor, "N D"], owners: Int[Tensor, " M"]
+    ) -> dict[str, Tensor]:
+        """A linear map under which paraphrases, and nothing else, lie near their edits.
+
+        features: of edits, their paraphrases, and texts of no edit; `owners`: the edit of each but
+        the last. They are learned from each divided by its spread.
+        """
+        config, n_edits = self.config, int(owners.max()) + 1
+        spread = features.std(0, correction=0)
+        spread = spread.clamp(min=_LEAST_SPREAD * float(spread.max()) or 1.0)
+        scaled, width = features / spread, (features.shape[1], config.n_dims)
+        drawn = torch.randn(width, generator=seeded(self.seed, "classifier")).to(features)
+        apart = squared_distances(scaled @ drawn, scaled @ drawn).mean()
+        unit = float((_FAR / apart).sqrt())
+        is_own = torch.zeros(len(features), n_edits, dtype=torch.bool)
+        is_own[torch.arange(len(owners)), owners] = True
+        is_own = is_own.to(features.device)
+        is_in_scope = is_own.clone()
+        is_in_scope[:n_edits] = False  # that an edit is in its own scope need not be learned
+
+        def loss_of(learned: Mapping[str, Tensor], _step: int) -> Tensor:
+            mapped = scaled @ learned["classifier"]
+            distances = squared_distances(mapped, mapped[:n_edits])
+            return scope_loss(distances[is_in_scope], distances[~is_own])
+
+        found = trained(
+            {"classifier": unit * drawn}, loss_of, lr={"classifier": config.lr * unit},
+            n_steps=config.n_steps, clip=math.inf, name="SERAC",
+        )  # fmt: skip
+        return {"classifier": found["classifier"] / spread[:, None]}
+
+    def _of(self, edits: tuple[Edit, ...], state: _Memory) -> _Memory:
+        if not edits:
+            return self.empty
+        classifier = self._trained if state.classifier is None else state.classifier
+        known = dict[str, Tensor]()
+        if state.keys is not None:
+            known = dict(zip((edit.prompt for edit in state.edits), state.keys, strict=True))
+        keys = [known[edit.prompt] if edit.prompt in known
+                else (self._of_texts([edit.prompt]) @ classifier)[0] for edit in edits]  # fmt: skip
+        return _Memory(edits, torch.stack(keys), classifier)
+
+    def _tensors(self, state: _Memory) -> dict[str, Tensor]:
+        if state.keys is None or state.classifier is None:
+            return {}
+        return {"keys": state.keys, "classifier": state.classifier}
+
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Memory:
+        edits, n_dims = edits_of(record), self.config.n_dims
+        if not edits:
+            return self.empty
+        keys = floats(tensors, "keys", len(edits), n_dims)
+        hidden = self.lm.value_weight(self._layer).shape[1]
+        return _Memory(edits, keys, floats(tensors, "classifier", hidden, n_dims))
+
+
+def squared_distances(
+    one: Float[Tensor, "N k"], other: Float[Tensor, "E k"]
+) -> Float[Tensor, "N E"]:
+    """The squared Euclidean distance of each of `one` to each of `other`, a little above 0."""
+    norms = one.square().sum(-1)[:, None] + other.square().sum(-1)
+    return (norms - 2 * one @ other.T).clamp(min=1e-6)
+
+
+def scope_loss(inside: Float[Tensor, " N"], outside: Float[Tensor, " O"]) -> Float[Tensor, ""]:
+    """Binary cross-entropy of exp(-squared distance), balanced between pairs in scope and others.
+
+    Source: section 3.3.
+    """
+    others = -torch.log(-torch.expm1(-outside))
+    means = [each.sum() / max(1, len(each)) for each in (inside, others)]
+    return torch.stack(means).mean()
+
+
+make_serac = factory(SERAC, SERACConfig, SERAC_PRESETS)
