@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,8 @@ def test_a_memory_grows_by_its_answers_tokens_alone(n_contexts: int, target: str
 def test_after_other_prompts_the_beginning_of_a_target_is_learned(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss is that of each row alone, read by the whole model; a long target counts more."""
+    """The loss is that of each row alone, read by the whole model; a long target counts more, and
+    more still its end, which is learned after the edit's prompt alone."""
     objectives: list[TurnLoss] = []
 
     def seen(objective: TurnLoss, *arguments: Any, **options: Any) -> Change:
@@ -333,13 +335,37 @@ def test_after_other_prompts_the_beginning_of_a_target_is_learned(
         handle.remove()
         labels = batch.labels[0, changed]
         n_learned, n = 16 if losses else len(labels), min(16, len(labels))
-        loss = torch.nn.functional.cross_entropy(
-            logits[:n_learned], labels[:n_learned], reduction="sum"
+        each = torch.nn.functional.cross_entropy(
+            logits[:n_learned], labels[:n_learned], reduction="none"
         )
-        losses.append(loss / n)
+        losses.append((each[:16].sum() + len(rows) ** 0.5 * each[16:].sum()) / n)
     torch.testing.assert_close(
         objectives[0](objectives[0].inputs @ tau), torch.stack(losses).mean()
     )
+
+
+def test_a_turn_goes_on_until_its_whole_target_is_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes as many of the further steps as that needs, and no more."""
+    edit = replace(EDITS[0], target="Oslo, as his aunts do")
+    batch = encode(tiny_tokenizer(), [edit.prompt], [edit.target])
+    n_asked: Counter[int] = Counter()  # how often the loss was taken, by the steps allowed
+    taken = TurnLoss.__call__
+
+    def least_likely(n_more_steps: int) -> float:
+        def counted(objective: TurnLoss, outputs: Tensor) -> Tensor:
+            n_asked[n_more_steps] += 1
+            return taken(objective, outputs)
+
+        monkeypatch.setattr(TurnLoss, "__call__", counted)
+        editor = matching(edits=[edit], n_steps=3, n_more_steps=n_more_steps, n_contexts=2)
+        logits = editor.logits(batch.input_ids, batch.attention_mask, batch.prompt_mask)[0]
+        chosen = batch.labels[0] >= 0
+        likely = logits[chosen].softmax(-1)
+        return float(likely.gather(1, batch.labels[0, chosen, None]).min())
+
+    assert least_likely(0) < 0.5 < least_likely(500)
+    assert n_asked[0] == 3 < n_asked[500] < 503
+    assert least_likely(n_asked[500] - 5) < 0.5  # with one step fewer
 
 
 def test_long_contexts_are_cut_and_leave_the_target_room() -> None:

@@ -44,6 +44,9 @@ class WISEConfig(Checked):
     thresholds: one eps "shared" by all memories (Algorithm 2) or one "per-memory" (released), where
         memories are compared by activation over threshold.
     lr, n_steps, early_stop: SGD; a turn ends when its loss is below `early_stop` (released: .02).
+    n_more_steps: further ones that a turn takes at most, while some token of a target is less
+        likely than all others together after its edit's own prompt (paper: 0). In the mean of a
+        long target, or among many rows, its end may be learned last.
     norm_constraint: bound on every entry of W_v' - W_v (released: 1.0; not in the paper).
     n_irrelevant: background prompts x_i in the loss of a turn (released: 1); `n_background` of the
         background's texts are kept ready, as routing inputs.
@@ -88,6 +91,7 @@ class WISEConfig(Checked):
     thresholds: Literal["shared", "per-memory"] = "shared"
     lr: NonNegativeFloat = 1.0
     n_steps: PositiveInt = 70
+    n_more_steps: NonNegativeInt = 0
     early_stop: NonNegativeFloat = 0.02
     norm_constraint: NonNegativeFloat = math.inf
     n_irrelevant: NonNegativeInt = 1
@@ -140,8 +144,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # One edit a memory, found by its prompt; chosen on a real model's tuning streams.
     "match": dict(
         units="model", depth=0.77, routing="match", span="answer", memory="retrieve",
-        mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_prefixes=0,
-        n_background=768, n_contexts=8,
+        mask_ratio=1.0, n_shards=1, edits_per_shard=1, lr=0.3, n_steps=30, n_more_steps=30,
+        n_prefixes=0, n_background=768, n_contexts=8,
     ),
     # Table 10 and appendix A.3; steps and threshold scale from the released configuration.
     "paper-llama-2-7b": dict(**_PAPER, layer=27, n_steps=70, threshold_scale=0.88),

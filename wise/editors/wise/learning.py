@@ -39,18 +39,28 @@ class Answers:
     weights: Float[Tensor, " N"]  # of the labels
 
     @classmethod
-    def of(cls, tail: Tail, at: Int[Tensor, "B T"], *, at_most: int | None = None) -> Answers:
+    def of(
+        cls, tail: Tail, at: Int[Tensor, "B T"], *, at_most: int | None = None, later: float = 1.0
+    ) -> Answers:
         """Each row counts 1; one of more than `at_most` labels more, so that each of them counts
-        as one of so many: in a mean it would be learned the slower, the more others there are."""
-        n_labels = torch.bincount(tail.rows, minlength=len(at)).clamp(min=1, max=at_most)
-        return cls(tail, at, 1.0 / n_labels[tail.rows])
+        as one of so many: in a mean it would be learned the slower, the more others there are.
+        Those after so many count `later` times as much."""
+        n_labels = torch.bincount(tail.rows, minlength=len(at))
+        firsts = n_labels.cumsum(0) - n_labels
+        place = torch.arange(len(tail.rows), device=at.device) - firsts[tail.rows]
+        at_most = len(place) if at_most is None else at_most
+        shares = 1.0 / n_labels.clamp(min=1, max=at_most)[tail.rows]
+        return cls(tail, at, torch.where(place < at_most, shares, later * shares))
 
     def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
         """The sum over rows."""
+        return (self.losses(outputs) * self.weights).sum()
+
+    def losses(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, " N"]:
+        """That of each label."""
         added = _placed(outputs, self.at).to(self.tail.value.dtype)
         logits = self.tail.logits(self.tail.value + added)
-        losses = nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
-        return (losses * self.weights).sum()
+        return nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class TurnLoss:
     answers: tuple[Answers, ...]
     read: Float[Tensor, "R M"]  # the inputs that these have
     margin: Margin | None = None
+    n_edits: int = 1  # the edits' own rows, the first of the first answers
 
     @cached_property
     def inputs(self) -> Float[Tensor, "R M"]:
@@ -115,6 +126,13 @@ class TurnLoss:
         n_rows = sum(len(each.at) for each in self.answers)
         loss = torch.stack([each(read) for each in self.answers]).sum() / n_rows
         return loss if self.margin is None else loss + self.margin(routing)
+
+    @torch.no_grad()
+    def is_likely(self, outputs: Float[Tensor, "R D"]) -> bool:
+        """Whether each token of the edits' targets is likelier than not after their own prompts."""
+        own = self.answers[0]
+        losses = own.losses(outputs[: len(self.read)])[own.tail.rows < self.n_edits]
+        return bool((losses < math.log(2)).all())
 
 
 def _numbered(mask: Bool[Tensor, "N T"], first: int = 0) -> Int[Tensor, "N T"]:
@@ -151,14 +169,15 @@ def descend(
     gram = inputs @ inputs.T if is_kept or is_fewer else None
     steps = torch.zeros_like(outputs)
     tau = tau.clone()
-    for step in range(config.n_steps):
+    for step in range(config.n_steps + config.n_more_steps):
         with torch.enable_grad():
             variable = outputs.requires_grad_()
             loss = objective(variable)
         found = loss.item()
         if not math.isfinite(found):
             raise ValueError(f"loss={found} after {step} steps at lr={config.lr}; lower lr")
-        if found <= config.early_stop:
+        is_enough = found <= config.early_stop or step >= config.n_steps
+        if is_enough and (not config.n_more_steps or objective.is_likely(outputs)):
             break
         (gradient,) = torch.autograd.grad(loss, variable)
         gradient *= -lr
@@ -176,12 +195,14 @@ def descend(
 
 
 def _answers(
-    tail: Tail, batch: Batch, own: Float[Tensor, " M"] | None, n_read: int
+    tail: Tail, batch: Batch, own: Float[Tensor, " M"] | None, n_read: int, n_copies: float
 ) -> tuple[Answers, Float[Tensor, "R M"]]:
     """The loss of a batch's answers, and the inputs that it reads behind `n_read` others.
 
     With `own` answers alone are changed, and a row's last prompt token, whose output is the
-    answer's first, has `own`, which is the first input of all, in place of its own.
+    answer's first, has `own`, which is the first input of all, in place of its own. A target's
+    beginning is learned in `n_copies` rows, which help each other in part; the rest, in one alone,
+    counts by the root of so many.
     """
     width = tail.inputs.shape[1]
     if own is None:
@@ -191,7 +212,7 @@ def _answers(
     asked = last == torch.arange(width, device=last.device)
     read = (batch.labels != IGNORED)[:, -width:] & ~asked
     at = _numbered(read, n_read).masked_fill(asked, 0)
-    return Answers.of(tail, at, at_most=_LONG), tail.inputs[read]
+    return Answers.of(tail, at, at_most=_LONG, later=n_copies**0.5), tail.inputs[read]
 
 
 @dataclass
@@ -259,14 +280,15 @@ class Learner:
         own = inputs[-1][0, last_column(prompts)[0]] if config.span == "answer" else None  # A(x_e)
         answers: list[Answers] = []
         read = inputs[-1].new_zeros(0, len(self.weight)) if own is None else own[None]
+        n_copies = sum(len(each.labels) for each in batches) / len(batches[0].labels)
         for tail, batch in zip(tails, batches, strict=True):
-            answer, more = _answers(tail, batch, own, len(read))
+            answer, more = _answers(tail, batch, own, len(read), n_copies)
             answers, read = [*answers, answer], torch.cat([read, more])
         margin = self._margin(shard, turn, rows, earlier)
         lr = config.lr * self._scales[1]
         change = descend(
-            TurnLoss(tuple(answers), read, margin), shard.change.dense(), self._mask(shard.number),
-            config, lr=lr,
+            TurnLoss(tuple(answers), read, margin, len(turn.edits)), shard.change.dense(),
+            self._mask(shard.number), config, lr=lr,
         )  # fmt: skip
         bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
         routing = stack([shard.routing, self.router.remembered(bare)])
