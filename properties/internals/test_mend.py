@@ -254,9 +254,10 @@ def test_lessons_are_the_edits_of_the_background_and_else_its_texts() -> None:
     assert set(found.edits) == set(FACTS.edits)
     assert found.edits != of(FACTS, seed=1).edits
     assert of(FACTS, n=3).edits == found.edits[:3]
-    assert found.texts[0] == ("Gus lives in", "Rome.")
+    assert found.texts[0] == ("Gus lives", "in Rome.")
     told = of(Background(FACTS.texts)).edits
-    assert {(e.prompt, e.ground_truth) for e in told} == set(found.texts)
+    whole = {f"{e.prompt} {e.ground_truth}" for e in told}
+    assert whole == set(FACTS.texts) == {" ".join(each) for each in found.texts}
     assert all(e.target != e.ground_truth for e in told)
     assert len(of(Background()).edits) > 3  # of what the model writes
     long = Edit("word " * 80, "Oslo")
@@ -271,14 +272,18 @@ def test_lessons_are_the_edits_of_the_background_and_else_its_texts() -> None:
 def test_what_an_edit_must_leave_alone_is_near_it_or_about_something_else() -> None:
     found = lessons(LanguageModel(tiny_model("gpt2")), tiny_tokenizer(), FACTS, n=99, seed=0)
     number = [edit.prompt for edit in found.edits].index("Hal lives in")
+    told = [("Hal speaks", "soup")]
+    alike = [(f"{name} lives in", "Rome") for name in ("Gus", "Ina", "Joe", "Kim")]
+    far = [each for each in found.texts if "Hal" not in each[0]]
+    firsts = set[int]()
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        same, alike, text = found.others(number, 3, generator)
-        assert same == ("Hal speaks", "soup")
-        assert alike[0].endswith("lives in")
-        assert alike[0] != "Hal lives in"
-        assert alike[1] == "Rome"
-        assert "Hal" not in text[0]
+        three = found.others(number, 3, generator)
+        kinds = [next(n for n, kind in enumerate((told, alike, far)) if each in kind)
+                 for each in three]  # fmt: skip
+        assert sorted(kinds) == [0, 1, 2]
+        firsts.add(kinds[0])
+    assert len(firsts) == 3  # where there is one text alone, it is of any kind
 
 
 def test_rates_fall_and_each_parameter_has_its_own() -> None:

@@ -20,7 +20,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from wise.editors.base import factory, floats
-from wise.editors.options import Checked, Units
+from wise.editors.options import Checked, Units, is_large
 from wise.editors.stepped import SteppedEditor, SteppedState
 from wise.editors.trained import Asked, Lessons, lessons, trained
 from wise.edits import Edit
@@ -30,16 +30,8 @@ from wise.lm.tokens import encode, of_like_length
 from wise.seeds import seeded
 
 __all__ = [
-    "MEND",
-    "PRESETS",
-    "Exercise",
-    "MENDConfig",
-    "MENDState",
-    "Network",
-    "Training",
-    "divergence",
-    "make",
-    "with_gradient",
+    "MEND", "PRESETS", "Exercise", "MENDConfig", "MENDState", "Network", "Training", "divergence",
+    "make", "with_gradient",
 ]  # fmt: skip
 
 _N_BLOCKS = 2  # of the network
@@ -57,7 +49,8 @@ class MENDConfig(Checked):
     scale: alpha at the start, one number a block, which is learned (released: 1e-4).
     units: alpha "absolute", or in units of the "model": the root mean square of W_v's entries.
     n_steps, lr, scale_lr: Adam's steps, and its rates for the network and, relative, for alpha;
-        both fall linearly to 0 (released: 1e-6, until the validation loss no longer falls).
+        both fall linearly to 0 (released: 1e-6, until the validation loss no longer falls, which
+        takes some 10^5 steps).
     n_turns, n_edits: turns of so many edits whose losses a step adds up (released: 10, 1).
     edit_weight, locality_weight: c_e of -log p of a turn's edits in other words, and c_loc of the
         divergence from the unedited model on texts that they must leave alone (released: .1, 1).
@@ -71,7 +64,7 @@ class MENDConfig(Checked):
     rank: PositiveInt = 1920
     scale: PositiveFloat = 1e-4
     units: Units = "absolute"
-    n_steps: NonNegativeInt = 3000
+    n_steps: NonNegativeInt = 200
     lr: NonNegativeFloat = 1e-6
     scale_lr: NonNegativeFloat = 1e-2
     n_turns: PositiveInt = 10
@@ -84,9 +77,13 @@ class MENDConfig(Checked):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Chosen on tuning streams; "real" on SmolLM2, whose atlas has some 500 edits to train on.
     "embedded": dict(
-        n_layers=1, rank=64, scale=0.05, units="model", n_steps=60, lr=1e-4, n_turns=8,
+        n_layers=1, rank=64, scale=0.05, units="model", n_steps=40, lr=1e-4, n_turns=8,
         edit_weight=1.0, n_others=3,
+    ),
+    "real": dict(
+        rank=128, scale=0.002, units="model", n_steps=250, lr=1e-4, n_turns=4, edit_weight=1.0,
     ),
     "released": {},
 }  # fmt: skip
@@ -194,10 +191,13 @@ class MEND(SteppedEditor[MENDConfig, MENDState]):
     @cached_property
     def network(self) -> Network:
         """The trained network."""
-        training = self.training()
-        what, texts = f"mend {self.config} {self.layers} {self.seed}", training.lessons.all_texts
-        found = self.kept.get_resumable(what, texts, training.tensors)
-        return Network(**found)
+        texts = [*self.background.texts, *(edit.prompt for edit in self.background.edits)]
+        what = f"mend {self.config} {self.layers} {self.seed} {self._background_sha256}"
+
+        def compute(path: Path | None) -> dict[str, Tensor]:
+            return self.training().tensors(path)
+
+        return Network(**self.kept.get_resumable(what, texts, compute))
 
     def training(self) -> Training:
         """How the network is trained, on the edits of the background."""
@@ -294,7 +294,16 @@ class Training:
 
     def loss(self, network: Network, step: int) -> Float[Tensor, ""]:
         """c_e L_e + c_loc L_loc of a step's turns. Source: MEND eq. 4 and algorithm 1."""
-        editor, config, turns = self.editor, self.editor.config, self.turns(step)
+        L_e, L_loc = self.losses(network, self.turns(step))
+        config = self.editor.config
+        return config.edit_weight * L_e + config.locality_weight * L_loc
+
+    def losses(
+        self, network: Network, turns: Sequence[Exercise]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """L_e, the mean of -log p of the tokens of edits in other words, and L_loc, the mean
+        divergence at the answers that must stay as they were."""
+        editor = self.editor
         asked, is_edit = list[Asked](), list[bool]()
         for turn in turns:
             asked += [(words, self.lessons.edits[n].target) for n, words in turn.edits]
@@ -302,7 +311,7 @@ class Training:
             is_edit += [True] * len(turn.edits) + [False] * len(turn.others)
         prompts, answers = map(list, zip(*asked, strict=True))
         batch = encode(
-            editor.tokenizer, prompts, answers, append_eos=config.append_eos,
+            editor.tokenizer, prompts, answers, append_eos=editor.config.append_eos,
             max_length=editor.lm.context_length,
         ).to(editor.lm.device)  # fmt: skip
         tail = Tail.capture(editor.lm, editor.layers[0], batch)
@@ -311,8 +320,8 @@ class Training:
         edited = self._edited(network, tail, [[n for n, _ in turn.edits] for turn in turns])
         at = torch.tensor(is_edit, device=tail.rows.device)[tail.rows]
         L_e = nn.functional.cross_entropy(edited[at].float(), tail.labels[at])
-        L_loc = divergence(base[~at], edited[~at]).mean() if config.n_others else 0.0
-        return config.edit_weight * L_e + config.locality_weight * L_loc
+        apart = divergence(base[~at], edited[~at])
+        return L_e, apart.mean() if len(apart) else apart.sum()
 
     def _edited(
         self, network: Network, tail: Tail, turns: Sequence[Sequence[int]]
@@ -338,4 +347,6 @@ class Training:
             return tail.logits(changed(by[0], tail.inputs, tail.value))
 
 
-make = factory(MEND, MENDConfig, PRESETS)
+make = factory(
+    MEND, MENDConfig, PRESETS, default=lambda model: "real" if is_large(model) else "embedded"
+)

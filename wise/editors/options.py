@@ -11,8 +11,12 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from transformers import PreTrainedModel
 
-__all__ = ["Base", "Checked", "Fraction", "Lengths", "Objective", "Share", "Units", "configured"]
+__all__ = [
+    "Base", "Checked", "Fraction", "Lengths", "Objective", "Share", "Units", "configured",
+    "is_large",
+]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -22,6 +26,7 @@ Objective = Literal["raise", "lower"]
 Units = Literal["absolute", "model"]
 
 C = TypeVar("C", bound="DataclassInstance")
+_LARGE = 50_000_000  # parameters
 
 
 def configured(
@@ -41,6 +46,11 @@ def configured(
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
     }
     return cls(**{**presets[preset], **given})
+
+
+def is_large(model: PreTrainedModel) -> bool:
+    """Whether a model is one for which there are presets of their own."""
+    return model.num_parameters() >= _LARGE
 
 
 class Checked:

@@ -41,7 +41,7 @@ _PATIENCE = 10.0  # seconds without a bar
 
 @dataclass(frozen=True)
 class Lessons:
-    """Edits to train on, and texts that are about none of them, as prompt and answer."""
+    """Edits to train on, and texts that are about none of them: their first and second halves."""
 
     edits: tuple[Edit, ...]
     texts: tuple[Asked, ...]
@@ -63,7 +63,8 @@ class Lessons:
         far = [each for each in self.texts if not edit.subject or edit.subject not in each[0]]
         kinds = [_asked(about, edit), _asked(alike, edit), far]
         rest = _asked(self.edits, edit)
-        among = [kinds[k % 3] or rest for k in range(n)]
+        first = int(torch.randint(len(kinds), (1,), generator=generator))
+        among = [kinds[(first + k) % len(kinds)] or rest for k in range(n)]
         return [_drawn(each, generator) for each in among if each]
 
     @cached_property
@@ -74,14 +75,6 @@ class Lessons:
     @cached_property
     def _by_relation(self) -> Mapping[str, list[Edit]]:
         return _grouped(self.edits, _relation)
-
-    @property
-    def all_texts(self) -> list[str]:
-        """Every text in the lessons, in order."""
-        fields = (
-            (e.prompt, e.target, e.subject, e.ground_truth, *e.paraphrases) for e in self.edits
-        )
-        return [text for group in (*fields, *self.texts) for text in group]
 
 
 def lessons(
@@ -101,27 +94,29 @@ def lessons(
     texts = background.texts
     if not texts and not background.edits:
         texts = model_prefixes(lm, tokenizer, n=_N_DRAWN, length=_DRAWN, seed=seed)
-    words = [text.split()[-_MOST_WORDS:] for text in texts]
-    asked = tuple(dict.fromkeys((" ".join(each[:-1]), each[-1]) for each in words if each[1:]))
-    edits = background.edits or _of_texts(asked)
+    words = [each for each in (text.split()[-_MOST_WORDS:] for text in texts) if each[1:]]
+    edits = background.edits or _of_texts(words)
     order = torch.randperm(len(edits), generator=seeded(seed, "lessons")).tolist()
     room = (lm.context_length or 2**20) - _SPARE
 
-    def fits(prompt: str, answer: str) -> bool:
-        if why_no_target(tokenizer, answer):
+    def fits(asked: Sequence[Asked]) -> bool:
+        if any(why_no_target(tokenizer, answer) for _, answer in asked):
             return False
-        return len(tokenizer(f"{prompt} {answer}", add_special_tokens=False).input_ids) <= room
+        texts = [f"{prompt} {answer}" for prompt, answer in asked]
+        return max(map(len, tokenizer(texts, add_special_tokens=False).input_ids)) <= room
 
     chosen = list[Edit]()
     for number in order:
         edit = edits[number]
-        if len(chosen) < n and all(fits(each, edit.target) for each in
-                                   (edit.prompt, *edit.paraphrases)):  # fmt: skip
+        wordings = [(each, edit.target) for each in (edit.prompt, *edit.paraphrases)]
+        truth = [(edit.prompt, edit.ground_truth)] if edit.ground_truth else []
+        if len(chosen) < n and fits([*wordings, *truth]):
             chosen.append(edit)
     if not chosen:
         raise ValueError(f"the background has {len(edits)} edits and texts to train on, of which "
                          "the model can read none; give it some")  # fmt: skip
-    return Lessons(tuple(chosen), tuple(each for each in asked if fits(*each)))
+    halves = dict.fromkeys(_parted(each, len(each) // 2) for each in words)
+    return Lessons(tuple(chosen), tuple(each for each in halves if fits([each])))
 
 
 def trained(
@@ -188,10 +183,16 @@ def _resumed(path: Path, learned: Mapping[str, Tensor], optimizer: torch.optim.O
     return n_done
 
 
-def _of_texts(asked: Sequence[Asked]) -> tuple[Edit, ...]:
-    """Each prompt with the next text's answer; other wordings have the next text before them."""
+def _parted(words: Sequence[str], n: int) -> Asked:
+    return " ".join(words[:n]), " ".join(words[n:])
+
+
+def _of_texts(texts: Sequence[Sequence[str]]) -> tuple[Edit, ...]:
+    """The words of each before its last, with the next text's last one; other wordings have the
+    whole of that text before them."""
+    asked = [_parted(words, -1) for words in texts]
     return tuple(
-        Edit(prompt, asked[n - 1][1], paraphrases=(f"{' '.join(asked[n - 1])} {prompt}",),
+        Edit(prompt, asked[n - 1][1], paraphrases=(f"{' '.join(texts[n - 1])} {prompt}",),
              ground_truth=answer)
         for n, (prompt, answer) in enumerate(asked)
     )  # fmt: skip

@@ -10,12 +10,10 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from transformers import PreTrainedModel
 
-from wise.editors.options import Checked, Share, Units, configured
+from wise.editors.options import Checked, Share, Units, configured, is_large
 from wise.editors.wise.merge import Merge
 
 __all__ = ["PRESETS", "WISEConfig", "default_preset"]
-
-_LARGE = 50_000_000  # parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,4 +159,4 @@ def default_preset(model: PreTrainedModel) -> str:
 
     Each of the two was chosen on tuning streams of models on its side of that size.
     """
-    return "match" if model.num_parameters() >= _LARGE else "embedded"
+    return "match" if is_large(model) else "embedded"
