@@ -29,7 +29,7 @@ from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.decoding import require_readable
 from wise.lm.tail import block_states
-from wise.lm.tokens import Batch, encode
+from wise.lm.tokens import Batch, encode, of_like_length
 from wise.seeds import seeded
 
 __all__ = [
@@ -50,7 +50,8 @@ class SERACConfig(ContextConfig):
     tokens: of a prompt, the "last" one is read (released: the encoder's [CLS]), or their "mean".
     n_dims: of the space into which they are mapped.
     threshold: exp(-squared distance) above which a prompt is in an edit's scope (released: .5).
-    n_background: at most so many edits of the background train the map, and as many of its texts.
+    n_background: at most so many edits of the background, each with one of its paraphrases, train
+        the map, and half as many texts.
     lr, n_steps: Adam on the map; lr is in units of the size of its first entries.
 
     An edit is found by its prompt alone; the released key holds its target, too.
@@ -150,13 +151,14 @@ class SERAC(ContextBase[SERACConfig, _Memory]):
 
     def _of_texts(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """The features of texts."""
-        found = []
-        for start in range(0, len(texts), _BATCH):
+        lengths = torch.tensor([len(ids) for ids in self.tokenizer([*texts]).input_ids])
+        batches, found = [*of_like_length(lengths, _BATCH)], []
+        for rows in batches:
             batch = encode(
-                self.tokenizer, texts[start : start + _BATCH], max_length=self.lm.context_length
+                self.tokenizer, [texts[row] for row in rows], max_length=self.lm.context_length
             ).to(self.lm.device)
             found.append(self._features(batch.input_ids, batch.attention_mask))
-        return torch.cat(found)
+        return torch.cat(found)[torch.cat(batches).argsort()]
 
     @cached_property
     def _trained(self) -> Float[Tensor, "D k"]:
@@ -164,11 +166,16 @@ class SERAC(ContextBase[SERACConfig, _Memory]):
         most = self.config.n_background
         seen = lessons(self.lm, self.tokenizer, self.background, n=most, seed=self.seed)
         prompts = {edit.prompt: edit.paraphrases for edit in seen.edits}
-        pairs = [(text, n) for n, texts in enumerate(prompts.values()) for text in texts]
+        generator = seeded(self.seed, "outer prompts")
+        pairs = [
+            (texts[int(torch.randint(len(texts), (), generator=generator))], n)
+            for n, texts in enumerate(prompts.values()) if texts
+        ]  # fmt: skip
         asked = [*prompts, *(text for text, _ in pairs)]
         owners = [*range(len(prompts)), *(n for _, n in pairs)]
-        others = [text for text, _ in seen.texts if text not in {*asked}][:most]
-        texts = [*asked, *others]
+        known = {*asked}
+        others = [text for text, _ in seen.texts if text not in known]
+        texts = [*asked, *others[: most // 2]]
 
         def compute() -> dict[str, Tensor]:
             return self._fitted(self._of_texts(texts), torch.tensor(owners))
