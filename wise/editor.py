@@ -46,6 +46,7 @@ __all__ = [
 # One line for each editor: name -> "module:factory". Modules load with their editor.
 BUILT_IN: Mapping[str, str] = {
     "alphaedit": "wise.editors.key_value.alphaedit:make",
+    "defer": "wise.editors.scoped:make_defer",
     "emmet": "wise.editors.key_value.emmet:make",
     "ft-ewc": "wise.editors.finetune:make_ft_ewc",
     "ft-l": "wise.editors.finetune:make_ft_l",

@@ -20,7 +20,9 @@ from wise.lm.decoding import Unedited
 
 pytestmark = pytest.mark.internals
 
-WITH_STATE = ("grace", "grace everywhere", "horen", "memoir", "ike", "retrieval", "serac")
+WITH_STATE = (
+    "grace", "grace everywhere", "horen", "memoir", "defer", "ike", "retrieval", "serac",
+)  # fmt: skip
 PLAIN = [kind for kind in KINDS if kind not in WITH_STATE]
 
 

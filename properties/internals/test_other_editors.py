@@ -37,6 +37,10 @@ from wise.lm.decoding import Unedited
 
 pytestmark = pytest.mark.internals
 
+UNRAISED = {
+    ("mend", "gemma2"): "behind a soft cap, a gradient may be far below those it is normalised by",
+    ("defer", "phi3"): "inputs of W_v are so large that a first step shuts the gate for good",
+}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # Conv1D; rows and tokens flattened; a norm between W_v and the stream.
 three_architectures = pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])
@@ -79,8 +83,8 @@ def test_what_follows_from_the_model_is_computed_once_a_folder(
 def test_an_edit_raises_its_targets_probability(
     kind: str, model_type: str, request: pytest.FixtureRequest
 ) -> None:
-    if (kind, model_type) == ("mend", "gemma2"):
-        reason = "behind a soft cap, a gradient may be far below those it is normalised by"
+    if (kind, model_type) in UNRAISED:
+        reason = UNRAISED[kind, model_type]
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     editor = make(kind, model_type, layer=2, append_eos=False)
     bare = Unedited(editor.lm.model, tiny_tokenizer())

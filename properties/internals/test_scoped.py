@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from properties.internals.tiny_editors import EDITS, TEXTS, asked, logits_of, make, tiny
 from properties.internals.tiny_wise import FAR, is_same
 from wise.editor import Erasable, Growing, Layered, Retrieves, Routed, load_editor
-from wise.editors.scoped import scope_loss, squared_distances
+from wise.editors.scoped import (
+    DEFER_PRESETS,
+    DEFERConfig,
+    deferral,
+    scope_loss,
+    squared_distances,
+    with_one,
+)
 from wise.edits import Background, Edit
+from wise.lm import hooks
 from wise.lm.decoding import Unedited
-from wise.lm.tokens import encode
+from wise.lm.tokens import IGNORED, Batch, encode
 
 pytestmark = pytest.mark.internals
 
@@ -217,3 +226,119 @@ def test_a_small_background_is_enough_to_find_an_edit_by_its_prompt(
 def test_a_step_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match=r"loss=(nan|inf) at step . of SERAC; lower lr"):
         seen(edits=EDITS[:1], lr=1e30)
+
+
+def deferred(batch: Batch, editor: Any) -> tuple[Tensor, Tensor]:
+    """W_v's output as it is, and as DEFER leaves it."""
+    seen = list[Tensor]()
+
+    def keep(_module: Any, _args: Any, output: Tensor) -> None:
+        seen.append(output.detach().clone())
+
+    bare = Unedited(editor.lm.model, editor.tokenizer)
+    for applied in (nullcontext(), editor._applied(batch.prompt_mask)):
+        with applied:
+            handle = editor.lm.part(1, "value").register_forward_hook(keep)
+            bare.logits(batch.input_ids, batch.attention_mask)
+            handle.remove()
+    return seen[0], seen[1]
+
+
+def test_a_gate_and_a_value_are_those_of_their_formulas() -> None:
+    queries, gate, value = random(0, 3, 4), random(1, 5), random(2, 5, 2)
+    for query, g, v in zip(
+        queries, deferral(queries, gate), with_one(queries) @ value, strict=True
+    ):
+        assert float(g) == pytest.approx(1 / (1 + math.exp(-float(query @ gate[:4] + gate[4]))))
+        assert torch.allclose(v, query @ value[:4] + value[4], atol=1e-6)
+
+
+def test_a_step_is_that_of_the_whole_model() -> None:
+    """By autograd through the model, whose W_v gives g v + (1 - g) times its output."""
+    editor, edit = make("defer", "llama", n_steps=1, lr=0.01), EDITS[0]
+    lm = editor.lm
+    gate, value = editor._drawn()
+    batch = encode(editor.tokenizer, [edit.prompt], [edit.target])
+    last = int(batch.prompt_mask.nonzero()[-1, 1])
+    heads = [gate.clone().requires_grad_(), value.clone().requires_grad_()]
+
+    def mixed(inputs: Tensor, output: Tensor) -> Tensor:
+        query = nn.functional.pad(inputs[0, last], (0, 1), value=1.0)
+        g, v = torch.sigmoid(query @ heads[0]), query @ heads[1]
+        return torch.cat([output[:, :last], g * v + (1 - g) * output[:, last:]], dim=1)
+
+    with hooks.replace(lm.part(1, "value"), mixed):
+        logits = lm.model(input_ids=batch.input_ids).logits
+    loss = nn.functional.cross_entropy(logits.mT, batch.labels, ignore_index=IGNORED)
+    gradients = torch.autograd.grad(loss, heads)
+    editor.edit([edit])
+    for start, gradient, found in zip(
+        (gate, value), gradients, (editor._state.gate, editor._state.value), strict=True
+    ):
+        clear = gradient.abs() > 1e-5  # Adam's first step is the sign of the gradient
+        assert clear.float().mean() > 0.5
+        assert torch.allclose((found - start)[clear], -0.01 * gradient.sign()[clear], atol=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_value_stands_from_the_last_prompt_token_on_and_in_open_rows_alone(side: str) -> None:
+    editor = make("defer", "llama", edits=EDITS[:1])
+    prompts = [EDITS[0].prompt, *FAR, EDITS[1].prompt]
+    batch = encode(editor.tokenizer, prompts, ["soup now"] * len(prompts), padding_side=side)
+    queries = editor._queries(batch.input_ids, batch.prompt_mask.long())
+    shut = editor._state.gate.clone()
+    shut[-1] -= float(torch.logit(deferral(queries, shut)).median())  # half of the rows open
+    editor._state = replace(editor._state, gate=shut)
+    is_open = deferral(queries, shut) > 0.5
+    assert is_open.any()
+    assert not is_open.all()
+    before, after = deferred(batch, editor)
+    values = with_one(queries) @ editor._state.value
+    for row, prompt in enumerate(batch.prompt_mask):
+        last = int(prompt.nonzero().max())
+        assert after[row, :last].equal(before[row, :last])
+        if is_open[row]:
+            assert torch.allclose(after[row, last:], values[row].expand_as(after[row, last:]))
+        else:
+            assert after[row].equal(before[row])
+    bare = logits_of(Unedited(editor.lm.model, editor.tokenizer), batch)
+    found = editor.logits(batch.input_ids, batch.attention_mask, batch.prompt_mask)
+    assert found[~is_open].equal(bare[~is_open])
+    assert not found[is_open].equal(bare[is_open])
+
+
+def test_as_many_rows_as_tokens_mix_no_rows_and_positions() -> None:
+    """The released code broadcasts [B, D] over [B, T, D]: with B = T rows are taken for tokens."""
+    editor = make("defer", "llama", edits=EDITS)
+    one = encode(editor.tokenizer, [EDITS[0].prompt])
+    n_tokens = one.input_ids.shape[1]
+    ids = one.input_ids.repeat(n_tokens, 1)
+    ids[:, 1] = torch.arange(5, 5 + n_tokens)  # no two rows are the same
+    mask = torch.ones_like(ids)
+    together = editor.logits(ids, mask)
+    for row in range(n_tokens):
+        torch.testing.assert_close(
+            together[row], editor.logits(ids[row : row + 1], mask[:1])[0], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_defer_is_bypassed_until_it_is_trained_and_cannot_take_an_edit_back() -> None:
+    editor, batch = make("defer"), asked()
+    assert all(isinstance(editor, each) for each in (Routed, Layered))
+    assert not isinstance(editor, Erasable)
+    bare = logits_of(Unedited(editor.lm.model, editor.tokenizer), batch)
+    assert (editor.threshold, editor.n_bytes) == (math.inf, 0)
+    assert logits_of(editor, batch).equal(bare)
+    editor.edit(EDITS[:1])
+    opened = editor.routing_activation(batch.input_ids, batch.attention_mask)
+    assert float(opened[0]) > editor.threshold == 0.5
+
+
+def test_a_turn_is_its_edits_one_by_one() -> None:
+    one, other = make("defer", edits=EDITS[:3]), make("defer")
+    other.edit(EDITS[:3])
+    assert is_same(one._state, other._state)
+
+
+def test_released_options_of_defer_are_the_codes() -> None:
+    assert (DEFERConfig().lr, DEFERConfig().n_steps, DEFER_PRESETS["released"]) == (0.1, 100, {})

@@ -53,6 +53,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
        ("ft-l", "ft-m", "ft-ewc")},
     **{name: _of(incontext.InContextConfig, incontext.PRESETS[name]) for name in
        ("ike", "retrieval")},
+    "defer": _of(scoped.DEFERConfig, scoped.DEFER_PRESETS),
     "serac": _of(scoped.SERACConfig, scoped.SERAC_PRESETS),
 }  # fmt: skip
 

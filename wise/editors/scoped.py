@@ -2,7 +2,9 @@
 
 SERAC (Mitchell et al., ICML 2022, arXiv 2206.06520, section 3) trains a classifier beforehand, and
 the model is told the edit that it finds: the counterfactual model is the unedited one with the edit
-before the prompt, as no smaller one of its family is at hand (released: freeze_cntr).
+before the prompt, as no smaller one of its family is at hand (released: freeze_cntr). DEFER
+(Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031, as a baseline of GRACE) trains a gate and a
+value at one W_v on each edit alone, so that nothing ever teaches the gate to close.
 """
 
 from __future__ import annotations
@@ -15,25 +17,27 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, where
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn, where
 
-from wise.editors.base import edits_of, factory, floats
+from wise.editors.base import edits_of, factory, floats, live
+from wise.editors.gated import Read, SubstitutingBase
 from wise.editors.grace import nearest
 from wise.editors.incontext import ContextBase, ContextConfig
 from wise.editors.memoir import mean_of
-from wise.editors.options import Fraction, Share
+from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import select
 from wise.editors.trained import lessons, trained
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.decoding import require_readable
-from wise.lm.tail import block_states
-from wise.lm.tokens import Batch, encode, of_like_length
+from wise.lm.tail import Tail, block_states
+from wise.lm.tokens import Batch, encode, last_column, of_like_length
 from wise.seeds import seeded
 
 __all__ = [
-    "SERAC", "SERAC_PRESETS", "SERACConfig", "make_serac", "scope_loss", "squared_distances",
+    "DEFER", "DEFER_PRESETS", "SERAC", "SERAC_PRESETS", "DEFERConfig", "SERACConfig", "deferral",
+    "make_defer", "make_serac", "scope_loss", "squared_distances", "with_one",
 ]  # fmt: skip
 
 _FAR = 4.0  # the mean squared distance of two prompts before training; exp(-4) is out of scope
@@ -259,3 +263,143 @@ def scope_loss(inside: Float[Tensor, " N"], outside: Float[Tensor, " O"]) -> Flo
 
 
 make_serac = factory(SERAC, SERACConfig, SERAC_PRESETS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DEFERConfig(Checked):
+    """How DEFER edits. Raises ValueError naming the field, its value and what is allowed.
+
+    layer, depth: the block of W_v; without `layer`, at that share of the blocks.
+    lr, n_steps: Adam on gate and value, anew for each edit (released: .1, 100 steps).
+    append_eos: the target ends with EOS, so that free-run answers stop.
+    """
+
+    layer: int | None = None
+    depth: Share = 0.75
+    lr: NonNegativeFloat = 0.1
+    n_steps: PositiveInt = 100
+    append_eos: bool = True
+
+
+DEFER_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "released": {},
+    # Chosen on tuning streams.
+    "embedded": dict(lr=0.005),
+}
+_LEAST = 0.5  # of the gate (released)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The edits made, and w and W_v of DEFER, each with its bias last; None before the first."""
+
+    edits: tuple[Edit, ...] = ()
+    gate: Float[Tensor, " M+1"] | None = None
+    value: Float[Tensor, "M+1 D"] | None = None
+
+
+class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
+    """Online editor with one gate and one value head for all edits; a turn's are made one by one.
+
+    It is Generates, Routed and Persistent. Before the first edit it is bypassed. Raises ValueError
+    where the model has no such layer or is of no known type.
+    """
+
+    empty = _Heads()
+    span = "answer"
+
+    @property
+    def threshold(self) -> float:
+        """What the gate must exceed; infinite before the first edit."""
+        return _LEAST if self.edits else math.inf
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """The gate at the last token of each prompt; 0 before the first edit."""
+        if self._state.gate is None:
+            return torch.zeros(len(input_ids), device=input_ids.device)
+        return deferral(self._queries(input_ids, attention_mask), self._state.gate)
+
+    def _reader(self, state: _Heads) -> Read | None:
+        gate, value = state.gate, state.value
+        if gate is None or value is None:
+            return None
+
+        def read(queries: Tensor) -> tuple[Tensor, Tensor]:
+            return deferral(queries, gate) > _LEAST, with_one(queries) @ value
+
+        return read
+
+    def _after(self, state: _Heads, edits: tuple[Edit, ...]) -> _Heads:
+        gate, value = state.gate, state.value
+        if gate is None or value is None:
+            gate, value = self._drawn()
+        for edit in edits:
+            gate, value = self._learned(edit, gate, value)
+        return _Heads(live(state.edits, edits), gate, value)
+
+    def _drawn(self) -> tuple[Float[Tensor, " M+1"], Float[Tensor, "M+1 D"]]:
+        """The first gate and head: uniform, as torch draws linear layers."""
+        inner, hidden = self.lm.value_weight(self.layer).shape
+        drawn = torch.rand(inner + 1, 1 + hidden, generator=seeded(self.seed, "heads"))
+        heads = ((2 * drawn - 1) / math.sqrt(inner)).to(self.lm.device)
+        return heads[:, 0].contiguous(), heads[:, 1:].contiguous()
+
+    def _learned(
+        self, edit: Edit, gate: Float[Tensor, " M+1"], value: Float[Tensor, "M+1 D"]
+    ) -> tuple[Float[Tensor, " M+1"], Float[Tensor, "M+1 D"]]:
+        """Both after Adam on the loss of a row whose W_v gives g v + (1 - g) times its output."""
+        config = self.config
+        batch = encode(
+            self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+        tail = Tail.capture(self.lm, self.layer, batch, first=int(last_column(batch.prompt_mask)))
+        query, output = tail.inputs[:, 0], tail.value.float()  # 1 M; 1 T D
+        heads = [each.clone().requires_grad_() for each in (gate, value)]
+        optimizer = torch.optim.Adam(heads, lr=config.lr)
+        for _ in range(config.n_steps):
+            with torch.enable_grad():
+                g, v = deferral(query, heads[0]), with_one(query) @ heads[1]
+                mixed = g * v + (1 - g) * output
+                logits = tail.logits(mixed.to(tail.value.dtype))
+                loss = nn.functional.cross_entropy(logits.float(), tail.labels)
+            if not torch.isfinite(loss):
+                raise ValueError(f"loss={loss.item()} at lr={config.lr}; lower lr")
+            for each, gradient in zip(heads, torch.autograd.grad(loss, heads), strict=True):
+                each.grad = gradient
+            optimizer.step()
+        if not all(each.isfinite().all() for each in heads):
+            raise ValueError(f"lr={config.lr} made a non-finite gate or value; lower lr")
+        return heads[0].detach(), heads[1].detach()
+
+    def _tensors(self, state: _Heads) -> dict[str, Tensor]:
+        if state.gate is None or state.value is None:
+            return {}
+        return {"gate": state.gate, "value": state.value}
+
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Heads:
+        edits = edits_of(record)
+        if not edits:
+            return self.empty
+        inner, hidden = self.lm.value_weight(self.layer).shape
+        gate, value = (
+            floats(tensors, "gate", inner + 1),
+            floats(tensors, "value", inner + 1, hidden),
+        )
+        return _Heads(edits, gate, value)
+
+
+def with_one(queries: Float[Tensor, "B M"]) -> Float[Tensor, "B M+1"]:
+    """Queries in float32 with a 1 behind them, which a bias multiplies."""
+    return nn.functional.pad(queries.float(), (0, 1), value=1.0)
+
+
+def deferral(queries: Float[Tensor, "B M"], gate: Float[Tensor, " M+1"]) -> Float[Tensor, " B"]:
+    """g = sigmoid(w q + b) of each prompt."""
+    return torch.sigmoid(with_one(queries) @ gate)
+
+
+make_defer = factory(DEFER, DEFERConfig, DEFER_PRESETS)
