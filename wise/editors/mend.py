@@ -83,7 +83,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         edit_weight=1.0, n_others=3,
     ),
     "real": dict(
-        rank=128, scale=0.002, units="model", n_steps=250, lr=1e-4, n_turns=4, edit_weight=1.0,
+        rank=128, scale=0.002, units="model", n_steps=250, lr=2e-4, n_turns=4, edit_weight=0.3,
     ),
     "released": {},
 }  # fmt: skip
