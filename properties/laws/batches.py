@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ _SIZES = (2, 7, 65, 130)  # below, at and above what an editor might process at 
 _N_TAUGHT = 30  # edits in one turn: more than one memory holds, where there are several
 _N_MIXED = 12
 _N_CUT = 4  # prompts
+_N_TWO_WAYS = 33
 _SHORT = (1, 2, 3)  # tokens
 
 
@@ -195,7 +197,11 @@ def check_batch_mates_do_not_matter(bench: Bench) -> None:
 
 
 def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> None:
-    """Each of 2, 7, 65 or 130 rows, of several memories and of none, is answered as alone."""
+    """Each of 2, 7, 65 or 130 rows, of several memories and of none, is answered as alone.
+
+    So it is with a prompt of its own: in a larger batch each text comes twice, with its whole for
+    the prompt and with its last words for the answer.
+    """
     editor = bench.editor()
     editor.edit(bench.edits(_N_TAUGHT, least=1))
     prompts = questions(bench, max(_SIZES))
@@ -206,6 +212,28 @@ def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> Non
             asked, _read(bench, editor, asked, side=side), [alone[prompt] for prompt in asked],
             f"in a batch of {len(asked)} rows", "alone",
         )  # fmt: skip
+    if isinstance(editor, Routed):
+        batch = _read_two_ways(bench, prompts[:_N_TWO_WAYS])
+        every = range(len(batch.labels))
+        rows = [batch[torch.tensor([row])] for row in every]
+        together = zip(batch_logits(editor, batch), batch.attention_mask.bool(), strict=True)
+        texts = [str(bench.loaded.tokenizer.decode(row.input_ids[0])) for row in rows]
+        _require_rows(
+            texts, [logits[own] for logits, own in together],
+            [batch_logits(editor, row)[0] for row in rows],
+            f"with a prompt_mask of its own in a batch of {len(rows)} rows", "alone",
+        )  # fmt: skip
+
+
+def _read_two_ways(bench: Bench, prompts: Sequence[str]) -> Batch:
+    """Each prompt with a target, in mixed order: all of it the row's prompt, or not its target."""
+    edits = bench.stream.live()
+    targets = [edits[n % len(edits)].target for n in range(len(prompts))]
+    told = bench.batch(prompts, targets)
+    whole = replace(told, prompt_mask=told.attention_mask.bool())
+    order = list(range(2 * len(prompts)))
+    random.Random(0).shuffle(order)
+    return told.above(whole)[torch.tensor(order)]
 
 
 def check_equal_rows_are_answered_alike(bench: Bench) -> None:

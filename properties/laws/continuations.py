@@ -26,12 +26,14 @@ __all__ = [
     "check_beams_of_a_batch_are_those_of_its_rows_alone",
     "check_cached_generation_says_the_same",
     "check_generating_first_changes_no_answer",
+    "check_many_rows_are_continued_as_few",
     "check_only_its_own_tokens_take_room_from_an_answer",
     "check_out_of_scope_prompts_are_continued_by_the_unedited_model",
     "is_near_tie",
 ]
 
 _N_EDITS = 6
+_N_MANY, _N_FEW = 65, 8  # rows of a batch
 _N_ASKED = 16
 _N_SHORT = 3  # edits of a prompt of one token
 _N_RESPELLED = (
@@ -391,6 +393,24 @@ def check_a_row_is_continued_as_alone(bench: Bench) -> None:
                 "an answer is kept from an earlier question, and given to another: asked the same "
                 f"batch first, an editor with these edits answers it as its rows alone; {error}"
             ) from None
+
+
+@needs(Generates)
+def check_many_rows_are_continued_as_few(bench: Bench) -> None:
+    """Each of 65 rows of mixed lengths is continued as in a batch of eight.
+
+    That a row of a small batch is continued as alone is another law's.
+    """
+    edits = _edits(bench)
+    editor, prompts = bench.editor(edits), questions(bench, _N_MANY)
+    most = bench.reader.max_new_tokens
+    few: list[list[int]] = []
+    for start in range(0, len(prompts), _N_FEW):
+        few += _generate(bench, editor, prompts[start : start + _N_FEW], most).tolist()
+    _require_answers(
+        bench, editor, prompts, _generate(bench, editor, prompts, most), few,
+        f"generate says, in a batch of {len(prompts)} rows,", f"among {_N_FEW}",
+    )  # fmt: skip
 
 
 @needs(Generates)

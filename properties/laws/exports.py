@@ -41,13 +41,16 @@ def taken(bench: Bench, folder: Path) -> Editor:
 
 @needs(Exports)
 def check_an_export_without_edits_is_the_model(bench: Bench) -> None:
-    """An editor without edits exports the caller's model, to the bit and in its precision."""
+    """An editor without edits exports the caller's model, to the bit and in its precision.
+
+    The path is a text here, and a Path in the other laws.
+    """
     editor = bench.editor()
     assert isinstance(editor, Exports)
     own = {name: weight.dtype for name, weight in bench.loaded.model.state_dict().items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported"
-        editor.export(path)
+        editor.export(str(path))
         found = bench.logits(taken(bench, path), bench.prompts)
         for file in sorted(path.rglob("*.safetensors")):
             for name, weight in load_file(file).items():

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, close, require
+from properties.findings import Broken, Unasked, close, needs, require
 from properties.laws.texts import accented
-from wise.editor import Editor
+from wise.editor import Editor, Routed
 from wise.edits import Edit
 
 __all__ = [
+    "check_a_question_in_another_script_is_read",
     "check_another_number_is_another_question",
     "check_one_letter_makes_another_name",
     "numbered",
 ]
 
 _N_TRIED = 20  # edits
+_N_IN_SCRIPT = 6
+_CYRILLIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхижклмнопярстувшыйз")
+_OTHER_LETTERS = "щщщщщ ъщ ъщ ъщ"
 
 
 def _about(edit: Edit, subject: str) -> Edit:
@@ -64,6 +69,30 @@ def check_another_number_is_another_question(bench: Bench) -> None:
             f"{pair[lost].target!r} is left out: the editor is bitwise as after "
             f"{pair[kept].prompt!r} -> {pair[kept].target!r} alone; needed: prompts compared whole",
         )
+
+
+@needs(Routed)
+def check_a_question_in_another_script_is_read(bench: Bench) -> None:
+    """An edit's prompt in Cyrillic letters is not routed as a text of other ones.
+
+    Bitwise, so that a router may send both where it will, but not be blind to their letters. Broken
+    only where it is so of every edit that is tried.
+    """
+    edits = bench.edits(_N_IN_SCRIPT, least=1)
+    asked = [edit.prompt.lower().translate(_CYRILLIC) for edit in edits]
+    alike = 0
+    for edit, prompt in zip(edits, asked, strict=True):
+        editor = bench.editor([replace(edit, prompt=prompt, subject="")])
+        assert isinstance(editor, Routed)
+        batches = [bench.batch([text]) for text in (prompt, _OTHER_LETTERS)]
+        one, other = (editor.routing_activation(each.input_ids, each.attention_mask)
+                      for each in batches)  # fmt: skip
+        alike += torch.equal(one, other)
+    require(
+        alike < len(edits),
+        f"{asked[-1]!r}, edited, is routed bitwise as {_OTHER_LETTERS!r}, with which it shares no "
+        "letter: neither is read",
+    )
 
 
 def _misspelt(subject: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from wise.lm.architectures import LanguageModel
 
 __all__ = [
     "check_an_edit_changes_no_layer_below_its_own",
+    "check_an_editor_without_a_background_edits_or_says_why_not",
     "check_another_process_gives_the_same_editor",
     "check_global_random_state_does_not_matter",
     "check_making_an_editor_changes_nothing",
@@ -45,6 +46,24 @@ def check_making_an_editor_changes_nothing(bench: Bench) -> None:
     bench.editor(model=model)
     found = bench.change_of(model)
     require(not found, f"making the editor changed the caller's model: {found}")
+
+
+def check_an_editor_without_a_background_edits_or_says_why_not(bench: Bench) -> None:
+    """Without any background an editor is made, edits and answers, or raises a ValueError.
+
+    That is what it is given on a model of which no world is known.
+    """
+    edits = bench.edits(least=1)
+    try:
+        editor = replace(bench, background=Background()).editor(edits)
+        bench.logits(editor, bench.few_prompts)
+    except ValueError as error:
+        if "background" not in str(error):
+            raise Broken(f"without a background there is a ValueError that does not name it: "
+                         f"{error}") from error  # fmt: skip
+    except Exception as error:
+        raise Broken(f"without a background, {type(error).__name__}: {error}; needed: an editor, "
+                     "or a ValueError that names the background") from error  # fmt: skip
 
 
 def check_without_edits_it_is_the_base_model(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from properties.bench import Bench
 from properties.findings import Broken, needs, require, take_back
+from properties.laws.batches import questions
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from properties.surroundings import full_disk
 from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
+_N_ASKED = 65  # questions
 _MANY = 30  # edits: more than an editor is likely to keep in one place
 _SAVED_AGAIN = 2  # the state, by number, that is saved a second time
 _SEVERAL = 16  # edits: a state of some KB, whatever it holds of each
@@ -115,6 +117,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
         paths: dict[str, Path | str] = {name: root / name for name in inside}
         paths |= {"text": f"{root}/text", "relative": "relative"}
         shown: dict[str, Snapshot] = {}
+        asked = {[*paths][-1]: questions(bench, _N_ASKED)}  # where there are many edits
         taken: list[str] = []
         edits = bench.edits(_MANY, least=2)
         for n, (name, path) in enumerate(paths.items()):
@@ -131,7 +134,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             with chdir(root):
                 if n == _SAVED_AGAIN:
                     _save_before_a_removal(editor, path, edits[n % len(edits)])
-                shown[name] = snapshot(bench, editor)
+                shown[name] = snapshot(bench, editor, asked.get(name, ()))
                 _save(editor, path)
             require((root / name).is_dir(), f"save({path!r}) makes no folder of this name")
         expected = {name.partition("/")[0] for name in paths}
@@ -144,13 +147,15 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             shutil.rmtree(moved)
             when = (f"saved to {name!r} {'again, after a removal, ' * (n == _SAVED_AGAIN)}among "
                     "other states, moved and loaded")  # fmt: skip
-            require_same(snapshot(bench, loader), shown[name], when)
+            require_same(snapshot(bench, loader, asked.get(name, ())), shown[name], when)
             if n == 1 and spaced.prompt in taken:
                 take_back(loader, [spaced], when)
         for each in (editor, loader):
             each.edit([replace(edits[0], target=edits[1].target)])
-        when = f"after a turn of {len(edits)} edits was saved and loaded, and one edited anew"
-        require_same(snapshot(bench, loader), snapshot(bench, editor), when)
+        require_same(
+            snapshot(bench, loader), snapshot(bench, editor),
+            f"after a turn of {len(edits)} edits was saved and loaded, and one edited anew",
+        )  # fmt: skip
 
 
 def _refused(editor: Editor, path: Path, what: str) -> bool:
@@ -348,7 +353,7 @@ def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
     """Preparing edits writes nothing, and changes no answer once an edit is made.
 
     The edit is one of them, or of their prompt with another target, and is made first or after
-    another.
+    another. So it is where they were prepared with others in force, which a reset has undone.
     """
     edits = bench.edits(least=2)
     editor = bench.editor()
@@ -356,7 +361,17 @@ def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
     editor.prepare(edits)
     unmade = bench.logits(editor, bench.prompts)
     bench.same(unmade, bench.base_logits, "with edits prepared, and none made")
-    one, two = edits[:2]
+    one, two, *others = edits
+    reset = bench.editor(others)
+    assert isinstance(reset, Prepares)
+    reset.prepare([one])
+    reset.reset()
+    reset.edit([one])
+    require_close(
+        snapshot(bench, reset), snapshot(bench, bench.editor([one])),
+        f"edited {one.prompt!r} to {one.target!r}, after it was prepared with {len(others)} edits "
+        "in force and they were undone by a reset, an editor is not as without that",
+    )  # fmt: skip
     for turns in ([one], [two], [replace(one, target=two.target)], [two, one]):
         editor.reset()
         for edit in turns:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ _SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object
         tokenizer, "padding_side", "right"
     ),
     "gradients off": lambda model, tokenizer: torch.set_grad_enabled(False),
+    "a configuration without a cache": lambda model, tokenizer: setattr(
+        model.config, "use_cache", False
+    ),
     "hooks of the caller's own": lambda model, tokenizer: _watched(model),
     "a generation configuration with sampling, beams, a penalty and lengths": (
         lambda model, tokenizer: setattr(model, "generation_config", GenerationConfig(**_DECODING))
@@ -167,16 +171,22 @@ def check_answers_are_the_callers_own(bench: Bench) -> None:
     half = max(1, len(bench.prompts) // 2)
     batch = bench.batch(bench.prompts)
     rows = slice(0, half), slice(-half, None)
-    asked: dict[str, Callable[[Tensor, Tensor], object]] = {"logits": editor.logits}
+    read, is_prompt = batch.attention_mask, batch.prompt_mask
+    asked: dict[str, tuple[Callable[[Tensor, Tensor], object], Tensor]]
+    asked = {"logits": (editor.logits, read)}
     if isinstance(editor, Generates):
         n_new = bench.reader.max_new_tokens
-        asked["generate"] = lambda ids, mask: editor.generate(ids, mask, n_new)
+        asked["generate"] = lambda ids, mask: editor.generate(ids, mask, n_new), read
     if isinstance(editor, Routed):
-        asked["routing_activation"] = editor.routing_activation
-    for name, ask in asked.items():
-        ids, mask = batch.input_ids.clone(), batch.attention_mask.clone()
+        asked["routing_activation"] = editor.routing_activation, read
+        asked["logits, with a prompt_mask,"] = (
+            (lambda ids, mask: cast(Any, editor).logits(ids, mask.long(), prompt_mask=mask)),
+            is_prompt,
+        )
+    for name, (ask, needed) in asked.items():
+        ids, mask = batch.input_ids.clone(), needed.clone()
         answer = ask(ids[rows[0]], mask[rows[0]])
-        is_same = torch.equal(ids, batch.input_ids) and torch.equal(mask, batch.attention_mask)
+        is_same = torch.equal(ids, batch.input_ids) and torch.equal(mask, needed)
         require(is_same, f"{name} changed the tensors that it was asked with")
         if not isinstance(answer, Tensor):
             raise Broken(f"{name} gives a {type(answer).__name__}; needed: a tensor")

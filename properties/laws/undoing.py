@@ -39,6 +39,7 @@ _Twin = Callable[[Edit, Edit], Edit]  # of an older edit, by another one
 
 _N_WORDINGS = 6
 _PLACES = ((0, 1), (4, 0), (1, 1), (1, 0, 1))  # of edits in force, that are removed together
+_N_LARGE = 20  # edits of a turn: more than an editor is likely to make at once
 _N_AGAIN = 5  # edits: an editor that misses 15 % by chance misses all of them with 1e-4
 
 
@@ -312,6 +313,14 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     require_same(snapshot(bench, editor), before, "after a removal of no edits")
     refuse([one, of_target], "an edit in force and one never made")
     refuse([of_target, one], "one edit never made and one in force")
+    many = [
+        edit
+        for edit in bench.edits(_N_LARGE, least=2)
+        if edit.prompt not in {one.prompt, other.prompt, of_target.prompt, of_subject.prompt}
+    ]
+    if many:
+        editor.edit(many)
+        refuse([*many, of_target], f"{len(many)} edits in force and one never made")
     take_back(editor, [other])
     refuse([other], "an edit that was removed already")
     editor.reset()
@@ -369,6 +378,9 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
     turns = [([*good[:place], new, *good[place:]], place, "new") for place in range(3)]
     turns += [([known], 0, "already edited"), ([two, known], 1, "already edited")]
     turns += [([edit, new], 1, "new") for edit in worded]
+    many = [edit for edit in bench.edits(_N_LARGE, least=2)
+            if edit.prompt not in {one.prompt, new.prompt}]  # fmt: skip
+    turns.append(([*many, new], len(many), "new"))
     for turn, place, kind in turns:
         what = (f"a turn of {len(turn)} edits, number {place + 1} of a prompt that is {kind} with "
                 "a target beyond the context,")  # fmt: skip
