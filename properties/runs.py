@@ -99,8 +99,9 @@ def world_bench(
         )  # fmt: skip
         path = folder / f"look-{look}.jsonl"
         return run_lifelong(
-            run, bench.editor(seed=own), loaded.model, loaded.tokenizer, path, progress=False
-        )
+            run.judged() if look else run, bench.editor(seed=own), loaded.model, loaded.tokenizer,
+            path, progress=False,
+        )  # fmt: skip
 
     bench = Bench(
         name=name,

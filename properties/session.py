@@ -210,13 +210,15 @@ class Session:
                 check_resumable(self._run(spec, look), loaded.model, loaded.tokenizer, path)
 
     def _run(self, spec: str, look: int) -> LifelongRun:
+        """That of a look; later ones than the first are asked only what is judged."""
         settings, scene = self.settings, self.scene(look)
-        return LifelongRun(
+        run = LifelongRun(
             settings.editor_name(spec), self.model_name, self.seed(look), scene.stream,
             settings.checkpoints_of(len(scene.stream.edits)), settings.protocols,
             spec=spec, options=settings.editor_options, background=scene.background,
             tells_knowledge=scene.tells_knowledge,
         )  # fmt: skip
+        return run.judged() if look else run
 
     def _rows(self, spec: str, look: int) -> list[Row]:
         run, loaded, path = self._run(spec, look), self.loaded, self.rows.path(spec, look)

@@ -70,6 +70,14 @@ def test_a_run_returns_the_rows_of_its_file(tmp_path: Path) -> None:
     assert found == read_rows(tmp_path / "rows.jsonl")
 
 
+def test_a_run_of_what_is_judged_has_the_last_rows_of_the_first_protocol(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    found = go(tmp_path / "rows.jsonl", Watched(), RUN.judged())
+    judged = [row for row in rows if (row.when, row.t, row.protocol) == ("final", T, "free")]
+    assert [row for row in found if row.when == "final"] == judged != []
+
+
 def test_blocks_stand_in_the_order_of_the_work(rows: list[Row]) -> None:
     at_edit = [f"edit {t}" for t in range(1, T + 1)]
     final = [f"checkpoint {t} {protocol}" for t in (2, 6) for protocol in ("free", "forced")]

@@ -103,6 +103,10 @@ class LifelongRun:
         stream = self.stream
         return rows.Run(self.editor, self.model, stream.name, stream.sha256, self.seed)
 
+    def judged(self) -> LifelongRun:
+        """The same with what is judged alone: the last checkpoint, by the first protocol."""
+        return replace(self, checkpoints=self.checkpoints[-1:], protocols=self.protocols[:1])
+
     def plan(self, *, is_routed: bool) -> tuple[Block, ...]:
         """All blocks, in the order of the work: each turn's edits, then its checkpoint.
 
