@@ -323,6 +323,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
         refuse([*many, of_target], f"{len(many)} edits in force and one never made")
     take_back(editor, [other])
     refuse([other], "an edit that was removed already")
+    editor.edit([one])
     editor.reset()
     refuse([one], "an edit after a reset")
 
