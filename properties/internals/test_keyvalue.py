@@ -130,6 +130,12 @@ def test_a_kept_second_moment_is_read_only_for_the_same_model_texts_layer_and_co
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_what_follows_from_no_text_is_kept_too(tmp_path: Path) -> None:
+    kept = Kept(LanguageModel(tiny_model("gpt2")), tiny_tokenizer(), tmp_path)
+    first = kept.get("a number", (), lambda: {"n": torch.tensor(1.0)})
+    assert kept.get("a number", (), lambda: {"n": torch.tensor(2.0)}) == first
+
+
 @pytest.mark.parametrize("n_kept", [0, 1])
 def test_one_pass_over_the_background_gives_c_at_every_layer(n_kept: int, tmp_path: Path) -> None:
     lm, layers = LanguageModel(tiny_model("gpt2", n_layers=4)), [1, 2, 3]

@@ -108,7 +108,8 @@ class Kept:
         compute: Callable[..., object],
     ) -> dict[str, Path]:
         """The files of `whats`, in a folder that is there."""
-        folder, tokens = Path(at).expanduser(), repr(self.tokenizer(list(texts)).input_ids)
+        folder = Path(at).expanduser()
+        tokens = repr(self.tokenizer(list(texts)).input_ids if texts else [])
         folder.mkdir(parents=True, exist_ok=True)
         source = inspect.getsource(sys.modules[compute.__module__])
         parts = torch.__version__, source, self._model, tokens
