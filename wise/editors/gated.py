@@ -84,13 +84,12 @@ class Gate:
         if is_step:
             return change if self.span == "answer" else torch.zeros_like(change)
         copies = len(inputs) // len(self.prompt_mask)
-        last = last_column(self.prompt_mask).repeat_interleave(copies)[rows]
-        columns = torch.arange(inputs.shape[1], device=inputs.device)
-        at_last = (columns == last[:, None])[..., None]
-        if self.span == "last":
-            return change * at_last
-        change = where(at_last, memory.change.recalled, change)
-        return change * (columns >= last[:, None])[..., None]
+        mask = self.prompt_mask.repeat_interleave(copies, dim=0)[rows]
+        at = places(mask, self.span, inputs.shape[1])[..., None]
+        if self.span == "answer":
+            at_last = places(mask, "last", inputs.shape[1])[..., None]
+            change = where(at_last, memory.change.recalled, change)
+        return change * at
 
     def _by_row(self, flat: Tensor) -> Tensor:
         if flat.ndim == 3:
