@@ -102,6 +102,7 @@ class Session:
         self._check_lengths(made.stream)
         return made
 
+    @cache  # noqa: B019
     def check_attainable(self) -> None:
         """Raise ValueError where no editor can reach a threshold on the streams of --dataset."""
         settings = self.settings

@@ -214,8 +214,7 @@ def check_a_batch_of_any_size_is_answered_as_its_rows_alone(bench: Bench) -> Non
         )  # fmt: skip
     if isinstance(editor, Routed):
         batch = _read_two_ways(bench, prompts[:_N_TWO_WAYS])
-        every = range(len(batch.labels))
-        rows = [batch[torch.tensor([row])] for row in every]
+        rows = [batch[torch.tensor([row])] for row in range(len(batch.labels))]
         together = zip(batch_logits(editor, batch), batch.attention_mask.bool(), strict=True)
         texts = [str(bench.loaded.tokenizer.decode(row.input_ids[0])) for row in rows]
         _require_rows(

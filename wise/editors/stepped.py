@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -43,7 +43,7 @@ class SteppedState:
     turns: tuple[tuple[Edit, ...], ...] = ()
     changes: Mapping[int, Float[Tensor, "M D"]] = field(default_factory=dict)  # of W_v, by layer
 
-    @property
+    @cached_property
     def edits(self) -> tuple[Edit, ...]:
         return reduce(live, self.turns, ())
 
