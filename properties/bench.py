@@ -103,6 +103,16 @@ class Bench:
                 weight.mul_(1 + 2**-7)
         return model
 
+    def nudged_model(self, seed: int) -> PreTrainedModel:
+        """A model whose weights are each a rounding larger or smaller, drawn by `seed`."""
+        model = self.copy_model()
+        random = torch.Generator(model.device).manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                signs = torch.randint(0, 2, weight.shape, generator=random, device=weight.device)
+                weight.mul_(1 + (2 * signs - 1) * torch.finfo(weight.dtype).eps)
+        return model
+
     @cached_property
     def in_half_precision(self) -> Bench:
         """This bench with its model in bfloat16; itself where that is in half precision."""
