@@ -33,6 +33,40 @@ V = TypeVar("V", bound=ValueChange)
 
 
 @dataclass
+class _Rows:
+    """The rows of a batch as one forward after another shows them; beams come as neighbours."""
+
+    prompt_mask: Bool[Tensor, "B T"]
+    n: int = 0  # R, from the first forward on
+    n_columns: int = 0  # of the forward that is read
+    is_step: bool = False  # whether that holds tokens of the answer alone, the prompt being cached
+
+    def read(self, inputs: Tensor) -> Float[Tensor, "R n M"]:
+        """The inputs of a forward, whose rows and tokens some blocks flatten."""
+        inputs = self.apart(inputs)
+        self.is_step = self.n > 0 and inputs.shape[1] <= self.prompt_mask.shape[1]
+        self.n, self.n_columns = inputs.shape[:2]
+        return inputs
+
+    def apart(self, flat: Tensor) -> Tensor:
+        """What is flattened, by rows and tokens."""
+        if flat.ndim == 3:
+            return flat
+        n = self.n or len(flat) // self.prompt_mask.shape[1]
+        return flat.view(n, -1, flat.shape[-1])
+
+    @property
+    def mask(self) -> Bool[Tensor, "R T"]:
+        return self.prompt_mask.repeat_interleave(self.n // len(self.prompt_mask), dim=0)
+
+    def at(self, span: str) -> Bool[Tensor, "R n"]:
+        """`places` of the forward that is read."""
+        if self.is_step:
+            return self.prompt_mask.new_full((self.n, self.n_columns), span == "answer")
+        return places(self.mask, span, self.n_columns)
+
+
+@dataclass
 class Gate:
     """Routes one batch of sequences at its first forward; later forwards keep the routes.
 
@@ -46,68 +80,54 @@ class Gate:
 
     router: RouterBase
     memories: Sequence[SideMemory]
-    prompt_mask: Bool[Tensor, "B T"]
+    rows: _Rows
     span: str = "row"
     choice: Int[Tensor, " R"] | None = None  # the memory of each row; -1 = the main one
-    rows: dict[int, Int[Tensor, " r"]] = field(default_factory=dict)  # of each memory in use
+    of_memory: dict[int, Int[Tensor, " r"]] = field(default_factory=dict)  # rows; of those in use
     below: list[Tensor] = field(default_factory=list)  # inputs of W_v at the router's lower layer
 
     def see(self, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         """Keep the inputs of W_v at the router's lower layer until the rows are routed."""
         if self.choice is None:
-            self.below.append(self._by_row(args[0]))
+            self.below.append(self.rows.apart(args[0]))
 
-    def __call__(self, inputs: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of W_v with the change of each row's memory."""
-        if inputs.ndim == 2:  # some blocks flatten rows and tokens
-            return self(self._by_row(inputs), self._by_row(value)).view_as(value)
-        is_step = self.choice is not None and inputs.shape[1] <= self.prompt_mask.shape[1]
+        inputs, value = self.rows.read(inputs), self.rows.apart(output)
         choice = self._route(inputs) if self.choice is None else self.choice
+        changes = self._changes(inputs)
         if len(self.memories) == 1:
-            change = self._change(self.memories[0], inputs, slice(None), is_step).to(value.dtype)
-            return where((choice >= 0)[:, None, None], value + change, value)
-        for number, rows in self.rows.items():
-            change = self._change(self.memories[number], inputs, rows, is_step).to(value.dtype)
+            change = changes(self.memories[0], slice(None)).to(value.dtype)
+            value = where((choice >= 0)[:, None, None], value + change, value)
+        for number, rows in self.of_memory.items():
+            change = changes(self.memories[number], rows).to(value.dtype)
             value = value.index_copy(0, rows, value[rows] + change)
-        return value
+        return value.view_as(output)
 
-    def _change(
-        self, memory: SideMemory, inputs: Tensor, rows: Tensor | slice, is_step: bool
-    ) -> Tensor:
-        """What the memory adds to the outputs of W_v in some rows.
-
-        is_step: they hold tokens of the answer alone, as what stands before them is cached.
-        """
-        change = memory.change(inputs[rows])
+    def _changes(self, inputs: Tensor) -> Callable[[SideMemory, Tensor | slice], Tensor]:
+        """What a memory adds to the outputs of W_v in some rows."""
         if self.span == "row":
-            return change
-        if is_step:
-            return change if self.span == "answer" else torch.zeros_like(change)
-        copies = len(inputs) // len(self.prompt_mask)
-        mask = self.prompt_mask.repeat_interleave(copies, dim=0)[rows]
-        at = places(mask, self.span, inputs.shape[1])[..., None]
-        if self.span == "answer":
-            at_last = places(mask, "last", inputs.shape[1])[..., None]
-            change = where(at_last, memory.change.recalled, change)
-        return change * at
+            return lambda memory, rows: memory.change(inputs[rows])
+        at, at_last = (self.rows.at(span)[..., None] for span in (self.span, "last"))  # R n 1
+        recalls = self.span == "answer" and not self.rows.is_step
 
-    def _by_row(self, flat: Tensor) -> Tensor:
-        if flat.ndim == 3:
-            return flat
-        n_rows = len(flat) // self.prompt_mask.shape[1] if self.choice is None else len(self.choice)
-        return flat.view(n_rows, -1, flat.shape[-1])
+        def change(memory: SideMemory, rows: Tensor | slice) -> Tensor:
+            changed = memory.change(inputs[rows])
+            if recalls:
+                changed = where(at_last[rows], memory.change.recalled, changed)
+            return changed * at[rows]
+
+        return change
 
     def _route(self, inputs: Tensor) -> Tensor:
-        copies = len(inputs) // len(self.prompt_mask)  # beams come as neighbouring rows
-        mask = self.prompt_mask.repeat_interleave(copies, dim=0)
-        rows = self.router.select([*self.below, inputs], mask)
+        rows = self.router.select([*self.below, inputs], self.rows.mask)
         self.below.clear()
         self.choice = self.router.choose(rows, self.memories)
         if len(self.memories) > 1:
             chosen = self.choice.tolist()
             for number in sorted(set(chosen) - {-1}):
                 rows_of = [row for row, choice in enumerate(chosen) if choice == number]
-                self.rows[number] = self.choice.new_tensor(rows_of)
+                self.of_memory[number] = self.choice.new_tensor(rows_of)
         return self.choice
 
 
@@ -121,34 +141,24 @@ class Substitute:
     Each row is read at its first forward, and keeps for later ones what was found then; a row out
     of scope keeps its bits.
 
-    read: from inputs of W_v at last prompt tokens, which rows are in scope, and the value of each.
+    reader: from inputs of W_v at last prompt tokens, which rows are in scope, and the value of
+        each.
     span: the tokens that get the value, as `places` has them.
     """
 
-    read: Read
-    prompt_mask: Bool[Tensor, "B T"]
+    reader: Read
+    rows: _Rows
     span: str
     found: tuple[Bool[Tensor, " R"], Float[Tensor, "R D"]] | None = None
 
     def __call__(self, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of W_v with the values of the rows in scope."""
-        n_prompts, width = self.prompt_mask.shape
-        if inputs.ndim == 2:  # some blocks flatten rows and tokens
-            n_rows = len(inputs) // width if self.found is None else len(self.found[0])
-            shaped = (x.view(n_rows, -1, x.shape[-1]) for x in (inputs, output))
-            return self(*shaped).view_as(output)
-        n_columns = inputs.shape[1]
-        if self.found is not None and n_columns <= width:  # a step: the prompt is cached
-            is_changed = self.prompt_mask.new_full((1, n_columns), self.span == "answer")
-        else:
-            copies = len(inputs) // n_prompts  # beams come as neighbouring rows
-            mask = self.prompt_mask.repeat_interleave(copies, dim=0)
-            if self.found is None:
-                self.found = self.read(select(inputs, mask, "last").keys[:, 0])
-            is_changed = places(mask, self.span, n_columns)
+        inputs, value = self.rows.read(inputs), self.rows.apart(output)
+        if self.found is None:
+            self.found = self.reader(select(inputs, self.rows.mask, "last").keys[:, 0])
         is_open, values = self.found
-        at = (is_open[:, None] & is_changed)[..., None]  # R T 1
-        return where(at, values.to(output.dtype)[:, None], output)
+        at = (is_open[:, None] & self.rows.at(self.span))[..., None]  # R n 1
+        return where(at, values.to(value.dtype)[:, None], value).view_as(output)
 
 
 def places(
@@ -184,7 +194,7 @@ class SubstitutingBase(ValueEditorBase[C, S]):
         read = self._reader(self._state)
         if read is None:
             return nullcontext()
-        substitute = Substitute(read, prompt_mask.bool(), self.span)
+        substitute = Substitute(read, _Rows(prompt_mask.bool()), self.span)
         return hooks.replace(self.lm.part(self.layer, "value"), substitute)
 
 
@@ -284,7 +294,7 @@ class GatedBase(ValueEditorBase[C, S]):
 
     @contextmanager
     def _gated(self, memories: Sequence[SideMemory], prompt_mask: Tensor) -> Iterator[None]:
-        gate = Gate(self.router, memories, prompt_mask, self.span)
+        gate = Gate(self.router, memories, _Rows(prompt_mask), self.span)
         with ExitStack() as stack:
             for layer in self.routing_layers[:-1]:
                 stack.enter_context(hooks.observe(self.lm.part(layer, "value"), gate.see))
