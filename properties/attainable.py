@@ -77,7 +77,8 @@ def check_thresholds(
     looks = list[Mapping[Measure, Ceiling]]()
     best = dict[str, Ceiling]()
     for stream in streams:
-        looks.append(ceilings(final_questions(stream), protocol=protocol, reading=reading))
+        asked = final_questions(stream, protocol=protocol)
+        looks.append(ceilings(asked, protocol=protocol, reading=reading))
         for measure in looks[0]:
             found = pooled(looks, measure)
             if found and (measure.name not in best or found.share > best[measure.name].share):

@@ -301,8 +301,8 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
         raise click.ClickException(f"{error}; {COUNTED}") from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    asked = final_questions(stream)
-    reached = {each: ceilings(asked, protocol=each, reading=reading) for each in protocols}
+    asked = {each: final_questions(stream, protocol=each) for each in protocols}
+    reached = {each: ceilings(asked[each], protocol=each, reading=reading) for each in protocols}
     findings = findings_of(stream, why_unwritable=why_unwritable, made_probes=makes_probes(stream))
     click.echo(lint_text(stream, findings, reached, notes=notes))
     if first_bad:

@@ -78,6 +78,7 @@ class _Columns:
 
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {name: [] for name in (*_TEXTS, *_LONG_TEXTS)}
+        self.aliases: list[tuple[str, ...]] = []
         self.whole = {name: array("q") for name in ("t", "age", "block")}
         self.real = {name: array("d") for name in ("score", "value")}
         self._shared: dict[str, str] = {}
@@ -90,6 +91,7 @@ class _Columns:
         for name in _LONG_TEXTS:
             text = _kept(getattr(row, name))
             self.texts[name].append(share(text, text))
+        self.aliases.append(tuple(map(_kept, row.aliases)))
         for name, number in (("t", row.t), ("age", row.age), ("block", block)):
             self.whole[name].append(number)
         for name, real in (("score", row.score), ("value", row.value)):
@@ -100,6 +102,7 @@ class _Columns:
         for name in list(self.texts):
             codes, texts = pd.factorize(np.array(self.texts.pop(name), dtype=object))
             columns[name] = pd.Categorical.from_codes(codes, texts)
+        columns["aliases"] = pd.Series(self.aliases, dtype=object)
         numbers = {**self.whole, **self.real}
         return pd.DataFrame(columns | {name: np.array(each) for name, each in numbers.items()})
 

@@ -10,8 +10,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
-__all__ = ["LEVELS", "PROBE_KINDS", "Background", "Edit", "EditStream", "Probe", "turn_of"]
+__all__ = [
+    "LEVELS",
+    "PROBE_KINDS",
+    "Background",
+    "Edit",
+    "EditStream",
+    "Probe",
+    "fields_of",
+    "turn_of",
+]
 
 LEVELS = (1, 2, 3, 4, 5)  # of paraphrases: from a common phrasing to a pronoun
 PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
@@ -24,13 +34,29 @@ def _check_text(record: object, field: str, *, required: bool) -> None:
         raise ValueError(f"{type(record).__name__}.{field}={value!r} is not {needed}")
 
 
+def _keep_as_tuple(record: object, field: str) -> None:
+    value = getattr(record, field)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{type(record).__name__}.{field}={value!r} is not a tuple")
+    object.__setattr__(record, field, tuple(value))
+
+
+def _check_texts(record: object, field: str) -> None:
+    _keep_as_tuple(record, field)
+    for text in getattr(record, field):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(
+                f"{type(record).__name__}.{field} holds {text!r}; each must be a non-blank text"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
     """One fact to write into a model: the answer to `prompt` (x_e) becomes `target` (y_e).
 
     `paraphrases` ask for the same fact in other words; `levels`, where given, grades each of them
-    by one of LEVELS (1 = nearest). `subject` is a span of the prompt. Raises ValueError naming
-    field and value.
+    by one of LEVELS (1 = nearest). `subject` is a span of the prompt. `aliases` are right answers
+    beside the target, which alone is taught. Raises ValueError naming field and value.
     """
 
     prompt: str
@@ -40,6 +66,7 @@ class Edit:
     ground_truth: str = ""
     id: str = ""
     levels: tuple[int, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("prompt", "target"):
@@ -48,14 +75,9 @@ class Edit:
             _check_text(self, field, required=False)
         if self.subject not in self.prompt:
             raise ValueError(f"Edit.subject={self.subject!r} is not in the prompt {self.prompt!r}")
-        for field in ("paraphrases", "levels"):
-            value = getattr(self, field)
-            if isinstance(value, str) or not isinstance(value, Sequence):
-                raise ValueError(f"Edit.{field}={value!r} is not a tuple")
-            object.__setattr__(self, field, tuple(value))
-        for text in self.paraphrases:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Edit.paraphrases holds {text!r}; each must be a non-blank text")
+        _check_texts(self, "paraphrases")
+        _check_texts(self, "aliases")
+        _keep_as_tuple(self, "levels")
         for level in self.levels:
             if type(level) is not int or level not in LEVELS:
                 raise ValueError(
@@ -67,9 +89,14 @@ class Edit:
                 f"{len(self.paraphrases)} paraphrases; grade all or none"
             )
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that is right where the edit is asked for, the target first."""
+        return self.target, *self.aliases
+
     def as_taught(self) -> Edit:
-        """The edit as an editor gets it: without the paraphrases, which are asked afterwards."""
-        return replace(self, paraphrases=(), levels=())
+        """The edit as an editor gets it: without what is asked, or right, only afterwards."""
+        return replace(self, paraphrases=(), levels=(), aliases=())
 
     def graded_paraphrases(self) -> tuple[tuple[int, str], ...]:
         """(level, paraphrase) pairs; level 0 where the source does not grade."""
@@ -94,8 +121,9 @@ def turn_of(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 class Probe:
     """A prompt outside the scope of every edit (or, for `portability`, a consequence of one).
 
-    `edit_id` names the edit a probe was made for; `answer`, where known, is the right answer. Of a
-    consequence, `ground_truth` is, where known, the answer before the edit.
+    `edit_id` names the edit a probe was made for; `answer`, where known, is the right answer, and
+    `aliases` are others that are right too. Of a consequence, `ground_truth` is, where known, the
+    answer before the edit.
     """
 
     prompt: str
@@ -103,6 +131,7 @@ class Probe:
     answer: str = ""
     edit_id: str = ""
     ground_truth: str = ""
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text(self, "prompt", required=True)
@@ -111,11 +140,27 @@ class Probe:
             _check_text(self, field, required=False)
         if self.kind not in PROBE_KINDS:
             raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
+        _check_texts(self, "aliases")
+        if self.aliases and not self.answer.strip():
+            raise ValueError(f"Probe.aliases={self.aliases!r} are of no answer; give the answer")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers, the first of which is "" where none is known."""
+        return self.answer, *self.aliases
 
     @property
     def text(self) -> str:
         """The prompt with its answer, as running text."""
         return f"{self.prompt} {self.answer}".strip()
+
+
+def fields_of(record: Edit | Probe) -> dict[str, Any]:
+    """A record by its fields. Without aliases it has none: files and digests hold them if any."""
+    found = asdict(record)
+    if not found["aliases"]:
+        del found["aliases"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -141,7 +186,7 @@ class EditStream:
     @cached_property
     def sha256(self) -> str:
         """Digest of the edits and probes; the name does not count."""
-        records = [[asdict(record) for record in group] for group in (self.edits, self.probes)]
+        records = [[fields_of(record) for record in group] for group in (self.edits, self.probes)]
         text = json.dumps(records, ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -21,7 +21,8 @@ from wise.measures.estimates import Measure
 pytestmark = pytest.mark.internals
 
 UNEDITED = object()  # the answer of the unedited model, which no record tells
-PROMPTS, ANSWERS = st.sampled_from("ABCD"), st.sampled_from(["x", "y", " y"])
+PROMPTS, ANSWERS = st.sampled_from("ABCD"), st.sampled_from(["x", "y", " y", "z"])
+ALIASES = st.lists(ANSWERS, max_size=2).map(tuple)
 
 
 @st.composite
@@ -32,10 +33,10 @@ def streams(draw: st.DrawFn) -> EditStream:
         paraphrases = draw(st.lists(PROMPTS, max_size=3))
         levels = draw(st.sampled_from([(), tuple(1 + n % 2 for n in range(len(paraphrases)))]))
         edits.append(Edit(draw(PROMPTS), draw(ANSWERS), "", tuple(paraphrases), "", str(number),
-                          levels))  # fmt: skip
+                          levels, draw(ALIASES)))  # fmt: skip
     probes = st.builds(
         Probe, PROMPTS, st.sampled_from(PROBE_KINDS), ANSWERS,
-        st.sampled_from(["", *(edit.id for edit in edits)]),
+        st.sampled_from(["", *(edit.id for edit in edits)]), st.just(""), ALIASES,
     )  # fmt: skip
     return EditStream(tuple(edits), tuple(draw(st.lists(probes, max_size=4))))
 
@@ -48,7 +49,7 @@ def share(questions: Sequence[Question], answers: dict[str, object]) -> Fraction
         if question.metric == "locality":
             right += answer is UNEDITED
         else:
-            right += answer is not UNEDITED and str(answer).strip() == question.expected.strip()
+            right += answer in [each.strip() for each in (question.expected, *question.aliases)]
     return Fraction(right, len(questions))
 
 
@@ -58,7 +59,7 @@ def test_a_ceiling_is_the_best_of_all_functions_of_the_prompt(stream: EditStream
     asked = final_questions(stream)
     found = ceilings(asked)
     assert found.keys() == {Measure(q.metric, q.kind) for q in asked}
-    told = product(["x", "y", UNEDITED], repeat=4)
+    told = product(["x", "y", "z", UNEDITED], repeat=4)
     models = [dict(zip("ABCD", each, strict=True)) for each in told]
     for measure, ceiling in found.items():
         own = [q for q in asked if (q.metric, q.kind) == measure]
@@ -108,6 +109,17 @@ def test_the_reason_counts_the_questions_and_names_the_shortest_pair() -> None:
         "3 of 5 questions share a prompt with one that has another answer, such as 'Q' -> 'red' "
         "(a) and 'blue' (b)"
     )
+
+
+def test_answers_of_which_no_two_clash_but_no_one_fits_all_are_told_by_the_shortest_two() -> None:
+    sides = (("a", "b"), ("b", "cc"), ("cc", "a"))
+    edits = [Edit(f"{n} is", one, "", ("Q",), aliases=(other,))
+             for n, (one, other) in enumerate(sides)]  # fmt: skip
+    found = ceilings(final_questions(EditStream(tuple(edits))))[GENERALIZATION]
+    assert (found.share, found.n_clashing) == (Fraction(2, 3), 3)
+    assert "such as 'Q' -> 'b' and 'a'" in found.reason
+    clear = ceilings(final_questions(EditStream(tuple(edits[:2]))))[GENERALIZATION]
+    assert (clear.share, clear.reason) == (1, "")
 
 
 def letters(prompt: str, answer: str) -> Sequence[int]:

@@ -38,14 +38,16 @@ def streams(draw: st.DrawFn) -> EditStream:
         prompt, paraphrases = draw(words), draw(st.lists(words, max_size=2))
         cut = draw(st.slices(len(prompt)).filter(lambda cut: cut.step in (None, 1)))
         levels = draw(st.sampled_from([(), tuple(range(1, 1 + len(paraphrases)))]))
-        text = draw(texts)
+        text, aliases = draw(texts), draw(st.lists(words, max_size=2))
         edits.append(
-            Edit(prompt, draw(words), prompt[cut], tuple(paraphrases), text, edit_id, levels)
-        )
+            Edit(prompt, draw(words), prompt[cut], tuple(paraphrases), text, edit_id, levels,
+                 tuple(aliases))
+        )  # fmt: skip
     owners = st.sampled_from(sorted({"", *(edit.id for edit in edits)}))
-    probes = st.builds(Probe, words, st.sampled_from(PROBE_KINDS), words, owners)
+    answered = st.builds(Probe, words, st.sampled_from(PROBE_KINDS), words, owners,
+                         aliases=st.lists(words, max_size=2))  # fmt: skip
     unanswered = st.builds(Probe, words, st.just("far"), texts, owners)
-    return EditStream(tuple(edits), tuple(draw(st.lists(probes | unanswered, max_size=5))))
+    return EditStream(tuple(edits), tuple(draw(st.lists(answered | unanswered, max_size=5))))
 
 
 @given(streams())
@@ -94,6 +96,39 @@ def test_probes_stand_with_their_edit(tmp_path: Path) -> None:
     write_jsonl(stream, tmp_path / "s.jsonl")
     lines = (tmp_path / "s.jsonl").read_text(encoding="utf-8").splitlines()
     assert [len(json.loads(line)["probes"]) for line in lines] == [1, 2, 1]
+
+
+def test_a_stream_without_aliases_has_the_file_and_the_digest_that_it_had_before_there_were_any(
+    tmp_path: Path,
+) -> None:
+    stream = EditStream((Edit("x", "y"),), (Probe("p", "far"),))
+    digest = "7a6302f552dd84deeb64933efd7022bb77740bde886f81e8db65fcb30c7487a8"
+    assert stream.sha256 == digest
+    write_jsonl(stream, tmp_path / "s.jsonl")
+    assert "aliases" not in (tmp_path / "s.jsonl").read_text(encoding="utf-8")
+    edit, probe = replace(stream.edits[0], aliases=("z",)), Probe("p", "far", "q", aliases=("r",))
+    assert len({EditStream(*each).sha256 for each in (
+        ((edit,), stream.probes), (stream.edits, (probe,)),
+        (stream.edits, (replace(probe, aliases=()),)), (stream.edits, stream.probes),
+    )}) == 4  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"aliases": "z"}, "aliases='z' is not an array"),
+        ({"aliases": [" "]}, r"aliases\[0\]=' ' is not a non-blank text"),
+        ({"probes": [{"prompt": "p", "kind": "far", "aliases": ["r"]}]},
+         r"probes\[0\]: Probe.aliases=\('r',\) are of no answer; give the answer"),
+    ],
+)  # fmt: skip
+def test_aliases_that_are_none_are_an_error(
+    record: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "target": "y", **record}), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"record 0: {said}"):
+        load_stream(f"jsonl:{path}")
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tqdm import tqdm
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from properties.internals.tiny_wise import EDITS
 from properties.internals.watched import KINDS, RUN, STREAM, T, Watched, go
 from wise.editor import Editor, Persistent
-from wise.edits import EditStream
+from wise.edits import Edit, EditStream
 from wise.evaluation import lifelong
 from wise.evaluation.asked import final_questions
 from wise.evaluation.lifelong import reader_of
@@ -151,6 +152,26 @@ def test_edits_without_subject_and_id_are_clusters_of_their_own(tmp_path: Path) 
     bare = EditStream(EDITS[:2])
     found = go(tmp_path / "rows.jsonl", Watched(), replace(RUN, stream=bare, checkpoints=(2,)))
     assert {row.cluster for row in found} == {edit.prompt for edit in EDITS[:2]}
+
+
+def test_aliases_are_in_the_rows_that_they_count_in_and_no_editor_sees_them(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    class Spy(Watched):
+        seen: ClassVar[list[Edit]] = []
+
+        def edit(self, edits: Sequence[Edit]) -> None:
+            self.seen.extend(edits)
+            super().edit(edits)
+
+    named = tuple(replace(edit, aliases=(edit.target[:1],)) for edit in STREAM.edits)
+    run = replace(RUN, stream=replace(STREAM, edits=named))
+    found = go(tmp_path / "rows.jsonl", Spy(), run)
+    assert Spy.seen == [edit.as_taught() for edit in STREAM.edits]
+    with_any = {(row.protocol, row.metric) for row in found if row.aliases}
+    assert with_any == {("free", "reliability"), ("free", "generalization")}
+    bare = [replace(row, stream_sha256=STREAM.sha256, aliases=()) for row in found]
+    assert bare == rows  # as it says no alias
 
 
 def test_what_the_unedited_model_knows_is_told_before_all_else_and_changes_no_other_row(

@@ -157,6 +157,42 @@ def test_what_is_planted_is_found_and_nothing_else(kind: str) -> None:
         assert found[kind].example == example
 
 
+def then(stream: EditStream, *edits: Edit) -> EditStream:
+    return EditStream((*stream.edits, *edits), stream.probes)
+
+
+@pytest.mark.parametrize(
+    ("stream", "kinds"),
+    [
+        (changed(BO, paraphrases=("Ada's home:",), aliases=("Adaville",)), []),
+        (plus(Probe("Ada's mayor is", "portability", "Mrs Lo", "Bo", "", ("Mr  Ada",))), []),
+        (then(changed(BO, aliases=("Lima",)), late(BO.prompt)), ["repeated-edit"]),
+        (then(changed(BO, aliases=("Lima",)), late("Bo's home:")), ["prompt-as-paraphrase"]),
+        # An alias of what another edit writes is right there, and not what is written.
+        (plus(replace(late("Bo's home:"), aliases=("Boville",))), ["contradicted-paraphrase"]),
+        # The first agrees with both others, which do not agree.
+        (then(changed(BO, aliases=("Lima",)), late("BO lives in"), late("bo lives in", "Boville")),
+         ["contradicted-wording", "repeated-id"]),
+        (changed(BO, aliases=("Old Boby",)), ["no-change"]),
+        (plus(Probe("Ann lives in", "far", "Adaby", "Ada", aliases=("Adaville",))),
+         ["blind-probe"]),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_right_by_an_alias_contradicts_nothing(
+    stream: EditStream, kinds: list[str]
+) -> None:
+    assert [each.kind for each in lint(stream)] == kinds
+
+
+def test_a_target_with_an_alias_that_can_be_written_has_a_right_answer() -> None:
+    streams = [changed(ADA, aliases=aliases) for aliases in ((), ("Lima",), ("Adaby",))]
+    found = [lint(stream, why_unwritable=lambda text: "holds an A" * ("A" in text))
+             for stream in streams]  # fmt: skip
+    assert [[each.kind for each in told] for told in found] == [
+        ["unwritable-target"], [], ["unwritable-target"],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("stream", "claim"),
     [

@@ -48,6 +48,32 @@ def test_a_perfect_editor_scores_one_in_everything(protocol: str) -> None:
     assert {item.score for item in measured(notebook(), protocol)} == {1.0}
 
 
+def test_free_run_any_alias_is_right_and_teacher_forced_the_target_alone() -> None:
+    edits = [Edit(prompt, "Oslo", aliases=("Kristiania", "Oslo city"), id=prompt)
+             for prompt in ("A:", "B:", "C:", "D:")]  # fmt: skip
+    stream = EditStream((*edits, Edit("E:", "Rome", aliases=("Roma",), id="E:")))
+    said = {"A:": "Oslo", "B:": "Kristiania", "C:": "Oslo town", "D:": "Roma", "E:": "Roma"}
+    reader = reader_of(tiny_model("llama"), tiny_tokenizer(), stream)
+    scores = {}
+    for kind in (Notebook, EndlessNotebook):
+        editor = notebook(kind, stream)
+        for prompt, answer in said.items():
+            editor.note(prompt, answer)
+        for protocol in MAIN_PROTOCOLS:
+            questions = final_questions(stream, protocol=protocol)
+            found = measure(editor, reader, questions, protocol, BaseAnswers({}, {}))
+            assert [item.expected for item in found] == ["Oslo"] * 4 + ["Rome"]
+            scores[kind, protocol] = [item.score for item in found]
+    assert scores[Notebook, "free"] == [1.0, 1.0, 0.0, 0.0, 1.0]  # .6 by hand
+    assert scores[EndlessNotebook, "free"] == [0.0] * 5
+    bare = EditStream(tuple(replace(edit, aliases=()) for edit in stream.edits))
+    editor, questions = notebook(stream=bare), final_questions(bare)
+    for prompt, answer in said.items():
+        editor.note(prompt, answer)
+    alone = measure(editor, reader, questions, "forced", BaseAnswers({}, {}))
+    assert scores[Notebook, "forced"] == [item.score for item in alone] != [1.0] * 5
+
+
 def test_an_editor_that_never_stops_has_no_reliability_free_run_but_teacher_forced() -> None:
     of = {
         protocol: [m for m in measured(notebook(EndlessNotebook), protocol) if m.question.expected]
@@ -282,6 +308,21 @@ def test_what_cannot_be_compared_is_excluded_with_the_reason(truth: str, why: st
     (question,) = final_questions(EditStream((edit,)))
     (found,) = measure(notebook(), READER, [question], "compared", BaseAnswers({}, {}))
     assert (found.score, found.question.excluded) == (None, why)
+
+
+def test_the_reader_has_room_for_the_longest_alias() -> None:
+    long = "Kristiania by the sea, in the days of old"
+    edit, probe = Edit("A:", "Oslo"), Probe("B:", "portability", "Oslo")
+    most = [
+        reader_of(tiny_model("llama"), tiny_tokenizer(), stream).max_new_tokens
+        for stream in (
+            EditStream((replace(edit, target=long),)),
+            EditStream((replace(edit, aliases=(long,)),)),
+            EditStream((edit,), (replace(probe, aliases=(long,)),)),
+            EditStream((edit,), (probe,)),
+        )
+    ]
+    assert most[0] == most[1] == most[2] > most[3]
 
 
 def test_a_target_that_leaves_no_room_for_a_prompt_is_named() -> None:

@@ -96,6 +96,47 @@ def test_a_prompt_that_another_live_edit_answers_alike_is_asked(prompt: str, ans
     assert excluded(with_edits(Edit(prompt, answer, id="other"))) == {}
 
 
+NAMED = replace(ADA, aliases=("Oslo, Norway", "Kristiania"))
+LAND = Probe("In which country is Ada?", "portability", "Norway", "ada", "Peru", ("Norge",))
+KEPT = Probe("Ada works as a", "near-subject", "smith", "ada", aliases=("blacksmith",))
+
+
+def test_aliases_are_right_free_run_and_where_no_kept_answer_is_asked_for() -> None:
+    stream = EditStream((NAMED,), (LAND, KEPT))
+    own, *rest = stream.edits[0].answers
+    assert [q.answers for q in at_edit_questions(stream.edits)] == [(own, *rest)]
+    asked = [(q.metric, q.answers) for q in final_questions(stream)]
+    assert asked == [
+        ("reliability", (own, *rest)), ("generalization", (own, *rest)),
+        ("generalization", (own, *rest)), ("portability", ("Norway", "Norge")), ("locality", ("",)),
+    ]  # fmt: skip
+    bare = EditStream((ADA,), (replace(LAND, aliases=()), replace(KEPT, aliases=())))
+    assert final_questions(stream, protocol="forced") == final_questions(bare, protocol="forced")
+    assert NAMED.as_taught() == ADA.as_taught()
+
+
+def test_a_prompt_that_another_edit_answers_by_an_alias_is_asked_free_run_alone() -> None:
+    stream = EditStream((NAMED, Edit("Where is Ada?", "Kristiania", id="other")), (LAND,))
+    assert excluded(stream) == {}
+    why = "edit 'other' of the stream writes another answer here"
+    forced = final_questions(stream, protocol="forced")
+    assert [(q.prompt, q.excluded) for q in forced if q.excluded] == [("Where is Ada?", why)]
+    other = EditStream((NAMED, Edit("Where is Ada?", "Rome", aliases=("Oslo",), id="other")))
+    assert excluded(other) == {"Where is Ada?": why}  # what is taught there is not right here
+
+
+def test_an_alias_of_the_right_answer_is_none_to_compare_it_with() -> None:
+    edit = replace(NAMED, ground_truth="Kristiania")
+    blind = replace(KEPT, prompt="Ada loves", answer="Rome", aliases=("Oslo",))
+    stream = EditStream((edit,), (LAND, KEPT, blind))
+    asked = {q.prompt: q.compared for q in final_questions(stream, protocol="compared")}
+    assert asked == {
+        **dict.fromkeys((ADA.prompt, *ADA.paraphrases), ("Oslo", "")),
+        LAND.prompt: ("Norway", "Peru"), KEPT.prompt: ("smith", "Oslo"),
+        blind.prompt: ("Rome", ""),
+    }  # fmt: skip
+
+
 def test_an_edit_that_is_overwritten_excludes_nothing_but_itself() -> None:
     first, last = Edit("Ada's home:", "Lima", id="x"), Edit("Ada's home:", "Oslo", id="y")
     questions = final_questions(with_edits(first, last))

@@ -37,6 +37,14 @@ def test_the_items_are_the_rows_of_the_file(whole: Path) -> None:
     assert (items.sources[0].n_rows, items.sources[0].n_bytes) == (len(rows), whole.stat().st_size)
 
 
+def test_the_items_have_the_aliases_of_their_rows(tmp_path: Path) -> None:
+    one, *rest = rows_of("reliability", "", [1.0, 1.0, 0.0])
+    path = write_rows(tmp_path / "rows.jsonl", [replace(one, aliases=("a", "b" * 900)), *rest])
+    short, long = read_items([path]).table.aliases[0]
+    assert (short, len(long) < 900) == ("a", True)
+    assert list(read_items([path]).table.aliases[1:]) == [(), ()]
+
+
 def test_an_empty_file_has_no_items_and_a_word(tmp_path: Path) -> None:
     items = read_items([write_rows(tmp_path / "empty.jsonl", [])])
     assert len(items.table) == len(items.runs) == 0

@@ -212,11 +212,13 @@ def test_an_existing_file_is_an_error_unless_it_is_resumed(tmp_path: Path) -> No
     assert (path.read_bytes(), editor.n_calls) == (uninterrupted()[0][:500], 0)
 
 
+NAMED = tuple(replace(edit, aliases=("another name",)) for edit in STREAM.edits)
 OTHERS = {
     "editor": replace(RUN, editor="rome"),
     "model": replace(RUN, model="gpt2"),
     "seed": replace(RUN, seed=1),
-    "stream_sha256": replace(RUN, stream=STREAM.prefix(5), checkpoints=(2,)),
+    "stream_sha256": replace(RUN, stream=replace(STREAM, edits=NAMED)),
+    "edits": replace(RUN, stream=STREAM.prefix(5), checkpoints=(2,)),
     "checkpoints": replace(RUN, checkpoints=(3, 6)),
     "protocols": replace(RUN, protocols=("free",)),
     "edits_per_turn": replace(RUN, edits_per_turn=2),

@@ -66,7 +66,17 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
         content = write(Path(folder) / "rows.jsonl", {ROW.block: rows})
         assert read_rows(Path(folder) / "rows.jsonl") == rows
     lines = content.decode().splitlines()
-    assert [list(json.loads(line)) for line in lines] == [list(asdict(ROW))] * len(rows)
+    fields = [name for name in asdict(ROW) if name != "aliases"]
+    assert [list(json.loads(line)) for line in lines] == [fields] * len(rows)
+
+
+def test_only_a_row_with_aliases_has_the_field(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, aliases=("Tech", "M.I.T."))]
+    content = write(tmp_path / "rows.jsonl", {ROW.block: rows})
+    assert [json.loads(line).get("aliases") for line in content.splitlines()] == [
+        None, ["Tech", "M.I.T."],
+    ]  # fmt: skip
+    assert read_rows(tmp_path / "rows.jsonl") == rows
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,11 @@ def test_any_text_comes_back_and_a_row_is_its_fields_on_one_line(
             "Row.excluded='' with score=None; an item has either a score or a reason",
         ),
         ({"excluded": "too long"}, "Row.excluded='too long' with score=0.0"),
+        ({"aliases": "Tech"}, "Row.aliases='Tech' is not an array of texts"),
+        ({"aliases": ["Tech", " "]}, "holds ' ', which is not a non-blank Unicode text"),
+        ({"aliases": ["\udc80"]}, "holds '\\udc80', which is not a non-blank Unicode text"),
+        ({"aliases": ["Tech"], "expected": ""}, "are not of an answer that is expected free-run"),
+        ({"aliases": ["Tech"], "protocol": "forced"}, "are not of an answer that is expected"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name_and_value(changes: dict[str, Any], named: str) -> None:

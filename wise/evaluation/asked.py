@@ -17,6 +17,7 @@ _MOST_TEXTS = 200
 class Question:
     """One prompt to score; `expected` is the right answer, or "" where it is the base model's.
 
+    `aliases` are right too, and only where a model says what it likes: free-run.
     `compared` are the right answer by the record and the one that an edit exchanges it with: the
     answer before the edit, or, where the edit must not reach, its target; "" where it is not known.
     """
@@ -30,14 +31,21 @@ class Question:
     age: int  # edits since its own
     excluded: str = ""  # why it is not scored
     compared: tuple[str, str] = ("", "")
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What is right, word for word, where a model says what it likes."""
+        return self.expected, *self.aliases
 
 
 def at_edit_questions(edits: Sequence[Edit]) -> list[Question]:
     """Each edit's own prompt, right after its turn."""
     return [
-        Question("reliability", "", edit.prompt, edit.target, edit.id, _cluster(edit), 0)
+        Question("reliability", "", edit.prompt, edit.target, edit.id, _cluster(edit), 0,
+                 aliases=edit.aliases)
         for edit in edits
-    ]
+    ]  # fmt: skip
 
 
 def knowledge_questions(edits: Sequence[Edit]) -> list[Question]:
@@ -58,8 +66,11 @@ def _cluster(edit: Edit) -> str:
     return edit.subject or edit.id or edit.prompt
 
 
-def final_questions(stream: EditStream) -> list[Question]:
-    """Everything to ask after all edits of `stream`, in stream order.
+def final_questions(stream: EditStream, *, protocol: str = "free") -> list[Question]:
+    """Everything to ask after all edits of `stream` by `protocol`, in stream order.
+
+    Aliases of an answer are right free-run. Other protocols ask for the answer itself, token by
+    token, and their questions have none.
 
     Excluded, with the reason: questions about an edit that a later one overwrote, be it an equal
     one, and prompts that the stream edits to another answer. A locality probe that the stream edits
@@ -71,36 +82,36 @@ def final_questions(stream: EditStream) -> list[Question]:
     questions: list[Question] = []
 
     def ask(
-        metric: str, kind: str, prompt: str, expected: str, place: int | None,
-        compared: tuple[str, str],
+        metric: str, kind: str, prompt: str, answers: tuple[str, ...], place: int | None,
+        exchanged: str,
     ) -> None:  # fmt: skip
+        right = ("",) if metric == "locality" else answers if protocol == "free" else answers[:1]
+        compared = answers[0], "" if exchanged in answers[1:] else exchanged
         edit = None if place is None else edits[place]
         other = edits[last[prompt]] if prompt in last else None
         excluded = ""
         if edit is not None and metric != "locality" and last[edit.prompt] != place:
             excluded = "a later edit of the stream overwrote this one"
-        elif other is not None and other.target != expected:
+        elif other is not None and other.target not in right:
             excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
         subject = _cluster(edit) if edit else prompt
         age = 0 if place is None else len(edits) - 1 - place
         edit_id = edit.id if edit else ""
-        asked = Question(metric, kind, prompt, expected, edit_id, subject, age, excluded, compared)
-        questions.append(asked)
+        questions.append(Question(metric, kind, prompt, right[0], edit_id, subject, age, excluded,
+                                  compared, right[1:]))  # fmt: skip
 
     for place, edit in enumerate(edits):
-        compared = edit.target, edit.ground_truth
-        ask("reliability", "", edit.prompt, edit.target, place, compared)
+        ask("reliability", "", edit.prompt, edit.answers, place, edit.ground_truth)
         for level, paraphrase in edit.graded_paraphrases():
             kind = str(level) if level else ""
-            ask("generalization", kind, paraphrase, edit.target, place, compared)
+            ask("generalization", kind, paraphrase, edit.answers, place, edit.ground_truth)
     for probe in stream.probes:
         of = of_id.get(probe.edit_id)
         if probe.kind == "portability":
-            compared = probe.answer, probe.ground_truth
-            ask("portability", "portability", probe.prompt, probe.answer, of, compared)
+            ask("portability", "portability", probe.prompt, probe.answers, of, probe.ground_truth)
         else:
-            compared = probe.answer, "" if of is None else edits[of].target
-            ask("locality", probe.kind, probe.prompt, "", of, compared)
+            target = "" if of is None else edits[of].target
+            ask("locality", probe.kind, probe.prompt, probe.answers, of, target)
     return questions
 
 
@@ -127,7 +138,7 @@ def fluency_questions(stream: EditStream) -> list[Question]:
     """A continuation of each edit's prompt and of its paraphrases, of equal prompts one."""
     asked = {
         q.prompt: replace(q, metric="fluency", kind="", expected="", excluded="", compared=("", ""))
-        for q in final_questions(stream)
+        for q in final_questions(stream, protocol="fluency")
         if q.metric in ("reliability", "generalization")
     }
     return list(asked.values())

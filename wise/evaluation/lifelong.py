@@ -143,8 +143,10 @@ class LifelongRun:
         """What is asked by a protocol after `t` edits: of drift, the same texts at every T."""
         if protocol == "drift":
             return tuple(drift_questions(self.stream, self.background))
-        ask = fluency_questions if protocol == "fluency" else final_questions
-        return tuple(ask(self.stream.prefix(t)))
+        stream = self.stream.prefix(t)
+        if protocol == "fluency":
+            return tuple(fluency_questions(stream))
+        return tuple(final_questions(stream, protocol=protocol))
 
     def row(self, block: Block, measured: Measured) -> rows.Row:
         question = measured.question
@@ -155,6 +157,7 @@ class LifelongRun:
             cluster=question.subject, age=question.age, prompt=question.prompt,
             expected=measured.expected, answer=measured.answer, score=measured.score,
             block=block.name, excluded=question.excluded, value=measured.value,
+            aliases=question.aliases,
         )  # fmt: skip
 
 
@@ -300,17 +303,18 @@ def reader_of(
     They are two more than the longest has, and at least 8: also the number over which locality is
     compared where the unedited model does not stop.
     """
-    known = {edit.target for edit in stream.edits}
-    known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
+    asked = [(edit.id, edit.answers) for edit in stream.edits]
+    asked += [(probe.edit_id, probe.answers) for probe in stream.probes
+              if probe.kind == "portability"]  # fmt: skip
+    known = {answer for _, answers in asked for answer in answers}
     lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False).input_ids)
                for text in sorted(known)}  # fmt: skip
     longest = max(lengths, key=lengths.__getitem__)
     max_length = context_length(model)
     n_new = max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS)
     if max_length is not None and n_new >= max_length:
-        owners = [edit.id for edit in stream.edits if edit.target == longest]
-        owners += [probe.edit_id for probe in stream.probes if probe.answer == longest]
-        of = f" of edit {owners[0]!r}" * bool(owners[0])
+        owner = next(edit_id for edit_id, answers in asked if longest in answers)
+        of = f" of edit {owner!r}" * bool(owner)
         raise ValueError(
             f"target {longest[:60]!r}{of} has {lengths[longest]} tokens; the model reads at most "
             f"{max_length} with its prompt"

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 from unicodedata import combining, is_normalized
 
@@ -164,33 +164,32 @@ class _Facts:
                 if self.live[edit.prompt] != place]  # fmt: skip
         yield _finding(
             "contradicted-edit",
-            (self.both(*pair) for pair in late if not _same(*pair)), len(edits),
+            (self.both(*pair) for pair in late if not _agree(*pair)), len(edits),
             "edits is|are contradicted by a later edit of the same prompt; only the last is in "
             "force, and no other is scored",
         )  # fmt: skip
         alike = defaultdict(list)
         for edit in self.in_force:
             alike[_words(edit.prompt)].append(edit)
-        groups = [each for each in alike.values() if not all(_same(each[0], e) for e in each)]
+        apart = [(len(each), pair) for each in alike.values() if (pair := _apart(each))]
         yield _finding(
             "contradicted-wording",
-            (self.both(each[0], next(e for e in each if not _same(each[0], e)))
-             for each in groups), len(edits),
+            (self.both(*pair) for _, pair in apart), len(edits),
             "edits has|have the prompt of another up to case, spaces and signs, and another "
             "target; a reader takes them for one fact",
-            n=sum(map(len, groups)),
+            n=sum(n for n, _ in apart),
         )  # fmt: skip
         yield _finding(
             "no-change",
             (self.told(edit) for edit in edits
-             if edit.ground_truth.strip() and _one(edit.target) == _one(edit.ground_truth)),
+             if edit.ground_truth.strip() and _is_right(edit.ground_truth, edit.answers)),
             len(edits),
             "edits writes|write what was right before, as target and ground_truth are the same; "
             "an editor that does nothing gets them right",
         )  # fmt: skip
         yield _finding(
-            "repeated-edit", (self.both(*pair) for pair in late if _same(*pair)), len(edits),
-            "edits is|are made again by a later one with the same target; only the last is scored",
+            "repeated-edit", (self.both(*pair) for pair in late if _agree(*pair)), len(edits),
+            "edits is|are made again by a later one with the same answer; only the last is scored",
         )  # fmt: skip
         yield _finding(
             "target-in-prompt", (self.told(edit) for edit in edits if _holds_target(edit)),
@@ -227,10 +226,10 @@ class _Facts:
             writer = self.editing(text)
             for edit in edits:
                 if writer is not None:
-                    where = own if _same(writer, edit) else edited
+                    where = own if _is_right(writer.target, edit.answers) else edited
                     is_own = writer.prompt == edit.prompt
                     where.append(self.told(edit) if is_own else self.both(edit, writer, text))
-                elif other := next((each for each in edits if not _same(each, edit)), None):
+                elif other := next((each for each in edits if not _agree(each, edit)), None):
                     clashing.append(self.both(edit, other, text))
             n_apart = len({_one(edit.target) for edit in edits})
             again += [self.told(edits[0], text)] * (len(edits) - n_apart) * (writer is None)
@@ -269,7 +268,7 @@ class _Facts:
                 edited.append(self.told(writer))
             elif probe.prompt in self.paraphrases:
                 in_scope.append(self.told(self.paraphrases[probe.prompt][0], probe.prompt))
-            elif own is not None and _one(own.target) == _one(probe.answer):
+            elif own is not None and _is_right(own.target, probe.answers):
                 blind.append(f"{_short(probe.prompt)} -> {_short(probe.answer)}, "
                              f"beside {self.told(own)}")  # fmt: skip
         of_reader = "; they are other facts of the file, and fewer edits leave more of them"
@@ -299,10 +298,10 @@ class _Facts:
         for probe in probes:
             told = f"{probe.edit_id} {_short(probe.prompt)} -> {_short(probe.answer)}"
             writer = self.editing(probe.prompt)
-            if writer is not None and _one(writer.target) != _one(probe.answer):
+            if writer is not None and not _is_right(writer.target, probe.answers):
                 edited.append(f"{told}; {self.name(writer)} -> {_short(writer.target)}")
             same = asked[probe.prompt]
-            other = next((o for o in same if _one(o.answer) != _one(probe.answer)), None)
+            other = next((each for each in same if not _agree(each, probe)), None)
             if writer is None and other is not None:
                 in_scope.append(f"{told}; {other.edit_id} -> {_short(other.answer)}")
         yield _finding(
@@ -352,10 +351,11 @@ class _Facts:
 
     def on_targets(self, why_unwritable: Callable[[str], str]) -> _Found:
         edits = self.stream.edits
-        why = {edit.target: why_unwritable(edit.target) for edit in edits}
+        why = {text: why_unwritable(text) for edit in edits for text in edit.answers}
         yield _finding(
             "unwritable-target",
-            (f"{self.told(edit)} {why[edit.target]}" for edit in edits if why[edit.target]),
+            (f"{self.told(edit)} {why[edit.target]}" for edit in edits
+             if all(why[text] for text in edit.answers)),
             len(edits),
             "edits has|have a target that the tokenizer cannot write; no answer is right",
         )  # fmt: skip
@@ -402,8 +402,18 @@ def _one(text: str) -> str:
     return normalized(text)
 
 
-def _same(one: Edit, other: Edit) -> bool:
-    return _one(one.target) == _one(other.target)
+def _is_right(text: str, answers: Sequence[str]) -> bool:
+    return _one(text) in map(_one, answers)
+
+
+def _agree(one: Edit | Probe, other: Edit | Probe) -> bool:
+    """Whether one answer is right for both."""
+    return any(_is_right(text, other.answers) for text in one.answers)
+
+
+def _apart(edits: Sequence[Edit]) -> tuple[Edit, Edit] | None:
+    """The first two that no one answer is right for."""
+    return next((pair for pair in combinations(edits, 2) if not _agree(*pair)), None)
 
 
 def _words(text: str) -> str:

@@ -1,8 +1,8 @@
 """The answers of an edited model to questions, and the score of each.
 
 Reliability, generalization and portability ask for a known answer: free-run, an answer is right if
-it equals the target and ends with EOS there; teacher-forced, by the share of the target's tokens
-that are the most likely ones.
+it equals the target or one of its aliases, and ends with EOS there; teacher-forced, by the share of
+the target's own tokens that are the most likely ones.
 
 Locality asks whether the answer is still that of the unedited model, which must have been asked
 before the first edit. A pretrained model need not stop: free-run, all tokens up to EOS or to the
@@ -162,7 +162,7 @@ def _measure_free(
             same = answer.token_ids == before.token_ids and answer.stopped == before.stopped
             yield Measured(question, before.text, answer.text, float(same))
         else:
-            right = answer.is_exactly(question.expected, reader.tokenizer)
+            right = any(answer.is_exactly(each, reader.tokenizer) for each in question.answers)
             text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
             yield Measured(question, question.expected, text, float(right))
 

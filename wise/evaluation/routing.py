@@ -23,7 +23,7 @@ def routed_questions(questions: Sequence[Question]) -> list[Question]:
     The last one stands for the threshold.
     """
     routed = [
-        replace(question, metric="routing", kind=_kind(question), expected="")
+        replace(question, metric="routing", kind=_kind(question), expected="", aliases=())
         for question in questions
         if question.metric != "portability"
     ]

@@ -6,10 +6,11 @@ answers, it misses at least one of them.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from typing import Any, NamedTuple, Protocol
 
 from wise.measures.estimates import MAIN_PROTOCOLS, Measure
@@ -30,7 +31,7 @@ __all__ = [
 
 
 class Scorable(Protocol):
-    """A question or a row: what was asked, the right answer, and why it is not scored, if so."""
+    """A question or a row: what was asked, the right answers, and why it is not scored, if so."""
 
     @property
     def metric(self) -> str: ...
@@ -44,6 +45,8 @@ class Scorable(Protocol):
     def edit_id(self) -> str: ...
     @property
     def excluded(self) -> str: ...
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ AS_WRITTEN = TextReading(str, normalized)
 class Ceiling(NamedTuple):
     """The largest mean score of `n` questions, NaN without any.
 
-    `n_clashing` of them ask a prompt that another of them asks for another answer; `clash` is the
-    shortest such pair.
+    `n_clashing` of them ask a prompt to which no one answer is right for all; `clash` is the
+    shortest pair of such.
     """
 
     share: Fraction | float
@@ -139,7 +142,7 @@ def _ceiling(
     reading: TextReading,
     tokens: Callable[[str, str], Sequence[Hashable]] | None,
 ) -> Ceiling:
-    """The ceiling of one measure; an answer without `tokens` is right or wrong as a whole."""
+    """The ceiling of one measure; without `tokens` an answer, or its alias, is right as a whole."""
     scored = [question for question in questions if not question.excluded]
     n, n_excluded = len(scored), len(questions) - len(scored)
     if not n:
@@ -149,19 +152,39 @@ def _ceiling(
         same_prompt[reading.prompt(question.prompt)].append(question)
     clashing, best, pairs = 0, Fraction(n), list[tuple[Scorable, Scorable]]()
     for prompt, group in same_prompt.items():
-        first = {reading.answer(question.expected): question for question in reversed(group)}
-        if len(first) == 1 or group[0].metric == "locality":
+        if len(group) == 1 or group[0].metric == "locality":
             continue
-        told = [
-            (prompt, tokens(q.prompt, q.expected) if tokens else [reading.answer(q.expected)])
-            for q in group
-        ]
-        best -= len(group) * (1 - best_mean(told))
-        clashing += len(group)
-        one, other, *_ = sorted(first.values(), key=lambda each: len(each.expected))
-        pairs.append((one, other))
+        right = [_right(question, reading, has_aliases=tokens is None) for question in group]
+        if tokens is None:
+            reached = Fraction(max(Counter(one for each in right for one in each).values()))
+        elif len(set(right)) == 1:
+            continue
+        else:
+            told = [(prompt, tokens(q.prompt, q.expected)) for q in group]
+            reached = len(group) * best_mean(told)
+        if reached < len(group):
+            best -= len(group) - reached
+            clashing += len(group)
+            pairs.append(_apart(group, right))
     clash = min(pairs, key=lambda pair: sum(len(q.prompt + q.expected) for q in pair), default=None)
     return Ceiling(best / n, n, n_excluded, clashing, clash)
+
+
+def _right(question: Scorable, reading: TextReading, *, has_aliases: bool) -> frozenset[Hashable]:
+    """What a model may answer."""
+    aliases = question.aliases if has_aliases else ()
+    return frozenset(map(reading.answer, (question.expected, *aliases)))
+
+
+def _apart(
+    group: Sequence[Scorable], right: Sequence[frozenset[Hashable]]
+) -> tuple[Scorable, Scorable]:
+    """The two with the shortest answers of those that none answer fits both, if there are any."""
+    first = dict(zip(reversed(right), reversed(group), strict=True))
+    shortest = sorted(first.items(), key=lambda each: len(each[1].expected))
+    apart = (pair for pair in combinations(shortest, 2) if pair[0][0].isdisjoint(pair[1][0]))
+    (_, one), (_, other) = next(apart, shortest[:2])
+    return one, other
 
 
 def ceilings_of_rows(

@@ -87,6 +87,7 @@ class Row:
     later. All other unedited items are by a protocol of ASKED_BEFORE: what is likelier to the
     model, how likely a text is, and how it goes on, before any edit. An item that could not be
     measured has the reason in `excluded`, and no number.
+    `aliases` are answers as right as `expected`; in a file, only rows with any have the field.
     Raises ValueError naming field, value and what is allowed.
     """
 
@@ -110,6 +111,7 @@ class Row:
     block: str
     excluded: str = ""
     value: float | None = None
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in _TEXTS:
@@ -149,7 +151,18 @@ class Row:
         allowed, pattern = _KINDS[self.metric]
         if not re.fullmatch(pattern, self.kind):
             self._refuse("kind", f"is no kind of {self.metric}; allowed: {allowed}")
+        self._check_aliases()
         self._check_score()
+
+    def _check_aliases(self) -> None:
+        if not isinstance(self.aliases, list | tuple):
+            self._refuse("aliases", "is not an array of texts")
+        object.__setattr__(self, "aliases", tuple(self.aliases))
+        for text in self.aliases:
+            if not isinstance(text, str) or not text.strip() or _SURROGATE.search(text):
+                self._refuse("aliases", f"holds {text!r}, which is not a non-blank Unicode text")
+        if self.aliases and (self.protocol != "free" or not self.expected):
+            self._refuse("aliases", "are not of an answer that is expected free-run")
 
     def _check_score(self) -> None:
         """Check that the metric's own number is set, or none where the item is excluded."""
@@ -226,8 +239,15 @@ class RowWriter(Ledger):
             check_claim(row.run._asdict(), self._run._asdict(), what="run", place=self.path)
             if row.block != block:
                 raise ValueError(f"Row.block={row.block!r} is written with block {block!r}")
-        self.append(*map(asdict, rows))
+        self.append(*map(_fields_of, rows))
         self.blocks.append(block)
+
+
+def _fields_of(row: Row) -> dict[str, object]:
+    found = asdict(row)
+    if not row.aliases:
+        del found["aliases"]
+    return found
 
 
 def check_rows(path: Path | str, run: Run) -> None:

@@ -4,10 +4,11 @@ A line is an edit, with exactly the fields of `Edit` and the probes made for it:
 
     {"prompt": "Ada Lorn's employer is", "target": "CERN", "subject": "Ada Lorn",
      "paraphrases": ["Ada Lorn works for"], "ground_truth": "MIT", "id": "17", "levels": [1],
+     "aliases": ["European Organization for Nuclear Research"],
      "probes": [{"prompt": "Bo Rask's employer is", "kind": "near-relation", "answer": "MIT"}]}
 
 (on one line). Only `prompt` and `target` are required, and `prompt` and `kind` of a probe, whose
-`ground_truth` is the answer to a consequence before the edit. Without
+`ground_truth` is the answer to a consequence before the edit, and `aliases` as of an edit. Without
 `id` an edit has the id jsonl-N; a given id is kept, even if empty or repeated, so that any stream
 can be written. A line of nothing but `probes` holds probes made for no edit; a line of `id` and
 `probes` holds more probes of the edit with that id, so that any order of probes can be written.
@@ -20,11 +21,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import groupby
 from pathlib import Path
 
-from wise.edits import LEVELS, Edit, EditStream, Probe
+from wise.edits import LEVELS, Edit, EditStream, Probe, fields_of
 from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import unused
 from wise.evaluation.formats.schema import Keys
@@ -34,9 +35,9 @@ from wise.jobs.ledger import write_whole
 __all__ = ["OWN", "read_own", "write_jsonl"]
 
 _EDIT_KEYS = (*(field.name for field in fields(Edit)), "probes")
-_PROBE_KEYS = ("prompt", "kind", "answer", "ground_truth")
+_PROBE_KEYS = ("prompt", "kind", "answer", "ground_truth", "aliases")
 OWN = (
-    Keys(needs="prompt target", may="subject paraphrases ground_truth levels probes"),
+    Keys(needs="prompt target", may="subject paraphrases ground_truth levels aliases probes"),
     Keys(needs="probes"),
 )
 
@@ -93,17 +94,21 @@ def _edit_of(record: Field, edit_id: str) -> Edit:
     for level in levels:
         if type(level.value) is not int or level.value not in LEVELS:
             raise level.error("a level: a whole number from 1 to 5")
-    texts = record["paraphrases"].items() if "paraphrases" in record else []
     optional = [key for key in ("subject", "ground_truth") if key in record]
     return record.build(
         Edit,
         prompt=record["prompt"].text(),
         target=record["target"].text(),
-        paraphrases=tuple(text.text() for text in texts),
+        paraphrases=_texts(record, "paraphrases"),
+        aliases=_texts(record, "aliases"),
         levels=tuple(level.value for level in levels),
         id=edit_id,
         **{key: record[key].text(blank=True) for key in optional},
     )
+
+
+def _texts(record: Field, key: str) -> tuple[str, ...]:
+    return tuple(text.text() for text in record[key].items()) if key in record else ()
 
 
 def _probe_of(item: Field, edit_id: str) -> Probe:
@@ -113,6 +118,7 @@ def _probe_of(item: Field, edit_id: str) -> Probe:
         prompt=item["prompt"].text(),
         kind=item["kind"].text(),
         edit_id=edit_id,
+        aliases=_texts(item, "aliases"),
         **{key: item[key].text(blank=True) for key in ("answer", "ground_truth") if key in item},
     )
 
@@ -120,18 +126,24 @@ def _probe_of(item: Field, edit_id: str) -> Probe:
 def _objects(stream: EditStream) -> Iterator[dict[str, object]]:
     """The lines of a stream; probes go with their edit where their order allows it."""
     runs = [
-        (edit_id, [{key: getattr(probe, key) for key in _PROBE_KEYS} for probe in run])
+        (edit_id, [_object(probe) for probe in run])
         for edit_id, run in groupby(stream.probes, key=lambda probe: probe.edit_id)
     ]
     runs.reverse()
     for edit in stream.edits:
         is_next = bool(runs) and edit.id == runs[-1][0] != ""
-        yield {**asdict(edit), "probes": runs.pop()[1] if is_next else []}
+        yield {**fields_of(edit), "probes": runs.pop()[1] if is_next else []}
     while runs:
         edit_id, probes = runs.pop()
         yield {"id": edit_id, "probes": probes} if edit_id else {"probes": probes}
     if not stream.edits and not stream.probes:
         yield {"probes": []}
+
+
+def _object(probe: Probe) -> dict[str, object]:
+    """A probe as its edit's line has it."""
+    found = fields_of(probe)
+    return {key: found[key] for key in _PROBE_KEYS if key in found}
 
 
 def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
