@@ -90,7 +90,7 @@ QAEDIT = {
 }
 EDIT = Edit(PROMPT, "CERN", "Ada Lorn", (PARAPHRASE,), "MIT")
 HOP = ("Where is Ada Lorn's desk?", "portability", "Geneva")
-ALIAS = ("Where is A. Lorn?", "portability", "CERN")
+ALIAS = ("Where is A. Lorn?", "portability", "CERN", "Cern")
 HOME = ("Ada Lorn's home is", "near-subject", "Riga")
 OTHERS = (("not CERN but", "near-subject", "ETH"), ("not CERN but what", "near-subject", ""))
 ALL_KNOWN = (HOME, *OTHERS, HOP, ALIAS)
@@ -120,8 +120,12 @@ MQUAKE: dict[str, Any] = {
     "requested_rewrite": [{**REWRITE, "question": PARAPHRASE}, MOVED],
     "questions": ["Where is the desk?", "Which place?"],
     "answer": "Boston", "answer_alias": ["Boston, MA"],
-    "new_answer": "Norway", "new_answer_alias": [],
-    "single_hops": [], "new_single_hops": [], "orig": {},
+    "new_answer": "Norway", "new_answer_alias": ["Kingdom of Norway", "", "Norway"],
+    "single_hops": [], "orig": {},
+    "new_single_hops": [
+        {"cloze": "Ada is at", "answer": "Norway", "answer_alias": ["no hop of an edit"]},
+        {"cloze": "CERN is in", "answer": "Norway", "answer_alias": ["Norge"]},
+    ],
 }  # fmt: skip
 UNKE = {
     "question": PROMPT, "para_question": PARAPHRASE, "answer": "At CERN, in Geneva.",
@@ -205,8 +209,13 @@ def write_lines(folder: Path, *records: object, name: str = "file.jsonl.gz") -> 
     return path
 
 
-def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -> EditStream:
-    return EditStream((replace(edit, id=edit_id),), tuple(Probe(*p, edit_id) for p in probes))
+def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, ...]]) -> EditStream:
+    """A probe is its prompt, kind, answer and the aliases of that."""
+    told = [
+        Probe(prompt, kind, answer, edit_id, aliases=tuple(aliases))
+        for prompt, kind, answer, *aliases in probes
+    ]
+    return EditStream((replace(edit, id=edit_id),), tuple(told))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +274,7 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -
                 ),
                 "rippleedits-0",
                 [
-                    ("The mother of Ada Lorn is", "near-subject", "Eva Lorn"),
+                    ("The mother of Ada Lorn is", "near-subject", "Eva Lorn", "E. Lorn"),
                     ("Her country, not New Norway, is", "near-subject", "Peru"),
                     ("The ruler of Ada is", "portability", "Olav"),
                     ("Ms Lorn is of", "portability", "New Norway"),
@@ -287,7 +296,7 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, str, str]]) -
                 "cknowedit-0",
                 [
                     ("李白是哪朝人?", "far", "唐"),
-                    ("用它造句", "portability", "他半途而废"),
+                    ("用它造句", "portability", "他半途而废", "不要半途而废"),
                 ],
             ),
         ),
@@ -390,12 +399,15 @@ def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Pat
     stream, notes = read_dataset(str(path))
     assert [edit.id for edit in stream.edits] == ["mquake-7#0", "mquake-7#1", "mquake-8"]
     assert stream.edits[0] == replace(ROME_EDIT, paraphrases=(PARAPHRASE,), id="mquake-7#0")
-    assert stream.edits[2] == Edit("CERN is in", "Norway", "CERN", (), "Geneva", "mquake-8")
+    assert stream.edits[2] == Edit(
+        "CERN is in", "Norway", "CERN", (), "Geneva", "mquake-8", aliases=("Norge",)
+    )
     assert stream.probes[:2] == tuple(
-        Probe(text, "portability", "Norway", "mquake-7#1", "Boston") for text in MQUAKE["questions"]
+        Probe(text, "portability", "Norway", "mquake-7#1", "Boston", ("Kingdom of Norway",))
+        for text in MQUAKE["questions"]
     )
     assert {probe.edit_id for probe in stream.probes[2:]} == {"mquake-8"}
-    assert notes == ("2 cases with answer_alias, which are not asked for",)
+    assert notes == ()
     with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
         load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
 
@@ -416,7 +428,6 @@ def test_what_ripple_edits_ask_of_several_questions_is_counted(tmp_path: Path) -
     assert set(notes) == {
         "1 test of several questions, of which only the first is asked",
         "1 portability probe without an answer, left out",
-        "1 answer of which only the first of several right ones is asked for",
     }
 
 
@@ -436,17 +447,17 @@ def test_sub_questions_without_as_many_answers_are_an_error(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("answer", "target", "n_notes"),
-    [(1969, "1969", 1), (["", "CERN"], "CERN", 0), ([["CERN", "Cern"], ["MIT"]], "CERN", 1),
-     ([None, 7.5], "7.5", 1)],
+    [(1969, ("1969",), 1), (["", "CERN"], ("CERN",), 0), ([None, 7.5], ("7.5",), 1),
+     ([["CERN", "Cern"], ["MIT", "CERN", " "]], ("CERN", "Cern", "MIT"), 0)],
 )  # fmt: skip
-def test_an_answer_is_a_text_a_number_or_the_first_of_several(
-    answer: object, target: str, n_notes: int, tmp_path: Path
+def test_an_answer_is_a_text_a_number_or_the_first_of_several_beside_its_aliases(
+    answer: object, target: tuple[str, ...], n_notes: int, tmp_path: Path
 ) -> None:
     record = {**COUNTERFACT, "target_new": answer, "ground_truth": None}
     record["locality_ground_truth"] = None
     stream, notes = read_dataset(str(write(tmp_path, record)))
     [edit], [probe] = stream.edits, stream.probes
-    assert (edit.target, edit.ground_truth, probe.answer) == (target, "", "")
+    assert (edit.answers, edit.ground_truth, probe.answers) == (target, "", ("",))
     assert len(notes) == n_notes
 
 
@@ -572,8 +583,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert sorted(line.partition("file.json: ")[2] for line in logged) == [
         "1 record with keys that are not read: 'extra'",
         "2 Forgetfulness answers that the question excludes, left empty",
+        "2 answers before the edit, of which the first of several is taken",
         "2 portability probes without an answer, left out",
-        "4 answers of which only the first of several right ones is asked for",
     ]
 
 

@@ -5,9 +5,12 @@
 - A subject that is not literally in its prompt takes the prompt's spelling where only the case
   differs, and is otherwise left empty (no span rather than a wrong one). Counted and logged.
 - Published files do not grade paraphrases: `levels` stays empty.
-- An answer is a text, a number or null, or an array of them. Of several right answers the first
-  that is not blank is taken, for `ground_truth` too. A portability probe without an answer is left
-  out, counted and logged. Other probes need none.
+- An answer is a text, a number or null, or an array of them, or of arrays. Of several right ones
+  the first that is not blank is the target or the answer, and the others are its aliases: each is
+  right, be it another name, as in MQuAKE, or another object. RippleEdits and KnowEdit want all
+  objects, each by one of its names, in one continuation; here one answer is asked for. Of
+  `ground_truth` the first is taken. A portability probe without an answer is left out, counted and
+  logged. Other probes need none.
 - A key that only another schema reads is an error: the file has another format, or would be read in
   part. A key that no schema reads is metadata: counted and logged, unless the schema `ignores` it.
 

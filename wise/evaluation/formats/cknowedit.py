@@ -16,7 +16,7 @@ def _parse(case: Case) -> Parsed:
     record, probes = case.record, list[Probe]()
     edit = case.edit(
         record["prompt"], record["target_new"], None, case.texts("rephrase"),
-        case.answer(record["target_old"]),
+        case.truth(record["target_old"]),
     )  # fmt: skip
     for name in ("locality", "portability"):
         if name not in record or record[name].value is None:

@@ -27,7 +27,7 @@ def _parse(case: Case) -> Parsed:
     record, rewrite = case.record, case.record["requested_rewrite"]
     true, target = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
     paraphrases = [item.text() for item in record["paraphrase_prompts"].items()]
-    truth = case.answer(true)
+    truth = case.truth(true)
     edit = case.edit(prompt_of(rewrite), target, rewrite["subject"], paraphrases, truth)
     if "fact_new_uns" in rewrite:
         case.notes.add(PROSE)
@@ -39,7 +39,7 @@ def _parse_flat(case: Case) -> Parsed:
     """One paraphrase, and one neighbour (near-relation)."""
     record = case.record
     prompt, target, subject = record["prompt"], record["target_new"], record["subject"]
-    paraphrases, truth = record["rephrase_prompt"].texts(), case.answer(record["ground_truth"])
+    paraphrases, truth = record["rephrase_prompt"].texts(), case.truth(record["ground_truth"])
     edit = case.edit(prompt, target, subject, paraphrases, truth)
     neighbour, answer = record["locality_prompt"], record["locality_ground_truth"]
     return [edit], [case.probe(neighbour, "near-relation", answer)]

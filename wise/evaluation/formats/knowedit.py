@@ -5,6 +5,8 @@ subject|concept, prompt|text, target_new|labels are alternatives.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from wise.edits import Edit, Probe
 from wise.evaluation.fields import Field
 from wise.evaluation.formats.schema import Case, Parsed, Schema
@@ -23,14 +25,14 @@ def _parse(case: Case) -> Parsed:
         record.first_of("target_new", "labels"),
         record.first_of("subject", "concept"),
         case.texts("rephrase_prompt", "rephrase"),
-        case.answer(record["ground_truth"]) if "ground_truth" in record else "",
+        case.truth(record["ground_truth"]) if "ground_truth" in record else "",
     )
     for name, group in record["locality"].only(*_LOCALITY).items():
         for item in group.items():
-            excludes = name == "Forgetfulness"
-            answer = (_other_answer(case, item["ground_truth"], edit) if excludes
-                      else case.answer(item["ground_truth"]))  # fmt: skip
-            probes.append(Probe(item["prompt"].text(), "near-subject", answer, case.id))
+            answer = item["ground_truth"]
+            if name == "Forgetfulness":
+                answer = _other_answers(case, answer, edit)
+            probes.append(case.probe(item["prompt"], "near-subject", answer))
     if "portability" in record and record["portability"].value is not None:
         for group in record["portability"].only(*_PORTABILITY).values():
             for item in group.items():
@@ -38,19 +40,19 @@ def _parse(case: Case) -> Parsed:
     return [edit], probes
 
 
-def _other_answer(case: Case, field: Field, edit: Edit) -> str:
-    """The answer to a Forgetfulness question ("The occupation of S, which is not T, is").
+def _other_answers(case: Case, field: Field, edit: Edit) -> Field:
+    """The answers to a Forgetfulness question ("The occupation of S, which is not T, is").
 
     It asks for the relation's other objects, which an edit to T must leave: near-subject too. Files
-    list T among its answers although the question excludes it; it is dropped, and the answer is
-    empty where no other is listed.
+    list T among its answers although the question excludes it; it is dropped, and no answer is
+    left where no other is listed.
     """
     answers = case.answers(field)
     others = [aliases for aliases in answers if edit.target not in aliases]
     is_excluded = any(text.strip() for aliases in answers for text in aliases)
     if is_excluded and not any(text.strip() for aliases in others for text in aliases):
         case.notes.add("Forgetfulness answer|answers that the question excludes, left empty")
-    return case.first(others)
+    return replace(field, value=others)
 
 
 KNOWEDIT = Schema(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from wise.evaluation.fields import Field
 from wise.evaluation.formats.counterfact import PROSE, prompt_of
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
@@ -14,43 +15,54 @@ def _parse(case: Case) -> Parsed:
     """The edits of a case, each with its fact as a question for a paraphrase.
 
     The multi-hop questions need all of them: they are consequences of the last one. Their ids are
-    those of the case and, of several edits, "#" and a number: so they are drawn together. AKEW adds
-    a question about another subject: `loc`, far.
+    those of the case and, of several edits, "#" and a number: so they are drawn together. The hop
+    that asks for a target has its aliases. AKEW adds a question about another subject: `loc`, far.
     """
     record, edits, probes = case.record, [], []
     rewrites = record["requested_rewrite"].items()
     if not rewrites:
         raise record["requested_rewrite"].error("an array of at least one edit")
     for number, rewrite in enumerate(rewrites):
-        truth = case.answer(rewrite["target_true"]["str"])
+        truth = case.truth(rewrite["target_true"]["str"])
         if "fact_new_uns" in rewrite:
             case.notes.add(PROSE)
         paraphrases = rewrite["question"].texts() if "question" in rewrite else ()
+        prompt, target = prompt_of(rewrite), rewrite["target_new"]["str"]
         edits.append(
             case.edit(
-                prompt_of(rewrite),
-                rewrite["target_new"]["str"],
+                prompt,
+                target,
                 rewrite["subject"],
                 paraphrases,
                 truth,
+                aliases=_aliases(record, prompt, target),
                 part=number if len(rewrites) > 1 else None,
             )
         )
-    before = case.answer(record["answer"])
+    before = case.truth(record["answer"])
+    has_aliases = "new_answer_alias" in record
+    aliases = record["new_answer_alias"] if has_aliases else None
     for question in record["questions"].items():
-        probes += case.portability(question, record["new_answer"], before, of=edits[-1])
+        probes += case.portability(
+            question, record["new_answer"], before, aliases=aliases, of=edits[-1]
+        )
     if "loc" in record and record["loc"].value is not None:
         probe = case.probe(record["loc"], "far", record["loc_ans"])
         probes.append(replace(probe, edit_id=edits[-1].id))
-    for aliases in ("answer_alias", "new_answer_alias"):
-        if aliases in record and record[aliases].texts():
-            case.notes.add(f"case|cases with {aliases}, which are not asked for")
     return edits, probes
+
+
+def _aliases(record: Field, prompt: Field, target: Field) -> Field | None:
+    """The other names that the chain of a case has for a target."""
+    hops = record["new_single_hops"].items() if "new_single_hops" in record else []
+    asked = {"cloze": prompt.value, "answer": target.value}
+    own = (hop for hop in hops if asked.items() <= hop.members().items() and "answer_alias" in hop)
+    return next((hop["answer_alias"] for hop in own), None)
 
 
 MQUAKE = Schema(
     parse=_parse,
     needs="requested_rewrite questions answer new_answer",
-    may="answer_alias new_answer_alias loc loc_ans",
-    ignores="single_hops new_single_hops orig answer_extended",
+    may="new_answer_alias new_single_hops loc loc_ans",
+    ignores="answer_alias single_hops orig answer_extended",
 )

@@ -30,16 +30,14 @@ def _parse(case: Case) -> Parsed:
     edit = _edit(case, record["edit"])
     for name in _NEAR:
         for question in _questions(case, record[name]) if name in record else ():
-            groups = _answers(question)
+            answers = _answers(question)
             if name == "Forgetfulness":  # asks for another answer than the target
-                groups = [aliases for aliases in groups if edit.target not in aliases]
-            probes.append(
-                Probe(question["prompt"].text(), "near-subject", case.first(groups), case.id)
-            )
+                others = [aliases for aliases in answers.value if edit.target not in aliases]
+                answers = replace(answers, value=others)
+            probes.append(case.probe(question["prompt"], "near-subject", answers))
     for name in _CONSEQUENCES:
         for question in _questions(case, record[name]):
-            answer = Field(_answers(question), question.place, f"{question.name}.answers")
-            probes += case.portability(question["prompt"], answer)
+            probes += case.portability(question["prompt"], _answers(question))
     return [edit], probes
 
 
@@ -79,13 +77,13 @@ def _questions(case: Case, tests: Field) -> list[Field]:
     return found
 
 
-def _answers(question: Field) -> list[list[str]]:
+def _answers(question: Field) -> Field:
     """The right answers, each with its aliases."""
     found = []
     for each in question["answers"].items():
         aliases = (alias.text(blank=True) for alias in each["aliases"].items())
         found.append([each["value"].text(blank=True), *aliases])
-    return found
+    return replace(question["answers"], value=found)
 
 
 RIPPLE_EDITS = Schema(

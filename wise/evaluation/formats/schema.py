@@ -35,15 +35,16 @@ class Case:
         paraphrases: Iterable[str] = (),
         truth: str = "",
         *,
+        aliases: Field | None = None,
         part: int | None = None,
     ) -> Edit:
         """The record's edit, or its edit number `part`. Without `subject`, the schema has none."""
-        text, answer = prompt.text(), self.answer(target)
-        if not answer:
+        text, right = prompt.text(), self.right(target, aliases)
+        if not right:
             raise target.error("a non-blank text", BlankTextError)
         span = self._span(subject, text) if subject is not None else ""
         edit_id = self.id if part is None else f"{self.id}#{part}"
-        return Edit(text, answer, span, tuple(paraphrases), truth, edit_id)
+        return Edit(text, right[0], span, tuple(paraphrases), truth, edit_id, aliases=right[1:])
 
     def _span(self, field: Field, prompt: str) -> str:
         """A subject as a span of its prompt, without spaces at its ends; "" where it is none."""
@@ -62,31 +63,38 @@ class Case:
         return ""
 
     def probe(self, prompt: Field, kind: str, answer: Field, truth: str = "") -> Probe:
-        return Probe(prompt.text(), kind, self.answer(answer), self.id, truth)
+        first, *aliases = self.right(answer) or ("",)
+        return Probe(prompt.text(), kind, first, self.id, truth, tuple(aliases))
 
     def portability(
-        self, prompt: Field, answer: Field, truth: str = "", *, of: Edit | None = None
+        self,
+        prompt: Field,
+        answer: Field,
+        truth: str = "",
+        *,
+        aliases: Field | None = None,
+        of: Edit | None = None,
     ) -> list[Probe]:
         """A consequence of the record's edit, or of the edit `of`; none where it has no answer."""
-        text, right = prompt.text(), self.answer(answer)
+        text, right = prompt.text(), self.right(answer, aliases)
         if right:
             edit_id = self.id if of is None else of.id
-            return [Probe(text, "portability", right, edit_id, truth)]
+            return [Probe(text, "portability", right[0], edit_id, truth, right[1:])]
         self.notes.add("portability probe|probes without an answer, left out")
         return []
 
-    def answer(self, field: Field) -> str:
-        """The first right answer that is not blank; "" where there is none."""
-        return self.first(self.answers(field))
+    def truth(self, field: Field) -> str:
+        """The answer before the edit, of several the first; "" where there is none."""
+        first, *others = self.right(field) or ("",)
+        if others:
+            self.notes.add("answer|answers before the edit, of which the first of several is taken")
+        return first
 
-    def first(self, answers: Iterable[Iterable[str]]) -> str:
-        """The first that is not blank; those beside it are counted."""
-        texts = [alias for aliases in answers for alias in aliases if alias.strip()]
-        if len(texts) > 1:
-            self.notes.add(
-                "answer|answers of which only the first of several right ones is asked for"
-            )
-        return texts[0] if texts else ""
+    def right(self, field: Field, aliases: Field | None = None) -> tuple[str, ...]:
+        """The different right answers that are not blank, in the order of the file."""
+        groups = self.answers(field) + ([] if aliases is None else self.answers(aliases))
+        texts = dict.fromkeys(text for group in groups for text in group)
+        return tuple(filter(str.strip, texts))
 
     def answers(self, field: Field) -> list[list[str]]:
         """The right answers, each with its aliases: of an answer, or an array of them or of arrays.

@@ -13,7 +13,7 @@ def _parse(case: Case) -> Parsed:
     record, probes = case.record, []
     edit = case.edit(
         record["update"], record["ans"], record["subject"], case.texts("rephrase", "personas"),
-        case.answer(record["ground_truth"]) if "ground_truth" in record else "",
+        case.truth(record["ground_truth"]) if "ground_truth" in record else "",
     )  # fmt: skip
     if "loc" in record and record["loc"].value is not None:
         probes.append(case.probe(record["loc"], "far", record["loc_ans"]))

@@ -16,7 +16,7 @@ def _parse(case: Case) -> Parsed:
     record, rewrite = case.record, case.record["requested_rewrite"]
     edit = case.edit(
         prompt_of(rewrite), rewrite["answer_new"], rewrite["subject"], rewrite["question"].texts(),
-        case.answer(rewrite["answer_true"]),
+        case.truth(rewrite["answer_true"]),
     )  # fmt: skip
     if "fact_new_uns" in rewrite:
         case.notes.add(PROSE)

@@ -11,7 +11,7 @@ def _parse(case: Case) -> Parsed:
     """`loc` keeps its "nq question: ", as in published measurements."""
     record = case.record
     prompt, target, subject = record["src"], record["alt"], record["subject"]
-    truth = case.answer(record["answers"])
+    truth = case.truth(record["answers"])
     edit = case.edit(prompt, target, subject, record["rephrase"].texts(), truth)
     probes = [case.probe(record["loc"], "far", record["loc_ans"])]
     if "portability" in record and record["portability"].value is not None:
