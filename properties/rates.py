@@ -127,6 +127,7 @@ def check_rate(bench: Bench, metric: str) -> str:
     if found.outcome == "fail" and missed:
         row = missed[0]
         prompt, answer, expected = map(_short.repr, (row.prompt, row.answer, row.expected))
+        expected += " or an alias" * bool(row.aliases)
         text += f"; {prompt} is answered {answer}, needed: {expected}"
     return require_pass(bench, found, text)
 

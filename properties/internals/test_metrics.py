@@ -310,19 +310,31 @@ def test_what_cannot_be_compared_is_excluded_with_the_reason(truth: str, why: st
     assert (found.score, found.question.excluded) == (None, why)
 
 
-def test_the_reader_has_room_for_the_longest_alias() -> None:
-    long = "Kristiania by the sea, in the days of old"
-    edit, probe = Edit("A:", "Oslo"), Probe("B:", "portability", "Oslo")
-    most = [
-        reader_of(tiny_model("llama"), tiny_tokenizer(), stream).max_new_tokens
-        for stream in (
-            EditStream((replace(edit, target=long),)),
-            EditStream((replace(edit, aliases=(long,)),)),
-            EditStream((edit,), (replace(probe, aliases=(long,)),)),
-            EditStream((edit,), (probe,)),
-        )
+@pytest.mark.parametrize("max_length", [None, 40])
+def test_a_long_alias_is_read_to_its_end_and_locality_no_further_than_before(
+    max_length: int | None,
+) -> None:
+    long = "Kristiania by the old sea"
+    edits = (Edit("A:", "Oslo", aliases=(long, "K"), id="a"), Edit("B:", "Rome", id="b"),
+             Edit("C:", "Rome", aliases=(long * 9,), id="c"))  # fmt: skip
+    stream = EditStream(edits, (Probe("The sun is", "far"),))
+    bare = EditStream(tuple(replace(edit, aliases=()) for edit in edits), stream.probes)
+    readers = [replace(reader_of(tiny_model("llama"), tiny_tokenizer(), each),
+                       max_length=max_length) for each in (stream, bare)]  # fmt: skip
+    assert readers[0] == readers[1]
+    reader, editor, questions = readers[0], notebook(stream=stream), final_questions(stream)
+    assert reader.max_new_tokens < len(tiny_tokenizer()(f" {long}").input_ids) < 30
+    base = BaseAnswers.ask(tiny_model("llama"), reader, questions)
+    for edit in edits:
+        editor.note(edit.prompt, long)
+    found = measure(editor, reader, questions, "free", base)
+    assert [item.score for item in found] == [1.0, 0.0, 0.0, 1.0]
+    assert found[0].answer == long
+    assert found[1].answer.endswith("[did not stop]")
+    alone = measure(editor, reader, final_questions(bare), "free", base)
+    assert [(item.answer, item.score) for item in found[3:]] == [
+        (item.answer, item.score) for item in alone[3:]
     ]
-    assert most[0] == most[1] == most[2] > most[3]
 
 
 def test_a_target_that_leaves_no_room_for_a_prompt_is_named() -> None:

@@ -206,6 +206,15 @@ def test_scores_stand_beside_the_most_that_any_editor_can_reach(
     assert found.at_most.tolist() == [1 / 2, 5 / 7]
 
 
+def test_an_answer_that_an_alias_makes_right_for_all_is_within_reach(
+    items_of: Callable[..., Items],
+) -> None:
+    *rows, last = contradicting(4)
+    reached = [tables.attainable(items_of([*rows, replace(last, aliases=aliases)])).at_most.tolist()
+               for aliases in ((), ("z",), ("z", " x"))]  # fmt: skip
+    assert reached == [[4 / 5], [4 / 5], []]
+
+
 def test_teacher_forced_ceilings_need_a_tokenizer(items_of: Callable[..., Items]) -> None:
     items = items_of([replace(row, protocol="forced") for row in contradicting(4)])
     assert tables.attainable(items).empty

@@ -30,14 +30,13 @@ from wise.evaluation.metrics import BY_TOKENS, BaseAnswers, Measured, measure
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.architectures import context_length
-from wise.lm.decoding import Reader, Unedited
+from wise.lm.decoding import EXTRA_TOKENS, Reader, Unedited, answer_length
 from wise.measures import rows
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 
 __all__ = ["LifelongRun", "check_resumable", "now", "reader_of", "run_lifelong"]
 
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
-_EXTRA_TOKENS = 2  # an answer may be this much longer than the longest known one
 _LEAST_TOKENS = 8
 
 
@@ -298,23 +297,21 @@ def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
 def reader_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stream: EditStream
 ) -> Reader:
-    """The reader whose `max_new_tokens` fit every answer that `stream` knows.
+    """The reader whose `max_new_tokens` fit every target and every consequence of `stream`.
 
     They are two more than the longest has, and at least 8: also the number over which locality is
     compared where the unedited model does not stop.
     """
-    asked = [(edit.id, edit.answers) for edit in stream.edits]
-    asked += [(probe.edit_id, probe.answers) for probe in stream.probes
-              if probe.kind == "portability"]  # fmt: skip
-    known = {answer for _, answers in asked for answer in answers}
-    lengths = {text: len(tokenizer(f" {text}", add_special_tokens=False).input_ids)
-               for text in sorted(known)}  # fmt: skip
+    known = {edit.target for edit in stream.edits}
+    known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
+    lengths = {text: answer_length(tokenizer, text) for text in sorted(known)}
     longest = max(lengths, key=lengths.__getitem__)
     max_length = context_length(model)
-    n_new = max(_LEAST_TOKENS, lengths[longest] + _EXTRA_TOKENS)
+    n_new = max(_LEAST_TOKENS, lengths[longest] + EXTRA_TOKENS)
     if max_length is not None and n_new >= max_length:
-        owner = next(edit_id for edit_id, answers in asked if longest in answers)
-        of = f" of edit {owner!r}" * bool(owner)
+        owners = [edit.id for edit in stream.edits if edit.target == longest]
+        owners += [probe.edit_id for probe in stream.probes if probe.answer == longest]
+        of = f" of edit {owners[0]!r}" * bool(owners[0])
         raise ValueError(
             f"target {longest[:60]!r}{of} has {lengths[longest]} tokens; the model reads at most "
             f"{max_length} with its prompt"

@@ -31,7 +31,14 @@ from transformers import PreTrainedModel
 from wise.editor import Editor
 from wise.evaluation.asked import Question
 from wise.evaluation.drift import drifts
-from wise.lm.decoding import Answer, ForcedAnswer, Reader, Unedited
+from wise.lm.decoding import (
+    EXTRA_TOKENS,
+    Answer,
+    ForcedAnswer,
+    Reader,
+    Unedited,
+    answer_length,
+)
 from wise.lm.tokens import canonical, prompt_tokens, why_no_target
 from wise.measures.fluency import generation_entropy
 
@@ -155,7 +162,7 @@ def _excluded(question: Question, why: str) -> Measured:
 def _measure_free(
     editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
 ) -> Iterator[Measured]:
-    answers = reader.free(editor, [question.prompt for question in questions])
+    answers = _answers(editor, reader, questions)
     for question, answer in zip(questions, answers, strict=True):
         if question.metric == "locality":
             before = base.free[question.prompt]
@@ -165,6 +172,26 @@ def _measure_free(
             right = any(answer.is_exactly(each, reader.tokenizer) for each in question.answers)
             text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
             yield Measured(question, question.expected, text, float(right))
+
+
+def _answers(editor: Editor, reader: Reader, questions: Sequence[Question]) -> list[Answer]:
+    """The free-run answers; where `reader` has no room for an alias, one with room asks.
+
+    All others, and so what locality compares, are of the same length as without aliases.
+    """
+    needed = [max((answer_length(reader.tokenizer, text) for text in question.aliases), default=0)
+              + EXTRA_TOKENS for question in questions]  # fmt: skip
+    long = {row for row, n_tokens in enumerate(needed) if n_tokens > reader.max_new_tokens}
+    found: dict[int, Answer] = {}
+    for rows in ([row for row in range(len(questions)) if row not in long], sorted(long)):
+        prompts = [questions[row].prompt for row in rows]
+        n_new = max((needed[row] for row in long.intersection(rows)), default=0)
+        if n_new and reader.max_length is not None:  # what is beyond the context is never said
+            n_read = max(map(len, prompt_tokens(reader.tokenizer, prompts)))
+            n_new = min(n_new, reader.max_length - n_read)
+        asking = replace(reader, max_new_tokens=max(reader.max_new_tokens, n_new))
+        found |= zip(rows, asking.free(editor, prompts), strict=True)
+    return [found[row] for row in range(len(questions))]
 
 
 def _right(answer: ForcedAnswer, before: ForcedAnswer | None) -> float:

@@ -19,10 +19,12 @@ from wise.lm.hooks import frozen
 from wise.lm.tokens import IGNORED, Batch, canonical, encode, padding_id, position_ids
 
 __all__ = [
+    "EXTRA_TOKENS",
     "Answer",
     "ForcedAnswer",
     "Reader",
     "Unedited",
+    "answer_length",
     "answer_of",
     "batch_logits",
     "greedy_by_logits",
@@ -30,6 +32,8 @@ __all__ = [
     "require_readable",
     "takes_option",
 ]
+
+EXTRA_TOKENS = 2  # that an answer may have more than the longest right one
 
 _T = TypeVar("_T")
 _MOST_LOGITS = 2**26  # of one batch: 256 MiB in float32
@@ -273,6 +277,11 @@ def batch_logits(editor: Editor, batch: Batch) -> Float[Tensor, "B T V"]:
 def most_rows(tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> int:
     """How many rows of `n_tokens` a batch may have, so that its logits take 256 MiB; at least 1."""
     return max(1, _MOST_LOGITS // (len(tokenizer) * max(1, n_tokens)))
+
+
+def answer_length(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """How many tokens an answer has behind a space."""
+    return len(tokenizer(f" {text}", add_special_tokens=False).input_ids)
 
 
 def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
