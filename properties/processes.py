@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from fixtures.models import FAMILIES, load_model, model_folder
 from wise.editor import Editor, load_editor
 from wise.edits import Background, Edit
+from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import encode
 
 if TYPE_CHECKING:  # the other process needs none of it
@@ -46,8 +47,8 @@ def asked_in_another_process(
     """[B V] for each number of threads: next-token logits of the bench's prompts after `turns`.
 
     They are made on the first number of threads, and asked on each; with `after_others`, once
-    editors of a model with other weights and half of the background, and of one with another
-    tokenizer, were edited and asked there.
+    editors of a model with its blocks in reverse order and half of the background, and of one with
+    another tokenizer, were edited and asked there.
     Raises RuntimeError with what the process wrote, where it fails.
     """
     model = bench.loaded.model
@@ -87,9 +88,7 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
     batch = encode(loaded.tokenizer, request["prompts"]).to(loaded.model.device)
     torch.set_num_threads(request["n_threads"][0])
     if request["after_others"]:
-        other = copy.deepcopy(loaded.model)
-        for weight in other.parameters():
-            weight.data.mul_(1 + 2**-7)
+        other = _turned_round(loaded.model)
         less = replace(background, texts=texts[: len(texts) // 2])
         tokenizer = _another_tokenizer(loaded.tokenizer)
         wide = copy.deepcopy(other)
@@ -108,6 +107,18 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
         logits = editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
         found[str(n)] = logits.detach().cpu().contiguous()
     return found
+
+
+def _turned_round(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same name and sizes that sees something else: its blocks are in reverse order.
+
+    Each keeps its place in a cache.
+    """
+    other = copy.deepcopy(model)
+    weights = [block.state_dict() for block in LanguageModel(copy.deepcopy(model)).blocks]
+    for block, own in zip(LanguageModel(other).blocks, weights[::-1], strict=True):
+        block.load_state_dict(own)
+    return other
 
 
 def _another_tokenizer(own: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

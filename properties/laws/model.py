@@ -156,8 +156,8 @@ def _another_layer(bench: Bench) -> int | None:
 def check_another_process_gives_the_same_editor(bench: Bench) -> None:
     """The same seed and edits give bitwise the same logits in a new process with other hashes.
 
-    There two others were edited first: one of a model with other weights and half of the
-    background, and one with another tokenizer. Asked on another number of threads, it adds in
+    There two others were edited first: one of a model with its blocks in reverse order and half of
+    the background, and one with another tokenizer. Asked on another number of threads, it adds in
     another order: two thirds of the first tokens are the same then. Starting the process takes some
     seconds.
     """
