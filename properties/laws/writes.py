@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from scipy.stats import binom
 from torch import Tensor
@@ -222,45 +223,54 @@ def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
             )
 
 
+_CASE, _NOTHING = "its prompt, but for the case", "nothing"
+
+
 def _alike(bench: Bench, edit: Edit, other: Edit) -> dict[str, Edit]:
     """Edits that share something with `edit`, by what that is; the last, of `other`, nothing."""
     about = edit.subject or edit.prompt
     return {
         "its subject": Edit(f"The song that was written about {about} is", other.target, about),
-        "its prompt, but for the case": replace(
+        _CASE: replace(
             edit, prompt=edit.prompt.upper(), subject=edit.subject.upper(), target=other.target
         ),
         "its target and id": replace(other, target=edit.target, id=edit.id),
-        "nothing": other,
+        _NOTHING: other,
     }
 
 
 def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
-    """After a turn of two edits that share something, an editor is not as after one of them alone.
+    """After two edits that share something, an editor is not as after one of them alone.
 
-    Bitwise, so that an edit may be written badly, but not be left out. Not asked of an editor that
-    holds only one of any two edits.
+    Made in one turn or, where their prompts differ by the case alone, in two. Bitwise, so that an
+    edit may be written badly, but not be left out. Not asked of an editor that holds only one of
+    any two edits.
     """
     one, other, *_ = bench.edits(least=2)
     editor, alike = bench.editor(), _alike(bench, one, other)
     batch = bench.batch([edit.prompt for edit in (one, *alike.values())])
 
-    def after(*turn: Edit) -> Tensor:
+    def after(*turns: Sequence[Edit]) -> Tensor:
         editor.reset()
-        editor.edit(turn)
+        for turn in turns:
+            editor.edit(turn)
         return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
 
     base = bench.base.logits(batch.input_ids, batch.attention_mask)[:, -1]
-    alone = after(one)
+    alone = after([one])
     for shared, edit in reversed(alike.items()):
-        of_it, of_both = after(edit), after(one, edit)
-        for lost, kept, single, left in ((one, edit, alone, of_it), (edit, one, of_it, alone)):
+        of_it, both = after([edit]), {"a turn of two edits": after([one, edit])}
+        if shared in (_CASE, _NOTHING):
+            both["two edits, one after the other,"] = after([one], [edit])
+        for (when, of_both), (lost, kept, single, left) in product(
+            both.items(), ((one, edit, alone, of_it), (edit, one, of_it, alone))
+        ):
             if single.equal(base) or not of_both.equal(left):
                 continue
-            if shared == "nothing":
+            if shared == _NOTHING:
                 raise Unasked("it holds only one of two edits")
             raise Broken(
-                f"of a turn of two edits that share {shared}, {lost.prompt!r} -> {lost.target!r} "
+                f"of {when} that share {shared}, {lost.prompt!r} -> {lost.target!r} "
                 f"is left out: the editor is bitwise as after {kept.prompt!r} -> {kept.target!r} "
                 "alone",
             )
