@@ -117,7 +117,7 @@ def _process() -> Iterator[tuple[str, object]]:
 @contextmanager
 def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Restore the process and the tokenizer afterwards, whatever an editor does inside."""
-    sides = tokenizer.padding_side, tokenizer.truncation_side
+    sides, template = (tokenizer.padding_side, tokenizer.truncation_side), tokenizer.chat_template
     dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
@@ -132,6 +132,7 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
             yield
     finally:
         tokenizer.padding_side, tokenizer.truncation_side = sides
+        tokenizer.chat_template = template
         torch.set_default_dtype(dtype)
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)

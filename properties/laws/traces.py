@@ -33,12 +33,16 @@ _EDITING = ("edit", "remove", "load", "reset")
 
 _DECODING = dict(do_sample=True, temperature=9.0, num_beams=2, repetition_penalty=9.0,
                  max_length=2, min_new_tokens=8)  # fmt: skip
+_CHAT = "{% for message in messages %}User: {{ message['content'] }}\nAssistant:{% endfor %}"
 # What a caller may have set: its name, and how a model and a tokenizer are set so.
 _SETTINGS: dict[str, Callable[[PreTrainedModel, PreTrainedTokenizerBase], object]] = {
     "frozen weights": lambda model, tokenizer: model.requires_grad_(False),
     "a model in training mode": lambda model, tokenizer: model.train(),
     "a tokenizer that pads on the right": lambda model, tokenizer: setattr(
         tokenizer, "padding_side", "right"
+    ),
+    "a tokenizer with a chat template": lambda model, tokenizer: setattr(
+        tokenizer, "chat_template", _CHAT
     ),
     "gradients off": lambda model, tokenizer: torch.set_grad_enabled(False),
     "a configuration without a cache": lambda model, tokenizer: setattr(
@@ -94,8 +98,8 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     model, both configurations, the tokenizer, the modes, threads and random states of torch,
     logging, the environment, and files in the working folder. A call that raises is no exception.
     Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
-    tokenizer that pads on the right, gradients off, hooks of its own on the model, a generation
-    configuration that is not greedy.
+    tokenizer that pads on the right and has a chat template, gradients off, hooks of its own on the
+    model, a generation configuration that is not greedy.
     """
     for settings in ((), tuple(_SETTINGS)):
         with undisturbed(bench.loaded.tokenizer):
@@ -130,9 +134,9 @@ def _leaves_the_world(bench: Bench, settings: Sequence[str]) -> None:
 def check_the_callers_settings_change_no_answer(bench: Bench) -> None:
     """An editor learns and answers bitwise alike, whatever settings its caller has chosen.
 
-    Weights frozen, a model in training mode, a tokenizer that pads on the right, gradients off,
-    hooks of its own on the model, a generation configuration that is not greedy. An editor may
-    refuse to edit with some of them, by an error.
+    Weights frozen, a model in training mode, a tokenizer that pads on the right and has a chat
+    template, gradients off, hooks of its own on the model, a generation configuration that is not
+    greedy. An editor may refuse to edit with some of them, by an error.
     """
     expected = _with_settings(bench, ())
     assert expected is not None
