@@ -6,6 +6,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Rout
 
 __all__ = [
     "check_a_reset_gives_back_the_memory",
+    "check_an_edit_anew_takes_the_memory_of_the_old",
     "check_answers_are_the_callers_own",
     "check_every_call_leaves_the_world_as_it_was",
     "check_questions_keep_nothing",
@@ -29,6 +31,7 @@ __all__ = [
 
 _N_QUESTIONS = 4  # after the first two
 _N_CYCLES = 2
+_N_ANEW = 2  # times two edits of one prompt
 _EDITING = ("edit", "remove", "load", "reset")
 
 _DECODING = dict(do_sample=True, temperature=9.0, num_beams=2, repetition_penalty=9.0,
@@ -233,6 +236,23 @@ def check_questions_keep_nothing(bench: Bench) -> None:
         held[1] <= held[0],
         f"after {_N_QUESTIONS} more questions the tensors alive take {held[1] - held[0]:,} bytes "
         "more; needed: a question leaves nothing in memory",
+    )
+
+
+def check_an_edit_anew_takes_the_memory_of_the_old(bench: Bench) -> None:
+    """However often one prompt is edited anew, an editor holds no more tensors than after twice."""
+    one, other, *_ = bench.edits(least=2)
+    editor, held = bench.editor(), []
+    for n_times in (1, _N_ANEW):
+        for _ in range(n_times):
+            for target in (one.target, other.target):
+                editor.edit([replace(one, target=target)])
+        held.append(_held())
+    require(
+        held[1] <= held[0],
+        f"after {one.prompt!r} was edited {2 * _N_ANEW} more times, to {one.target!r} and to "
+        f"{other.target!r} in turn, the tensors alive take {held[1] - held[0]:,} bytes more, and "
+        "one edit is in force; needed: what is no longer in force takes no memory",
     )
 
 
