@@ -24,6 +24,7 @@ from wise.lm.tokens import IGNORED
 __all__ = [
     "accented",
     "check_a_long_prompt_is_edited",
+    "check_a_prompt_may_name_its_subject_twice",
     "check_a_prompt_of_any_text_is_edited",
     "check_a_target_of_any_text_is_written",
     "check_long_prompts_are_compared_whole",
@@ -116,6 +117,12 @@ def _long(bench: Bench, edit: Edit) -> _Variants:
     return {"that is long": replace(edit, prompt=f"{_filling(bench, edit.prompt)} {edit.prompt}")}
 
 
+def _doubled(bench: Bench, edit: Edit) -> _Variants:
+    """The edit with its subject before its prompt, too."""
+    twice = replace(edit, prompt=f"About {edit.subject}: {edit.prompt}")
+    return {"that names its subject twice": twice} if edit.subject else {}
+
+
 def _filling(bench: Bench, prompt: str, most: int = _MOST_TOKENS) -> str:
     """As many words as the model can read beside a prompt, and still answer it.
 
@@ -153,8 +160,8 @@ def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
     editor.reset()
     try:
         editor.edit(edits)
-    except ValueError as error:
-        return [f"is refused: {error}"] * len(edits)
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's editor raises
+        return [f"is refused by a {type(error).__name__}: {error}"] * len(edits)
     far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_PROBES]
     if far:
         now, before = (bench.logits(each, far).argmax(-1) for each in (editor, bench.base))
@@ -240,6 +247,11 @@ def check_a_prompt_of_any_text_is_edited(bench: Bench) -> str:
 def check_a_long_prompt_is_edited(bench: Bench) -> str:
     """A prompt as long as the model can read and still answer is edited as a short one."""
     return _each_is_written(bench, _long, "prompt")
+
+
+def check_a_prompt_may_name_its_subject_twice(bench: Bench) -> str:
+    """A prompt in which the subject stands twice is edited as one in which it stands once."""
+    return _each_is_written(bench, _doubled, "prompt")
 
 
 def _mixed_up(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Edit]]:
