@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, require
+from properties.findings import Broken, Unasked, require
 from wise.editor import Generates, Routed
+from wise.lm.tokens import IGNORED
 
-__all__ = ["check_answers_have_the_promised_form"]
+__all__ = [
+    "check_a_right_answer_has_the_tokens_of_its_target",
+    "check_answers_have_the_promised_form",
+]
 
 
 def _tensor(found: object, what: str, shape: tuple[int, ...]) -> Tensor:
@@ -48,3 +52,31 @@ def check_answers_have_the_promised_form(bench: Bench) -> None:
                 activation.is_floating_point() and not bool(activation.isnan().any()),
                 f"{when}, routing_activation gives NaN or {activation.dtype}; needed: numbers",
             )
+
+
+def check_a_right_answer_has_the_tokens_of_its_target(bench: Bench) -> None:
+    """An edit that is answered rightly is answered in the tokens that follow its prompt in a text.
+
+    With its space, so that prompt and answer read as one text, and the target is as likely where it
+    is given as where it is said. Asked of all edits of the stream; a third may be read otherwise.
+    """
+    edits = bench.edits(len(bench.stream.live()), least=2)
+    answers = bench.ask(bench.filled, [edit.prompt for edit in edits])
+    pairs = zip(edits, answers, strict=True)
+    right = [(edit, said) for edit, said in pairs if bench.same_text(said.text, edit.target)]
+    if not right:
+        raise Unasked("no edit is answered by its target")
+    others = []
+    for edit, said in right:
+        labels = bench.reader.encode([edit.prompt], [edit.target], append_eos=False).labels
+        if labels[labels != IGNORED].tolist() != list(said.token_ids):
+            others.append((edit, said))
+    if 3 * len(others) > len(right):
+        edit, said = others[0]
+        ids = [*bench.batch([edit.prompt]).input_ids[0].tolist(), *said.token_ids]
+        text = str(bench.loaded.tokenizer.decode(ids))
+        raise Broken(
+            f"{edit.prompt!r}, edited to {edit.target!r}, is answered in other tokens than those "
+            f"of the target behind it: they read {text!r} (so {len(others)} of {len(right)} edits "
+            "that are answered rightly); needed: as a text goes on, with its space",
+        )
