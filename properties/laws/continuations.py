@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, needs, require, tolerance
 from properties.laws.batches import padded, questions
@@ -45,6 +47,7 @@ _WIDEST = 1024  # tokens: a context to which rows are padded
 _N_BEAMS = 3
 _N_ENDLESS = 65  # new tokens, on a model that ends no answer
 _N_BEAMED = 4  # prompts on which beams differ from decoding without
+_N_LONG, _N_SENTENCES = 2, 6  # prompts of edits, each after so many sentences
 _IN_PIECES = " (tokens that are not those of their text)"
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
 
@@ -310,10 +313,15 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
 
 @needs(Generates)
 def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
-    """With beams, or several continuations of each, a prompt is continued in a batch as alone."""
-    edits = _edits(bench)
+    """With beams, or several continuations of each, a prompt is continued in a batch as alone.
+
+    Short prompts beside long ones: each of their beams is read by the mask of its own prompt.
+    """
+    edits, rng = _edits(bench), random.Random(bench.seed)
     beamed = _beamed(bench)[:_N_BEAMED]
-    editor, prompts = bench.editor(edits), list(dict.fromkeys([*beamed, *_prompts(bench, edits)]))
+    long = [f"{unrelated_sentences(rng, _N_SENTENCES)} {edit.prompt}" for edit in edits[:_N_LONG]]
+    asked = dict.fromkeys([*beamed, *long, *_prompts(bench, edits)])
+    editor, prompts = bench.editor(edits), [*asked]
     assert isinstance(editor, Generates)
     if not takes_option(editor, "num_beams"):
         raise Unasked("its generate takes no num_beams")
