@@ -122,6 +122,14 @@ def test_answers_of_which_no_two_clash_but_no_one_fits_all_are_told_by_the_short
     assert (clear.share, clear.reason) == (1, "")
 
 
+def test_aliases_of_which_nothing_is_read_are_no_common_answer() -> None:
+    edits = [Edit(f"{name} is", name, "", ("Q",), aliases=("*",)) for name in ("red", "blue")]
+    asked = final_questions(EditStream(tuple(edits)))
+    assert ceilings(asked)[GENERALIZATION].share == 1
+    reading = TextReading(str, lambda text: text.strip("*"))
+    assert ceilings(asked, reading=reading)[GENERALIZATION].share == Fraction(1, 2)
+
+
 def letters(prompt: str, answer: str) -> Sequence[int]:
     return [ord(letter) for letter in answer]
 

@@ -9,17 +9,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.notebook import BO, STREAM, EndlessNotebook, Notebook, with_edits
+from properties.internals.test_tokenizer_kinds import tokenizer_of
 from wise.editor import Editor
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.asked import Question, final_questions
 from wise.evaluation.lifelong import reader_of
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
-from wise.lm.decoding import Answer, Unedited
-from wise.lm.tokens import reading_of
+from wise.lm.decoding import Answer, Reader, Unedited
+from wise.lm.tokens import canonical, reading_of
 from wise.measures.ceilings import ceilings
 from wise.measures.estimates import MAIN_PROTOCOLS
 
@@ -308,6 +310,32 @@ def test_what_cannot_be_compared_is_excluded_with_the_reason(truth: str, why: st
     (question,) = final_questions(EditStream((edit,)))
     (found,) = measure(notebook(), READER, [question], "compared", BaseAnswers({}, {}))
     assert (found.score, found.question.excluded) == (None, why)
+
+
+class Mute:
+    """Ends every answer at once."""
+
+    def edit(self, edits: Sequence[Edit]) -> None:
+        """Stays mute."""
+
+    def reset(self) -> None:
+        """Stays mute."""
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        tokenizer = tokenizer_of("word pieces")
+        logits = torch.zeros(*input_ids.shape, len(tokenizer))
+        logits[..., tokenizer.eos_token_id] = 1
+        return logits
+
+
+def test_no_answer_is_not_right_by_an_alias_that_the_tokenizer_reads_as_nothing() -> None:
+    tokenizer = tokenizer_of("word pieces")
+    assert canonical(tokenizer, "\u200b") == ""
+    edit = Edit("Ada lives in", "Paris", aliases=("\u200b",))
+    questions = final_questions(EditStream((edit,)))
+    reader = Reader(tokenizer, max_new_tokens=8)
+    (found,) = measure(Mute(), reader, questions, "free", BaseAnswers({}, {}))
+    assert (found.answer, found.score) == ("", 0.0)
 
 
 @pytest.mark.parametrize("max_length", [None, 40])

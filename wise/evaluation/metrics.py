@@ -169,7 +169,9 @@ def _measure_free(
             same = answer.token_ids == before.token_ids and answer.stopped == before.stopped
             yield Measured(question, before.text, answer.text, float(same))
         else:
-            right = any(answer.is_exactly(each, reader.tokenizer) for each in question.answers)
+            # An alias of letters that the tokenizer drops, such as a flag, is not an empty answer.
+            asked = question.answers if answer.text else (question.expected,)
+            right = any(answer.is_exactly(each, reader.tokenizer) for each in asked)
             text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
             yield Measured(question, question.expected, text, float(right))
 

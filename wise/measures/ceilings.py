@@ -171,9 +171,9 @@ def _ceiling(
 
 
 def _right(question: Scorable, reading: TextReading, *, has_aliases: bool) -> frozenset[Hashable]:
-    """What a model may answer."""
-    aliases = question.aliases if has_aliases else ()
-    return frozenset(map(reading.answer, (question.expected, *aliases)))
+    """What a model may answer; an alias of which nothing is read is no answer."""
+    aliases = filter(None, map(reading.answer, question.aliases if has_aliases else ()))
+    return frozenset((reading.answer(question.expected), *aliases))
 
 
 def _apart(
