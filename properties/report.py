@@ -58,6 +58,8 @@ def facts_lines(settings: Settings) -> Iterator[str]:
     if settings.dataset:
         n_edits, n_probes = len(stream.edits), len(stream.probes)
         held = f"{by_number(n_edits, 'edit|edits')} and {by_number(n_probes, 'probe|probes')}"
+        if stream.n_aliases:
+            held += f", with {by_number(stream.n_aliases, 'alias|aliases')} of right answers"
         yield f"dataset: {stream.name}, {held}"
         yield from (f"  {line}" for line in (*notes, *fault_lines(settings)))
 

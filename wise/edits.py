@@ -190,6 +190,13 @@ class EditStream:
         text = json.dumps(records, ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def n_aliases(self) -> int:
+        """How many aliases count: those of edits and consequences."""
+        of_edits = sum(len(edit.aliases) for edit in self.edits)
+        asked = (probe for probe in self.probes if probe.kind == "portability")
+        return of_edits + sum(len(probe.aliases) for probe in asked)
+
     def prefix(self, t: int) -> EditStream:
         """The first `t` edits, with the probes made for them and those made for no edit."""
         if not 0 <= t <= len(self.edits):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from properties.attainable import check_thresholds, fault_lines
 from properties.internals.known_world import world
 from properties.meta.called import run_pytest
 from properties.meta.test_options import settings_of
-from wise.edits import Edit, EditStream
+from properties.report import facts_lines
+from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import write_jsonl
 from wise.measures.ceilings import AS_WRITTEN
 
@@ -72,6 +74,20 @@ def test_the_header_tells_the_faults_of_a_dataset(clashing: Path) -> None:
         "2 of 2 targets are no answer in the world that llama was trained on"
     )
     assert list(fault_lines(settings_of())) == []
+
+
+def test_the_header_counts_the_aliases_that_are_right(tmp_path: Path) -> None:
+    named = replace(CLEAR.edits[0], aliases=("Adatown", "A."))
+    probes = [Probe("p", kind, "x", "Ada", aliases=("y",)) for kind in ("portability", "far")]
+    path = tmp_path / "facts.jsonl"
+    for stream, said in [
+        (CLEAR, "2 edits and 0 probes"),
+        (EditStream((named, CLEAR.edits[1]), tuple(probes)),
+         "2 edits and 2 probes, with 3 aliases of right answers"),
+    ]:  # fmt: skip
+        write_jsonl(stream, path)
+        first, *_ = facts_lines(settings_of(f"--dataset=jsonl:{path}"))
+        assert first == f"dataset: jsonl:facts.jsonl, {said}"
 
 
 def test_a_run_ends_before_its_first_test_where_a_threshold_is_out_of_reach(clashing: Path) -> None:

@@ -297,6 +297,12 @@ def test_the_command_tells_faults_notes_and_ceilings(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, TOLD)
 
 
+def test_the_command_counts_the_aliases(tmp_path: Path) -> None:
+    write_jsonl(changed(BO, aliases=("Botown",)), tmp_path / "facts.jsonl")
+    result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
+    assert "12 portability probes, 1 alias\n" in result.output
+
+
 @pytest.mark.parametrize("field", ["prompt", "subject", "target"])
 def test_what_cannot_be_seen_is_told_by_field_with_the_first_edits(field: str) -> None:
     def change(edit: Edit) -> Edit:

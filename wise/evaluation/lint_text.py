@@ -62,6 +62,7 @@ def _contents(stream: EditStream) -> str:
     kinds = Counter(probe.kind for probe in stream.probes)
     counts = [(len(stream.edits), "edit|edits"), (n_paraphrases, "paraphrase|paraphrases")]
     counts += [(kinds[kind], f"{kind} probe|probes") for kind in PROBE_KINDS]
+    counts += [(stream.n_aliases, "alias|aliases")]
     return ", ".join(by_number(n, what) for n, what in counts if n)
 
 
