@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_a_subject_is_found_wherever_it_stands(begin: str) -> None:
 
     assert like(edit.prompt) == pytest.approx(1.0, abs=1e-4)
     assert like(f"{begin}{edit.subject} is here") > like(f"{begin}Bo Rask is here")
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_where_subjects_match_alike_the_rest_of_the_prompt_decides(order: tuple[int, ...]) -> None:
+    """Edits of one subject, and one whose subject begins with it, where the subject alone counts:
+    each one's own prompt opens it."""
+    given = [
+        Edit("Ada lives in", "Oslo", subject="Ada"),
+        Edit("Ada speaks", "French", subject="Ada"),
+        Edit("Ada Lorn has studied", "law", subject="Ada Lorn"),
+    ]
+    edits = [given[number] for number in order]
+    editor = matching(edits=edits, match_weights=(0.0, 0.0))
+    batch = encode(tiny_tokenizer(), [edit.prompt for edit in edits])
+    assert editor.retrieved(batch.input_ids, batch.attention_mask) == [(e,) for e in edits]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

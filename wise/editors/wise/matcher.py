@@ -38,6 +38,7 @@ _N_RELATIONS = 10  # directions that tell them apart
 _N_TOKENS = 1536  # that the low layer's covariance is taken of
 _UNFITTED = (0.0, 0.5)  # where the background asks for no edit twice
 _TINY = 1e-30  # of a sum of squares
+_OTHERS = 0.05  # what their mean cosine counts beside evidence that is about the same
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
 _BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
@@ -338,15 +339,36 @@ class Matcher(RouterBase):
         self, rows: RoutingInputs, memories: Sequence[SideMemory]
     ) -> Float[Tensor, "K N"]:
         """The evidence of each memory's nearest edit: 1 for its own prompt, or less."""
+        evidence, _ = self._matched(rows, memories)
+        return evidence
+
+    def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
+        """The memory that each row opens, by its index in `memories`; -1 = the main memory.
+
+        Of edits whose subjects match about as well, as those of one subject do, or one whose
+        subject begins with the other's, the relation and the last token decide.
+        """
+        evidence, rank = self._matched(rows, memories)
+        is_open = evidence > self.threshold(memories)
+        return torch.where(is_open.any(0), rank.where(is_open, -torch.inf).argmax(0), -1)
+
+    def _matched(
+        self, rows: RoutingInputs, memories: Sequence[SideMemory]
+    ) -> tuple[Float[Tensor, "K N"], Float[Tensor, "K N"]]:
+        """The evidence of each memory's nearest edit, and what open memories are told apart by."""
         state = self._in_force(memories)
         words, relation = rows.keys[:, 2:].chunk(2, 1)
         mask, _ = rows.mask[:, 2:].chunk(2, 1)
         seen = _Seen(Windows.of(words, mask), Windows.of(relation, mask), rows.keys[:, 1])
-        evidence = _product(state.edits.cosines(seen), self.weights)  # E N
-        scaled = 1 - (1 - evidence) * state.scale[:, None]
-        nearest = scaled.new_full((len(memories), len(rows)), -torch.inf)
+        cosines = state.edits.cosines(seen)
+        scaled = 1 - (1 - _product(cosines, self.weights)) * state.scale[:, None]  # E N
+        ranks = scaled + _OTHERS * cosines[1:].mean(0)
         owner = state.owner[:, None].expand_as(scaled)
-        return nearest.scatter_reduce(0, owner, scaled, "amax")
+        nothing = scaled.new_full((len(memories), len(rows)), -torch.inf)
+        evidence, rank = (
+            nothing.scatter_reduce(0, owner, each, "amax") for each in (scaled, ranks)
+        )
+        return evidence, rank
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
         """Read the subjects of these memories' edits, and set the threshold."""
