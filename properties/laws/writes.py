@@ -9,7 +9,7 @@ see `Bench.repeatedly` and `Bench.misses_in_a_row`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -21,6 +21,7 @@ from fixtures.candidates import plain_prompt
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, require
+from properties.laws.texts import accented
 from wise.edits import Edit
 
 __all__ = [
@@ -223,17 +224,28 @@ def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
             )
 
 
-_CASE, _NOTHING = "its prompt, but for the case", "nothing"
+# Of a prompt, what an editor may take for the same.
+_FORMS: Mapping[str, Callable[[str], str]] = {
+    "its prompt, but for the case": str.upper,
+    "its prompt, but for accents": accented,
+    "its prompt, but for a space at its end": lambda text: f"{text} ",
+}
+_IN_TWO_TURNS = [*_FORMS][1:]  # alone: one of them in a turn shows what is kept by its form
+_NOTHING = "nothing"
 
 
 def _alike(bench: Bench, edit: Edit, other: Edit) -> dict[str, Edit]:
     """Edits that share something with `edit`, by what that is; the last, of `other`, nothing."""
     about = edit.subject or edit.prompt
+    forms: dict[str, Edit] = {}
+    for what, form in _FORMS.items():
+        text = form(edit.prompt)
+        subject = next(s for s in (form(edit.subject), edit.subject, "") if s in text)
+        if text != edit.prompt:
+            forms[what] = replace(edit, prompt=text, subject=subject, target=other.target)
     return {
         "its subject": Edit(f"The song that was written about {about} is", other.target, about),
-        _CASE: replace(
-            edit, prompt=edit.prompt.upper(), subject=edit.subject.upper(), target=other.target
-        ),
+        **forms,
         "its target and id": replace(other, target=edit.target, id=edit.id),
         _NOTHING: other,
     }
@@ -242,9 +254,9 @@ def _alike(bench: Bench, edit: Edit, other: Edit) -> dict[str, Edit]:
 def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
     """After two edits that share something, an editor is not as after one of them alone.
 
-    Made in one turn or, where their prompts differ by the case alone, in two. Bitwise, so that an
-    edit may be written badly, but not be left out. Not asked of an editor that holds only one of
-    any two edits.
+    Made in one turn or, where their prompts differ by the case, by accents or by a space at the end
+    alone, one after the other. Bitwise, so that an edit may be written badly, but not be left out.
+    Not asked of an editor that holds only one of any two edits.
     """
     one, other, *_ = bench.edits(least=2)
     editor, alike = bench.editor(), _alike(bench, one, other)
@@ -259,8 +271,10 @@ def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
     base = bench.base.logits(batch.input_ids, batch.attention_mask)[:, -1]
     alone = after([one])
     for shared, edit in reversed(alike.items()):
-        of_it, both = after([edit]), {"a turn of two edits": after([one, edit])}
-        if shared in (_CASE, _NOTHING):
+        of_it, both = after([edit]), dict[str, Tensor]()
+        if shared not in _IN_TWO_TURNS:
+            both["a turn of two edits"] = after([one, edit])
+        if shared == _NOTHING or "prompt" in shared:
             both["two edits, one after the other,"] = after([one], [edit])
         for (when, of_both), (lost, kept, single, left) in product(
             both.items(), ((one, edit, alone, of_it), (edit, one, of_it, alone))
