@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -157,8 +157,8 @@ class Probe:
 
 def fields_of(record: Edit | Probe) -> dict[str, Any]:
     """A record by its fields. Without aliases it has none: files and digests hold them if any."""
-    found = asdict(record)
-    if not found["aliases"]:
+    found = {each.name: getattr(record, each.name) for each in fields(record)}
+    if not record.aliases:
         del found["aliases"]
     return found
 

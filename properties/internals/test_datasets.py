@@ -17,7 +17,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
+from wise.editors.saved import background_digest
+from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
 from wise.evaluation.datasets import FORMATS, drawn, load_stream, write_jsonl
 
 pytestmark = pytest.mark.internals
@@ -111,6 +112,15 @@ def test_a_stream_without_aliases_has_the_file_and_the_digest_that_it_had_before
         ((edit,), stream.probes), (stream.edits, (probe,)),
         (stream.edits, (replace(probe, aliases=()),)), (stream.edits, stream.probes),
     )}) == 4  # fmt: skip
+
+
+def test_a_background_without_aliases_has_the_digest_that_it_had_before_there_were_any() -> None:
+    """By which states are known as an editor's, and what is kept is found again."""
+    edit = Edit("Ada Lorn lives in", "Oslo", "Ada Lorn", ("Where does Ada Lorn live?",))
+    digest = "cd7488510006d374c475bd96f456c3723c933b81c7b5c6f79d0df99a8c433d13"
+    assert background_digest(Background(("It rains.",), (edit,))) == digest
+    aliased = replace(edit, aliases=("Kristiania",))
+    assert background_digest(Background(("It rains.",), (aliased,))) != digest
 
 
 @pytest.mark.parametrize(

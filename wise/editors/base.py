@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from wise.editors import exported, saved
 from wise.editors.kept import Kept
 from wise.editors.options import configured
-from wise.edits import Background, Edit, turn_of
+from wise.edits import Background, Edit, fields_of, turn_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
@@ -100,7 +100,7 @@ class EditorBase(ABC, Generic[C, S]):
 
     def _record(self, state: S) -> dict[str, Any]:
         """The parts of a state that are not tensors, as JSON."""
-        return {"edits": [asdict(edit) for edit in state.edits]}
+        return {"edits": [fields_of(edit) for edit in state.edits]}
 
     @abstractmethod
     def _tensors(self, state: S) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from wise.edits import Background, Edit
+from wise.edits import Background, fields_of
 from wise.jobs.ledger import write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -64,10 +64,8 @@ def background_digest(background: Background) -> str:
 
 
 def record_of(background: Background) -> dict[str, Any]:
-    """A background as JSON, of its own texts: `asdict` copies each of them."""
-    names = [each.name for each in fields(Edit)]
-    edits = [{name: getattr(edit, name) for name in names} for edit in background.edits]
-    return {"texts": background.texts, "edits": edits}
+    """A background as JSON."""
+    return {"texts": background.texts, "edits": [fields_of(edit) for edit in background.edits]}
 
 
 def write(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wise.editors.base import ErasableBase, added, edits_of, floats, live
-from wise.edits import Edit
+from wise.edits import Edit, fields_of
 from wise.lm.tail import Tail, value_gradients
 from wise.lm.tokens import encode
 
@@ -104,7 +104,7 @@ class SteppedEditor(ErasableBase[C, S]):
         return added(self.lm, self._weights(self._state))
 
     def _record(self, state: S) -> dict[str, Any]:
-        return {"turns": [[asdict(edit) for edit in turn] for turn in state.turns]}
+        return {"turns": [[fields_of(edit) for edit in turn] for turn in state.turns]}
 
     def _tensors(self, state: S) -> dict[str, Tensor]:
         return {f"change.{layer}": change for layer, change in state.changes.items()}

@@ -10,7 +10,6 @@ import hashlib
 import json
 import sysconfig
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import wise
 from wise.editor import module_of
+from wise.edits import fields_of
 from wise.jobs.grid import write_json
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -43,7 +43,7 @@ def provenance_of(
     The device and the number of threads do not count, though rounding may depend on them.
     """
     texts = [f"{edit.prompt} {edit.target}" for edit in run.stream.edits]
-    background = [run.background.texts, [asdict(edit) for edit in run.background.edits]]
+    background = [run.background.texts, [fields_of(edit) for edit in run.background.edits]]
     return {
         **run.identity._asdict(),
         "options": {name: repr(value) for name, value in sorted(run.options.items())},

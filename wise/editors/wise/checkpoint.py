@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from wise.editors.router import RoutingInputs
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, WISEState
-from wise.edits import Edit
+from wise.edits import Edit, fields_of
 
 __all__ = ["record_of", "state_of", "tensors_of"]
 
@@ -97,7 +96,7 @@ def _routing_in(prefix: str, tensors: Mapping[str, Tensor], inner: int) -> Routi
 
 
 def _turns_out(turns: tuple[Turn, ...]) -> list[Any]:
-    return [[turn.number, [asdict(edit) for edit in turn.edits]] for turn in turns]
+    return [[turn.number, [fields_of(edit) for edit in turn.edits]] for turn in turns]
 
 
 def _turns_in(turns: list[Any]) -> tuple[Turn, ...]:
