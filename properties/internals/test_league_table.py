@@ -154,8 +154,9 @@ def test_groups_and_models_are_ranked_by_themselves_and_corners_not_at_all() -> 
     other = Contestant("other", "online", "online", "online")
     found = standings({**results, other: {N: rows(RIGHT)}})
     assert [each.contestant.group for each in found] == [*GROUPS, "online"]
-    assert [each.place for each in found] == [1, 1, None, 1]
-    assert [each.is_tied for each in found] == [True, True, False, True]
+    ranked = [1] * (len(GROUPS) - 1)
+    assert [each.place for each in found] == [*ranked, None, 1]
+    assert [each.is_tied for each in found] == [*map(bool, ranked), False, True]
 
 
 @pytest.mark.parametrize("corner", CORNERS)
@@ -250,6 +251,8 @@ def test_a_built_in_editor_stands_twice_and_any_other_once(
     assert {"none", "locft-bf"}.isdisjoint(every_name())
     groups = {name: {(e.spec, e.group) for e in entries_of(name)} for name in every_name()}
     assert groups["memit"] == {("memit", "online")}
+    assert groups["serac"] == {("serac", "trained")}
+    assert groups["ike"] == {("ike", "context")}
     assert groups["memit-mass"] == {("memit", "mass")}
     assert groups["locft-bf-mass"] == {("locft-bf", "mass")}
 
@@ -262,7 +265,7 @@ def test_one_editor_may_stand_with_other_entries_than_the_rest() -> None:
 
 
 def test_an_unknown_group_is_refused() -> None:
-    with pytest.raises(ValueError, match="group='offline' is none of online, mass"):
+    with pytest.raises(ValueError, match="group='offline' is none of online, trained"):
         Entry("a", "a", group="offline")
 
 

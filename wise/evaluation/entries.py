@@ -18,8 +18,10 @@ __all__ = [
 Which = Literal["both", "released", "tuned"]
 
 # Only editors of one group are ranked together; corners calibrate and are not ranked.
-GROUPS = ("online", "mass", "corner")
+GROUPS = ("online", "trained", "context", "mass", "corner")
 
+_TRAINED = ("mend", "serac")  # on the background, before the first edit
+_IN_CONTEXT = ("ike", "retrieval")
 # Mass edits: beside the online editor, or instead of it where the method has no online use.
 _ALSO_MASS = ("emmet", "memit", "ultraedit")
 _ONLY_MASS = ("locft-bf",)
@@ -85,7 +87,12 @@ def entries_of(
     if name not in every_name():
         return [Entry(name, name)]
     spec = name.removesuffix("-mass")
-    group = "online" if name == spec else "mass"
+    group = (
+        "mass" if name != spec
+        else "trained" if name in _TRAINED
+        else "context" if name in _IN_CONTEXT
+        else "online"
+    )  # fmt: skip
     found = (best or {}).get(name)
     released = _RELEASED.get(spec, {"preset": "released"})
     searched = {"preset": "embedded", **(found or {})}

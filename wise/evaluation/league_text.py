@@ -24,6 +24,8 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 _GROUP_TITLES = {
     "online": "Online editors, one edit at a time",
+    "trained": "Editors trained on the background, one edit at a time",
+    "context": "In-context editors, one edit at a time",
     "mass": "Mass edits, all T edits in one turn (MASS)",
     "corner": "Corners for calibration, not ranked",
 }
