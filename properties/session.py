@@ -40,7 +40,7 @@ from wise.measures.verdicts import SharedDraws
 
 __all__ = ["Session"]
 
-_N_EXACT = 40  # edits of the stream that exact laws take theirs from, where there are so many
+_N_EXACT = 40  # edits of the stream of exact laws, where a dataset has so many
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
 
@@ -89,15 +89,23 @@ class Session:
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
 
     @cache  # noqa: B019 - a session lives as long as the process
-    def scene(self, look: int, least: int = 1) -> Scene:
-        """The model, with the stream of a look, of T edits or `least`, and its background."""
-        settings, whole = self.settings, None
-        n_edits = max(settings.n_edits or DEFAULT_EDITS, least)
+    def scene(self, look: int) -> Scene:
+        """The model, with the stream of a look, of T edits, and its background."""
+        settings = self.settings
         if settings.dataset:
-            whole, _ = settings.facts
-            n_all = len(whole.edits)
-            n_edits = max(n_edits_of(settings, whole), least)
-            n_edits = n_edits if least == 1 else min(n_edits, n_all)
+            return self._scene(look, n_edits_of(settings, settings.facts[0]))
+        return self._scene(look, settings.n_edits or DEFAULT_EDITS)
+
+    @cached_property
+    def exact_scene(self) -> Scene:
+        """That of exact laws, whatever T is: what an editor breaks, it breaks at every T."""
+        settings = self.settings
+        if settings.dataset:
+            return self._scene(0, min(_N_EXACT, len(settings.facts[0].edits)))
+        return self._scene(0, _N_EXACT)
+
+    def _scene(self, look: int, n_edits: int) -> Scene:
+        whole = self.settings.facts[0] if self.settings.dataset else None
         made = scene_of(self.loaded, self.seed(look), n_edits, whole=whole)
         self._check_lengths(made.stream)
         return made
@@ -151,8 +159,7 @@ class Session:
         """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
-        exact = self.scene(0, _N_EXACT)
-        stream, background = exact.stream, exact.background
+        exact = self.exact_scene
         n_edits = len(self.scene(0).stream.edits)
         for t in settings.checkpoints_of(n_edits):
             if t > n_edits:
@@ -161,8 +168,8 @@ class Session:
             name=settings.editor_name(spec),
             factory=with_cache(load_editor(spec), self.folder / "cache"),
             loaded=self.loaded,
-            stream=stream.prefix(min(_N_EXACT, len(stream.edits))),
-            background=background,
+            stream=exact.stream,
+            background=exact.background,
             spec=spec,
             seed=settings.seed,
             options=settings.editor_options,
@@ -177,7 +184,7 @@ class Session:
             baseline=self._baseline(),
             on_broken=lambda log: self._keep(spec, log),
         )
-        arguments = self.loaded.model, self.loaded.tokenizer, background
+        arguments = self.loaded.model, self.loaded.tokenizer, exact.background
         try:
             inspect.signature(bench.factory).bind(
                 *arguments, seed=settings.seed, **settings.editor_options
