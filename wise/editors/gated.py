@@ -108,12 +108,13 @@ class Gate:
         """What a memory adds to the outputs of W_v in some rows."""
         if self.span == "row":
             return lambda memory, rows: memory.change(inputs[rows])
-        at, at_last = (self.rows.at(span)[..., None] for span in (self.span, "last"))  # R n 1
+        at = self.rows.at(self.span)[..., None]  # R n 1
         recalls = self.span == "answer" and not self.rows.is_step
+        at_last = self.rows.at("last")[..., None] if recalls else None
 
         def change(memory: SideMemory, rows: Tensor | slice) -> Tensor:
             changed = memory.change(inputs[rows])
-            if recalls:
+            if at_last is not None:
                 changed = where(at_last[rows], memory.change.recalled, changed)
             return changed * at[rows]
 

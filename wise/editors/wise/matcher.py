@@ -365,10 +365,8 @@ class Matcher(RouterBase):
         ranks = scaled + _OTHERS * cosines[1:].mean(0)
         owner = state.owner[:, None].expand_as(scaled)
         nothing = scaled.new_full((len(memories), len(rows)), -torch.inf)
-        evidence, rank = (
-            nothing.scatter_reduce(0, owner, each, "amax") for each in (scaled, ranks)
-        )
-        return evidence, rank
+        evidence = nothing.scatter_reduce(0, owner, scaled, "amax")
+        return evidence, nothing.scatter_reduce(0, owner, ranks, "amax")
 
     def settle(self, memories: Sequence[SideMemory]) -> None:
         """Read the subjects of these memories' edits, and set the threshold."""
