@@ -88,7 +88,6 @@ class Session:
         """--stream-seed itself, and for later looks seeds that follow from it."""
         return stream_seed(self.settings.seed, look) if look else self.settings.seed
 
-    @cache  # noqa: B019 - a session lives as long as the process
     def scene(self, look: int) -> Scene:
         """The model, with the stream of a look, of T edits, and its background."""
         settings = self.settings
@@ -96,7 +95,7 @@ class Session:
             return self._scene(look, n_edits_of(settings, settings.facts[0]))
         return self._scene(look, settings.n_edits or DEFAULT_EDITS)
 
-    @cached_property
+    @property
     def exact_scene(self) -> Scene:
         """That of exact laws, whatever T is: what an editor breaks, it breaks at every T."""
         settings = self.settings
@@ -104,6 +103,7 @@ class Session:
             return self._scene(0, min(_N_EXACT, len(settings.facts[0].edits)))
         return self._scene(0, _N_EXACT)
 
+    @cache  # noqa: B019 - a session lives as long as the process
     def _scene(self, look: int, n_edits: int) -> Scene:
         whole = self.settings.facts[0] if self.settings.dataset else None
         made = scene_of(self.loaded, self.seed(look), n_edits, whole=whole)
