@@ -181,6 +181,9 @@ WIKIUPDATE = {
     },
     "loc": "Where did Bo Rask study?", "loc_ans": "Oslo",
 }  # fmt: skip
+# What EasyEdit adds to ZsRE and CounterFact.
+HOPPING = {"portability": MEND["portability"],
+           **{key: WIKIBIGEDIT[key] for key in ("personas", "mhop", "mhop_ans")}}  # fmt: skip
 # A record of each kind, with the format that it is recognised as.
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("knowedit", KNOWEDIT), ("knowedit", {**PASSAGE, "locality": {}}), ("zsre", MEND),
@@ -188,6 +191,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("temporal", {**FLAT, "ood_rephrase": "Ada Lorn is at home."}), ("qaedit", QAEDIT),
     ("wikibigedit", WIKIBIGEDIT), ("mquake", MQUAKE), ("unke", UNKE),
     ("rippleedits", RIPPLE_EDITS), ("cknowedit", CKNOWEDIT), ("wikiupdate", WIKIUPDATE),
+    ("zsre", {**MEND, **HOPPING}), ("counterfact", {**ROME, **HOPPING}),
     ("mquake", {**MQUAKE, "loc": "Where did Bo Rask study?", "loc_ans": "Oslo"}),
     ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN), ("jsonl", OWN),
     ("jsonl", {"probes": OWN["probes"]}),
@@ -407,7 +411,10 @@ def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Pat
         for text in MQUAKE["questions"]
     )
     assert {probe.edit_id for probe in stream.probes[2:]} == {"mquake-8"}
-    assert notes == ()
+    assert notes == (
+        "2 hops of a chain that no edit of it writes (new_single_hops), left out: the multi-hop "
+        "questions presuppose them",
+    )
     with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
         load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
 
@@ -428,7 +435,46 @@ def test_what_ripple_edits_ask_of_several_questions_is_counted(tmp_path: Path) -
     assert set(notes) == {
         "1 test of several questions, of which only the first is asked",
         "1 portability probe without an answer, left out",
+        "1 condition of a test (condition_queries), left out: the test is asked whether or not "
+        "the model knows it",
     }
+
+
+@pytest.mark.parametrize("key", ["original_fact", "previous_fact"])
+def test_the_fact_before_a_sentence_is_known_by_either_name(key: str, tmp_path: Path) -> None:
+    sentence, before = RIPPLE_EDITS["edit"]["prompt"], RIPPLE_EDITS["edit"]["previous_fact"]
+    path = write(tmp_path, {**RIPPLE_EDITS, "edit": {"prompt": sentence, key: before}})
+    [edit] = load_stream(str(path)).edits
+    assert (edit.target, edit.ground_truth) == ("New Norway", "New Nauru")
+
+
+@pytest.mark.parametrize("record", [MEND, ROME])
+def test_an_added_hop_is_a_consequence_and_a_persona_a_paraphrase(
+    record: dict[str, object], tmp_path: Path
+) -> None:
+    bare = {key: value for key, value in record.items() if key != "portability"}
+    plain = load_stream(str(write(tmp_path, bare)))
+    stream = load_stream(str(write(tmp_path, {**bare, **HOPPING})))
+    [edit], [of_plain] = stream.edits, plain.edits
+    assert edit.paraphrases == (*of_plain.paraphrases, WIKIBIGEDIT["personas"])
+    assert stream.probes[: len(plain.probes)] == plain.probes
+    assert [(probe.prompt, probe.answer) for probe in stream.probes[len(plain.probes) :]] == [
+        ("Where?", "Geneva"), (WIKIBIGEDIT["mhop"], "Switzerland"),
+    ]  # fmt: skip
+
+
+def test_what_a_case_of_counterfact_does_not_ask_is_counted(tmp_path: Path) -> None:
+    prose = {"fact_new_uns": "A paragraph.", "unsfact_triplets_GPT": [{"prompt": "{} is"}] * 2}
+    record = {**ROME, "attribute_prompts": ["a", "b"], "requested_rewrite": {**REWRITE, **prose}}
+    _, notes = read_dataset(str(write(tmp_path, record)))
+    assert notes == (
+        "1 paragraph that states the fact (fact_new_uns), left out",
+        "2 questions about such a paragraph (unsfact_triplets_GPT), left out",
+        "2 attribute prompts, left out: locality is that of neighbours",
+        "1 generation prompt, left out: it has no right answer",
+    )
+    empty: dict[str, Any] = {"attribute_prompts": [], "generation_prompts": None}
+    assert read_dataset(str(write(tmp_path, {**ROME, **empty})))[1] == ()
 
 
 def test_a_case_of_akew_asks_of_another_subject_too(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@
   right, be it another name, as in MQuAKE, or another object. RippleEdits and KnowEdit want all
   objects, each by one of its names, in one continuation; here one answer is asked for. Of
   `ground_truth` the first is taken. A portability probe without an answer is left out, counted and
-  logged. Other probes need none.
+  logged. Other probes need none. What a record asks beyond edits, paraphrases and probes is left
+  out and counted too.
 - A key that only another schema reads is an error: the file has another format, or would be read in
   part. A key that no schema reads is metadata: counted and logged, unless the schema `ignores` it.
 

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from wise.evaluation.fields import Field
+from wise.evaluation.formats.additions import ADDED, consequences
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
-__all__ = ["FLAT", "PROSE", "ROME", "prompt_of"]
+__all__ = ["FLAT", "ROME", "leave_out_prose", "prompt_of"]
 
-PROSE = "paragraph|paragraphs that states|state the fact (fact_new_uns), left out"
+_LEFT_OUT = {
+    "attribute_prompts": "attribute prompt|prompts, left out: locality is that of neighbours",
+    "generation_prompts": "generation prompt|prompts, left out: it|they has|have no right answer",
+}
+_PROSE = {  # as AKEW adds it
+    "fact_new_uns": "paragraph|paragraphs that states|state the fact (fact_new_uns), left out",
+    "unsfact_triplets_GPT": "question|questions about such a paragraph (unsfact_triplets_GPT), "
+    "left out",
+}
+
+
+def leave_out_prose(case: Case, rewrite: Field) -> None:
+    """Count the paragraph that tells the fact of a rewrite, and what is asked of it."""
+    case.leave_out(rewrite, _PROSE)
 
 
 def prompt_of(rewrite: Field) -> Field:
@@ -22,17 +36,20 @@ def prompt_of(rewrite: Field) -> Field:
 def _parse(case: Case) -> Parsed:
     """Neighbours share relation and true object with the edit: near-relation.
 
-    Attribute and generation prompts have no right answer and are not read.
+    Attribute prompts are of subjects whose true object is the target. Only neighbours make the
+    published score of locality.
     """
     record, rewrite = case.record, case.record["requested_rewrite"]
     true, target = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
     paraphrases = [item.text() for item in record["paraphrase_prompts"].items()]
+    paraphrases += case.texts("personas")
     truth = case.truth(true)
     edit = case.edit(prompt_of(rewrite), target, rewrite["subject"], paraphrases, truth)
-    if "fact_new_uns" in rewrite:
-        case.notes.add(PROSE)
+    leave_out_prose(case, rewrite)
+    case.leave_out(record, _LEFT_OUT)
     neighbours = record["neighborhood_prompts"].items()
-    return [edit], [case.probe(item, "near-relation", true) for item in neighbours]
+    probes = [case.probe(item, "near-relation", true) for item in neighbours]
+    return [edit], probes + consequences(case)
 
 
 def _parse_flat(case: Case) -> Parsed:
@@ -48,7 +65,8 @@ def _parse_flat(case: Case) -> Parsed:
 ROME = Schema(
     parse=_parse,
     needs="requested_rewrite paraphrase_prompts neighborhood_prompts",
-    ignores="pararel_idx attribute_prompts generation_prompts",
+    may=ADDED,
+    ignores=f"pararel_idx {' '.join(_LEFT_OUT)}",
 )
 FLAT = Schema(
     parse=_parse_flat,

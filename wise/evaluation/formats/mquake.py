@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wise.evaluation.fields import Field
-from wise.evaluation.formats.counterfact import PROSE, prompt_of
+from wise.evaluation.formats.counterfact import leave_out_prose, prompt_of
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["MQUAKE"]
+
+_OTHER_HOPS = (
+    "hop|hops of a chain that no edit of it writes (new_single_hops), left out: the multi-hop "
+    "questions presuppose it|them"
+)
 
 
 def _parse(case: Case) -> Parsed:
@@ -16,7 +21,8 @@ def _parse(case: Case) -> Parsed:
 
     The multi-hop questions need all of them: they are consequences of the last one. Their ids are
     those of the case and, of several edits, "#" and a number: so they are drawn together. The hop
-    that asks for a target has its aliases. AKEW adds a question about another subject: `loc`, far.
+    that asks for a target has its aliases; the other hops are what the questions presuppose. AKEW
+    adds a question about another subject: `loc`, far.
     """
     record, edits, probes = case.record, [], []
     rewrites = record["requested_rewrite"].items()
@@ -24,8 +30,7 @@ def _parse(case: Case) -> Parsed:
         raise record["requested_rewrite"].error("an array of at least one edit")
     for number, rewrite in enumerate(rewrites):
         truth = case.truth(rewrite["target_true"]["str"])
-        if "fact_new_uns" in rewrite:
-            case.notes.add(PROSE)
+        leave_out_prose(case, rewrite)
         paraphrases = rewrite["question"].texts() if "question" in rewrite else ()
         prompt, target = prompt_of(rewrite), rewrite["target_new"]["str"]
         edits.append(
@@ -39,6 +44,9 @@ def _parse(case: Case) -> Parsed:
                 part=number if len(rewrites) > 1 else None,
             )
         )
+    known = {prompt_of(rewrite).value for rewrite in rewrites}
+    if n_others := sum(hop.members().get("cloze") not in known for hop in _hops(record)):
+        case.notes.add(_OTHER_HOPS, n_others)
     before = case.truth(record["answer"])
     has_aliases = "new_answer_alias" in record
     aliases = record["new_answer_alias"] if has_aliases else None
@@ -52,12 +60,16 @@ def _parse(case: Case) -> Parsed:
     return edits, probes
 
 
+def _hops(record: Field) -> list[Field]:
+    """The facts of the chain after the edits."""
+    return record["new_single_hops"].items() if "new_single_hops" in record else []
+
+
 def _aliases(record: Field, prompt: Field, target: Field) -> Field | None:
     """The other names that the chain of a case has for a target."""
-    hops = record["new_single_hops"].items() if "new_single_hops" in record else []
     asked = {"cloze": prompt.value, "answer": target.value}
-    own = (hop for hop in hops if asked.items() <= hop.members().items() and "answer_alias" in hop)
-    return next((hop["answer_alias"] for hop in own), None)
+    own = (hop for hop in _hops(record) if asked.items() <= hop.members().items())
+    return next((hop["answer_alias"] for hop in own if "answer_alias" in hop), None)
 
 
 MQUAKE = Schema(

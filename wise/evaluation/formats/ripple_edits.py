@@ -13,9 +13,14 @@ from wise.evaluation.formats.schema import Case, Parsed, Schema
 __all__ = ["RIPPLE_EDITS"]
 
 _NEAR = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")  # the second: its README
+_BEFORE = ("original_fact", "previous_fact")  # the second: its README
 _CONSEQUENCES = (
     "Logical_Generalization", "Subject_Aliasing", "Compositionality_I", "Compositionality_II",
 )  # fmt: skip
+_PRESUPPOSED = {
+    "condition_queries": "condition|conditions of a test (condition_queries), left out: the test "
+    "is asked whether or not the model knows it|them"
+}
 # A sentence up to the target, behind the verb that ends the prompt of a relation.
 _VERB = re.compile(r".* (?:is followed by|is|are|follows) ", re.DOTALL)
 
@@ -24,7 +29,7 @@ def _parse(case: Case) -> Parsed:
     """Relation_Specificity and Forgetfulness ask for what else holds of the subject: near-subject.
 
     The subject is named by a number alone, and is left empty. What the model must know for a test
-    to count (`condition_queries`) is not read.
+    to count (`condition_queries`) is left out.
     """
     record, probes = case.record, list[Probe]()
     edit = _edit(case, record["edit"])
@@ -47,8 +52,9 @@ def _edit(case: Case, edit: Field) -> Edit:
     It is cut behind the last verb, of several in a sentence behind the last that both have.
     """
     sentence, before = edit["prompt"].text(), ""
-    if "previous_fact" in edit and edit["previous_fact"].value is not None:
-        before = edit["previous_fact"]["prompt"].text()
+    for key in _BEFORE:
+        if key in edit and edit[key].value is not None:
+            before = edit[key]["prompt"].text()
     pairs = takewhile(
         lambda pair: pair[0] == pair[1], zip(sentence, before or sentence, strict=False)
     )
@@ -69,6 +75,7 @@ def _questions(case: Case, tests: Field) -> list[Field]:
     """All questions of each test; of those of which one is enough, the first."""
     found = []
     for test in tests.items():
+        case.leave_out(test, _PRESUPPOSED)
         questions = test["test_queries"].items()
         if len(questions) > 1 and test["test_condition"].text() == "OR":
             case.notes.add("test|tests of several questions, of which only the first is asked")

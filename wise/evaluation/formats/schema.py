@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,14 @@ class Case:
             return [Probe(text, "portability", right[0], edit_id, truth, right[1:])]
         self.notes.add("portability probe|probes without an answer, left out")
         return []
+
+    def leave_out(self, holder: Field, notes: Mapping[str, str]) -> None:
+        """Count by these notes what the holder has at their keys: an array's items, or a value."""
+        for key, note in notes.items():
+            value = holder.members().get(key)
+            n = len(value) if isinstance(value, list) else int(value is not None)
+            if n:
+                self.notes.add(note, n)
 
     def truth(self, field: Field) -> str:
         """The answer before the edit, of several the first; "" where there is none."""

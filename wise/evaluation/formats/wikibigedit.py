@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from wise.edits import Probe
+from wise.evaluation.formats.additions import consequences
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["WIKIBIGEDIT"]
@@ -10,16 +12,14 @@ __all__ = ["WIKIBIGEDIT"]
 def _parse(case: Case) -> Parsed:
     """The question in another style (`personas`) is a paraphrase too; `loc` is far, as it asks of
     another subject; `mhop` asks for a consequence."""
-    record, probes = case.record, []
+    record, probes = case.record, list[Probe]()
     edit = case.edit(
         record["update"], record["ans"], record["subject"], case.texts("rephrase", "personas"),
         case.truth(record["ground_truth"]) if "ground_truth" in record else "",
     )  # fmt: skip
     if "loc" in record and record["loc"].value is not None:
         probes.append(case.probe(record["loc"], "far", record["loc_ans"]))
-    if "mhop" in record and record["mhop"].value is not None:
-        probes += case.portability(record["mhop"], record["mhop_ans"])
-    return [edit], probes
+    return [edit], probes + consequences(case)
 
 
 WIKIBIGEDIT = Schema(

@@ -5,7 +5,7 @@ Its other files, CounterFact and MQuAKE-CF, are read as those formats.
 
 from __future__ import annotations
 
-from wise.evaluation.formats.counterfact import PROSE, prompt_of
+from wise.evaluation.formats.counterfact import leave_out_prose, prompt_of
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["WIKIUPDATE"]
@@ -18,8 +18,7 @@ def _parse(case: Case) -> Parsed:
         prompt_of(rewrite), rewrite["answer_new"], rewrite["subject"], rewrite["question"].texts(),
         case.truth(rewrite["answer_true"]),
     )  # fmt: skip
-    if "fact_new_uns" in rewrite:
-        case.notes.add(PROSE)
+    leave_out_prose(case, rewrite)
     return [edit], [case.probe(record["loc"], "far", record["loc_ans"])]
 
 

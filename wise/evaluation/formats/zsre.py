@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wise.evaluation.formats.additions import ADDED, consequences
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["MEND"]
@@ -12,17 +13,14 @@ def _parse(case: Case) -> Parsed:
     record = case.record
     prompt, target, subject = record["src"], record["alt"], record["subject"]
     truth = case.truth(record["answers"])
-    edit = case.edit(prompt, target, subject, record["rephrase"].texts(), truth)
-    probes = [case.probe(record["loc"], "far", record["loc_ans"])]
-    if "portability" in record and record["portability"].value is not None:
-        hop = record["portability"]
-        probes += case.portability(hop["New Question"], hop["New Answer"])
-    return [edit], probes
+    paraphrases = [*record["rephrase"].texts(), *case.texts("personas")]
+    edit = case.edit(prompt, target, subject, paraphrases, truth)
+    return [edit], [case.probe(record["loc"], "far", record["loc_ans"]), *consequences(case)]
 
 
 MEND = Schema(
     parse=_parse,
     needs="src alt subject rephrase answers loc loc_ans",
-    may="portability",
+    may=ADDED,
     ignores="pred cond",
 )
