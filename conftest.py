@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from properties.bench import Bench
     from properties.session import Session
 
-RATES = ("test_reliability", "test_generalization", "test_locality", "test_router")
+RATES = ("test_triangle", "test_router")
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 WITHOUT_RATES = ("contract", "router", "localization")
 _KEPT = re.compile(r"--(editors-)?(resume|rows=.*)", re.DOTALL)
@@ -125,7 +125,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class RatesTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "rates" if Path(nodeid.partition("::")[0]).stem in RATES else nodeid
+            return "rates" if re.split(r"::|\[", nodeid)[1] in RATES else nodeid
 
     return RatesTogether(config, log)
 

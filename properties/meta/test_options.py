@@ -287,13 +287,13 @@ def test_rows_of_any_look_that_exist_are_refused(name: str, tmp_path: Path) -> N
 
 def test_pytest_takes_an_option_from_its_own_settings() -> None:
     ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
-                     "-m", "triangle", "properties/test_reliability.py")  # fmt: skip
+                     "-m", "triangle", "properties/test_editors.py")  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "answered_after_all_edits[none-reliability]" in ran.stdout
+    assert "test_triangle[none-reliability]" in ran.stdout
 
 
 def test_pytest_refuses_a_bad_value_before_it_runs_anything() -> None:
-    ran = run_pytest("--edits=0", "-m", "triangle", "properties/test_reliability.py")
+    ran = run_pytest("--edits=0", "-m", "triangle", "properties/test_editors.py")
     assert ran.returncode == pytest.ExitCode.USAGE_ERROR
     assert "ERROR: --edits=0 is not a whole number >= 1" in ran.stderr
 
