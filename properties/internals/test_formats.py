@@ -5,6 +5,7 @@ The records are made up, in the schemas of the published files.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from collections.abc import Callable, Sequence
@@ -682,7 +683,7 @@ def test_a_record_of_another_format_is_an_error(
 
 
 REQUIRED = [
-    ("zsre", KNOWEDIT, ("target_new", "subject", "locality")),
+    ("zsre", KNOWEDIT, ("target_new", "subject")),
     ("zsre", MEND, ("alt", "subject", "rephrase", "answers", "loc", "loc_ans")),
     ("counterfact", COUNTERFACT, ("target_new", "subject", "rephrase_prompt", "ground_truth")),
     ("counterfact", ROME, ("paraphrase_prompts", "neighborhood_prompts")),
@@ -714,7 +715,6 @@ def test_a_missing_or_mistyped_field_is_named(
         ("counterfact", COUNTERFACT, "target_new"),
         ("hallucination", FLAT, "target_new"),
         ("qaedit", QAEDIT, "target"),
-        ("zsre", MEND, "loc"),
         ("qaedit", QAEDIT, "prompt"),
     ],
 )
@@ -732,6 +732,81 @@ def test_a_record_with_a_blank_text_is_left_out_and_counted(
         ValueError, match=rf"line 2, record 0: {field}='\\t' is not a non-blank text"
     ):
         load_stream(f"{format_name}:{path}")
+
+
+BLANK = [
+    ("zsre", MEND, "loc", "far probe without a question"),
+    ("zsre", MEND, "rephrase", "blank paraphrase"),
+    ("zsre", {**MEND, "portability": {"New Question": "?", "New Answer": "!"}},
+     "portability.New Question", "portability probe without a question"),
+    ("counterfact", COUNTERFACT, "locality_prompt", "near-relation probe without a question"),
+    ("counterfact", ROME, "neighborhood_prompts.0", "near-relation probe without a question"),
+    ("counterfact", ROME, "paraphrase_prompts.1", "blank paraphrase"),
+    ("wikibigedit", WIKIBIGEDIT, "mhop", "portability probe without a question"),
+    ("wikibigedit", WIKIBIGEDIT, "personas", "blank paraphrase"),
+    ("unke", UNKE, "sub_question.0", "portability probe without a question"),
+    ("cknowedit", CKNOWEDIT, "locality.0.prompt", "far probe without a question"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format_name", "record", "path", "said"), BLANK)
+def test_a_blank_question_is_left_out_and_its_edit_is_kept(
+    format_name: str, record: dict[str, Any], path: str, said: str, tmp_path: Path
+) -> None:
+    blank = holder = copy.deepcopy(record)
+    *keys, last = (int(key) if key.isdigit() else key for key in path.split("."))
+    for key in keys:
+        holder = holder[key]
+    holder[last] = " "
+    whole, _ = read_dataset(f"{format_name}:{write(tmp_path, record)}")
+    stream, notes = read_dataset(f"{format_name}:{write(tmp_path, blank)}")
+    assert f"1 {said}, left out" in notes
+    assert len(stream.edits) == len(whole.edits)
+    asked, of_whole = (
+        len(each.probes) + sum(len(edit.paraphrases) for edit in each.edits)
+        for each in (stream, whole)
+    )
+    assert asked == of_whole - 1
+
+
+@pytest.mark.parametrize(
+    ("record", "keys"),
+    [
+        (KNOWEDIT, ("locality", "portability", "rephrase_prompt", "ground_truth", "cond")),
+        (UNKE, ("sub_question", "sub_answer")),
+        (WIKIBIGEDIT, ("personas", "mhop", "mhop_ans", "loc", "loc_ans")),
+        (MEND, ("portability",)),
+        (ROME, ("attribute_prompts", "generation_prompts", "case_id", "pararel_idx")),
+        (MQUAKE, ("new_single_hops", "new_answer_alias", "answer_alias", "single_hops", "orig")),
+    ],
+)
+def test_a_record_may_lack_what_is_optional_or_say_null(
+    record: dict[str, Any], keys: Sequence[str], tmp_path: Path
+) -> None:
+    without = {key: value for key, value in record.items() if key not in keys}
+    stream = load_stream(str(write(tmp_path, without)))
+    assert stream.edits[0].prompt == load_stream(str(write(tmp_path, record))).edits[0].prompt
+    ids = ("case_id",)
+    nulls = {**without, **dict.fromkeys(key for key in keys if key not in ids)}
+    assert load_stream(str(write(tmp_path, nulls))) == stream
+
+
+def test_an_array_may_be_null(tmp_path: Path) -> None:
+    nulls = dict.fromkeys(("neighborhood_prompts", "paraphrase_prompts"))
+    stream = load_stream(str(write(tmp_path, {**ROME, **nulls})))
+    assert (stream.edits[0].paraphrases, stream.probes) == ((), ())
+    own = {**OWN, "subject": None, "paraphrases": None, "aliases": None, "probes": None}
+    [edit] = load_stream(str(write(tmp_path, own))).edits
+    assert edit == Edit(PROMPT, "CERN", id="jsonl-0")
+
+
+def test_a_template_takes_the_subject_of_its_record(tmp_path: Path) -> None:
+    templates = {"prompt": "Where does {} work?", "rephrase_prompt": "Who employs {}?"}
+    stream, notes = read_dataset(str(write(tmp_path, {**COUNTERFACT, **templates})))
+    assert stream.edits == (replace(EDIT, id="counterfact-7"),)
+    assert notes == ("1 prompt with {} in place of the subject, filled in",)
+    _, notes = read_dataset(str(write(tmp_path, {**COUNTERFACT, "prompt": "Is {} Ada Lorn's?"})))
+    assert notes == ()
 
 
 def test_a_nested_field_is_named_by_its_path(tmp_path: Path) -> None:

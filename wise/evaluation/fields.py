@@ -116,6 +116,9 @@ class Field:
         return {key: self[key] for key in self.members()}
 
     def items(self) -> list[Field]:
+        """The array's values; null has none."""
+        if self.value is None:
+            return []
         if not isinstance(self.value, list):
             raise self.error("an array")
         return [Field(v, self.place, f"{self.name}[{i}]") for i, v in enumerate(self.value)]
@@ -126,11 +129,6 @@ class Field:
         if not blank and not self.value.strip():
             raise self.error("a non-blank text", BlankTextError)
         return self.value
-
-    def texts(self) -> tuple[str, ...]:
-        """One text or an array of texts, none blank."""
-        many = isinstance(self.value, list)
-        return tuple(item.text() for item in self.items()) if many else (self.text(),)
 
     def leaves(self) -> Iterator[Field]:
         """All values that hold no others, and the keys of objects as texts, in any depth."""

@@ -9,9 +9,10 @@
   the first that is not blank is the target or the answer, and the others are its aliases: each is
   right, be it another name, as in MQuAKE, or another object. RippleEdits and KnowEdit want all
   objects, each by one of its names, in one continuation; here one answer is asked for. Of
-  `ground_truth` the first is taken. A portability probe without an answer is left out, counted and
-  logged. Other probes need none. What a record asks beyond edits, paraphrases and probes is left
-  out and counted too.
+  `ground_truth` the first is taken.
+- A record whose prompt or target is blank is left out. A blank paraphrase or probe is left out by
+  itself, and so is a portability probe without an answer; other probes need none. So is what a
+  record asks beyond paraphrases and probes. All of it is counted and logged. Null is none.
 - A key that only another schema reads is an error: the file has another format, or would be read in
   part. A key that no schema reads is metadata: counted and logged, unless the schema `ignores` it.
 

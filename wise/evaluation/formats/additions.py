@@ -17,10 +17,9 @@ ADDED = "portability personas mhop mhop_ans"
 
 def consequences(case: Case) -> list[Probe]:
     """The consequences that are added to a record."""
-    record, probes = case.record, list[Probe]()
-    if "portability" in record and record["portability"].value is not None:
-        hop = record["portability"]
+    probes = list[Probe]()
+    for hop in case.given("portability"):
         probes += case.portability(hop["New Question"], hop["New Answer"])
-    if "mhop" in record and record["mhop"].value is not None:
-        probes += case.portability(record["mhop"], record["mhop_ans"])
+    for question in case.given("mhop"):
+        probes += case.portability(question, case.record["mhop_ans"])
     return probes

@@ -15,17 +15,15 @@ def _parse(case: Case) -> Parsed:
     """
     record, probes = case.record, list[Probe]()
     edit = case.edit(
-        record["prompt"], record["target_new"], None, case.texts("rephrase"),
+        record["prompt"], record["target_new"], None, case.given("rephrase"),
         case.truth(record["target_old"]),
     )  # fmt: skip
-    for name in ("locality", "portability"):
-        if name not in record or record[name].value is None:
-            continue
-        for item in record[name].items():
-            if name == "portability":
-                probes += case.portability(item["prompt"], item["answer"])
-            else:
-                probes.append(case.probe(item["prompt"], "far", item["answer"]))
+    for others in case.given("locality"):
+        for item in others.items():
+            probes += case.probe(item["prompt"], "far", item["answer"])
+    for consequences in case.given("portability"):
+        for item in consequences.items():
+            probes += case.portability(item["prompt"], item["answer"])
     return [edit], probes
 
 

@@ -41,14 +41,13 @@ def _parse(case: Case) -> Parsed:
     """
     record, rewrite = case.record, case.record["requested_rewrite"]
     true, target = rewrite["target_true"]["str"], rewrite["target_new"]["str"]
-    paraphrases = [item.text() for item in record["paraphrase_prompts"].items()]
-    paraphrases += case.texts("personas")
+    paraphrases = [record["paraphrase_prompts"], *case.given("personas")]
     truth = case.truth(true)
     edit = case.edit(prompt_of(rewrite), target, rewrite["subject"], paraphrases, truth)
     leave_out_prose(case, rewrite)
     case.leave_out(record, _LEFT_OUT)
     neighbours = record["neighborhood_prompts"].items()
-    probes = [case.probe(item, "near-relation", true) for item in neighbours]
+    probes = [each for item in neighbours for each in case.probe(item, "near-relation", true)]
     return [edit], probes + consequences(case)
 
 
@@ -56,10 +55,10 @@ def _parse_flat(case: Case) -> Parsed:
     """One paraphrase, and one neighbour (near-relation)."""
     record = case.record
     prompt, target, subject = record["prompt"], record["target_new"], record["subject"]
-    paraphrases, truth = record["rephrase_prompt"].texts(), case.truth(record["ground_truth"])
-    edit = case.edit(prompt, target, subject, paraphrases, truth)
+    truth = case.truth(record["ground_truth"])
+    edit = case.edit(prompt, target, subject, [record["rephrase_prompt"]], truth)
     neighbour, answer = record["locality_prompt"], record["locality_ground_truth"]
-    return [edit], [case.probe(neighbour, "near-relation", answer)]
+    return [edit], case.probe(neighbour, "near-relation", answer)
 
 
 ROME = Schema(

@@ -12,7 +12,7 @@ def _parse(case: Case) -> Parsed:
     record = case.record
     edit = case.edit(record["prompt"], record["target_new"], record["subject"])
     text, continuation = record["locality_prompt"], record["locality_ground_truth"]
-    return [edit], [case.probe(text, "far", continuation)]
+    return [edit], case.probe(text, "far", continuation)
 
 
 def _parse_temporal(case: Case) -> Parsed:

@@ -24,17 +24,18 @@ def _parse(case: Case) -> Parsed:
         record.first_of("prompt", "text"),
         record.first_of("target_new", "labels"),
         record.first_of("subject", "concept"),
-        case.texts("rephrase_prompt", "rephrase"),
+        case.given("rephrase_prompt", "rephrase"),
         case.truth(record["ground_truth"]) if "ground_truth" in record else "",
     )
-    for name, group in record["locality"].only(*_LOCALITY).items():
-        for item in group.items():
-            answer = item["ground_truth"]
-            if name == "Forgetfulness":
-                answer = _other_answers(case, answer, edit)
-            probes.append(case.probe(item["prompt"], "near-subject", answer))
-    if "portability" in record and record["portability"].value is not None:
-        for group in record["portability"].only(*_PORTABILITY).values():
+    for groups in case.given("locality"):
+        for name, group in groups.only(*_LOCALITY).items():
+            for item in group.items():
+                answer = item["ground_truth"]
+                if name == "Forgetfulness":
+                    answer = _other_answers(case, answer, edit)
+                probes += case.probe(item["prompt"], "near-subject", answer)
+    for groups in case.given("portability"):
+        for group in groups.only(*_PORTABILITY).values():
             for item in group.items():
                 probes += case.portability(item["prompt"], item["ground_truth"])
     return [edit], probes
@@ -57,7 +58,7 @@ def _other_answers(case: Case, field: Field, edit: Edit) -> Field:
 
 KNOWEDIT = Schema(
     parse=_parse,
-    needs="prompt|text target_new|labels subject|concept locality",
-    may="ground_truth rephrase_prompt rephrase portability",
+    needs="prompt|text target_new|labels subject|concept",
+    may="ground_truth rephrase_prompt rephrase locality portability",
     ignores="cond",
 )

@@ -11,9 +11,11 @@ __all__ = ["EDITEVERYTHING", "UNKE"]
 
 
 def _parse_unke(case: Case) -> Parsed:
-    """Sub-questions ask for parts of the answer: portability."""
+    """Sub-questions, if there are any, ask for parts of the answer: portability."""
     record, probes = case.record, []
-    edit = case.edit(record["question"], record["answer"], None, record["para_question"].texts())
+    edit = case.edit(record["question"], record["answer"], None, [record["para_question"]])
+    if not (case.given("sub_question") or case.given("sub_answer")):
+        return [edit], []
     questions, answers = record["sub_question"].items(), record["sub_answer"].items()
     if len(questions) != len(answers):
         raise record["sub_answer"].error(
@@ -29,5 +31,7 @@ def _parse_editeverything(case: Case) -> Parsed:
     return [case.edit(case.record["question"], case.record["answer"])], []
 
 
-UNKE = Schema(parse=_parse_unke, needs="question para_question answer sub_question sub_answer")
+UNKE = Schema(
+    parse=_parse_unke, needs="question para_question answer", may="sub_question sub_answer"
+)
 EDITEVERYTHING = Schema(parse=_parse_editeverything, needs="question answer category")

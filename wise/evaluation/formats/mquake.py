@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from wise.evaluation.fields import Field
 from wise.evaluation.formats.counterfact import leave_out_prose, prompt_of
 from wise.evaluation.formats.schema import Case, Parsed, Schema
@@ -31,7 +29,7 @@ def _parse(case: Case) -> Parsed:
     for number, rewrite in enumerate(rewrites):
         truth = case.truth(rewrite["target_true"]["str"])
         leave_out_prose(case, rewrite)
-        paraphrases = rewrite["question"].texts() if "question" in rewrite else ()
+        paraphrases = [rewrite["question"]] if "question" in rewrite else ()
         prompt, target = prompt_of(rewrite), rewrite["target_new"]["str"]
         edits.append(
             case.edit(
@@ -54,9 +52,8 @@ def _parse(case: Case) -> Parsed:
         probes += case.portability(
             question, record["new_answer"], before, aliases=aliases, of=edits[-1]
         )
-    if "loc" in record and record["loc"].value is not None:
-        probe = case.probe(record["loc"], "far", record["loc_ans"])
-        probes.append(replace(probe, edit_id=edits[-1].id))
+    for question in case.given("loc"):
+        probes += case.probe(question, "far", record["loc_ans"], of=edits[-1])
     return edits, probes
 
 

@@ -94,7 +94,6 @@ def _edit_of(record: Field, edit_id: str) -> Edit:
     for level in levels:
         if type(level.value) is not int or level.value not in LEVELS:
             raise level.error("a level: a whole number from 1 to 5")
-    optional = [key for key in ("subject", "ground_truth") if key in record]
     return record.build(
         Edit,
         prompt=record["prompt"].text(),
@@ -103,12 +102,18 @@ def _edit_of(record: Field, edit_id: str) -> Edit:
         aliases=_texts(record, "aliases"),
         levels=tuple(level.value for level in levels),
         id=edit_id,
-        **{key: record[key].text(blank=True) for key in optional},
+        **_given(record, "subject", "ground_truth"),
     )
 
 
 def _texts(record: Field, key: str) -> tuple[str, ...]:
     return tuple(text.text() for text in record[key].items()) if key in record else ()
+
+
+def _given(record: Field, *keys: str) -> dict[str, str]:
+    """The texts at those of `keys` that there are; null is none."""
+    found = ((key, record[key]) for key in keys if key in record)
+    return {key: field.text(blank=True) for key, field in found if field.value is not None}
 
 
 def _probe_of(item: Field, edit_id: str) -> Probe:
@@ -119,7 +124,7 @@ def _probe_of(item: Field, edit_id: str) -> Probe:
         kind=item["kind"].text(),
         edit_id=edit_id,
         aliases=_texts(item, "aliases"),
-        **{key: item[key].text(blank=True) for key in ("answer", "ground_truth") if key in item},
+        **_given(item, "answer", "ground_truth"),
     )
 
 

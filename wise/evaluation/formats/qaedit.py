@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wise.edits import Probe
 from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["QAEDIT"]
@@ -10,10 +11,11 @@ __all__ = ["QAEDIT"]
 def _parse(case: Case) -> Parsed:
     """The locality questions are from Natural Questions: far."""
     record = case.record
-    paraphrases = record["rephrase"].texts()
-    edit = case.edit(record["prompt"], record["target"], record["subject"], paraphrases)
-    pairs = record["locality"].items()
-    return [edit], [case.probe(pair["loc"], "far", pair["loc_ans"]) for pair in pairs]
+    edit = case.edit(record["prompt"], record["target"], record["subject"], [record["rephrase"]])
+    probes = list[Probe]()
+    for pair in record["locality"].items():
+        probes += case.probe(pair["loc"], "far", pair["loc_ans"])
+    return [edit], probes
 
 
 QAEDIT = Schema(parse=_parse, needs="prompt target subject rephrase locality", ignores="source")

@@ -39,7 +39,7 @@ def _parse(case: Case) -> Parsed:
             if name == "Forgetfulness":  # asks for another answer than the target
                 others = [aliases for aliases in answers.value if edit.target not in aliases]
                 answers = replace(answers, value=others)
-            probes.append(case.probe(question["prompt"], "near-subject", answers))
+            probes += case.probe(question["prompt"], "near-subject", answers)
     for name in _CONSEQUENCES:
         for question in _questions(case, record[name]):
             probes += case.portability(question["prompt"], _answers(question))

@@ -17,6 +17,7 @@ __all__ = ["ID_KEYS", "Case", "Keys", "Parsed", "Schema"]
 Parsed = tuple[list[Edit], list[Probe]]
 
 ID_KEYS = ("case_id", "id")
+_GAP = "{}"  # for the subject, in a template
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,35 @@ class Case:
         prompt: Field,
         target: Field,
         subject: Field | None = None,
-        paraphrases: Iterable[str] = (),
+        paraphrases: Iterable[Field] = (),
         truth: str = "",
         *,
         aliases: Field | None = None,
         part: int | None = None,
     ) -> Edit:
-        """The record's edit, or its edit number `part`. Without `subject`, the schema has none."""
+        """The record's edit, or its edit number `part`. Without `subject`, the schema has none.
+
+        `paraphrases` are texts or arrays of them; a blank one is left out.
+        """
         text, right = prompt.text(), self.right(target, aliases)
         if not right:
             raise target.error("a non-blank text", BlankTextError)
+        others = [other for field in paraphrases for other in self._phrasings(field)]
+        name = subject.value if subject is not None and isinstance(subject.value, str) else ""
+        if _GAP in text and name.strip() and name not in text:
+            self.notes.add(f"prompt|prompts with {_GAP} in place of the subject, filled in")
+            text, *others = (each.replace(_GAP, name) for each in (text, *others))
         span = self._span(subject, text) if subject is not None else ""
         edit_id = self.id if part is None else f"{self.id}#{part}"
-        return Edit(text, right[0], span, tuple(paraphrases), truth, edit_id, aliases=right[1:])
+        return Edit(text, right[0], span, tuple(others), truth, edit_id, aliases=right[1:])
+
+    def _phrasings(self, field: Field) -> list[str]:
+        items = field.items() if isinstance(field.value, list) else [field]
+        texts = [item.text(blank=True) for item in items if item.value is not None]
+        kept = [text for text in texts if text.strip()]
+        if n_blank := len(texts) - len(kept):
+            self.notes.add("blank paraphrase|paraphrases, left out", n_blank)
+        return kept
 
     def _span(self, field: Field, prompt: str) -> str:
         """A subject as a span of its prompt, without spaces at its ends; "" where it is none."""
@@ -62,9 +79,21 @@ class Case:
         )
         return ""
 
-    def probe(self, prompt: Field, kind: str, answer: Field, truth: str = "") -> Probe:
+    def probe(
+        self, prompt: Field, kind: str, answer: Field, *, of: Edit | None = None
+    ) -> list[Probe]:
+        """What the record's edit, or the edit `of`, must leave; none where the prompt is blank."""
         first, *aliases = self.right(answer) or ("",)
-        return Probe(prompt.text(), kind, first, self.id, truth, tuple(aliases))
+        if not (text := self._question(prompt, kind)):
+            return []
+        return [Probe(text, kind, first, self.id if of is None else of.id, "", tuple(aliases))]
+
+    def _question(self, prompt: Field, kind: str) -> str:
+        text = "" if prompt.value is None else prompt.text(blank=True)
+        if text.strip():
+            return text
+        self.notes.add(f"{kind} probe|probes without a question, left out")
+        return ""
 
     def portability(
         self,
@@ -75,8 +104,11 @@ class Case:
         aliases: Field | None = None,
         of: Edit | None = None,
     ) -> list[Probe]:
-        """A consequence of the record's edit, or of the edit `of`; none where it has no answer."""
-        text, right = prompt.text(), self.right(answer, aliases)
+        """A consequence of the record's edit, or of the edit `of`; none where the prompt is blank
+        or has no answer."""
+        right = self.right(answer, aliases)
+        if not (text := self._question(prompt, "portability")):
+            return []
         if right:
             edit_id = self.id if of is None else of.id
             return [Probe(text, "portability", right[0], edit_id, truth, right[1:])]
@@ -125,10 +157,10 @@ class Case:
             raise field.error("a text, a number, null or an array of these")
         return value
 
-    def texts(self, *keys: str) -> list[str]:
-        """The texts at those of `keys` that the record has; null is none."""
-        found = [self.record[key] for key in keys if key in self.record]
-        return [text for field in found if field.value is not None for text in field.texts()]
+    def given(self, *keys: str) -> list[Field]:
+        """The values at those of `keys` that the record has; null is none."""
+        found = (self.record[key] for key in keys if key in self.record)
+        return [field for field in found if field.value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ def _parse(case: Case) -> Parsed:
     another subject; `mhop` asks for a consequence."""
     record, probes = case.record, list[Probe]()
     edit = case.edit(
-        record["update"], record["ans"], record["subject"], case.texts("rephrase", "personas"),
+        record["update"], record["ans"], record["subject"], case.given("rephrase", "personas"),
         case.truth(record["ground_truth"]) if "ground_truth" in record else "",
     )  # fmt: skip
-    if "loc" in record and record["loc"].value is not None:
-        probes.append(case.probe(record["loc"], "far", record["loc_ans"]))
+    for question in case.given("loc"):
+        probes += case.probe(question, "far", record["loc_ans"])
     return [edit], probes + consequences(case)
 
 

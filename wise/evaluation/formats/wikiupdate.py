@@ -15,11 +15,11 @@ def _parse(case: Case) -> Parsed:
     """The fact as a question is a paraphrase; `loc` asks of another subject: far."""
     record, rewrite = case.record, case.record["requested_rewrite"]
     edit = case.edit(
-        prompt_of(rewrite), rewrite["answer_new"], rewrite["subject"], rewrite["question"].texts(),
+        prompt_of(rewrite), rewrite["answer_new"], rewrite["subject"], [rewrite["question"]],
         case.truth(rewrite["answer_true"]),
     )  # fmt: skip
     leave_out_prose(case, rewrite)
-    return [edit], [case.probe(record["loc"], "far", record["loc_ans"])]
+    return [edit], case.probe(record["loc"], "far", record["loc_ans"])
 
 
 WIKIUPDATE = Schema(parse=_parse, needs="requested_rewrite loc loc_ans")

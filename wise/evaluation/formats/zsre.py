@@ -13,9 +13,9 @@ def _parse(case: Case) -> Parsed:
     record = case.record
     prompt, target, subject = record["src"], record["alt"], record["subject"]
     truth = case.truth(record["answers"])
-    paraphrases = [*record["rephrase"].texts(), *case.texts("personas")]
+    paraphrases = [record["rephrase"], *case.given("personas")]
     edit = case.edit(prompt, target, subject, paraphrases, truth)
-    return [edit], [case.probe(record["loc"], "far", record["loc_ans"]), *consequences(case)]
+    return [edit], case.probe(record["loc"], "far", record["loc_ans"]) + consequences(case)
 
 
 MEND = Schema(
