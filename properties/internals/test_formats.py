@@ -376,21 +376,41 @@ def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("whole", "said"),
     [
-        ('{"edits": [{"prompt": "p"}, {}], "version": 1}', "its edits holds 2 records: keep that"),
-        ('{"a": {"prompt": "p"}, "b": {}}', "its 2 values are records: keep them, in an array"),
-        ('{\n"edits": [{"prompt": "p"}]\n}', "over several lines; .*; its edits holds 1 record:"),
-        (
-            '{\n"prompt": "p"\n}',
-            "one object over several lines; it must be an array of records, or",
-        ),
+        ({"edits": [OWN, {}], "version": 1}, "its edits holds 2 records: keep that array alone"),
+        ({"train": [MEND], "test": [MEND]}, "its train holds 1 record: keep that array alone"),
+        ({**MEND, "image": "a.jpg", "portability": [{"Q&A": {}}], "src": []}, ""),
+        ({"requests": [OWN], "locality": {}}, ""),
     ],
 )
-def test_an_object_that_holds_the_records_is_told(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "file.json").write_text(text)
-    with pytest.raises(ValueError, match=said):
-        load_stream(f"{tmp_path / 'file.json'}")
+def test_an_object_that_holds_the_records_is_told(
+    whole: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    for indent in (None, 1):
+        (tmp_path / "file.json").write_text(json.dumps(whole, indent=indent))
+        with pytest.raises(ValueError, match="line 1, record 0: ") as error:
+            load_stream(f"{tmp_path / 'file.json'}")
+        assert said in str(error.value)
+        assert bool(said) == ("keep that array alone" in str(error.value))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("named", ["", "zsre:"])
+def test_one_object_is_one_record_or_holds_them_by_name(
+    named: str, indent: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(MEND, indent=indent))
+    stream, _ = read_dataset(f"{named}{path}")
+    assert stream == load_stream(f"zsre:{write(tmp_path, MEND)}")
+    path.write_text(json.dumps({"a": MEND, "b": {**MEND, "subject": True}}, indent=indent))
+    with pytest.raises(ValueError, match=r"json, line 1, record 1: subject=True is not a text"):
+        read_dataset(f"{named}{path}")
+    path.write_text(json.dumps({"a": MEND, "b": MEND}, indent=indent))
+    held, notes = read_dataset(f"{named}{path}")
+    assert held == load_stream(f"zsre:{write(tmp_path, MEND, MEND)}")
+    assert "2 records of one object, whose keys are not read" in notes
 
 
 def test_the_first_record_that_fits_tells_how_the_one_before_it_is_bad(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b"\xef\xbb\xbf \r\n", "line 1: the file is empty"),
         (b"[\n[GOOD],\n\xe9]", "line 6: byte 0xe9 is not UTF-8"),
         ("[GOOD]".encode("utf-16"), "line 1: byte 0xff is not UTF-8; save the file as UTF-8"),
-        (b"prompt,target\r\nx,y\r\n", "line 1: the file starts with 'prompt,target'; it must hold"),
+        (b"prompt,target\r\n", "line 1: the file starts with 'prompt,target'; it must hold"),
         (
             b'\n"GOOD"',
             "line 2: the file starts with '\"GOOD\"'; it must hold a JSON array of objects, or",
@@ -43,8 +43,14 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
             b"[\n[GOOD],\n",
             "line 6, record 1: the record is not JSON: Expecting value at line 6",
         ),
-        (b"[\n[GOOD],\n]", "line 6, record 1: the record is not JSON: Expecting value at line 6"),
-        (b'[\n[GOOD], {\n"prompt": "x', "line 5, record 1: the record is not JSON: Unterminated"),
+        (
+            b"[\n[GOOD],\n]",
+            "line 2, record 0: found ']' at line 6 column 1 after a comma; the last",
+        ),
+        (
+            b'[\n[GOOD], {\n"prompt": "x',
+            "line 5, record 1: the record is not JSON: Unterminated string starting at line 6",
+        ),
         (
             b'[\n{"prompt": ',
             "line 2, record 0: the record is not JSON: Expecting value at line 2 column 12; the "
@@ -113,6 +119,35 @@ def test_what_is_wrong_with_a_line_is_named_with_its_number(
     path.write_text(text.replace("LINE", LINE), encoding="utf-8")
     with pytest.raises(ValueError, match=f"bad.jsonl, .*{re.escape(named)}"):
         load_stream(f"jsonl:{path}")
+
+
+OTHER_KINDS = [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:bc\nsize 7\n", "`git lfs pull`"),
+    (b"/annex/objects/MD5E-s190--ab.json\n", "`git annex get` fetches it"),
+    (b"PAR1\x15\x04", "is Parquet: pandas.read_parquet(FILE).to_json('facts.jsonl', orient="),
+    (b"PK\x03\x04\x14\x00", "is a zip archive: unpack it"),
+    (b"BZh91AY", "is compressed by bzip2: unpack it, or compress it by gzip"),
+    (b"\x80\x04\x95", "is a pickle, which can run code and is not read"),
+    (b"\n<!DOCTYPE html>\n<p>Sign in", "is a web page, not the data"),
+    (b"facts.json".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive: unpack it"),
+    (
+        b'prompt,"target new",id\r\n"a, b",c,1\r\n',
+        'a table of prompt, "target new", id: pandas.read_',
+    ),
+    (b"prompt\ttarget\nx\ty\n", "is a table of prompt, target: pandas.read_table(FILE)"),
+]
+
+
+@pytest.mark.parametrize(("content", "said"), OTHER_KINDS)
+def test_a_file_of_another_kind_is_told_as_what_it_is(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    for number, each in enumerate([content, gzip.compress(content)]):
+        path = tmp_path / f"{number}"
+        path.write_bytes(each)
+        with pytest.raises(ValueError, match=f"{path}, line 1: the file is .*; it must") as error:
+            read_records(path)
+        assert said in str(error.value)
 
 
 RECORDS = [{"a": "\u2028 \x85\n"}, {"b": [" \ufeff", "\U0001f9ea" * 40]}, {"c": {"d": 7}}] * 3

@@ -21,7 +21,7 @@ from wise.edits import EditStream
 from wise.evaluation.fields import did_you_mean
 from wise.evaluation.formats import FORMATS
 from wise.evaluation.formats.own import write_jsonl
-from wise.evaluation.formats.published_files import recognised
+from wise.evaluation.formats.published_files import recognised, unfolded
 from wise.evaluation.json_records import read_records
 from wise.evaluation.loading_notes import LoadingNotes
 from wise.measures.text import by_number
@@ -96,7 +96,8 @@ def read_dataset(
     """
     format_name, path = named_file(spec)
     notes = LoadingNotes(skip_bad=skip_bad_records)
-    records = read_records(path, notes.refuse)
+    formats = {format_name: FORMATS[format_name]} if format_name else FORMATS
+    records = unfolded(read_records(path, notes.refuse), formats.values(), notes)
     if not format_name:
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)

@@ -1,9 +1,9 @@
 """The JSON objects of a file, one after the other, each with its line and number.
 
-A file is an array of objects, or holds one object a line (blank lines are skipped); gzip or plain;
-UTF-8 with or without a byte-order mark; its lines end in LF or CRLF. Lines count from 1, records
-from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a lone
-surrogate are errors. No more of a file is held than its longest record takes.
+A file is an array of objects, or one object, or holds one a line (blank lines are skipped); gzip
+or plain; UTF-8 with or without a byte-order mark; its lines end in LF or CRLF. Lines count from 1,
+records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a
+lone surrogate are errors. No more of a file is held than its longest record takes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from wise.evaluation.fields import Field, RecordError, shown_key
-from wise.measures.text import by_number
+from wise.evaluation.file_kinds import LONGEST_SIGNATURE, kind_of
 
-__all__ = ["read_records", "records_within"]
+__all__ = ["read_records"]
 
 _BLOCK = 1 << 20  # bytes
 _GZIP = b"\x1f\x8b"
@@ -33,6 +33,7 @@ _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 # A record is searched only where it may hold what is not JSON: constants, lone surrogates.
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NOT_JSON = "it is not JSON"
 _SHOWN = 40  # bytes of a file that is neither
 _NEARLY = 20  # characters before the end of what is read, where an error may be a cut word
 
@@ -65,15 +66,24 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
         return _array(_Window(path, chain([text], blocks)), path, refuse)
     if start[:1] == b"{":
         return _lines(chain([text], blocks), path, refuse)
+    needed = "it must hold a JSON array of objects, or one JSON object a line"
+    if kind := kind_of(_first_bytes(path)):
+        raise ValueError(f"{path}, line 1: the file {kind}; {needed}")
     try:
         start[:_LONGEST_CHARACTER].decode()
     except UnicodeDecodeError as error:
         if error.start == 0:
             raise ValueError(f"{place}: {_not_utf8(error)}") from error
-    raise ValueError(
-        f"{place}: the file starts with {_opening(start)!r}; it must hold a JSON array of objects, "
-        "or one JSON object a line"
-    )
+    raise ValueError(f"{place}: the file starts with {_opening(start)!r}; {needed}")
+
+
+def _first_bytes(path: Path) -> bytes:
+    found = b""
+    for block in _blocks(path):
+        found += block
+        if len(found) >= LONGEST_SIGNATURE:
+            break
+    return found.removeprefix(codecs.BOM_UTF8)[:LONGEST_SIGNATURE]
 
 
 def _opening(text: bytes) -> str:
@@ -218,7 +228,9 @@ def _array(window: _Window, path: Path, refuse: Callable[[RecordError], None]) -
             shown = repr(found) if found else "the end of the file"
             raise ValueError(f"{place}: found {shown} after the record, not ',' or ']'")
         window.move(window.at + 1)
-        window.next_character()
+        if window.next_character() == "]":
+            what = f"found ']' {window.where(window.at)} after a comma; the last record has none"
+            raise ValueError(f"{place}: {what}")
     window.move(window.at + 1)
     if found := window.next_character():
         raise ValueError(
@@ -233,7 +245,8 @@ def _decoded_in(window: _Window, decoder: _Repeats, place: str) -> tuple[Any, in
             return decoder.decode(window.text, window.at)
         except json.JSONDecodeError as error:
             if not (window.is_cut(error) and window.more()):
-                what = f"the record is not JSON: {error.msg} {window.where(error.pos)}"
+                told = error.msg.removesuffix(" at")
+                what = f"the record is not JSON: {told} {window.where(error.pos)}"
                 ends = "; the file ends before the record does" * window.ends_before(error)
                 raise ValueError(f"{place}: {what}{ends}") from error
         except (ValueError, RecursionError) as error:
@@ -250,7 +263,13 @@ def _lines(
         try:
             record = _decoded_line(line, decoder, f"{path}, line {number}, record {index}", number)
         except RecordError as error:
-            refuse(error if index else _told_of_file(error, path))
+            if not index and (one := _one_object(path)):
+                yield one
+                return
+            if not index and error.reason == _NOT_JSON:
+                what = f"{error.what}; a file that starts with '{{' holds one object, or one a line"
+                error = RecordError(error.place, what, error.reason)
+            refuse(error)
         else:
             yield record
         index += 1
@@ -276,7 +295,8 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
     except UnicodeDecodeError as error:
         raise RecordError(place, _not_utf8(error), "it is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise _not_json(place, f"{error.msg} at line {number} column {error.colno}") from error
+        told = error.msg.removesuffix(" at")
+        raise _not_json(place, f"{told} at line {number} column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise _not_json(place, str(error)) from error
     if rest := text[end:].strip(" \t\r\n"):
@@ -285,32 +305,16 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
 
 
 def _not_json(place: str, what: str) -> RecordError:
-    return RecordError(place, f"the record is not JSON: {what}", "it is not JSON")
+    return RecordError(place, f"the record is not JSON: {what}", _NOT_JSON)
 
 
-def _told_of_file(error: RecordError, path: Path) -> RecordError:
-    """The error of a file's first line; where that is not JSON, it says what the whole file is."""
-    if error.reason != "it is not JSON":
-        return error
+def _one_object(path: Path) -> Field | None:
+    """The object that is the whole file, over several lines; None where there is none."""
+    decoder = _Repeats()
     try:
-        whole = json.loads(b"".join(_blocks(path)).decode("utf-8-sig"))
+        text = b"".join(_blocks(path)).decode("utf-8-sig").strip()
+        value, end = decoder.decode(text, 0)
     except (ValueError, RecursionError):
-        return RecordError(
-            error.place, f"{error.what}; a file that starts with '{{' holds one object a line",
-            error.reason,
-        )  # fmt: skip
-    what = "the file is one object over several lines; it must be an array of records, or hold "
-    within = records_within(whole)
-    what += f"one record a line{'; ' * bool(within)}{within}"
-    return RecordError(error.place, what, error.reason)
-
-
-def records_within(whole: Mapping[str, Any]) -> str:
-    """How to get at the records of an object that holds them all; empty where it holds none."""
-    for key, value in whole.items():
-        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-            held = by_number(len(value), "record|records")
-            return f"its {shown_key(key)} holds {held}: keep that array alone"
-    if whole and all(isinstance(each, dict) for each in whole.values()):
-        return f"its {len(whole):,} values are records: keep them, in an array"
-    return ""
+        return None
+    place = f"{path}, line 1, record 0"
+    return _checked(value, decoder.keys, text, 0, end, place) if end == len(text) else None

@@ -12,10 +12,10 @@ from typing import TypeVar
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.fields import BlankTextError, Field, RecordError, did_you_mean, shown_key
 from wise.evaluation.formats.schema import ID_KEYS, Case, Keys, Schema
-from wise.evaluation.json_records import records_within
 from wise.evaluation.loading_notes import LoadingNotes
+from wise.measures.text import by_number
 
-__all__ = ["Format", "check_keys", "read_published", "recognised", "unused"]
+__all__ = ["Format", "check_keys", "read_published", "recognised", "unfolded", "unused"]
 
 _Kind = TypeVar("_Kind", bound=Keys)
 _MOST_LOOKED_AT = 100  # records, of which the first that fits one format tells it
@@ -136,7 +136,7 @@ def recognised(
     there = ", ".join(keys[:_MOST_KEYS]) or "none"
     more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
     reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
-    within = records_within(seen[0].members()) if len(seen) == 1 else ""
+    within = _records_within(seen[0], formats, read_by_some) if len(seen) == 1 else ""
     advice = within or "prompt and target are all that a record of the format jsonl needs"
     for key in seen[0].members():
         if key not in read_by_some and (meant := did_you_mean(key, read_by_some)):
@@ -145,6 +145,38 @@ def recognised(
         f"{seen[0].place}: no format is recognised by the keys {there}{more} ({reasons}); "
         f"{advice}; FORMAT:FILE names one of {', '.join(sorted(formats))}"
     )
+
+
+def unfolded(
+    records: Iterator[Field], formats: Iterable[Format], notes: LoadingNotes
+) -> Iterator[Field]:
+    """The records, or those that the only one holds: an object of objects, not of these formats."""
+    seen = list(islice(records, 2))
+    if len(seen) == 1 and (held := seen[0].members()):
+        tells = {key for each in formats for kind in each.kinds for key in kind.tells}
+        if all(isinstance(each, dict) for each in held.values()) and tells.isdisjoint(held):
+            file = seen[0].place.rpartition(", record")[0]
+            seen = [Field(each, f"{file}, record {n}") for n, each in enumerate(held.values())]
+            notes.add("record|records of one object, whose keys are not read", len(seen))
+    return chain(seen, records)
+
+
+def _records_within(
+    holder: Field, formats: Mapping[str, Format], read_by_some: Collection[str]
+) -> str:
+    """How to get at the records of an object that holds nothing but arrays of them, and plain
+    values; empty for any other."""
+    arrays = {key: v for key, v in holder.members().items() if isinstance(v, dict | list)}
+    for array in arrays.values():
+        first = array[0] if isinstance(array, list) and array else None
+        if not isinstance(first, dict) or all(
+            misfit for _, _, misfit in _misfits(Field(first, ""), formats, read_by_some)
+        ):
+            return ""
+    for key, array in arrays.items():
+        held = by_number(len(array), "record|records")
+        return f"its {shown_key(key)} holds {held}: keep that array alone"
+    return ""
 
 
 def _misfits(
