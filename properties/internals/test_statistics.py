@@ -1,9 +1,7 @@
 """Laws of `wise.measures.statistics`: errors stay at or below what is stated, and verdicts say why.
 
-Independent scores have few outcomes: their error rates are sums over them, without simulation.
-Clustered scores are simulated from fixed seeds, 2,000 samples a setting, each side of the interval
-stated to be wrong 5 % of the time; a setting fails where the exact binomial test of that has
-p < 1e-4. So of right methods 1 in 10,000 would fail, and of those wrong 8 % of the time 19 in 20.
+Independent scores have few outcomes: their error rates are sums over them, without simulation. How
+often clustered ones err is measured in `properties/meta/test_calibration.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from wise.measures.verdicts import Verdict, judge, n_to_decide
 
 pytestmark = pytest.mark.internals
 
-Setting = tuple[int, tuple[int, ...], float, float]
 law = settings(deadline=None, max_examples=80)
 shares = st.integers(0, 100).map(lambda percent: percent / 100)
 some_scores = st.lists(st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]), min_size=1, max_size=30)
@@ -32,32 +29,6 @@ some_scores = st.lists(st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 1.0]), min_size=1
 
 def zeros_and_ones(n_right: int, n: int) -> list[float]:
     return [1.0] * n_right + [0.0] * (n - n_right)
-
-
-def is_refused(n_wrong: int, n: int = 2_000, stated: float = 0.05) -> bool:
-    return binomtest(n_wrong, n, stated, alternative="greater").pvalue < 1e-4
-
-
-def draw_clustered(
-    generator: np.random.Generator, n_clusters: int, sizes: tuple[int, ...], mean: float, icc: float
-) -> tuple[list[float], list[int]]:
-    """0/1 scores of `mean`, and their clusters, of which (1 - mean) icc are wrong altogether."""
-    size = generator.choice(sizes, n_clusters)
-    lost = (1 - mean) * icc
-    right = np.where(generator.random(n_clusters) < lost, 0, mean / (1 - lost))
-    scores = generator.random(size.sum()) < np.repeat(right, size)
-    return scores.astype(float).tolist(), np.repeat(np.arange(n_clusters), size).tolist()
-
-
-CLUSTERED = [
-    (100, (1, 1, 1, 2), 0.95, 1.0),
-    (100, (1, 1, 2, 2, 3, 4), 0.9, 0.6),
-    (100, (2,), 0.9, 0.5),
-    (30, (5,), 0.8, 0.3),
-    (10, (2,), 0.5, 1.0),
-    (60, (1, 1, 1, 2, 3, 8), 0.8, 0.6),
-    (100, (2,), 0.8, 0.0),
-]
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
@@ -94,15 +65,6 @@ def test_no_bound_of_two_valued_scores_is_wrong_more_often_than_stated(
         assert rates[highs < mean].sum() <= 0.025 + 1e-9
 
 
-@pytest.mark.parametrize("setting", CLUSTERED, ids=str)
-def test_no_bound_of_clustered_scores_is_wrong_more_often_than_stated(setting: Setting) -> None:
-    generator, mean = np.random.default_rng(0), setting[2]
-    samples = [draw_clustered(generator, *setting) for _ in range(2_000)]
-    found = [interval(scores, clusters, confidence=0.9) for scores, clusters in samples]
-    assert not is_refused(sum(low > mean for low, _ in found))
-    assert not is_refused(sum(high < mean for _, high in found))
-
-
 @law
 @given(items=st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 6)), min_size=1))
 def test_clusters_are_worth_n_by_the_design_effect_with_a_right_and_a_wrong_one_added(
@@ -123,20 +85,6 @@ def test_clusters_are_worth_n_by_the_design_effect_with_a_right_and_a_wrong_one_
     assert interval(scores.tolist(), clusters.tolist()) == pytest.approx(expected, abs=1e-9)
 
 
-def test_leaving_the_clusters_out_would_be_seen() -> None:
-    generator = np.random.default_rng(0)
-    samples = [draw_clustered(generator, 30, (5,), 0.8, 0.3)[0] for _ in range(2_000)]
-    assert is_refused(sum(interval(scores, confidence=0.9).low > 0.8 for scores in samples))
-
-
-def test_clusters_that_do_not_matter_widen_the_interval_by_less_than_a_tenth() -> None:
-    generator = np.random.default_rng(0)
-    samples = [draw_clustered(generator, 100, (2,), 0.8, 0.0) for _ in range(200)]
-    found = np.array([[interval(scores, each), interval(scores)] for scores, each in samples])
-    clustered, independent = (found[..., 1] - found[..., 0]).mean(axis=0)
-    assert clustered < 1.1 * independent
-
-
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.95])
 @pytest.mark.parametrize("n", [20, 100])
 def test_a_verdict_is_wrong_at_most_one_time_in_twenty(threshold: float, n: int) -> None:
@@ -144,15 +92,6 @@ def test_a_verdict_is_wrong_at_most_one_time_in_twenty(threshold: float, n: int)
     outcomes = [judge(zeros_and_ones(k, n), threshold).outcome for k in range(n + 1)]
     for wrong in ("pass", "fail"):  # a pass is wrong just below the threshold, a fail at it
         assert sum(r for r, o in zip(rates, outcomes, strict=True) if o == wrong) <= 0.05
-
-
-@pytest.mark.parametrize("setting", CLUSTERED[:3], ids=str)
-def test_a_clustered_verdict_is_wrong_at_most_one_time_in_twenty(setting: Setting) -> None:
-    generator, threshold = np.random.default_rng(1), setting[2]
-    samples = [draw_clustered(generator, *setting) for _ in range(2_000)]
-    found = [judge(scores, threshold, clusters=each).outcome for scores, each in samples]
-    assert not is_refused(found.count("pass"))
-    assert not is_refused(found.count("fail"))
 
 
 @pytest.mark.parametrize(("mean", "outcome"), [(0.98, "pass"), (0.78, "fail")])

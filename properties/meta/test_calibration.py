@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from typing import Literal
 
 import numpy as np
@@ -99,7 +99,7 @@ def test_no_verdict_on_clustered_items_is_wrong_more_often_than_stated(threshold
             assert not is_refused(found.count(outcome)), (distance, outcome)
 
 
-EVEN, SKEWED, ONE_LARGE = (5,), (1, 1, 1, 2, 3, 8), (1, 1, 1, 1, 1, 30)
+EVEN, PAIRS, SKEWED, ONE_LARGE = (5,), (2,), (1, 1, 1, 2, 3, 8), (1, 1, 1, 1, 1, 30)
 
 
 def clustered(n_clusters: int, sizes: tuple[int, ...], mean: float, icc: float) -> Iterator[Draw]:
@@ -133,6 +133,18 @@ def test_no_bound_of_a_clustered_mean_is_wrong_more_often_than_stated(
 def test_a_cluster_of_thirty_times_the_others_costs_two_percent_at_most(mean: float) -> None:
     missed = n_means_missed(clustered(300, ONE_LARGE, mean, 0.4), mean)
     assert not any(is_refused(n_wrong, stated=0.07) for n_wrong in missed)
+
+
+def test_an_interval_that_left_out_the_clusters_would_be_seen() -> None:
+    draws = (Draw(draw.scores) for draw in clustered(30, EVEN, 0.8, 0.3))
+    assert is_refused(n_means_missed(draws, 0.8)[0])
+
+
+def test_clusters_that_do_not_matter_widen_the_interval_by_less_than_a_tenth() -> None:
+    draws = islice(clustered(100, PAIRS, 0.8, 0), 200)
+    found = np.array([[interval(*draw), interval(draw.scores)] for draw in draws])
+    of_clusters, independent = np.ptp(found, axis=-1).mean(axis=0)
+    assert of_clusters < 1.1 * independent
 
 
 def korn_graubard(draw: Draw) -> tuple[float, float]:
