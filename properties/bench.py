@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.models import LoadedModel
-from properties.findings import Broken, Unasked
+from properties.findings import Broken, Unasked, remade
 from properties.surroundings import Surroundings
-from wise.editor import Editor, EditorFactory, Persistent, Routed
+from wise.editor import Editor, EditorFactory, Persistent, Retrieves, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
 from wise.lm.decoding import Answer, Reader, Unedited
@@ -212,11 +212,19 @@ class Bench:
         batch = self.batch(prompts)
         return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
 
+    def activations(self, editor: Routed, prompts: Sequence[str]) -> Tensor:
+        """[B]: the routing activation of each prompt, all in one batch."""
+        batch = self.batch(prompts)
+        return editor.routing_activation(batch.input_ids, batch.attention_mask)
+
     def opens(self, editor: Routed, prompts: Sequence[str]) -> list[bool]:
         """Whether each prompt is routed to an edit."""
+        return [float(each) > editor.threshold for each in self.activations(editor, prompts)]
+
+    def opened(self, editor: Retrieves, prompts: Sequence[str]) -> Sequence[tuple[Edit, ...]]:
+        """The edits of the memory that each prompt opens."""
         batch = self.batch(prompts)
-        activation = editor.routing_activation(batch.input_ids, batch.attention_mask)
-        return [float(each) > editor.threshold for each in activation]
+        return editor.retrieved(batch.input_ids, batch.attention_mask)
 
     def ask(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
         """Free-run answers."""
@@ -245,10 +253,7 @@ class Bench:
         """
         key = tuple(map(tuple, turns)), tuple(edits)
         if key not in self._held:
-            self._control.reset()
-            for turn in turns:
-                self._control.edit(turn)
-            self._held[key] = self.says(self._control, edits)
+            self._held[key] = self.says(remade(self._control, turns), edits)
         return self._held[key]
 
     @cached_property

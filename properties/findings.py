@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,11 +12,12 @@ from wise.editor import Editor, Erasable
 from wise.edits import Edit
 
 __all__ = [
-    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "require",
-    "take_back", "tolerance",
+    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "remade", "require",
+    "require_error", "take_back", "tolerance",
 ]  # fmt: skip
 
 _Law = TypeVar("_Law", bound=Callable[..., Any])
+_Editor = TypeVar("_Editor", bound=Editor)
 
 # Times the dtype's machine epsilon and the largest logit.
 _TOLERANCES = {
@@ -61,6 +62,27 @@ def require(holds: bool, message: str) -> None:
     """Raise Broken with `message` unless the law `holds`."""
     if not holds:
         raise Broken(message)
+
+
+def require_error(call: Callable[[], object], what: str, *kinds: type[Exception]) -> Exception:
+    """The error of `call`, one of `kinds` with a reason; Broken says of `what` where it is not."""
+    needed = f"a {' or '.join(kind.__name__ for kind in kinds)} that names what is wrong"
+    try:
+        call()
+    except kinds as error:
+        require(bool(str(error).strip()), f"{what} is refused without a reason; needed: {needed}")
+        return error
+    except Exception as error:
+        raise Broken(f"{what} ends in {type(error).__name__}: {error}; needed: {needed}") from error
+    raise Broken(f"{what} is accepted; needed: {needed}")
+
+
+def remade(editor: _Editor, turns: Iterable[Sequence[Edit]]) -> _Editor:
+    """`editor` after a reset and these turns."""
+    editor.reset()
+    for turn in turns:
+        editor.edit(turn)
+    return editor
 
 
 def take_back(editor: Editor, edits: Sequence[Edit], since: str = "") -> None:

@@ -145,8 +145,7 @@ def check_retrieval(bench: Bench) -> str:
     assert isinstance(editor, Retrieves)
     asked = [(edit.prompt, edit) for edit in edits]
     asked += [(text, edit) for edit in bench.stream.live() for text in edit.paraphrases]
-    batch = bench.batch([prompt for prompt, _ in asked])
-    opened = editor.retrieved(batch.input_ids, batch.attention_mask)
+    opened = bench.opened(editor, [prompt for prompt, _ in asked])
     if all(len(memory) in (0, len(edits)) for memory in opened):
         raise Unasked(f"one memory holds all {len(edits)} edits; there is nothing to retrieve")
     found = [
@@ -183,16 +182,16 @@ def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
 def check_router_needs_no_shortcut(bench: Bench) -> str:
     """Far probes stay separated without the words that they share with the background."""
     far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"]
-    asked = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
-    shortcut = _shared_beginning(far, [*bench.background.texts, *asked]) if far else ""
+    seen = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
+    shortcut = _shared_beginning(far, [*bench.background.texts, *seen]) if far else ""
     if not shortcut:
         raise Unasked("far probes share no beginning with the background")
     edits = bench.edits(20, least=2)
     editor = bench.editor(edits)
     assert isinstance(editor, Routed)
     stripped = [text.removeprefix(shortcut).strip() for text in far if text.startswith(shortcut)]
-    batches = (bench.batch(texts) for texts in ([edit.prompt for edit in edits], stripped))
-    values = [editor.routing_activation(b.input_ids, b.attention_mask).tolist() for b in batches]
+    asked = [edit.prompt for edit in edits], stripped
+    values = [bench.activations(editor, texts).tolist() for texts in asked]
     found = separate(*values, threshold=editor.threshold, seed=bench.seed)
     judged = found.judge(bench.thresholds["separation-far"])
     text = f"without {shortcut!r}, with which far probes and background begin, {found.describe()}"

@@ -276,21 +276,14 @@ def check_a_route_does_not_depend_on_the_batch(bench: Bench) -> None:
             f"{'an edit' if found else 'no edit'} in a batch of {len(prompts)} rows",
         )
     if isinstance(editor, Retrieves):
-        opened = [_opened(bench, editor, [prompt])[0] for prompt in prompts]
-        rows = zip(prompts, _opened(bench, editor, prompts), opened, strict=True)
-        other = [prompt for prompt, one, two in rows if one != two]
+        opened = [bench.opened(editor, [prompt])[0] for prompt in prompts]
+        rows = zip(prompts, bench.opened(editor, prompts), opened, strict=True)
+        other = [prompt for prompt, one, two in rows if {*one} != {*two}]
         require(
             not other,
             f"{len(other)} of {len(prompts)} prompts open another memory together than alone, "
             f"first {other[0] if other else ''!r}",
         )
-
-
-def _opened(bench: Bench, editor: Retrieves, prompts: Sequence[str]) -> list[set[str]]:
-    """The prompts of the edits in the memory that each prompt opens."""
-    batch = bench.batch(prompts)
-    found = editor.retrieved(batch.input_ids, batch.attention_mask)
-    return [{edit.prompt for edit in memory} for memory in found]
 
 
 @needs(Routed)

@@ -216,8 +216,7 @@ def check_a_name_that_holds_a_subject_is_another(bench: Bench) -> None:
         now = bench.says(editor, [replace(edit, prompt=prompt, subject="")
                                   for edit, prompt in pairs])  # fmt: skip
         texts = [edit.prompt for edit, _ in pairs], [prompt for _, prompt in pairs]
-        own, found = (editor.routing_activation(each.input_ids, each.attention_mask)
-                      for each in map(bench.batch, texts))  # fmt: skip
+        own, found = (bench.activations(editor, each) for each in texts)
         edit, prompt = pairs[0]
         require(
             not (all(now) and own.equal(found)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken
+from properties.findings import Broken, remade
 from wise.editor import Editor
 from wise.edits import Edit
 
@@ -17,10 +17,7 @@ __all__ = ["check_the_id_of_an_edit_changes_no_answer"]
 
 def _after(bench: Bench, editor: Editor, turns: Iterable[Sequence[Edit]]) -> Tensor:
     """[B V]: what `editor` answers after these turns alone."""
-    editor.reset()
-    for turn in turns:
-        editor.edit(turn)
-    return bench.logits(editor, bench.prompts)
+    return bench.logits(remade(editor, turns), bench.prompts)
 
 
 def check_the_id_of_an_edit_changes_no_answer(bench: Bench) -> None:

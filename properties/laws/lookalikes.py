@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fixtures.lexicon import EVENTS, OPENINGS
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, close, needs, require
+from properties.findings import Broken, Unasked, close, needs, remade, require
 from properties.laws.texts import accented
 from wise.editor import Editor, Routed
 from wise.edits import Edit
@@ -86,9 +86,8 @@ def check_a_question_in_another_script_is_read(bench: Bench) -> None:
     for edit, prompt in zip(edits, asked, strict=True):
         editor = bench.editor([replace(edit, prompt=prompt, subject="")])
         assert isinstance(editor, Routed)
-        batches = [bench.batch([f"{_BEFORE} {text}"]) for text in (prompt, _OTHER_LETTERS)]
-        one, other = (editor.routing_activation(each.input_ids, each.attention_mask)
-                      for each in batches)  # fmt: skip
+        one, other = (bench.activations(editor, [f"{_BEFORE} {text}"])
+                      for text in (prompt, _OTHER_LETTERS))  # fmt: skip
         alike += torch.equal(one, other)
     require(
         alike < len(edits),
@@ -147,10 +146,8 @@ def _differ(bench: Bench, one: Edit, other: Edit) -> bool:
 
 def _mixed_up(bench: Bench, editor: Editor, pair: Sequence[Edit]) -> str:
     """What is wrong where both prompts are answered by one of the targets; "" where not."""
-    editor.reset()
-    for edit in pair:
-        editor.edit([edit])
-    texts = [answer.text for answer in bench.ask(editor, [edit.prompt for edit in pair])]
+    answers = bench.ask(remade(editor, ([e] for e in pair)), [edit.prompt for edit in pair])
+    texts = [answer.text for answer in answers]
     taken = [edit for edit in pair if all(bench.same_text(text, edit.target) for text in texts)]
     if not taken:
         return ""

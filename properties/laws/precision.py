@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, remade, require
 from wise.editor import Persistent, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
@@ -51,12 +51,9 @@ def check_edits_are_written_in_half_precision(bench: Bench) -> None:
     editors = bench.editor(), half.editor()
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        for editor in editors:
-            editor.reset()
-            for edit in edits:
-                editor.edit([edit])
+        own, other = (remade(editor, ([edit] for edit in edits)) for editor in editors)
         prompts = [edit.prompt for edit in edits]
-        rows = zip(edits, bench.says(editors[0], edits), half.ask(editors[1], prompts), strict=True)
+        rows = zip(edits, bench.says(own, edits), half.ask(other, prompts), strict=True)
         return [
             f"{edit.prompt!r}, edited to {edit.target!r} on the model in bfloat16, is answered "
             f"{answer.text!r}; in {bench.loaded.model.dtype} it is right"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, needs, require
+from properties.findings import Broken, Unasked, needs, require, require_error
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -45,16 +46,7 @@ def _unchecked(edit: Edit, **fields: Any) -> Edit:
 def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> None:
     """Require that `turn` raises ValueError, and that the editor then is bitwise as before."""
     before = bench.logits(editor, bench.few_prompts)
-    try:
-        editor.edit(turn)
-    except ValueError as error:
-        require(bool(str(error).strip()), f"{what} is refused with an empty ValueError")
-    except Exception as error:
-        raise Broken(
-            f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
-        ) from error
-    else:
-        raise Broken(f"{what} is accepted; needed: a ValueError that names what is wrong")
+    require_error(lambda: editor.edit(turn), what, ValueError)
     changed = not torch.equal(bench.logits(editor, bench.few_prompts), before)
     require(not changed, f"{what} is refused, but has changed the editor's answers")
 
@@ -130,17 +122,8 @@ def check_refuses_weights_that_are_not_numbers(bench: Bench) -> None:
     with torch.no_grad():
         for layer in range(lm.n_layers):
             lm.value_weight(layer)[0, 0] = float("nan")
-    what = "a model with NaN weights"
-    try:
-        bench.editor(bench.edits(1), model=model)
-    except (ValueError, ArithmeticError) as error:
-        require(bool(str(error).strip()), f"{what} is refused with an empty error")
-    except Exception as error:
-        raise Broken(
-            f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
-        ) from error
-    else:
-        raise Broken(f"{what} is edited; needed: a ValueError that names what is wrong")
+    edit = partial(bench.editor, bench.edits(1), model=model)
+    require_error(edit, "an edit of a model with NaN weights", ValueError, ArithmeticError)
 
 
 @needs(Layered)
@@ -153,16 +136,8 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
         raise Unasked("its factory takes no layer")
     for layer in (n_layers, -1):
         what = f"layer={layer} of a model with the layers 0..{n_layers - 1}"
-        try:
-            bench.editor(layer=layer)
-        except ValueError as error:
-            require(str(layer) in str(error), f"the refusal of {what} does not name it: {error}")
-        except Exception as error:
-            raise Broken(
-                f"{what} ends in {type(error).__name__}: {error}; needed: a ValueError"
-            ) from error
-        else:
-            raise Broken(f"{what} is accepted; needed: a ValueError")
+        error = require_error(partial(bench.editor, layer=layer), what, ValueError)
+        require(str(layer) in str(error), f"the refusal of {what} does not name it: {error}")
 
 
 def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:

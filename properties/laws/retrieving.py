@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from properties.bench import Bench
 from properties.findings import Broken, needs
-from wise.editor import Editor, Retrieves
+from wise.editor import Retrieves
 from wise.edits import Edit
 
 __all__ = ["check_a_prompt_opens_what_is_in_force"]
@@ -27,8 +28,9 @@ def check_a_prompt_opens_what_is_in_force(bench: Bench) -> None:
         anew, kept = edits[: len(edits) // 2], edits[len(edits) // 2 :]
         anew = [replace(edit, target=other.target) for edit, other in zip(anew, kept, strict=False)]
         in_force = [*kept, *anew]
-        alone = _opened(bench, bench.editor(in_force), in_force)
-        found = _opened(bench, bench.editor([*edits, *anew]), in_force)
+        prompts = [edit.prompt for edit in in_force]
+        editors = bench.editor(in_force), bench.editor([*edits, *anew])
+        alone, found = (bench.opened(cast(Retrieves, each), prompts) for each in editors)
         what = f"{len(edits)} edits, of which {len(anew)} were made anew with other targets"
         stale = {edit for memory in found for edit in memory} - set(in_force)
         if stale:
@@ -46,10 +48,3 @@ def check_a_prompt_opens_what_is_in_force(bench: Bench) -> None:
         ]
 
     bench.repeatedly(find, n=_N_EDITS)
-
-
-def _opened(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[tuple[Edit, ...]]:
-    """The edits of the memory that the prompt of each of `edits` opens."""
-    assert isinstance(editor, Retrieves)
-    batch = bench.batch([edit.prompt for edit in edits])
-    return editor.retrieved(batch.input_ids, batch.attention_mask)

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Broken, needs, require, take_back
+from properties.findings import Broken, needs, remade, require, take_back
 from properties.laws.batches import questions
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from properties.surroundings import full_disk
@@ -130,8 +130,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
                         editor.edit([unusual])
                         taken.append(unusual.prompt)
             if n == len(paths) - 1:
-                editor.reset()
-                editor.edit(edits)
+                remade(editor, [edits])
             with chdir(root):
                 if n == _SAVED_AGAIN:
                     _save_before_a_removal(editor, path, edits[n % len(edits)])
@@ -196,14 +195,10 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
             _save(editor, folder / "unfinished")
         is_same = torch.equal(bench.logits(editor, asked), shown[1].logits[:, -1])
         require(is_same, "a state that could not be saved whole changes what the editor answers")
-        editor.reset()
-        for turn in (edits, [later]):
-            editor.edit(turn)
+        remade(editor, (edits, [later]))
         when = f"reset, and taught {len(edits)} edits in a turn and one more, not as at first: now"
         require_same(snapshot(bench, editor, asked), shown[1], when)
-        editor.reset()
-        editor.edit([own])
-        before = bench.logits(editor, asked[:3])
+        before = bench.logits(remade(editor, [[own]]), asked[:3])
         for what, damaged, n_allowed in _damages(folder):
             if _refused(editor, damaged, what):
                 is_same = torch.equal(bench.logits(editor, asked[:3]), before)
@@ -214,8 +209,7 @@ def check_a_damaged_state_is_refused(bench: Bench) -> None:
                 any(torch.equal(found.logits, each.logits) for each in shown[:n_allowed]),
                 f"{what} is loaded without an error, and is not what was saved; needed: an error",
             )
-            editor.reset()
-            editor.edit([own])
+            remade(editor, [[own]])
 
 
 def _damages(folder: Path) -> Iterator[tuple[str, Path, int]]:
@@ -376,9 +370,7 @@ def check_preparing_edits_changes_no_answer(bench: Bench) -> None:
         "in force and they were undone by a reset",
     )  # fmt: skip
     for turns in ([one], [two], [replace(one, target=two.target)], [two, one]):
-        editor.reset()
-        for edit in turns:
-            editor.edit([edit])
+        remade(editor, ([edit] for edit in turns))
         made = ", then ".join(f"{edit.prompt!r} to {edit.target!r}" for edit in turns)
         _require_as_unprepared(
             bench, editor, turns, f"edited {made}, with {len(edits)} edits prepared"

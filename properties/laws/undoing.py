@@ -6,10 +6,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from properties.bench import Bench, subject_in
-from properties.findings import Broken, Unasked, Undecided, needs, require, take_back
+from properties.findings import (
+    Broken,
+    Unasked,
+    Undecided,
+    needs,
+    remade,
+    require,
+    require_error,
+    take_back,
+)
 from properties.snapshots import (
     Snapshot,
     require_close,
@@ -34,8 +44,6 @@ __all__ = [
     "check_removing_the_newest_edits_undoes_them",
     "check_reset_restores_the_base_model",
 ]
-
-_Twin = Callable[[Edit, Edit], Edit]  # of an older edit, by another one
 
 _N_WORDINGS = 6
 _PLACES = ((0, 1), (4, 0), (1, 1), (1, 0, 1))  # of edits in force, that are removed together
@@ -73,9 +81,7 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
     for edit in (one, other, of_target):
         editor.edit([edit])
         expected.append(snapshot(bench, editor, asked))
-    editor.reset()
-    editor.edit([one])
-    editor.edit([other])
+    remade(editor, [[one], [other]])
 
     def remove(removed: Sequence[Edit], n_left: int) -> None:
         snapshot(bench, editor, asked)
@@ -89,9 +95,7 @@ def check_removing_the_newest_edits_undoes_them(bench: Bench) -> None:
     editor.edit([of_target, of_subject])
     for n_left, removed in ((3, of_subject), (2, of_target), (1, other), (0, one)):
         remove([removed], n_left)
-    editor.reset()
-    editor.edit([one])
-    editor.edit([other, of_target])
+    remade(editor, [[one], [other, of_target]])
     remove([of_target, other], 1)
 
 
@@ -143,25 +147,17 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
         close = Edit(wordings[0], target, subject_in(one, wordings[0]))
         pair = (f"of two edits of one question, {one.prompt!r} and then {close.prompt!r} with "
                 f"{answer} answer,")  # fmt: skip
-        take_back(_made(editor, [one, close]), [close])
+        take_back(remade(editor, [[one], [close]]), [close])
         when = f"{pair} the second was removed, and not as if never made: now"
         require_close(snapshot(bench, editor, asked), alone, when)
         editor.edit([other])
         later.append(snapshot(bench, editor, asked))
         when = f"{pair} the second was removed, and shows in a third that was made then: now"
         require_close(later[-1], later[0], when)
-        expected = snapshot(bench, _made(editor, [close]), asked)
-        take_back(_made(editor, [one, close]), [one])
+        expected = snapshot(bench, remade(editor, [[close]]), asked)
+        take_back(remade(editor, [[one], [close]]), [one])
         when = f"{pair} the first was removed, and not as if never made: now"
         require_same_answers(snapshot(bench, editor, asked), expected, when)
-
-
-def _made(editor: Editor, edits: Sequence[Edit]) -> Editor:
-    """`editor` with these edits alone, made one by one."""
-    editor.reset()
-    for edit in edits:
-        editor.edit([edit])
-    return editor
 
 
 def _of_target(older: Edit, other: Edit) -> Edit:
@@ -287,15 +283,8 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     def refuse(edits: Sequence[Edit], what: str) -> None:
         assert isinstance(editor, Erasable)
         before = snapshot(bench, editor)
-        try:
-            editor.remove(edits)
-        except (KeyError, ValueError) as error:
-            require(bool(str(error).strip()), f"the removal of {what} is refused without a reason")
-        except Exception as error:
-            raise Broken(f"the removal of {what} ends in {type(error).__name__}: {error}; needed: "
-                         "KeyError or ValueError") from error  # fmt: skip
-        else:
-            raise Broken(f"the removal of {what} raises no error; needed: KeyError or ValueError")
+        remove = partial(editor.remove, edits)
+        require_error(remove, f"the removal of {what}", KeyError, ValueError)
         when = f"the removal of {what} was refused, and changed something all the same: now"
         require_same(snapshot(bench, editor), before, when)
 

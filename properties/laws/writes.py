@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 
 from scipy.stats import binom
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from fixtures.candidates import plain_prompt
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, require
+from properties.findings import Broken, Unasked, remade, require
 from properties.laws.texts import accented
 from wise.edits import Edit
 
@@ -60,46 +60,48 @@ def _singly(edits: Sequence[Edit]) -> list[list[Edit]]:
 def _unwritten(
     bench: Bench,
     pairs: Sequence[tuple[Edit, Edit]],
-    turns: Turns,
-    control: Turns,
     stale: Callable[[Edit], Sequence[str]],
     *,
+    turns: Turns | None = None,
+    control: Turns | None = None,
     ask: bool = False,
     paired: bool = True,
 ) -> Iterator[tuple[Edit, str, bool]]:
     """Of `pairs` (an edit, and what it is in `control`), those not written after `turns`.
 
-    Such an edit gets a `stale` answer, as any other one may come from a disturbance, and holds
-    after `control`; or, unless `paired`, it does not hold there either, which is the last value.
-    With `ask`, all are asked after every turn.
+    Both make each edit in a turn of its own, unless they are given. An edit that is not written
+    gets a `stale` answer, as any other one may come from a disturbance, and holds after `control`;
+    or, unless `paired`, it does not hold there either, which is the last value. With `ask`, all are
+    asked after every turn.
     """
-    held = bench.held(control, [other for _, other in pairs])
+    edits, others = ([pair[n] for pair in pairs] for n in (0, 1))
+    held = bench.held(_singly(others) if control is None else control, others)
     editor = bench.editor()
-    prompts = [edit.prompt for edit, _ in pairs]
-    for turn in turns:
+    prompts = [edit.prompt for edit in edits]
+    for turn in _singly(edits) if turns is None else turns:
         editor.edit(turn)
         if ask:
             bench.ask(editor, prompts)
-    for (edit, _), is_held, answer in zip(pairs, held, bench.ask(editor, prompts), strict=True):
+    for edit, is_held, answer in zip(edits, held, bench.ask(editor, prompts), strict=True):
         is_stale = any(bench.same_text(answer.text, text) for text in stale(edit))
         is_lost = is_stale if is_held else not paired
         if is_lost and not bench.same_text(answer.text, edit.target):
             yield edit, answer.text, is_held
 
 
-def _base_answer(bench: Bench) -> Callable[[Edit], list[str]]:
-    """What the unedited model says to an edit's prompt."""
-    return lambda edit: [answer.text for answer in bench.base_answers([edit.prompt])]
+def _as_before(bench: Bench, *others: Edit) -> Callable[[Edit], list[str]]:
+    """What the unedited model says to an edit's prompt, and the targets of `others`."""
+    targets = [other.target for other in others]
+    return lambda edit: [bench.base_answers([edit.prompt])[0].text, *targets]
 
 
 def _last_of(bench: Bench, versions: Turns, *, ask: bool = False) -> list[str]:
     """What is wrong with prompts that are edited to each of `versions` in turn, one by one."""
     last = versions[-1]
     targets = {edit.prompt: [each[n].target for each in versions] for n, edit in enumerate(last)}
-    turns = [[edit] for version in versions for edit in version]
     found = _unwritten(
-        bench, [(edit, edit) for edit in last], turns, _singly(last),
-        lambda edit: targets[edit.prompt][:-1], ask=ask, paired=False,
+        bench, [(edit, edit) for edit in last], lambda edit: targets[edit.prompt][:-1],
+        turns=_singly([*chain(*versions)]), ask=ask, paired=False,
     )  # fmt: skip
     return [
         f"{edit.prompt!r}, edited to {' and then to '.join(map(repr, targets[edit.prompt]))}, is "
@@ -129,10 +131,7 @@ def check_the_last_write_wins_at_once(bench: Bench) -> None:
     looks = [(group, apart) for apart in range(1, _GROUP) for group in groups]
     for group, apart in looks:
         targets = [edit.target for edit in group]
-        editor.reset()
-        for edit in group:
-            editor.edit([edit])
-        held = bench.says(editor, group)
+        held = bench.says(remade(editor, _singly(group)), group)
         for edit, target, is_held in zip(
             group, targets[apart:] + targets[:apart], held, strict=True
         ):
@@ -180,10 +179,9 @@ def check_a_repeated_edit_is_still_written(bench: Bench) -> None:
     """An edit that is made a second time is not answered as if it had never been made."""
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        found = _unwritten(
-            bench, [(edit, edit) for edit in edits], [*_singly(edits), *_singly(edits)],
-            _singly(edits), _base_answer(bench),
-        )  # fmt: skip
+        twice = _singly([*edits, *edits])
+        pairs = [(edit, edit) for edit in edits]
+        found = _unwritten(bench, pairs, _as_before(bench), turns=twice)
         return [
             f"{edit.prompt!r}, edited to {edit.target!r} twice, is answered {text!r}, as by the "
             "unedited model; edited once, it is right"
@@ -206,9 +204,7 @@ def check_a_mass_turn_writes_all_of_its_edits(bench: Bench) -> None:
         lost: dict[int, str] = dict.fromkeys(range(size), "")  # by place, the prompts lost there
         for k in range(n_tries):
             turn = [edits[(k + place) % len(edits)] for place in range(size)]
-            editor.reset()
-            editor.edit(turn)
-            right = bench.says(editor, turn)
+            right = bench.says(remade(editor, [turn]), turn)
             lost = {place: turn[place].prompt for place in lost if not right[place]}
             if not lost:
                 break
@@ -260,16 +256,12 @@ def check_every_edit_of_a_turn_leaves_its_mark(bench: Bench) -> None:
     """
     one, other, *_ = bench.edits(least=2)
     editor, alike = bench.editor(), _alike(bench, one, other)
-    batch = bench.batch([edit.prompt for edit in (one, *alike.values())])
+    prompts = [edit.prompt for edit in (one, *alike.values())]
 
     def after(*turns: Sequence[Edit]) -> Tensor:
-        editor.reset()
-        for turn in turns:
-            editor.edit(turn)
-        return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
+        return bench.logits(remade(editor, turns), prompts)
 
-    base = bench.base.logits(batch.input_ids, batch.attention_mask)[:, -1]
-    alone = after([one])
+    base, alone = bench.logits(bench.base, prompts), after([one])
     for shared, edit in reversed(alike.items()):
         of_it, both = after([edit]), dict[str, Tensor]()
         if shared not in _IN_TWO_TURNS:
@@ -298,13 +290,9 @@ def check_a_known_edit_takes_no_other_with_it(bench: Bench) -> None:
     """
     one, new, other, *_ = bench.edits(3)
     editor = bench.editor()
-    batch = bench.batch([edit.prompt for edit in (one, new)])
 
     def after(*turns: Sequence[Edit]) -> Tensor:
-        editor.reset()
-        for turn in turns:
-            editor.edit(turn)
-        return editor.logits(batch.input_ids, batch.attention_mask)[:, -1]
+        return bench.logits(remade(editor, turns), [one.prompt, new.prompt])
 
     before, both = after([one]), after([one], [new])
     if both.equal(before) or both.equal(after([new])):
@@ -358,7 +346,7 @@ def check_edits_of_one_subject_hold_together(bench: Bench) -> None:
             turns += [[edit, second]] if in_one_turn else [[edit], [second]]
             control += [[edit, other]] if in_one_turn else [[edit], [other]]
         pairs = [(turn[0], turn[0]) for turn in turns if turn[0] in edits]
-        lost = _unwritten(bench, pairs, turns, control, _base_answer(bench))
+        lost = _unwritten(bench, pairs, _as_before(bench), turns=turns, control=control)
         return [
             f"{edit.prompt!r} is edited to {edit.target!r}, and then "
             f"{seconds[edit].prompt!r}, of the same subject; the first "
@@ -378,8 +366,7 @@ def check_edits_to_one_target_hold_together(bench: Bench) -> None:
         pairs = [(replace(edit, target=target), other)
                  for edit, other in zip(edits, _other_targets(edits), strict=True)
                  if edit.ground_truth != target]  # fmt: skip
-        turns, control = (_singly(each) for each in zip(*pairs, strict=True))
-        found = _unwritten(bench, pairs, turns, control, _base_answer(bench))
+        found = _unwritten(bench, pairs, _as_before(bench))
         return [f"{edit.prompt!r}, edited like {len(pairs) - 1} other prompts to {edit.target!r}, "
                 f"is answered {text!r}, as by the unedited model; to a target of its own, it is "
                 "right" for edit, text, _ in found]  # fmt: skip
@@ -419,8 +406,7 @@ def check_an_edit_without_a_subject_is_written(bench: Bench) -> None:
         pairs = [(replace(edit, subject=""), edit) for edit in edits if edit.subject]
         if not pairs:
             return []
-        turns, control = (_singly(each) for each in zip(*pairs, strict=True))
-        found = _unwritten(bench, pairs, turns, control, _base_answer(bench))
+        found = _unwritten(bench, pairs, _as_before(bench))
         return [f"{edit.prompt!r}, edited to {edit.target!r} without a subject, is answered "
                 f"{text!r}, as by the unedited model; with its subject, it is right"
                 for edit, text, _ in found]  # fmt: skip
@@ -436,13 +422,8 @@ def check_a_turn_of_mixed_lengths_is_written(bench: Bench) -> None:
         starts = [f"{unrelated_sentences(rng, n)} " if n else "" for n in range(len(edits))]
         mixed = [replace(edit, prompt=start + edit.prompt)
                  for edit, start in zip(edits, starts, strict=True)]  # fmt: skip
-        targets = [edit.target for edit in edits]
-
-        def stale(edit: Edit) -> list[str]:
-            return [*_base_answer(bench)(edit), *targets]
-
         pairs = [(edit, edit) for edit in mixed]
-        found = _unwritten(bench, pairs, [mixed], _singly(mixed), stale)
+        found = _unwritten(bench, pairs, _as_before(bench, *edits), turns=[mixed])
         return [f"{edit.prompt!r}, edited to {edit.target!r} in a turn of prompts of mixed "
                 f"lengths, is answered {text!r}; in a turn of its own, it is right"
                 for edit, text, _ in found]  # fmt: skip
@@ -462,9 +443,8 @@ def check_the_first_edits_outlive_many_others(bench: Bench) -> None:
 
     def find(edits: Sequence[Edit]) -> list[str]:
         pairs = [(edit, edit) for edit in edits]
-        found = _unwritten(
-            bench, pairs, [edits, others], [edits, others[:_FEW]], _base_answer(bench)
-        )
+        turns, control = [edits, others], [edits, others[:_FEW]]
+        found = _unwritten(bench, pairs, _as_before(bench), turns=turns, control=control)
         return [f"{edit.prompt!r}, edited to {edit.target!r} and followed by {_MANY} other edits, "
                 f"is answered {text!r}, as by the unedited model; followed by {_FEW}, it is right"
                 for edit, text, _ in found]  # fmt: skip
@@ -480,13 +460,7 @@ def check_edits_that_begin_alike_are_kept_apart(bench: Bench) -> None:
 
     def find(edits: Sequence[Edit]) -> list[str]:
         pairs = [(replace(edit, prompt=start + edit.prompt), edit) for edit in edits]
-        turns, control = (_singly(each) for each in zip(*pairs, strict=True))
-        targets = [edit.target for edit in edits]
-
-        def stale(edit: Edit) -> list[str]:
-            return [*_base_answer(bench)(edit), *targets]
-
-        found = _unwritten(bench, pairs, turns, control, stale)
+        found = _unwritten(bench, pairs, _as_before(bench, *edits))
         return [f"{edit.prompt!r} is edited to {edit.target!r} among prompts with the same "
                 f"beginning, and is answered {text!r}; without the beginning, it is right"
                 for edit, text, _ in found]  # fmt: skip
