@@ -346,7 +346,10 @@ class Bench:
             wrong = find([edits[(begin + k) % len(edits)] for k in range(n)])
             if len(wrong) <= n // 3:
                 return
-        raise Broken(f"{wrong[0]} (so {len(wrong)} of {n} edits, and {n_sets} sets of edits)")
+        raise Broken(
+            f"{wrong[0]} ({len(wrong)} of {n} edits are wrong so, and in each of {n_sets} sets of "
+            "edits more than a third; needed: a third at most)"
+        )
 
     def saved_copy(self, editor: Persistent, folder: Any) -> Editor:
         """Another editor that has loaded what `editor` saved."""

@@ -133,8 +133,8 @@ def check_one_letter_makes_another_name(bench: Bench) -> None:
                 n_mixed_up += 1
             require(
                 n_mixed_up < needed,
-                f"names that differ in {kind} are taken for one: {wrong} (so {n_mixed_up} pairs of "
-                f"{n_mixed_up}); each edit alone is right",
+                f"names that differ in {kind} are taken for one: {wrong}; each edit alone is right "
+                f"(so it is with all {n_mixed_up} pairs tried)",
             )
 
 

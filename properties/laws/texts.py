@@ -225,7 +225,7 @@ def _each_is_written(bench: Bench, variants_of: _VariantsOf, field: str) -> str:
             require(
                 len(lost) < needed,
                 f"an edit with a {field} {kind} is not written: {''.join(lost[:1])} "
-                f"(so {len(lost)} edits of {len(lost)})",
+                f"(nor in any of the {len(lost)} edits tried)",
             )
         else:
             unjudged.append(kind)
