@@ -106,6 +106,17 @@ PLANTED = {
 }  # fmt: skip
 
 
+def test_a_fault_is_told_by_its_number() -> None:
+    told = [
+        str(*lint(changed(BO, target="Boville "))),
+        str(*lint(changed(BO, prompt="Bo lives in "))),
+    ]
+    assert [each.partition(";")[0] for each in told] == [
+        "1 of 12 edits begins or ends the target with a space",
+        "1 of 12 edits begins or ends the prompt with a space",
+    ]
+
+
 EXPECTED = {
     "contradicted-edit": 7, "shared-paraphrase": 10, "shared-probe": 2,
     "contradicted-paraphrase": 10, "shortcut": 1912, "no-change": 35, "target-in-prompt": 7,

@@ -34,8 +34,8 @@ _NOTES = ("shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-s
 _UNSEEN = {
     "hidden-character": "edits has|have a character in the {} that cannot be seen; a text that "
     "looks the same has other tokens",
-    "outer-space": "edits begins|begin or end the {} with a space; texts are taken as they are, "
-    "and it has tokens of its own",
+    "outer-space": "edits begins|begin or ends|end the {} with a space; texts are taken as they "
+    "are, and it has tokens of its own",
     "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
     "that looks the same has other tokens",
 }
@@ -44,7 +44,7 @@ _TELLING = 0.95  # least difference of two shares that tells one group from the 
 _MOST_NAMED = 5  # edits that one example names
 _SHOWN = 60  # letters of a text in an example
 _BY_NUMBER = re.compile(  # the verb of one, and of several
-    r"\b(is|has|shares|writes|names|holds|begins)\|(are|have|share|write|name|hold|begin)\b"
+    r"\b(is|has|shares|writes|names|holds|begins|ends)\|(are|have|share|write|name|hold|begin|end)\b"
 )
 
 
