@@ -188,7 +188,7 @@ def perplexities(items: Items) -> list[str]:
 
 def quantities(items: Items) -> list[str]:
     """What is told of each series beside its scores, as in the terminal."""
-    table = items.table[items.table.metric.isin(REPORTED)]
+    table = items.table[items.table.metric.isin((*REPORTED, "portability"))]
     return [
         f"{label(str(key['editor']))} on {key['model']}, stream {key['stream']}: {told}"
         for key, own in groups(in_series(items, table), SERIES)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
+from wise.measures.estimates import bounded
 from wise.measures.rows import REPORTED
+from wise.measures.statistics import interval
 from wise.measures.text import by_number
 
 __all__ = ["Quantity", "told_of"]
 
 _Values = Mapping[Hashable, float]  # of the items of one kind at one T; NaN where excluded
 _TEXTS = {"": "text|texts of far probes", "-seen": "text|texts that the editor was given"}
+# Formats in which the questions about an edit that have one answer are one question, reworded.
+_REWORDED = frozenset({"mquake"})
 _MOST_LOG = 700.0  # above which exp overflows
 
 
@@ -33,13 +37,26 @@ class Quantity(NamedTuple):
 
 
 def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
-    """What is told of `rows`, of one or more runs of an editor; scores are passed over."""
+    """What is told of `rows`, of one or more runs of an editor.
+
+    Scores are passed over, but for those of a question that was asked in several wordings.
+    """
+    cases: defaultdict[int, defaultdict[Hashable, list[tuple[float, str]]]]
+    cases = defaultdict(lambda: defaultdict(list))
     found: defaultdict[str, defaultdict[int, dict[Hashable, float]]]
     found = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         if row.metric in REPORTED:
             kind = f"{row.when} {row.kind or row.metric}"
             found[kind][row.t][row.run, row.prompt] = math.nan if row.excluded else row.value
+        elif not row.excluded and _is_reworded(row):
+            cases[row.t][row.run, row.edit_id, row.expected].append((row.score, row.cluster))
+    if any(len(wordings) > 1 for case in cases.values() for wordings in case.values()):
+        yield Quantity(
+            "Multi-hop accuracy: cases of which any wording of the question is answered right, "
+            "free-run",
+            tuple(f"T={t}: {_multi_hop(cases[t].values())}" for t in sorted(cases)),
+        )
     for seen, texts in _TEXTS.items():
         if far := found[f"final divergence{seen}"]:
             before = found[f"unedited log-perplexity{seen}"][0]
@@ -56,6 +73,18 @@ def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
             "their paraphrases",
             tuple(f"T={t}: {_fluency(before, entropies[t])}" for t in sorted(entropies)),
         )
+
+
+def _is_reworded(row: Any) -> bool:
+    is_final = (row.metric, row.when, row.protocol) == ("portability", "final", "free")
+    return is_final and row.stream.partition(":")[0] in _REWORDED
+
+
+def _multi_hop(cases: Collection[Sequence[tuple[float, str]]]) -> str:
+    """At one T. Source: Zhong et al. 2023, arXiv 2305.14795, section 4."""
+    scores = [max(score for score, _ in wordings) for wordings in cases]
+    clusters = [wordings[0][1] for wordings in cases]
+    return f"{bounded(fmean(scores), *interval(scores, clusters))}, n={len(scores)}"
 
 
 def _fluency(before: _Values, after: _Values) -> str:
