@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "merge with masks": dict(MERGE, mask_ratio=0.3),
     "merge every turn": dict(memory="merge", n_shards=2, edits_per_shard=1, mask_ratio=0.2),
     "retrieve": dict(memory="retrieve", edits_per_shard=2),
-    "retrieve with replay": dict(memory="retrieve", edits_per_shard=2, replay=2),
+    "retrieve with replay": dict(memory="retrieve", edits_per_shard=2, replay=2, rehearsal=2),
     "mean over tokens": dict(routing_tokens="mean", edits_per_shard=3),
     "running threshold": dict(MERGE, threshold="running", merge="dare-ties", mask_ratio=0.3),
     "without background": dict(background=Background(), n_prefixes=2, prefix_length=3),

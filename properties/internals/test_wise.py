@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
@@ -30,6 +30,7 @@ from wise.editors.wise.memory import Change, WISEState, sample_mask
 from wise.editors.wise.wise import WISE, WISEConfig, make
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
+from wise.lm.tokens import IGNORED, encode
 from wise.seeds import seeded
 
 pytestmark = pytest.mark.internals
@@ -93,6 +94,7 @@ def test_edits_change_the_answers_and_no_bit_of_the_model(
         dict(norm_constraint=2**-9),
         dict(routing_tokens="mean", n_prefixes=2, prefix_length=3),
         dict(routing_tokens="max", routing_activation="activated", replay=2, n_shards=2),
+        dict(rehearsal=1),
         dict(routing="match", edits_per_shard=1),
         dict(routing="match", edits_per_shard=1, span="answer", n_contexts=2),
     ],
@@ -355,3 +357,44 @@ def test_an_editor_without_edits_answers_before_it_reads_the_background(
     assert not read
     editor.edit(EDITS[:1])
     assert read
+
+
+def test_rehearsal_learns_earlier_edits_of_the_shard_beside_the_turns_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss of a turn is the mean over its own edits and, as much again, over the rehearsed."""
+    seen: list[TurnLoss] = []
+
+    def first(objective: TurnLoss, *args: Any, **options: Any) -> Change:
+        seen.append(objective)
+        return descend(objective, *args, **options)
+
+    monkeypatch.setattr(learning, "descend", first)
+    turns = [[EDITS[0]], [EDITS[1], EDITS[2]], [EDITS[3]], [EDITS[4]]]
+    turned = make_wise(rehearsal=3, edits_per_shard=4, n_steps=2)
+    for turn in turns:
+        turned.edit(turn)
+    n_rows = [len(turn.answers[0].at) for turn in seen]
+    assert n_rows == [1, 2 + 1, 1 + 3, 1]  # the fourth edit fills the shard: the last has a new one
+
+    own, rows = seen[1].answers[0], seen[1].answers[0].tail.rows
+    nothing = torch.zeros(len(seen[1].read), own.tail.value.shape[-1])
+    losses = own.losses(nothing)
+    of_row = torch.stack([losses[rows == row].mean() for row in range(3)])
+    torch.testing.assert_close(own(nothing) / 3, of_row[:2].mean() + of_row[2])
+
+
+def test_rehearsal_keeps_what_a_shard_would_forget() -> None:
+    """Targets of earlier edits stay likelier, from turn to turn, with it than without."""
+    earlier = EDITS[:-1]
+    rows = encode(
+        tiny_tokenizer(), [edit.prompt for edit in earlier], [edit.target for edit in earlier]
+    )
+
+    def loss(**options: Any) -> float:
+        editor = make_wise(edits=EDITS, edits_per_shard=len(EDITS), **options)
+        logits = editor.logits(rows.input_ids, rows.attention_mask, rows.prompt_mask)
+        found = nn.functional.cross_entropy(logits.mT, rows.labels, ignore_index=IGNORED)
+        return float(found)
+
+    assert loss(rehearsal=len(EDITS)) < loss()

@@ -64,6 +64,8 @@ class WISEConfig(Checked):
         holds after other words, too, up to its 16th token; for span="answer".
     append_eos: the target ends with EOS, so that free-run answers stop.
     replay: prompts x_m of earlier shards per turn that must stay below alpha (appendix B.3).
+    rehearsal: earlier edits of its own shard that a turn learns again, at random, beside its own:
+        the mean of theirs counts as much (paper: 0).
     units: margins and learning rate "absolute" (paper) or in units of the "model": margins times
         the median norm u of W_v's outputs, learning rate times u^2 / mean ||a||^2. One preset
         then fits models of any scale.
@@ -106,6 +108,7 @@ class WISEConfig(Checked):
     n_contexts: NonNegativeInt = 0
     append_eos: bool = True
     replay: NonNegativeInt = 0
+    rehearsal: NonNegativeInt = 0
     units: Units = "absolute"
 
     def __post_init__(self) -> None:

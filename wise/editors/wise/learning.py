@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -51,6 +51,16 @@ class Answers:
         at_most = len(place) if at_most is None else at_most
         shares = 1.0 / n_labels.clamp(min=1, max=at_most)[tail.rows]
         return cls(tail, at, torch.where(place < at_most, shares, later * shares))
+
+    def balanced(self, n_new: int, n_edits: int) -> Answers:
+        """The sum over rows is of two means: of `n_new` of the edits, and of the others.
+
+        Rows hold all edits over and over, the new ones first; both means count as often as there
+        are rows.
+        """
+        is_new = self.tail.rows % n_edits < n_new
+        scales = torch.where(is_new, n_edits / n_new, n_edits / (n_edits - n_new))
+        return replace(self, weights=self.weights * scales)
 
     def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
         """The sum over rows."""
@@ -271,7 +281,8 @@ class Learner:
     def learn(self, shard: Shard, turn: Turn, earlier: Sequence[Edit]) -> Shard:
         """`shard` after one turn; `earlier` are the edits of the shards before it."""
         config = self.config
-        batches = [each.to(self.lm.device) for each in self._batches(turn)]
+        learned = replace(turn, edits=turn.edits + self._rehearsed(shard, turn))
+        batches = [each.to(self.lm.device) for each in self._batches(learned)]
         with inputs_seen(self.lm, self.layers, batches[0]) as inputs:
             tails = [self._tail(batches[0])]
         tails += [self._tail(each) for each in batches[1:]]
@@ -284,6 +295,8 @@ class Learner:
         for tail, batch in zip(tails, batches, strict=True):
             answer, more = _answers(tail, batch, own, len(read), n_copies)
             answers, read = [*answers, answer], torch.cat([read, more])
+        if len(learned.edits) > len(turn.edits):
+            answers[0] = answers[0].balanced(len(turn.edits), len(learned.edits))
         margin = self._margin(shard, turn, rows, earlier)
         lr = config.lr * self._scales[1]
         change = descend(
@@ -444,6 +457,12 @@ class Learner:
             delta = self.router.own(self._background, change)
             order = order[delta[order].argsort(descending=True, stable=True)]
         return self._background[order[: self.config.n_irrelevant]]
+
+    def _rehearsed(self, shard: Shard, turn: Turn) -> tuple[Edit, ...]:
+        """Earlier edits of the shard that a turn learns again."""
+        generator = seeded(self.seed, "rehearsal", turn.number)
+        chosen = torch.randperm(len(shard.edits), generator=generator)[: self.config.rehearsal]
+        return tuple(shard.edits[index] for index in chosen)
 
     def _replayed(self, earlier: Sequence[Edit], generator: Generator) -> RoutingInputs | None:
         """x_m of a turn: prompts of earlier shards."""

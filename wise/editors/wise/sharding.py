@@ -61,55 +61,7 @@ class Sharding:
             shards.append(shard)
         return replace(state, memories=tuple(memories), shards=tuple(shards))
 
-    def _forgotten(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
-        """Without `prompts`: the live shard drops their records, as it was trained over them; the
-        others are learned again."""
-        closed = _edits_of(*state.memories, *state.shards[:-1])
-        stale = prompts & frozenset(edit.prompt for edit in closed)
-        if stale:
-            state = self.without(state, stale)
-        *full, live = state.shards or (None,)
-        if live is None or not _holds(live, prompts):
-            return state
-        kept = [index for index, edit in enumerate(live.edits) if edit.prompt not in prompts]
-        live = replace(
-            live, turns=_without(live.turns, prompts), routing=live.routing[kept],
-            activations=tuple(live.activations[index] for index in kept),
-        )  # fmt: skip
-        return replace(state, shards=(*full, live))
-
-    def _closed(self, state: WISEState) -> WISEState:
-        """The live shard is full: begin another, or merge when there are k."""
-        if len(state.shards) < self.config.n_shards:
-            fresh = self.learner.new_shard(state.n_shards)
-            return replace(state, shards=(*state.shards, fresh), n_shards=state.n_shards + 1)
-        keep = self.config.memory == "retrieve"
-        earlier = None if keep or not state.memories else state.memories[-1]
-        merged = self._merged([shard for shard in state.shards if shard.edits], earlier)
-        return replace(state, memories=(*(state.memories if keep else ()), merged), shards=())
-
-    def _relearned(self, number: int, turns: Sequence[Turn], earlier: Sequence[Edit]) -> Shard:
-        shard = self.learner.new_shard(number)
-        for turn in turns:
-            shard = self.learner.learn(shard, turn, earlier)
-        return shard
-
-    def _rebuilt(
-        self, memory: Memory, prompts: frozenset[str], earlier: Sequence[Memory]
-    ) -> Memory | None:
-        """`memory` learned again without `prompts`, merge by merge; None where no edit is left."""
-        rebuilt: Memory | None = None
-        for group in memory.merges:
-            before = earlier if rebuilt is None else (*earlier, rebuilt)
-            shards: list[Shard] = []
-            for number, turns in group:
-                known = _edits_of(*before, *shards)
-                shard = self._relearned(number, _without(turns, prompts), known)
-                shards += [shard] if shard.edits else []
-            rebuilt = self._merged(shards, rebuilt) if shards else rebuilt
-        return rebuilt
-
-    def _merged(self, shards: Sequence[Shard], earlier: Memory | None) -> Memory:
+    def merged(self, shards: Sequence[Shard], earlier: Memory | None) -> Memory:
         """One memory of full shards (eq. 8) and, in a later merge, of the `earlier` one."""
         config = self.config
         parts = [shard.change.dense() for shard in shards]
@@ -136,6 +88,54 @@ class Sharding:
         if config.threshold == "recomputed" and len(parts) > 1:
             memory = replace(memory, epsilon=self.learner.epsilon(memory))
         return memory
+
+    def _forgotten(self, state: WISEState, prompts: frozenset[str]) -> WISEState:
+        """Without `prompts`: the live shard drops their records, as it was trained over them; the
+        others are learned again."""
+        closed = _edits_of(*state.memories, *state.shards[:-1])
+        stale = prompts & frozenset(edit.prompt for edit in closed)
+        if stale:
+            state = self.without(state, stale)
+        *full, live = state.shards or (None,)
+        if live is None or not _holds(live, prompts):
+            return state
+        kept = [index for index, edit in enumerate(live.edits) if edit.prompt not in prompts]
+        live = replace(
+            live, turns=_without(live.turns, prompts), routing=live.routing[kept],
+            activations=tuple(live.activations[index] for index in kept),
+        )  # fmt: skip
+        return replace(state, shards=(*full, live))
+
+    def _closed(self, state: WISEState) -> WISEState:
+        """The live shard is full: begin another, or merge when there are k."""
+        if len(state.shards) < self.config.n_shards:
+            fresh = self.learner.new_shard(state.n_shards)
+            return replace(state, shards=(*state.shards, fresh), n_shards=state.n_shards + 1)
+        keep = self.config.memory == "retrieve"
+        earlier = None if keep or not state.memories else state.memories[-1]
+        merged = self.merged([shard for shard in state.shards if shard.edits], earlier)
+        return replace(state, memories=(*(state.memories if keep else ()), merged), shards=())
+
+    def _relearned(self, number: int, turns: Sequence[Turn], earlier: Sequence[Edit]) -> Shard:
+        shard = self.learner.new_shard(number)
+        for turn in turns:
+            shard = self.learner.learn(shard, turn, earlier)
+        return shard
+
+    def _rebuilt(
+        self, memory: Memory, prompts: frozenset[str], earlier: Sequence[Memory]
+    ) -> Memory | None:
+        """`memory` learned again without `prompts`, merge by merge; None where no edit is left."""
+        rebuilt: Memory | None = None
+        for group in memory.merges:
+            before = earlier if rebuilt is None else (*earlier, rebuilt)
+            shards: list[Shard] = []
+            for number, turns in group:
+                known = _edits_of(*before, *shards)
+                shard = self._relearned(number, _without(turns, prompts), known)
+                shards += [shard] if shard.edits else []
+            rebuilt = self.merged(shards, rebuilt) if shards else rebuilt
+        return rebuilt
 
 
 def _edits_of(*parts: Memory | Shard) -> tuple[Edit, ...]:
