@@ -25,6 +25,7 @@ from wise.evaluation.fields import RecordError
 from wise.evaluation.loading_notes import to_go_on
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 from wise.measures.rows import REPORTED
+from wise.measures.text import by_number
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
@@ -138,6 +139,16 @@ class Settings:
             ) from error
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
+
+    def refuse_missing_facts(self) -> None:
+        """Raise UsageError where --dataset has fewer edits than the run is to make."""
+        whole, _ = self.facts
+        if self.dataset and (self.n_edits or 0) > len(whole.edits):
+            raise pytest.UsageError(
+                f"--edits={self.n_edits}: {whole.name} has "
+                f"{by_number(len(whole.edits), 'edit|edits')}; without --edits a run makes all, or "
+                f"{DEFAULT_EDITS} of more"
+            )
 
     def rows_of(self, spec: str) -> Path | None:
         """The rows file of one editor: --rows itself, or beside it where several editors run."""

@@ -285,6 +285,16 @@ def test_rows_of_any_look_that_exist_are_refused(name: str, tmp_path: Path) -> N
         settings_of(rows, "--looks=1").refuse_existing_rows()
 
 
+def test_a_file_with_fewer_edits_than_asked_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "Ada is at", "target": "CERN"}')
+    settings_of(f"--dataset={path}").refuse_missing_facts()
+    settings_of(f"--dataset={path}", "--edits=1").refuse_missing_facts()
+    done = run_pytest("-m", "triangle", f"--dataset={path}", "--edits=20")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--edits=20: jsonl:facts.jsonl has 1 edit; without --edits a run" in done.stderr
+
+
 def test_pytest_takes_an_option_from_its_own_settings() -> None:
     ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
                      "-m", "triangle", "properties/test_editors.py")  # fmt: skip
