@@ -24,6 +24,7 @@ KNOWN = Keys(
     needs="attribute prompt subject", may="known_id", ignores="template prediction relation_id"
 )
 _N_NEIGHBOURS = 10  # as in CounterFact
+_MOST_SHOWN = 60  # characters of an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditSt
         others = [other for other in alike[_template(fact)] if other.subject != fact.subject]
         answers = _answers(others, fact) or _answers(facts, fact)
         if not answers:
-            raise ValueError(f"all facts answer {fact.target!r}; an edit needs another answer")
+            shown = repr(fact.target[:_MOST_SHOWN])
+            raise ValueError(f"all facts answer {shown}; an edit needs another answer")
         edit_id = fact.id if fact.id not in taken else f"{fact.id}-{number}"
         taken.add(edit_id)
         edits.append(Edit(fact.prompt, rng.choice(answers), fact.subject,

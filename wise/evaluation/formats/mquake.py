@@ -42,7 +42,7 @@ def _parse(case: Case) -> Parsed:
                 part=number if len(rewrites) > 1 else None,
             )
         )
-    known = {prompt_of(rewrite).value for rewrite in rewrites}
+    known = [prompt_of(rewrite).value for rewrite in rewrites]
     if n_others := sum(hop.members().get("cloze") not in known for hop in _hops(record)):
         case.notes.add(_OTHER_HOPS, n_others)
     before = case.truth(record["answer"])
