@@ -182,6 +182,37 @@ WIKIUPDATE = {
     },
     "loc": "Where did Bo Rask study?", "loc_ans": "Oslo",
 }  # fmt: skip
+ADA, CERN, NORWAY = ({"id": f"Q{n}", "label": name, "aliases": [f"the {name}"]}
+                     for n, name in enumerate(("Ada Lorn", "CERN", "Norway")))  # fmt: skip
+
+
+def hop(head: dict[str, Any], relation: str, tail: object) -> dict[str, Any]:
+    return {"head_entity": head, "property": {"id": relation},
+            "tail_entity": {"datatype": "wikibase-item", "value": tail}}  # fmt: skip
+
+
+def chain(prompt: str, target: str, *hops: dict[str, Any], ends: str = "hr") -> dict[str, Any]:
+    """A question by one path; of the edit's own path `ends` tells from which end."""
+    own = ["h_e", "r_e", "t_e", "f", "s"] if ends == "hr" else ["t_e", "r_e", "h_e", "b", "s"]
+    return {"path_type": "single", "prompt": prompt, "target": target, "one_hops": hops,
+            "paths": [own, *[["t_e", "r_1", "e_1", "f", "s"]] * (len(hops) - 1)]}  # fmt: skip
+
+
+WORKS, LIES = hop(ADA, "P1", CERN), hop(CERN, "P2", NORWAY)
+UNIEDIT: dict[str, Any] = {
+    "edit": {**WORKS, "prompt": PROMPT, "target": "CERN", "subject": "Ada Lorn"},
+    "generality": {
+        "0": chain(PARAPHRASE, "the CERN", WORKS),
+        "1": chain("Where does who works at CERN live?", "Norway", WORKS, LIES),
+        "2": {"path_type": "double", "prompt": "Are both one?", "target": "Yes",
+              "single_path1": chain("", "", WORKS), "single_path2": chain("", "", LIES)},
+    },
+    "locality": {
+        "0": chain("Ada Lorn's age is", "7", hop(ADA, "P3", 7), ends=""),
+        "1": chain(NEIGHBOUR, "MIT", hop(NORWAY, "P1", "MIT"), ends=""),
+        "2": chain("Norway is in", "Europe", hop(NORWAY, "P2", "Europe"), ends=""),
+    },
+}  # fmt: skip
 # What EasyEdit adds to ZsRE and CounterFact.
 HOPPING = {"portability": MEND["portability"],
            **{key: WIKIBIGEDIT[key] for key in ("personas", "mhop", "mhop_ans")}}  # fmt: skip
@@ -194,8 +225,8 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("rippleedits", RIPPLE_EDITS), ("cknowedit", CKNOWEDIT), ("wikiupdate", WIKIUPDATE),
     ("zsre", {**MEND, **HOPPING}), ("counterfact", {**ROME, **HOPPING}),
     ("mquake", {**MQUAKE, "loc": "Where did Bo Rask study?", "loc_ans": "Oslo"}),
-    ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN), ("jsonl", OWN),
-    ("jsonl", {"probes": OWN["probes"]}),
+    ("uniedit", UNIEDIT), ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN),
+    ("jsonl", OWN), ("jsonl", {"probes": OWN["probes"]}),
 ]  # fmt: skip
 
 
@@ -312,6 +343,21 @@ def expected(edit: Edit, edit_id: str, probes: Sequence[tuple[str, ...]]) -> Edi
                 Edit("What is the post of Ada Lorn", "mayor", "Ada Lorn", (PARAPHRASE,), "clerk"),
                 "wikiupdate-0",
                 [("Where did Bo Rask study?", "far", "Oslo")],
+            ),
+        ),
+        (
+            "uniedit",
+            UNIEDIT,
+            expected(
+                replace(BARE, paraphrases=(PARAPHRASE,), aliases=("the CERN",)),
+                "uniedit-0",
+                [
+                    ("Where does who works at CERN live?", "portability", "Norway"),
+                    ("Are both one? The answer is (Yes/No):", "portability", "Yes"),
+                    ("Ada Lorn's age is", "near-subject", "7"),
+                    (NEIGHBOUR, "near-relation", "MIT"),
+                    ("Norway is in", "far", "Europe"),
+                ],
             ),
         ),
         ("qaedit", QAEDIT, expected(replace(EDIT, ground_truth=""), "qaedit-x", QUESTIONS)),

@@ -35,6 +35,7 @@ from wise.evaluation.formats.published_files import Format, read_published
 from wise.evaluation.formats.qaedit import QAEDIT
 from wise.evaluation.formats.ripple_edits import RIPPLE_EDITS
 from wise.evaluation.formats.schema import Keys, Schema
+from wise.evaluation.formats.uniedit import UNIEDIT
 from wise.evaluation.formats.wikibigedit import WIKIBIGEDIT
 from wise.evaluation.formats.wikiupdate import WIKIUPDATE
 from wise.evaluation.formats.zsre import MEND
@@ -56,6 +57,7 @@ _PUBLISHED: dict[str, tuple[Schema, ...]] = {
     "wikiupdate": (WIKIUPDATE,),
     "unke": (UNKE,),
     "editeverything": (EDITEVERYTHING,),
+    "uniedit": (UNIEDIT,),
 }
 _KINDS: list[Keys] = [*OWN, KNOWN, *(kind for kinds in _PUBLISHED.values() for kind in kinds)]
 _READ_BY_SOME = frozenset(key for kind in _KINDS for key in kind.reads)
