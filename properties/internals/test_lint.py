@@ -102,6 +102,7 @@ PLANTED = {
     "hidden-character": (changed(BO, target="Bo\u200bville"), 1, r"'Bo\u200bville', in Bo"),
     "outer-space": (changed(BO, target="Boville "), 1, "'Boville ', in Bo"),
     "decomposed": (changed(BO, target="Bovi\u0301lle"), 1, r"'Bovi\u0301lle', in Bo"),
+    "template": (plus(Probe("{} lives in", "far")), 1, "'{} lives in'"),
     "no-subject": (changed(BO, subject=""), 1, "Bo 'Bo lives in' -> 'Boville'"),
 }  # fmt: skip
 

@@ -26,8 +26,8 @@ _FAULTS = (
     "contradicted-edit", "unwritable-target", "shared-paraphrase", "shared-probe",
     "contradicted-paraphrase", "edited-probe", "probe-in-scope", "contradicted-wording", "shortcut",
     "shared-background", "no-change", "known-target", "target-in-prompt", "repeated-edit",
-    "repeated-id", "hidden-character", "outer-space", "decomposed", "prompt-as-paraphrase",
-    "repeated-paraphrase",
+    "repeated-id", "template", "hidden-character", "outer-space", "decomposed",
+    "prompt-as-paraphrase", "repeated-paraphrase",
 )  # fmt: skip
 _NOTES = ("shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject")
 # What cannot be seen, in a field of edits.
@@ -39,6 +39,7 @@ _UNSEEN = {
     "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
     "that looks the same has other tokens",
 }
+_GAP = "{}"
 _LEAST = 10  # texts on either side, for what they share to be no chance
 _TELLING = 0.95  # least difference of two shares that tells one group from the other
 _MOST_NAMED = 5  # edits that one example names
@@ -87,6 +88,7 @@ def lint(
     found = [
         *facts.on_edits(),
         *facts.on_texts(),
+        facts.on_templates(),
         *facts.on_paraphrases(),
         *facts.on_probes(),
         *facts.on_openings(),
@@ -218,6 +220,18 @@ class _Facts:
                     kind, [f"{_bare(text)}, in {named}"], len(self.stream.edits),
                     claim.format(field), n=len(found),
                 )  # fmt: skip
+
+    def on_templates(self) -> StreamFinding | None:
+        """Prompts that still have a gap for a subject."""
+        asked = [
+            *(text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases)),
+            *(probe.prompt for probe in self.stream.probes),
+        ]
+        return _finding(
+            "template", [_short(text) for text in asked if _GAP in text], len(asked),
+            f"prompts, paraphrases and probes holds|hold {_GAP}, as a template in place of its "
+            "subject; each is asked as it stands",
+        )  # fmt: skip
 
     def on_paraphrases(self) -> _Found:
         n_all = sum(map(len, self.paraphrases.values()))
