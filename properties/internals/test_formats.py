@@ -399,6 +399,7 @@ def test_no_record_fits_two_formats() -> None:
         ({k: COUNTERFACT[k] for k in COUNTERFACT if k != "rephrase_prompt"},
          "(counterfact lacks rephrase_prompt; hallucination does not read ground_truth; temporal"),
         ({"prompt": "p", "answer": "a"}, "the keys prompt, answer ("),
+        ({"src": "?", "alt": "a", "image": "a.jpg"}, "; a record with an image asks a model that"),
         ({}, "the keys none ("),
         ({f"key {n}": n for n in range(50)}, "key 18, key 19 and 30 more ("),
         ({"Prompt": "p"}, "; prompt and target are all that a record of the format jsonl needs; "),
@@ -426,7 +427,7 @@ def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
     [
         ({"edits": [OWN, {}], "version": 1}, "its edits holds 2 records: keep that array alone"),
         ({"train": [MEND], "test": [MEND]}, "its train holds 1 record: keep that array alone"),
-        ({**MEND, "image": "a.jpg", "portability": [{"Q&A": {}}], "src": []}, ""),
+        ({**MEND, "picture": "a.jpg", "portability": [{"Q&A": {}}], "src": []}, ""),
         ({"requests": [OWN], "locality": {}}, ""),
     ],
 )
@@ -715,11 +716,12 @@ def test_a_subject_is_a_span_of_its_prompt_or_empty(
 
 
 def test_ids_are_unique_where_records_repeat_theirs(tmp_path: Path) -> None:
-    own = [1, 1, "1-1", None, 1]
+    own = [1, 1, "1-1", None, 1, 0]
     records = [{**FLAT, **({} if i is None else {"id": i})} for i in own]
+    records[-1]["id"] = None
     stream = load_stream(f"hallucination:{write(tmp_path, *records)}")
     ids = [edit.id.removeprefix("hallucination-") for edit in stream.edits]
-    assert ids == ["1", "1-1", "1-1-2", "3", "1-4"]
+    assert ids == ["1", "1-1", "1-1-2", "3", "1-4", "5"]
     assert [probe.edit_id for probe in stream.probes] == [edit.id for edit in stream.edits]
 
 

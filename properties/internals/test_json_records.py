@@ -58,7 +58,7 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         ),
         (b"[\n[GOOD]\n]\n[]", "line 7: found '[' after the array"),
         (b"[\n[GOOD],\n 7]", "line 6, record 1: 7 is not an object"),
-        (b'[\n[GOOD],\n{"id": null}]', "line 6, record 1: id=None is not a whole number or a non"),
+        (b'[\n[GOOD],\n{"id": [1]}]', "line 6, record 1: id=[1] is not a whole number or a non"),
         (
             b'[\n{"case_id": true}]',
             "line 2, record 0: case_id=True is not a whole number or a non-blank text",

@@ -71,10 +71,9 @@ def read_published(
 
 
 def _own_id(record: Field) -> str | None:
-    """The record's own id, a whole number or a text."""
+    """The record's own id, a whole number or a text; None where it has none, or null."""
     for key in ID_KEYS:
-        if key in record:
-            field = record[key]
+        if key in record and (field := record[key]).value is not None:
             is_number = isinstance(field.value, int) and not isinstance(field.value, bool)
             if not is_number and not (isinstance(field.value, str) and field.value.strip()):
                 raise field.error("a whole number or a non-blank text")
@@ -136,8 +135,11 @@ def recognised(
     there = ", ".join(keys[:_MOST_KEYS]) or "none"
     more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
     reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
-    within = _records_within(seen[0], formats, read_by_some) if len(seen) == 1 else ""
-    advice = within or "prompt and target are all that a record of the format jsonl needs"
+    advice = "prompt and target are all that a record of the format jsonl needs"
+    if "image" in seen[0]:
+        advice = "a record with an image asks a model that sees, and only text is edited here"
+    elif len(seen) == 1 and (within := _records_within(seen[0], formats, read_by_some)):
+        advice = within
     for key in seen[0].members():
         if key not in read_by_some and (meant := did_you_mean(key, read_by_some)):
             advice += f"; by {shown_key(key)},{meant}"
