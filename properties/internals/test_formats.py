@@ -844,6 +844,7 @@ def test_a_blank_question_is_left_out_and_its_edit_is_kept(
     [
         (KNOWEDIT, ("locality", "portability", "rephrase_prompt", "ground_truth", "cond")),
         (UNKE, ("sub_question", "sub_answer")),
+        (RIPPLE_EDITS, ("Forgetfulness", "Compositionality_II", "Relation_Specificity")),
         (WIKIBIGEDIT, ("personas", "mhop", "mhop_ans", "loc", "loc_ans")),
         (MEND, ("portability",)),
         (ROME, ("attribute_prompts", "generation_prompts", "case_id", "pararel_idx")),

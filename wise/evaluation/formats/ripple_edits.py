@@ -12,8 +12,9 @@ from wise.evaluation.formats.schema import Case, Parsed, Schema
 
 __all__ = ["RIPPLE_EDITS"]
 
-_NEAR = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")  # the second: its README
-_BEFORE = ("original_fact", "previous_fact")  # the second: its README
+# Where two names are one thing, the second is that of the README.
+_NEAR = ("Relation_Specificity", "Relation_Specifity", "Forgetfulness")
+_BEFORE = ("original_fact", "previous_fact")
 _CONSEQUENCES = (
     "Logical_Generalization", "Subject_Aliasing", "Compositionality_I", "Compositionality_II",
 )  # fmt: skip
@@ -34,14 +35,14 @@ def _parse(case: Case) -> Parsed:
     record, probes = case.record, list[Probe]()
     edit = _edit(case, record["edit"])
     for name in _NEAR:
-        for question in _questions(case, record[name]) if name in record else ():
+        for question in _questions(case, name):
             answers = _answers(question)
             if name == "Forgetfulness":  # asks for another answer than the target
                 others = [aliases for aliases in answers.value if edit.target not in aliases]
                 answers = replace(answers, value=others)
             probes += case.probe(question["prompt"], "near-subject", answers)
     for name in _CONSEQUENCES:
-        for question in _questions(case, record[name]):
+        for question in _questions(case, name):
             probes += case.portability(question["prompt"], _answers(question))
     return [edit], probes
 
@@ -71,10 +72,10 @@ def _edit(case: Case, edit: Field) -> Edit:
     return case.edit(replace(field, value=asked), replace(field, value=target), truth=truth)
 
 
-def _questions(case: Case, tests: Field) -> list[Field]:
+def _questions(case: Case, criterion: str) -> list[Field]:
     """All questions of each test; of those of which one is enough, the first."""
     found = []
-    for test in tests.items():
+    for test in (test for tests in case.given(criterion) for test in tests.items()):
         case.leave_out(test, _PRESUPPOSED)
         questions = test["test_queries"].items()
         if len(questions) > 1 and test["test_condition"].text() == "OR":
@@ -95,6 +96,6 @@ def _answers(question: Field) -> Field:
 
 RIPPLE_EDITS = Schema(
     parse=_parse,
-    needs=f"edit {_NEAR[0]}|{_NEAR[1]} {' '.join(_CONSEQUENCES)} {_NEAR[2]}",
+    needs=f"edit {'|'.join(_NEAR + _CONSEQUENCES)}",
     ignores="example_type",
 )
