@@ -11,9 +11,7 @@ from typing import Any
 from hypothesis import Phase
 
 from fixtures.models import LoadedModel
-from fixtures.samples import stream_seed
-from fixtures.scenes import scene_of
-from fixtures.world import LEVELS
+from fixtures.scenes import scene_of, stream_seed
 from properties.bench import PHASES, Bench
 from wise.editor import EditorFactory, with_cache
 from wise.edits import Background, EditStream
@@ -24,9 +22,9 @@ from wise.evaluation.lifelong import LifelongRun, run_lifelong
 from wise.measures.rows import Row
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED, MAX_LOOKS, SharedDraws
 
-__all__ = ["LEVELS", "checkpoints_of", "make_runs", "world_bench"]
+__all__ = ["N_EXACT", "make_runs", "world_bench"]
 
-_N_EXACT = 40  # edits of the stream that the exact laws take theirs from
+N_EXACT = 40  # edits of the stream of exact laws, where a dataset has so many
 
 
 def make_runs(rows_of: Callable[[int], list[Row]]) -> SharedDraws[list[Row]]:
@@ -77,22 +75,19 @@ def world_bench(
     threshold of an unknown metric.
     """
     whole = None if dataset is None else load_stream(dataset, skip_bad_records=skip_bad_records)
-    n_exact = _N_EXACT if whole is None else min(_N_EXACT, len(whole.edits))
+    n_exact = N_EXACT if whole is None else min(N_EXACT, len(whole.edits))
     unknown = (thresholds or {}).keys() - set(JUDGED)
     if unknown:
         raise ValueError(f"threshold {min(unknown)!r} is none of {', '.join(JUDGED)}")
 
-    def seed_of(look: int) -> int:
-        return stream_seed(seed, look) if look else seed
-
     @cache
     def scene(look: int, n: int = n_edits) -> Scene:
-        made = scene_of(loaded, seed_of(look), n, whole=whole)
+        made = scene_of(loaded, stream_seed(seed, look), n, whole=whole)
         seen = made.background if background is None else background
         return replace(made, stream=of_stream(made.stream), background=seen)
 
     def rows_of(look: int) -> list[Row]:
-        own, stream = seed_of(look), scene(look).stream
+        own, stream = stream_seed(seed, look), scene(look).stream
         run = LifelongRun(
             name, loaded.name, own, stream, checkpoints_of(n_edits), ("free",),
             tells_knowledge=scene(look).tells_knowledge,

@@ -19,12 +19,11 @@ from hypothesis import settings as hypothesis_settings
 from tqdm import tqdm
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
-from fixtures.samples import stream_seed
-from fixtures.scenes import scene_of
+from fixtures.scenes import scene_of, stream_seed
 from properties.attainable import check_thresholds, n_edits_of
 from properties.bench import Bench, Operation
 from properties.row_files import RowFiles
-from properties.runs import make_runs
+from properties.runs import N_EXACT, make_runs
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
@@ -40,7 +39,6 @@ from wise.measures.verdicts import SharedDraws
 
 __all__ = ["Session"]
 
-_N_EXACT = 40  # edits of the stream of exact laws, where a dataset has so many
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
 
 
@@ -85,8 +83,8 @@ class Session:
         return name if dtype == "float32" else f"{name} {dtype}"
 
     def seed(self, look: int) -> int:
-        """--stream-seed itself, and for later looks seeds that follow from it."""
-        return stream_seed(self.settings.seed, look) if look else self.settings.seed
+        """That of a look's stream, and of its editor."""
+        return stream_seed(self.settings.seed, look)
 
     def scene(self, look: int) -> Scene:
         """The model, with the stream of a look, of T edits, and its background."""
@@ -98,10 +96,8 @@ class Session:
     @property
     def exact_scene(self) -> Scene:
         """That of exact laws, whatever T is: what an editor breaks, it breaks at every T."""
-        settings = self.settings
-        if settings.dataset:
-            return self._scene(0, min(_N_EXACT, len(settings.facts[0].edits)))
-        return self._scene(0, _N_EXACT)
+        n_known = len(self.settings.facts[0].edits) if self.settings.dataset else N_EXACT
+        return self._scene(0, min(N_EXACT, n_known))
 
     @cache  # noqa: B019 - a session lives as long as the process
     def _scene(self, look: int, n_edits: int) -> Scene:
