@@ -16,8 +16,6 @@ from wise.measures.separation import Separation, separate
 from wise.measures.verdicts import judge, judge_in_looks
 
 __all__ = [
-    "IN_SCOPE",
-    "OUT_OF_SCOPE",
     "check_gate",
     "check_retrieval",
     "check_router_does_not_drift",
@@ -26,9 +24,9 @@ __all__ = [
 ]
 
 # Which prompts must open the gate and which must not, by the name of the threshold.
-IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
+_IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
 _KINDS = {"separation-far": ("far",), "separation-near": ("near-subject", "near-relation")}
-OUT_OF_SCOPE = {
+_OUT_OF_SCOPE = {
     "gate-far": ("far",),
     "gate-near": ("near-subject", "near-relation"),
 }
@@ -85,12 +83,12 @@ def _separated(
     )  # fmt: skip
 
 
-@for_metrics(*IN_SCOPE, *OUT_OF_SCOPE)
+@for_metrics(*_IN_SCOPE, *_OUT_OF_SCOPE)
 @needs(Routed)
 def check_gate(bench: Bench, metric: str) -> str:
     """At the editor's own threshold, prompts in scope open the gate and others do not."""
-    opens = metric in IN_SCOPE
-    kinds = (IN_SCOPE | OUT_OF_SCOPE)[metric]
+    opens = metric in _IN_SCOPE
+    kinds = (_IN_SCOPE | _OUT_OF_SCOPE)[metric]
 
     def draws() -> Iterator[tuple[list[float], list[str]]]:
         for run in bench.runs:

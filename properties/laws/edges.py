@@ -19,7 +19,6 @@ __all__ = [
     "check_an_edit_stays_within_its_scope",
     "check_an_edit_without_a_subject_has_no_wider_scope",
     "check_who_shares_a_name_with_a_subject_is_another",
-    "edges_of",
 ]
 
 _N_MADE = 10
@@ -35,7 +34,7 @@ _OF_NAMESAKES = 0.15
 _ORDER, _OF_ORDER = "with an edit's words in another order", 0.25
 
 
-def edges_of(
+def _edges_of(
     made: Sequence[Edit], others: Sequence[Edit], asked: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """(kind, prompt) pairs out of the scope of the edits `made`, each close to one of them.
@@ -79,7 +78,7 @@ def _edges(bench: Bench, made: Sequence[Edit]) -> dict[str, list[str]]:
     about = {} if world is None else {fact.subject: world.ask(fact, 1, random.Random(0))
                                       for fact in world.far_facts}  # fmt: skip
     prompts: dict[str, list[str]] = {}
-    for kind, prompt in edges_of(made, later, about):
+    for kind, prompt in _edges_of(made, later, about):
         prompts.setdefault(kind, []).append(prompt)
     ids = {edit.id for edit in made}
     near = [p.prompt for p in bench.stream.probes if p.edit_id in ids and p.kind == "near-subject"]
