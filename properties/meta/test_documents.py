@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fixtures.faulty import FAULTS
 from fixtures.models import PRETRAINED
-from properties.checks import check_editor
+from properties.checks import CONTRACT, check_editor
 from properties.internals.tiny_editors import BACKGROUND, EDITS, log_p, logits_of, tiny
 from properties.meta.called import ROOT
 from properties.meta.test_options import settings_of
 from reports.__main__ import main
 from wise.editor import load_editor
+from wise.lm.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.meta
 
@@ -54,6 +56,15 @@ def test_the_complete_editor_resets_and_without_its_clone_does_not(tmp_path: Pat
         assert log_p(editor, EDITS[:1]) > before
         editor.reset()
         assert bool((logits_of(editor) == bare).all()) == restores
+
+
+def test_the_numbers_of_laws_faults_and_model_types_are_the_present_ones() -> None:
+    for document, told in (
+        ("README.md", f"{len(CONTRACT)} exact laws"),
+        ("README.md", f"and {len(ARCHITECTURES)} types"),
+        ("docs/checks.md", f"{len(FAULTS)} planted faults"),
+    ):
+        assert told in " ".join((ROOT / document).read_text("utf-8").split())
 
 
 OWN_DATA = "docs/own-data.md"
