@@ -153,6 +153,10 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "threshold": _share(0.5, 0.05, 0.95), "n_dims": _whole(128, 16, 256),
         "n_steps": _whole(50, 0, 200), "style": _one_of("plain", "ike"),
     },
+    "spalm-lite": {
+        "n_nearest": _whole(1, 1, 8), "false_positives": _log(0.01, 0.001, 0.2),
+        "gate": _share(0.1, 0.01, 0.49),
+    },
 }  # fmt: skip
 
 

@@ -65,6 +65,7 @@ BUILT_IN: Mapping[str, str] = {
     "retrieval": "wise.editors.incontext:make_retrieval",
     "rome": "wise.editors.key_value.rome:make",
     "serac": "wise.editors.scoped:make_serac",
+    "spalm-lite": "wise.editors.external:make_spalm",
     "ultraedit": "wise.editors.key_value.ultraedit:make",
     "wise": "wise.editors.wise.wise:make",
 }

@@ -103,6 +103,17 @@ def test_replace_gives_the_modules_output_and_sees_its_input() -> None:
     assert changed.equal(net[2](inner) + inner)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_replacement_ahead_is_seen_by_hooks_that_are_there(ahead: bool) -> None:
+    net, seen = small_net().eval(), list[torch.Tensor]()
+    x = torch.randn(3, 2)
+    alone = net(x)
+    net[2].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with replace(net[2], lambda _inputs, output: output + 1, ahead=ahead):
+        assert net(x).equal(alone + 1)
+    assert seen[0].equal(alone + 1 if ahead else alone)
+
+
 def test_frozen_is_evaluation_without_parameter_gradients() -> None:
     net = small_net()
     with frozen(net):

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
-from wise.editors import finetune, grace, horen, incontext, memoir, mend, scoped
+from wise.editors import external, finetune, grace, horen, incontext, memoir, mend, scoped
 from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
 from wise.editors.key_value.associative import SpreadConfig
 from wise.editors.options import configured
@@ -54,6 +54,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     **{name: _of(incontext.InContextConfig, incontext.PRESETS[name]) for name in
        ("ike", "retrieval")},
     "defer": _of(scoped.DEFERConfig, scoped.DEFER_PRESETS),
+    "spalm-lite": _of(external.SPALMConfig, external.SPALM_PRESETS),
     "serac": _of(scoped.SERACConfig, scoped.SERAC_PRESETS),
 }  # fmt: skip
 

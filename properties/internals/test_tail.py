@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
-from wise.lm.tail import Tail, value_inputs
+from wise.lm.tail import Tail, head_inputs, value_inputs
 from wise.lm.tokens import Batch, encode
 
 pytestmark = pytest.mark.internals
@@ -169,6 +169,16 @@ def test_a_labelled_logit_does_not_depend_on_padding_or_batch_mates(
         first = together.logits(together.value)[together.rows == 0]
         # GPT-J attends in float32 always.
         torch.testing.assert_close(first, single.logits(single.value), rtol=0, atol=1e-5)
+
+
+@both_sides
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_the_head_turns_its_inputs_into_the_logits(model_type: str, padding_side: str) -> None:
+    (lm, atol), batch = double(model_type), labelled(padding_side)
+    logits = lm.model.get_output_embeddings()(head_inputs(lm, batch)[batch.labels != -100])
+    cap = getattr(lm.model.config, "final_logit_softcapping", None)
+    found = logits if cap is None else cap * torch.tanh(logits / cap)
+    torch.testing.assert_close(found, whole(lm, batch), rtol=0, atol=atol)
 
 
 def test_no_hook_is_left_on_the_model() -> None:

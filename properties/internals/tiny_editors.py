@@ -66,9 +66,10 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
     "serac": ("serac", dict(reserve=6, n_dims=8)),
+    "spalm-lite": ("spalm-lite", {}),
 }
 KEY_VALUE = ("rome", "memit", "alphaedit")
-LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval", "serac"))
+LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval", "serac", "spalm-lite"))
 
 
 def make(

@@ -36,11 +36,13 @@ def observe(
 
 
 @contextmanager
-def replace(module: nn.Module, change: Callable[[Any, Tensor], Tensor]) -> Iterator[None]:
+def replace(
+    module: nn.Module, change: Callable[[Any, Tensor], Tensor], *, ahead: bool = False
+) -> Iterator[None]:
     """Replace the output of every call of `module` by `change(input, output)`.
 
     The input is the first positional argument, None where all are named; of an output that is a
-    tuple, the first part is replaced.
+    tuple, the first part is replaced. With `ahead`, hooks that are there already see the change.
     """
 
     def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -49,7 +51,7 @@ def replace(module: nn.Module, change: Callable[[Any, Tensor], Tensor]) -> Itera
             return (change(first, output[0]), *output[1:])
         return change(first, output)
 
-    handle = module.register_forward_hook(hook)
+    handle = module.register_forward_hook(hook, prepend=ahead)
     try:
         yield
     finally:

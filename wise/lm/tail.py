@@ -24,8 +24,8 @@ from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
-    "BlockStates", "Tail", "block_states", "first_tensor", "inputs_seen", "value_gradients",
-    "value_inputs",
+    "BlockStates", "Tail", "block_states", "first_tensor", "head_inputs", "inputs_seen",
+    "value_gradients", "value_inputs",
 ]  # fmt: skip
 
 
@@ -59,6 +59,24 @@ def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "
     """The inputs `a` of W_v at `layer`; no block above it is run."""
     with inputs_seen(lm, [layer], batch, stop=True) as seen:
         run(lm, batch)
+    return seen[0]
+
+
+@torch.no_grad()
+def head_inputs(lm: LanguageModel, batch: Batch) -> Float[Tensor, "B T D"]:
+    """The states that the head reads, normed; it is not run."""
+    seen: list[Tensor] = []
+
+    def see(args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        seen.append(args[0])
+
+    with observe(lm.model.get_output_embeddings(), see, stop=True):
+        lm.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        )
     return seen[0]
 
 

@@ -1,0 +1,270 @@
+"""Editors whose edits are records beside the model, looked up while it reads; it learns nothing.
+
+SPALM (Yogatama, de Masson d'Autume and Kong, TACL 2021, arXiv 2102.02557) keeps hidden states with
+the tokens that followed them. The "-lite" says that what the method trains is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.gated import threshold_among
+from wise.editors.options import Checked, Share
+from wise.editors.routing_inputs import of_different_subjects, readable
+from wise.edits import Edit
+from wise.lm.architectures import LanguageModel
+from wise.lm.decoding import require_readable
+from wise.lm.hooks import frozen, replace
+from wise.lm.sampling import model_prefixes
+from wise.lm.tail import head_inputs
+from wise.lm.tokens import IGNORED, Batch, encode, last_column, of_like_length
+
+__all__ = ["SPALM_PRESETS", "SPALMConfig", "SPALMLite", "last_states", "make_spalm", "near_keys",
+           "recalled"]  # fmt: skip
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SPALMConfig(Checked):
+    """How SPALM-lite edits. Raises ValueError naming the field, its value and what is allowed.
+
+    n_nearest: K, of the stored states, the nearest ones whose tokens count (released: 4).
+    gate: g, the share of the model's own distribution where a stored state is near (released: a
+        sigmoid of the state, trained with the model).
+    tau: a state is near below this Euclidean distance (released: always). None = what
+        `false_positives` of the background's prompts have to another subject's.
+    n_background: prompts of different subjects for tau.
+    append_eos: the target ends with EOS, so that free-run answers stop.
+    """
+
+    n_nearest: PositiveInt = 4
+    gate: Share = 0.1
+    tau: NonNegativeFloat | None = None
+    false_positives: Share = 0.05
+    n_background: PositiveInt = 100
+    append_eos: bool = True
+
+
+SPALM_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "released": {},
+    # Chosen on tuning streams.
+    "embedded": dict(n_nearest=1, false_positives=0.01),
+}
+
+
+@dataclass(frozen=True)
+class _Datastore:
+    """The edits in force, and N states h with the token behind each and its edit's number."""
+
+    edits: tuple[Edit, ...] = ()
+    keys: Float[Tensor, "N D"] | None = None
+    tokens: Int[Tensor, " N"] | None = None
+    owners: Int[Tensor, " N"] | None = None
+
+
+class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
+    """Gives a token the next one of the nearest stored state, and is the unedited model elsewhere.
+
+    It is Generates, Retrieves, Growing, Persistent and Erasable. It is not Routed: it decides at
+    each token, by the state that the head reads there, and so sees no token behind it and needs no
+    mask of the prompt. An edit is stored by one forward.
+
+    Left out of SPALM: the training of model and gate, the cache of a long context, and m as the
+    mean of embeddings that the head reads. An untrained head does not give back the token of an
+    embedding; m is the distribution over the tokens instead, as in kNN-LM (Khandelwal et al., ICLR
+    2020, arXiv 1911.00172, equation 3).
+    """
+
+    empty = _Datastore()
+
+    @property
+    def growth_per_edit(self) -> float:
+        """Each token's state is compared with each of an edit's."""
+        state = self._state
+        n_keys = 0 if state.keys is None else len(state.keys) / len(state.edits)
+        return 3 * self._width * n_keys / (2 * self.lm.model.num_parameters())
+
+    @torch.no_grad()
+    def retrieved(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> list[tuple[Edit, ...]]:
+        """The edits of which a stored state is near at the last token of each prompt."""
+        state = self._state
+        if state.keys is None or state.owners is None:
+            return [()] * len(input_ids)
+        mask = attention_mask.bool()
+        require_readable(self.lm.model, mask)
+        with frozen(self.lm.model):
+            states = head_inputs(self.lm, Batch.of_prompts(input_ids, mask))
+        states = states[torch.arange(len(mask), device=mask.device), last_column(mask)]
+        at, is_near, index = near_keys(state.keys, states, n=self.config.n_nearest, tau=self._tau)
+        found = iter(state.owners[index].where(is_near, -1).tolist())
+        opened = [next(found) if opens else () for opens in at.tolist()]
+        return [tuple(edit for n, edit in enumerate(state.edits) if n in each) for each in opened]
+
+    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
+        keys, tokens = self._state.keys, self._state.tokens
+        if keys is None or tokens is None:
+            return nullcontext()
+        n, gate, tau = self.config.n_nearest, self.config.gate, self._tau
+
+        def mix(states: Tensor, logits: Tensor) -> Tensor:
+            at, is_near, index = near_keys(keys, states, n=n, tau=tau)  # B T; R K
+            found = recalled(logits[at], tokens[index], is_near, gate)
+            return logits.masked_scatter(at[..., None], found)
+
+        return replace(self._head, mix, ahead=True)
+
+    @property
+    def _head(self) -> nn.Module:
+        return self.lm.model.get_output_embeddings()
+
+    @property
+    def _width(self) -> int:
+        return cast(Tensor, self._head.weight).shape[1]
+
+    @cached_property
+    def _tau(self) -> float:
+        """tau of the options, or that of the background."""
+        config = self.config
+        if config.tau is not None:
+            return config.tau
+        prompts = of_different_subjects(self.background, config.n_background)
+        if len(prompts) < 2:
+            drawn = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
+            prompts = [*dict.fromkeys(text for text in drawn if text)]
+        prompts = readable(self.lm, self.tokenizer, prompts)
+
+        def compute() -> dict[str, Tensor]:
+            return {"states": last_states(self.lm, self.tokenizer, prompts)}
+
+        states = self.kept.get("states that the head reads", prompts, compute)["states"]
+        return -threshold_among(
+            -torch.cdist(states, states), false_positives=config.false_positives
+        )
+
+    def _after(self, state: _Datastore, edits: tuple[Edit, ...]) -> _Datastore:
+        known = self._by_edit(state) | {edit: self._stored(edit) for edit in edits}
+        return self._of(live(state.edits, edits), known)
+
+    def _without(self, state: _Datastore, prompts: frozenset[str]) -> _Datastore:
+        kept = tuple(edit for edit in state.edits if edit.prompt not in prompts)
+        return self._of(kept, self._by_edit(state))
+
+    def _stored(self, edit: Edit) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
+        """The states before the tokens of an edit's target, and these tokens."""
+        batch = self._batch(edit)
+        at = batch.labels != IGNORED
+        keys = head_inputs(self.lm, batch)[at].float()
+        if not bool(keys.isfinite().all()):
+            raise ValueError(f"the model's states of {edit.prompt!r} are not finite")
+        return keys, batch.labels[at]
+
+    def _batch(self, edit: Edit) -> Batch:
+        return encode(
+            self.tokenizer, [edit.prompt], [edit.target], append_eos=self.config.append_eos,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
+
+    def _by_edit(self, state: _Datastore) -> dict[Edit, tuple[Tensor, Tensor]]:
+        if state.keys is None or state.tokens is None or state.owners is None:
+            return {}
+        counts = state.owners.bincount().tolist()
+        own = zip(state.keys.split(counts), state.tokens.split(counts), strict=True)
+        return dict(zip(state.edits, own, strict=True))
+
+    def _of(
+        self, edits: tuple[Edit, ...], known: Mapping[Edit, tuple[Tensor, Tensor]]
+    ) -> _Datastore:
+        if not edits:
+            return self.empty
+        keys, tokens = zip(*(known[edit] for edit in edits), strict=True)
+        return _Datastore(edits, torch.cat(keys), torch.cat(tokens), _owners(tokens))
+
+    def _tensors(self, state: _Datastore) -> dict[str, Tensor]:
+        if state.keys is None or state.tokens is None or state.owners is None:
+            return {}
+        return {"keys": state.keys, "tokens": state.tokens, "owners": state.owners}
+
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Datastore:
+        edits = edits_of(record)
+        if not edits:
+            return self.empty
+        labels = [self._batch(edit).labels for edit in edits]
+        own = [each[each != IGNORED] for each in labels]
+        tokens, owners = torch.cat(own), _owners(own)
+        keys = floats(tensors, "keys", len(tokens), self._width)
+        for name, each in (("tokens", tokens), ("owners", owners)):
+            if tensors[name].dtype != each.dtype or not tensors[name].equal(each):
+                raise ValueError(f"{name} are not those of the edits' targets")
+        return _Datastore(edits, keys, tokens, owners)
+
+
+def _owners(tokens: Sequence[Int[Tensor, " n"]]) -> Int[Tensor, " N"]:
+    """To which edit each token belongs."""
+    counts = torch.tensor([*map(len, tokens)], device=tokens[0].device)
+    return torch.arange(len(tokens), device=counts.device).repeat_interleave(counts)
+
+
+def last_states(
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Float[Tensor, "N D"]:
+    """What the head reads at the last token of each text, in float32."""
+    lengths = torch.tensor([len(ids) for ids in tokenizer([*texts]).input_ids])
+    batches, found = [*of_like_length(lengths, _BATCH)], []
+    for rows in batches:
+        batch = encode(tokenizer, [texts[row] for row in rows]).to(lm.device)
+        with frozen(lm.model):
+            found.append(head_inputs(lm, batch)[:, -1].float())
+    return torch.cat(found)[torch.cat(batches).argsort()]
+
+
+def near_keys(
+    keys: Float[Tensor, "N D"], states: Float[Tensor, "*B D"], *, n: int, tau: float
+) -> tuple[Bool[Tensor, "*B"], Bool[Tensor, "R K"], Int[Tensor, "R K"]]:
+    """The states with a key nearer than `tau`, and of each of these R the at most `n` nearest keys.
+
+    Of the keys it says first which are nearer than `tau`; of equally near ones the last are taken.
+    """
+    flat = states.flatten(0, -2).float()
+    distances = torch.cdist(flat, keys.flip(0), compute_mode="donot_use_mm_for_euclid_dist")
+    at = (distances < tau).any(-1)
+    found = distances[at].sort(stable=True)
+    is_near, index = found.values[:, :n] < tau, len(keys) - 1 - found.indices[:, :n]
+    return at.view(states.shape[:-1]), is_near, index
+
+
+def recalled(
+    logits: Float[Tensor, "N V"],
+    tokens: Int[Tensor, "N K"],
+    is_near: Bool[Tensor, "N K"],
+    gate: float,
+) -> Float[Tensor, "N V"]:
+    """The logits of (1 - g) m + g p, where p is the model's own distribution.
+
+    m gives the tokens that are near, at least one of each row's, weights in proportion to p. Tokens
+    that m does not give keep their logits, and all with g = 1. A soft cap behind the head keeps
+    their order, and lowers what m gives. Source: SPALM, equations 2 and 3.
+    """
+    own = logits.float()
+    weights = own.gather(-1, tokens).where(is_near, -math.inf).softmax(-1)
+    m = torch.zeros_like(own).scatter_add(-1, tokens, weights)
+    odds = math.log((1 - gate) / gate) if gate < 1 else -math.inf
+    lifted = own.logsumexp(-1, keepdim=True) + odds + m.log()
+    return torch.logaddexp(own, lifted).to(logits.dtype)
+
+
+make_spalm = factory(SPALMLite, SPALMConfig, SPALM_PRESETS)
