@@ -480,11 +480,11 @@ def test_the_questions_of_a_case_are_consequences_of_its_last_edit(tmp_path: Pat
     )
     assert {probe.edit_id for probe in stream.probes[2:]} == {"mquake-8"}
     assert notes == (
-        "2 hops of a chain that no edit of it writes (new_single_hops), left out: the multi-hop "
+        "2 facts of a chain that its edits do not write (new_single_hops), left out: the multi-hop "
         "questions presuppose them",
     )
     wild = {**MQUAKE, "new_single_hops": [{"cloze": [["?"]]}, {"cloze": {}}]}
-    assert read_dataset(str(write(tmp_path, wild)))[1][0].startswith("2 hops of a chain")
+    assert read_dataset(str(write(tmp_path, wild)))[1][0].startswith("2 facts of a chain")
     with pytest.raises(ValueError, match=r"record 0: requested_rewrite=\[\] is not an array of at"):
         load_stream(f"mquake:{write(tmp_path, {**MQUAKE, 'requested_rewrite': []})}")
 

@@ -9,7 +9,7 @@ from wise.evaluation.formats.schema import Case, Parsed, Schema
 __all__ = ["MQUAKE"]
 
 _OTHER_HOPS = (
-    "hop|hops of a chain that no edit of it writes (new_single_hops), left out: the multi-hop "
+    "fact|facts of a chain that its edits do not write (new_single_hops), left out: the multi-hop "
     "questions presuppose it|them"
 )
 
