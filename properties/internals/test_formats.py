@@ -226,6 +226,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("zsre", {**MEND, **HOPPING}), ("counterfact", {**ROME, **HOPPING}),
     ("mquake", {**MQUAKE, "loc": "Where did Bo Rask study?", "loc_ans": "Oslo"}),
     ("uniedit", UNIEDIT), ("editeverything", EDITEVERYTHING), ("known-facts", KNOWN),
+    ("editeverything", {"question": "?", "answer": "!"}),
     ("jsonl", OWN), ("jsonl", {"probes": OWN["probes"]}),
 ]  # fmt: skip
 

@@ -27,11 +27,11 @@ def _parse_unke(case: Case) -> Parsed:
 
 
 def _parse_editeverything(case: Case) -> Parsed:
-    """No paraphrase and no probe."""
+    """No paraphrase and no probe, as of any pair of a question and an answer."""
     return [case.edit(case.record["question"], case.record["answer"])], []
 
 
 UNKE = Schema(
     parse=_parse_unke, needs="question para_question answer", may="sub_question sub_answer"
 )
-EDITEVERYTHING = Schema(parse=_parse_editeverything, needs="question answer category")
+EDITEVERYTHING = Schema(parse=_parse_editeverything, needs="question answer", ignores="category")
