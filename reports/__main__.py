@@ -32,9 +32,10 @@ _file = partial(click.Path, dir_okay=False, path_type=Path)
 _FILE = _file(exists=True)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _jobs = _option("--jobs", type=click.IntRange(1), help="processes  [default: one for each core]")
-_confidence = _option("--confidence", default=0.95, type=click.FloatRange(0.5, 1, max_open=True))
+_confidence = _option("--confidence", default=0.95, type=click.FloatRange(0.5, 1, max_open=True),
+                      help="of intervals and verdicts")  # fmt: skip
 _skip = _option("--skip-bad-records", is_flag=True,
-                help="leave out bad records of the file and say why, not stop")  # fmt: skip
+                help="leave out bad records of the file and say why, not stop at them")  # fmt: skip
 _SEARCH = Path(__file__).parents[1] / "benchmarks" / "results" / "search.csv"
 _EDITORS = ("rome", "memit", "ft-1", "ft-5", "wise")
 _N_EDITS = 100
@@ -76,25 +77,30 @@ _write = partial(_option, "--write", type=_file(), callback=_in_a_folder)
 @main.command()
 @click.argument("rows", nargs=-1, type=_FILE)
 @_option("--out", type=_FOLDER, required=True, help="folder of the page")
-@_option("--compare", nargs=2, type=_FILE, metavar="A B", help="two rows files, item by item")
+@_option("--compare", nargs=2, type=_FILE, metavar="A B", help="two files of rows, item by item")
 @_option("--threshold", multiple=True, metavar="METRIC=VALUE",
          help="what a metric must reach; repeatable")  # fmt: skip
 @_confidence
 @_option("--looks", "max_looks", default=MAX_LOOKS, type=click.IntRange(1),
-         help="looks that share the error")  # fmt: skip
+         help="number of looks (interim analyses) that share the error")  # fmt: skip
 @_option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
 @_option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
-@_option("--sweep", "sweeps", type=_FILE, multiple=True, help="rows to show only by option")
+@_option("--sweep", "sweeps", type=_FILE, multiple=True,
+         help="rows of one editor, shown by its options and not judged; repeatable")  # fmt: skip
 @_option("--costs", type=_FILE, help="a league's costs, as CSV")
 @_option("--kill-matrix", type=_FILE, help="faults and the checks that they trip, as TOML")
 @_option("--study", type=_FILE, help="a localization study, as CSV")
 @_option("--r2", type=_FILE, help="its regressions, as CSV")
 @_option("--effects", type=_FILE, help="tracing effects by token and layer, as CSV")
-@_option("--model", help="read the rows' texts with its tokenizer, for teacher-forced ceilings too")
+@_option("--model", help="read texts with the tokenizer of this model, for forced ceilings too")
 def page(
     rows: tuple[Path, ...], out: Path, threshold: tuple[str, ...], model: str | None, **options: Any
 ) -> None:
-    """Make one page of ROWS, files of JSON lines: index.html in the folder --out."""
+    """Make one page of files of rows.
+
+    ROWS are files of JSON lines, as --rows of pytest writes them; the page is index.html in the
+    folder --out.
+    """
     from reports.build import build_page
     from reports.reading import check_has_rows
 
@@ -114,23 +120,23 @@ def page(
 
 @main.command()
 @_option("--editors", default="all",
-         help="all, none, perfect, random, names or MODULE:FACTORY, with commas")  # fmt: skip
+         help="all, none, perfect, random, names or MODULE:FACTORY; with commas")  # fmt: skip
 @_option("--models", default="llama",
-         help="families, smollm2, folders or GGUF files, with commas")  # fmt: skip
+         help="embedded families, smollm2, folders or GGUF files, with commas")  # fmt: skip
 @_option("--dataset", metavar="[FORMAT:]FILE", help="facts of a file, not of the models' worlds")
 @_skip
-@_option("--edits", type=click.IntRange(1), help="T  [default: 100, or all of the file]")
-@_option("--seeds", default=3, type=click.IntRange(1), help="how many")
+@_option("--edits", type=click.IntRange(1), help="number of edits  [default: 100, or all of file]")
+@_option("--seeds", default=3, type=click.IntRange(1), help="number of seeds")
 @_jobs
 @_option("--out", default="league", type=_FOLDER,
          help="folder of rows, tables and all that a resumed call needs")  # fmt: skip
 @_option("--options", default=["both"], multiple=True, callback=_which,
          metavar="[NAME=]both|released|tuned",
-         help="which of a built-in editor's two entries; of one alone: wise=tuned")  # fmt: skip
+         help="entries of the built-in editors; of one alone, such as wise=tuned")  # fmt: skip
 @_option("--search", type=_FILE,
          help="results of benchmarks.search  [default: those of the checkout]")  # fmt: skip
-@_write(help="Markdown page")
-@_option("--notes", type=_FILE, help="Markdown to end the page with")
+@_write(help="Markdown file to write the page to, beside the one in --out")
+@_option("--notes", type=_FILE, help="Markdown file with which the page ends")
 @_confidence
 def league(
     editors: str,
@@ -147,7 +153,10 @@ def league(
     notes: Path | None,
     confidence: float,
 ) -> None:
-    """Run editors on the same streams and rank them; repeat the call to resume it."""
+    """Run editors on the same streams and rank them.
+
+    Repeat the call to resume it.
+    """
     from fixtures.models import model_folder, no_world, title_of, world_of
     from fixtures.scenes import of_dataset, world_scene
     from wise.editor import load_editor
@@ -208,37 +217,40 @@ def league(
 
 @main.command()
 @_option("--model", multiple=True, default=("gpt2",),
-         help="repeatable: embedded family or local folder")  # fmt: skip
+         help="embedded family, smollm2, local folder or GGUF file; repeatable")  # fmt: skip
 @_option("--facts", default=100, type=click.IntRange(1),
          help="number of facts that the model knows")  # fmt: skip
 @_option("--facts-file", metavar="[FORMAT:]FILE",
-         help="known facts or a dataset, not those of the world")  # fmt: skip
+         help="known facts or a dataset in place of the model's world")  # fmt: skip
 @_skip
 @_option("--editor", multiple=True, default=_EDITORS,
-         help="repeatable; also a name, MODULE:FACTORY or FILE.py:FACTORY")  # fmt: skip
+         help="a name, MODULE:FACTORY or FILE.py:FACTORY; repeatable")  # fmt: skip
 @_option("--problem", multiple=True, type=click.Choice(_PROBLEMS),
          help="repeatable  [default: all; of more than 12 layers, error-injection]")  # fmt: skip
 @_option("--layers", help="such as 0,4,8  [default: all; of more than 12, every third]")
-@_option("--seeds", default=1, type=click.IntRange(1), help="how many")
+@_option("--seeds", default=1, type=click.IntRange(1), help="number of seeds")
 @_option(
     "--window",
     default=5,
     type=click.IntRange(1),
     help="number of layers that tracing restores together",
 )
-@_option("--preset", help="of the editors  [default: embedded; of a folder, released]")
+@_option("--preset", help="preset of the editors  [default: embedded; of a folder, released]")
 @_option("--rule", type=int, help="layer that the field's rule of thumb would edit")
 @_option("--sweep", default=0, type=click.IntRange(0),
          help="T of WISE's own curve over layers, such as 50; 0 = no curve")  # fmt: skip
 @_jobs
-@_option("--cluster", type=click.Choice(["slurm", "local"]), help="run by submitit instead")
+@_option("--cluster", type=click.Choice(["slurm", "local"]), help="run on a cluster, by submitit")
 @_option("--cluster-option", multiple=True, metavar="KEY=VALUE",
          help="option of submitit, such as timeout_min=60 or slurm_partition=gpu")  # fmt: skip
 @_option("--out", default="study", type=_FOLDER,
          help="folder of tables, the page and all that a resumed call needs")  # fmt: skip
-@_write(help="Markdown document")
+@_write(help="Markdown file to write the study to, beside the one in --out")
 def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> None:
-    """Edit facts at every layer: does tracing tell where? Repeat the call to resume it."""
+    """Ask whether tracing tells which layer to edit.
+
+    Facts are traced, and edited at every layer. Repeat the call to resume it.
+    """
     from wise.localization import study_text
 
     folders = {name: out / Path(name).name if len(model) > 1 else out for name in model}
@@ -259,14 +271,15 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
 
 @main.command()
 @click.argument("dataset", metavar="[FORMAT:]FILE")
-@_option("--edits", type=click.IntRange(1), help="T  [default: all]")
+@_option("--edits", type=click.IntRange(1), help="number of edits  [default: all]")
 @_option("--seed", type=click.IntRange(0),
-         help="of the stream, as pytest draws it  [default: the file's own order]")  # fmt: skip
+         help="seed of the stream, as of pytest  [default: the file's own order]")  # fmt: skip
 @_option("--model", help="read the texts with the tokenizer of this model too")
 def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -> None:
-    """Say what is wrong with the edits and probes of a FILE, and what no editor can reach.
+    """Say what is wrong with a file of edits and probes.
 
-    Bad records are told and left out; the command then ends with an error, as a run would.
+    Each fault with its number and an example; then the most that any editor can reach. Bad records
+    are told and left out; the command then ends with an error, as a run would.
     """
     from wise.evaluation.asked import final_questions
     from wise.evaluation.datasets import drawn, makes_probes, read_dataset
