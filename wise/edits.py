@@ -155,8 +155,8 @@ class Probe:
         return f"{self.prompt} {self.answer}".strip()
 
 
-def fields_of(record: Edit | Probe) -> dict[str, Any]:
-    """A record by its fields. Without aliases it has none: files and digests hold them if any."""
+def fields_of(record: Any) -> dict[str, Any]:
+    """A record that may have aliases by its fields; files and digests hold aliases only if any."""
     found = {each.name: getattr(record, each.name) for each in fields(record)}
     if not record.aliases:
         del found["aliases"]

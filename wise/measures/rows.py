@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
+from wise.edits import fields_of
 from wise.jobs.ledger import Ledger, Record, check_claim, read_records
 
 __all__ = [
@@ -239,15 +240,8 @@ class RowWriter(Ledger):
             check_claim(row.run._asdict(), self._run._asdict(), what="run", place=self.path)
             if row.block != block:
                 raise ValueError(f"Row.block={row.block!r} is written with block {block!r}")
-        self.append(*map(_fields_of, rows))
+        self.append(*map(fields_of, rows))
         self.blocks.append(block)
-
-
-def _fields_of(row: Row) -> dict[str, object]:
-    found = asdict(row)
-    if not row.aliases:
-        del found["aliases"]
-    return found
 
 
 def check_rows(path: Path | str, run: Run) -> None:
