@@ -5,12 +5,12 @@ Plain frozen data, without torch: a stream is fixed, digested and printed before
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
+
+from wise.jobs.ledger import json_digest
 
 __all__ = [
     "LEVELS",
@@ -187,8 +187,7 @@ class EditStream:
     def sha256(self) -> str:
         """Digest of the edits and probes; the name does not count."""
         records = [[fields_of(record) for record in group] for group in (self.edits, self.probes)]
-        text = json.dumps(records, ensure_ascii=True, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(records)
 
     @property
     def n_aliases(self) -> int:

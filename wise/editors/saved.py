@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from wise.edits import Background, fields_of
-from wise.jobs.ledger import write_whole
+from wise.jobs.ledger import json_digest, write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 
@@ -60,7 +60,7 @@ def identity(
 
 def background_digest(background: Background) -> str:
     """SHA-256 of all that a background holds."""
-    return _digest(record_of(background))
+    return json_digest(record_of(background))
 
 
 def record_of(background: Background) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def write(
     digest = hashlib.sha256(payload).hexdigest()
     name = f"state-{digest[:16]}.safetensors"
     manifest = {"format": FORMAT_VERSION, **belongs_to, "tensors": name, "sha256": digest, **record}
-    manifest["manifest sha256"] = _digest(manifest)
+    manifest["manifest sha256"] = json_digest(manifest)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / name, payload)
     write_whole(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
@@ -129,7 +129,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or version != FORMAT_VERSION:
         raise ValueError(f"checkpoint {folder}: format {version!r}; this reads {FORMAT_VERSION}")
-    if manifest.pop("manifest sha256", None) != _digest(manifest):
+    if manifest.pop("manifest sha256", None) != json_digest(manifest):
         raise ValueError(f"checkpoint {folder}: {_MANIFEST} was changed after it was saved")
     return manifest
 
@@ -140,7 +140,3 @@ def _difference(name: str, own: Any, theirs: Any) -> str:
             if own[key] != theirs.get(key):
                 return f"{name} has {key}={theirs.get(key)!r}; this editor has {own[key]!r}"
     return f"{name} is {theirs!r}; this editor has {own!r}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,7 @@ import wise
 from wise.editor import module_of
 from wise.edits import fields_of
 from wise.jobs.grid import write_json
+from wise.jobs.ledger import json_digest
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
 
@@ -48,9 +49,9 @@ def provenance_of(
         **run.identity._asdict(),
         "options": {name: repr(value) for name, value in sorted(run.options.items())},
         "model_sha256": model_digest(LanguageModel(model)),
-        "vocabulary_sha256": _digest_of(tokenizer.get_vocab()),
-        "tokens_sha256": _digest_of([tokenizer.eos_token_id, tokenizer(texts).input_ids]),
-        "background_sha256": _digest_of(background),
+        "vocabulary_sha256": json_digest(tokenizer.get_vocab()),
+        "tokens_sha256": json_digest([tokenizer.eos_token_id, tokenizer(texts).input_ids]),
+        "background_sha256": json_digest(background),
         "edits": len(run.stream.edits),
         "checkpoints": sorted(run.checkpoints),
         "protocols": list(run.protocols),
@@ -152,7 +153,3 @@ def _shown(values: Mapping[str, object], name: str) -> str:
     is_digest = name.endswith(("sha256", ".py", ".so"))
     most = 10 if is_digest else _MOST_SHOWN
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _digest_of(values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from wise.jobs.ledger import check_claim, write_whole
+from wise.jobs.ledger import check_claim, json_digest, write_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -202,9 +201,8 @@ def run_submitted(
 
 def file_name(task: DataclassInstance, words: str) -> str:
     """A name for a task's file: the readable part of `words`, and a digest of its fields."""
-    digest = hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode()).hexdigest()
     readable = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in words)
-    return f"{readable[-80:]}-{digest[:12]}"
+    return f"{readable[-80:]}-{json_digest(asdict(task))[:12]}"
 
 
 def write_json(record: object, path: Path) -> None:

@@ -6,6 +6,7 @@ ignored where it was cut off. Standard library alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,9 @@ from uuid import uuid4
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Ledger", "Record", "check_claim", "forget", "read_records", "write_whole"]
+__all__ = [
+    "Ledger", "Record", "check_claim", "forget", "json_digest", "read_records", "write_whole",
+]  # fmt: skip
 
 # Line ends for str.splitlines and text editors but not for JSON; and what UTF-8 cannot encode.
 _ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
@@ -116,6 +119,11 @@ def write_whole(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def json_digest(value: object) -> str:
+    """SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_claim(

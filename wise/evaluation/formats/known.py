@@ -5,8 +5,6 @@ Source: Meng et al. 2022, arXiv 2202.05262, known_1000.json.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -17,6 +15,7 @@ from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import check_keys
 from wise.evaluation.formats.schema import Keys
 from wise.evaluation.loading_notes import LoadingNotes
+from wise.jobs.ledger import json_digest
 
 __all__ = ["KNOWN", "KnownFact", "read_known", "stream_of"]
 
@@ -57,8 +56,7 @@ class KnownFact:
     @property
     def sha256(self) -> str:
         """Digest of what is asked and answered; the id does not count."""
-        text = json.dumps({**asdict(self), "id": ""}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest({**asdict(self), "id": ""})
 
 
 def read_known(
