@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,13 +26,8 @@ def observe(
         if stop:
             raise Stop
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with suppress(Stop), module.register_forward_pre_hook(hook, with_kwargs=True):
         yield
-    except Stop:
-        pass
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -51,11 +46,8 @@ def replace(
             return (change(first, output[0]), *output[1:])
         return change(first, output)
 
-    handle = module.register_forward_hook(hook, prepend=ahead)
-    try:
+    with module.register_forward_hook(hook, prepend=ahead):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager

@@ -113,15 +113,11 @@ def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Ten
     def see_block(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         seen["stream"] = first_tensor(output)
 
-    handles = [
+    with (
         lm.part(layer, "value").register_forward_hook(see_value),
         lm.blocks[layer].register_forward_hook(see_block),
-    ]
-    try:
+    ):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:

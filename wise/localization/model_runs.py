@@ -41,12 +41,8 @@ def given(
         full[:, ~where] = output.view(N, int((~where).sum()), D)
         return full.flatten(0, 1) if output.ndim == 2 else full
 
-    handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
+    with module.register_forward_pre_hook(before), module.register_forward_hook(after):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def site_module(lm: LanguageModel, layer: int, site: Site) -> nn.Module:
@@ -70,7 +66,6 @@ class ModelRun:
 
     def expand(self, n: int) -> ModelRun:
         """A run of one row as `n` equal rows, without copies; a run of `n` rows is unchanged."""
-
         return self._each(lambda x: x.expand(n, *(-1,) * (x.ndim - 1)))
 
     def __getitem__(self, rows: slice) -> ModelRun:
@@ -136,9 +131,9 @@ def run_rows(
     with ExitStack() as stack:
         stack.enter_context(replace(lm.embedding, embed))
         for layer, block in enumerate(lm.blocks):
-            stack.callback(block.register_forward_pre_hook(see_block, with_kwargs=True).remove)
+            stack.enter_context(block.register_forward_pre_hook(see_block, with_kwargs=True))
             stack.enter_context(replace(site_module(lm, layer, site), see_state))
-        stack.callback(lm.blocks[-1].register_forward_hook(see_last).remove)
+        stack.enter_context(lm.blocks[-1].register_forward_hook(see_last))
         n_rows, width = whole.shape
         lm.model.base_model(
             input_ids=ids,
