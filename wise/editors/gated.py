@@ -22,7 +22,7 @@ from wise.editors.router import RouterBase, RoutingInputs, SideMemory, ValueChan
 from wise.editors.routing_inputs import prompt_inputs, readable
 from wise.edits import Edit
 from wise.lm import hooks
-from wise.lm.tail import inputs_seen, run, value_inputs
+from wise.lm.tail import inputs_at, value_inputs
 from wise.lm.tokens import Batch, last_column
 
 __all__ = ["Gate", "GatedBase", "OneEdit", "Read", "SubstitutingBase", "places", "threshold_among"]
@@ -282,11 +282,8 @@ class GatedBase(ValueEditorBase[C, S]):
     def _rows(self, input_ids: Tensor, attention_mask: Tensor) -> RoutingInputs:
         mask = attention_mask.bool()
         batch = Batch.of_prompts(input_ids, mask)
-        with (
-            hooks.frozen(self.lm.model),
-            inputs_seen(self.lm, self.routing_layers, batch, stop=True) as inputs,
-        ):
-            run(self.lm, batch)
+        with hooks.frozen(self.lm.model):
+            inputs = inputs_at(self.lm, self.routing_layers, batch)
         return self.router.select(inputs, mask)
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:

@@ -24,8 +24,8 @@ from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
-    "BlockStates", "Tail", "block_states", "first_tensor", "head_inputs", "inputs_seen",
-    "value_gradients", "value_inputs",
+    "BlockStates", "Tail", "block_states", "first_tensor", "head_inputs", "inputs_at",
+    "inputs_seen", "value_gradients", "value_inputs",
 ]  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def first_tensor(output: Any) -> Tensor:
 def inputs_seen(
     lm: LanguageModel, layers: Sequence[int], batch: Batch, *, stop: bool = False
 ) -> Iterator[list[Float[Tensor, "B T M"]]]:
-    """The inputs of W_v at ascending `layers`, filled in by the next forward of `batch`.
+    """The inputs `a` of W_v at ascending `layers`, filled in by the next forward of `batch`.
 
     With `stop`, no block above the last of them is run.
     """
@@ -55,11 +55,18 @@ def inputs_seen(
 
 
 @torch.no_grad()
+def inputs_at(
+    lm: LanguageModel, layers: Sequence[int], batch: Batch
+) -> list[Float[Tensor, "B T M"]]:
+    """The inputs of W_v at ascending `layers`; no block above the last of them is run."""
+    with inputs_seen(lm, layers, batch, stop=True) as seen:
+        _run(lm, batch)
+    return seen
+
+
 def value_inputs(lm: LanguageModel, layer: int, batch: Batch) -> Float[Tensor, "B T M"]:
-    """The inputs `a` of W_v at `layer`; no block above it is run."""
-    with inputs_seen(lm, [layer], batch, stop=True) as seen:
-        run(lm, batch)
-    return seen[0]
+    """The inputs of W_v at `layer`; no block above it is run."""
+    return inputs_at(lm, [layer], batch)[0]
 
 
 @torch.no_grad()
@@ -96,7 +103,7 @@ def block_states(lm: LanguageModel, layers: Sequence[int], batch: Batch) -> list
     with ExitStack() as stack:
         seen = [stack.enter_context(_seen(lm, layer, batch)) for layer in layers]
         stack.enter_context(observe(above, lambda _args, _kwargs: None, stop=True))
-        run(lm, batch)
+        _run(lm, batch)
     return [BlockStates(**states) for states in seen]
 
 
@@ -120,7 +127,7 @@ def _seen(lm: LanguageModel, layer: int, batch: Batch) -> Iterator[dict[str, Ten
         yield seen
 
 
-def run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:
+def _run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:
     """One forward of the blocks, without the head: hooks see it, and it fills `cache`."""
     lm.model.base_model(
         input_ids=batch.input_ids,
@@ -167,7 +174,7 @@ class Tail:
             for block in upper:  # the last one's keys and values are all that is read of it
                 is_end = cache is None and block is upper[-1]
                 stack.enter_context(observe(block, see_upper, stop=is_end))
-            run(lm, batch, cache)
+            _run(lm, batch, cache)
         if cache is not None:
             kept: list[Any] = cache.layers[layer + 1 :]
             for arguments, held in zip(calls, kept, strict=True):

@@ -17,7 +17,7 @@ from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
-from wise.lm.tail import inputs_seen, run
+from wise.lm.tail import inputs_at
 from wise.lm.tokens import Batch, encode, of_like_length
 from wise.seeds import seeded
 
@@ -54,10 +54,8 @@ def second_moments(
         batch = encode(tokenizer, [texts[row] for row in rows.tolist()], padding_side="right")
         parts = (getattr(batch, part.name)[:, : lm.context_length] for part in fields(batch))
         batch = Batch(*parts).to(lm.device)
-        with inputs_seen(lm, [*totals], batch, stop=True) as seen:
-            run(lm, batch)
         held = batch.attention_mask.bool()
-        for total, inputs in zip(totals.values(), seen, strict=True):
+        for total, inputs in zip(totals.values(), inputs_at(lm, [*totals], batch), strict=True):
             k = inputs[held].double()  # tokens M
             for row in range(0, len(total), _BLOCK):  # C is symmetric: the upper triangle will do
                 own = k[:, row : row + _BLOCK]

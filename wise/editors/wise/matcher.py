@@ -24,7 +24,7 @@ from wise.editors.router import RouterBase, RoutingInputs, SideMemory
 from wise.editors.routing_inputs import readable
 from wise.editors.wise.references import Prompts, References, pooled
 from wise.editors.wise.windows import Windows
-from wise.lm.tail import inputs_seen, run
+from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode, subject_mask
 
 __all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
@@ -390,9 +390,8 @@ class Matcher(RouterBase):
         named = [subject if subject in text else "" for text in texts]
         inside = subject_mask(tokenizer, batch, texts, named)
         inside = torch.where(inside.any(-1, keepdim=True), inside, batch.prompt_mask)
-        with inputs_seen(lm, [self.low], batch, stop=True) as inputs:
-            run(lm, batch)
-        sums = (self.whitenings[0](inputs[0]) * inside[..., None]).sum(1)
+        inputs = value_inputs(lm, self.low, batch)
+        sums = (self.whitenings[0](inputs) * inside[..., None]).sum(1)
         return _Known(sums, inside.sum(-1), key, batch.prompt_mask[0].sum())
 
     def _settled(self, memory: SideMemory) -> _Settled:

@@ -18,7 +18,7 @@ from wise.editors.routing_inputs import cut_anywhere, readable
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
-from wise.lm.tail import inputs_seen, run
+from wise.lm.tail import inputs_at
 from wise.lm.tokens import encode, last_column
 from wise.seeds import seeded
 
@@ -226,8 +226,7 @@ def _read(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = encode(tokenizer, [prompts[index] for index in chosen]).to(lm.device)
-        with inputs_seen(lm, layers, batch, stop=True) as inputs:
-            run(lm, batch)
+        inputs = inputs_at(lm, layers, batch)
         means[chosen] = pooled(inputs[-1], batch.prompt_mask)
         both = torch.stack([inputs[0], inputs[-1]], 2).float()  # B T 2 M
         for index, row, mask in zip(chosen, both, batch.prompt_mask, strict=True):
