@@ -6,7 +6,7 @@ Learning and inference use the same `Router`, so that prompts are routed as was 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -83,7 +83,7 @@ class RoutingInputs:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, rows: Tensor | list[int]) -> RoutingInputs:
+    def __getitem__(self, rows: Tensor | list[int] | slice) -> RoutingInputs:
         return RoutingInputs(self.keys[rows], self.mask[rows])
 
 
@@ -229,32 +229,26 @@ class Router(RouterBase):
 
     def deltas(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Float[Tensor, "K N"]:
         """Delta_act of each row under each change."""
-        return torch.stack([*self._under(rows, changes)])
+        value = self.value(rows)
+        return torch.stack([self.delta(rows, change(rows.keys), value) for change in changes])
 
     def delta(
-        self, rows: RoutingInputs, value_change: Float[Tensor, "N S D"]
+        self,
+        rows: RoutingInputs,
+        value_change: Float[Tensor, "N S D"],
+        value: Float[Tensor, "N S D"] | None,
     ) -> Float[Tensor, " N"]:
-        """Delta_act of each row, of A(x) (W_v' - W_v) at its routing tokens."""
-        return self._aggregated(rows, value_change, self._value(rows))
-
-    def _value(self, rows: RoutingInputs) -> Float[Tensor, "N S D"] | None:
-        return None if self.activation is None else rows.keys @ self.weight
-
-    def _aggregated(
-        self, rows: RoutingInputs, value_change: Tensor, value: Tensor | None
-    ) -> Float[Tensor, " N"]:
+        """Delta_act of each row, of A(x) (W_v' - W_v) and `value` at its routing tokens."""
         delta = routing_activation(value_change, value, self.activation)
         return aggregate(delta, rows.mask, self.tokens)
 
-    def _under(self, rows: RoutingInputs, changes: Iterable[ValueChange]) -> Iterator[Tensor]:
-        value = self._value(rows)
-        for change in changes:
-            yield self._aggregated(rows, change(rows.keys), value)
+    def value(self, rows: RoutingInputs) -> Float[Tensor, "N S D"] | None:
+        """A(x) W_v; None where changes are compared without it."""
+        return None if self.activation is None else rows.keys @ self.weight
 
     def own(self, rows: RoutingInputs, change: ValueChange) -> Float[Tensor, " N"]:
         """Delta_act of each row under the change of its memory."""
-        (delta,) = self._under(rows, [change])
-        return delta
+        return self.deltas(rows, [change])[0]
 
     def activations(
         self, rows: RoutingInputs, memories: Sequence[SideMemory]

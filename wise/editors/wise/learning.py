@@ -98,8 +98,13 @@ class Margin:
     def _at(self) -> Int[Tensor, "N S"]:
         return _numbered(self.rows.mask)
 
+    @cached_property
+    def _value(self) -> Float[Tensor, "N S D"] | None:
+        return self.router.value(self.rows)
+
     def __call__(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
-        delta = self.router.delta(self.rows, _placed(outputs, self._at)) / self.unit
+        change = _placed(outputs, self._at)
+        delta = self.router.delta(self.rows, change, self._value) / self.unit
         parts = [self.edited, self.irrelevant, self.replayed]
         edited, irrelevant, replayed = delta.split([len(part or ()) for part in parts])
         return margin_loss(
@@ -295,16 +300,15 @@ class Learner:
         for tail, batch in zip(tails, batches, strict=True):
             answer, more = _answers(tail, batch, own, len(read), n_copies)
             answers, read = [*answers, answer], torch.cat([read, more])
-        if len(learned.edits) > len(turn.edits):
-            answers[0] = answers[0].balanced(len(turn.edits), len(learned.edits))
+        n_edits = len(turn.edits)
+        if len(learned.edits) > n_edits:
+            answers[0] = answers[0].balanced(n_edits, len(learned.edits))
         margin = self._margin(shard, turn, rows, earlier)
-        lr = config.lr * self._scales[1]
         change = descend(
-            TurnLoss(tuple(answers), read, margin, len(turn.edits)), shard.change.dense(),
-            self._mask(shard.number), config, lr=lr,
+            TurnLoss(tuple(answers), read, margin, n_edits), shard.change.dense(),
+            self._mask(shard.number), config, lr=config.lr * self._scales[1],
         )  # fmt: skip
-        bare = rows[torch.arange(len(turn.edits), device=self.lm.device)]
-        routing = stack([shard.routing, self.router.remembered(bare)])
+        routing = stack([shard.routing, self.router.remembered(rows[:n_edits])])
         activations = self._activations(routing, change)
         if config.threshold == "running":
             activations = (*shard.activations, *activations[len(shard.activations) :])
