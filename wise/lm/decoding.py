@@ -182,18 +182,7 @@ class Reader:
 
     def free(self, editor: Editor, prompts: Sequence[str]) -> list[Answer]:
         """Greedy answers, by `generate` where the editor has it."""
-
-        def ask(rows: list[int]) -> list[Answer]:
-            texts, n_more = [prompts[row] for row in rows], self.max_new_tokens
-            batch = self.encode(texts, max_length=self.max_length, n_more=n_more)
-            asked = batch.input_ids, batch.attention_mask, self.max_new_tokens
-            if isinstance(editor, Generates):
-                tokens = editor.generate(*asked)
-            else:
-                tokens = greedy_by_logits(editor, self.tokenizer, *asked)
-            return [answer_of(self.tokenizer, ids) for ids in tokens.tolist()]
-
-        return self.in_batches(prompts, ask, n_more=self.max_new_tokens)
+        return self._continued(editor, prompts, self.max_new_tokens)
 
     def endless(self, editor: Editor, prompts: Sequence[str], n_tokens: int) -> list[str]:
         """Greedy continuations of `n_tokens`, with the end of sequence ruled out.
@@ -201,16 +190,22 @@ class Reader:
         By `generate` where the editor has it and it takes min_new_tokens. Raises ValueError for a
         prompt that leaves no room in the context.
         """
+        return [each.text for each in self._continued(editor, prompts, n_tokens, stops=False)]
 
-        def ask(rows: list[int]) -> list[str]:
+    def _continued(
+        self, editor: Editor, prompts: Sequence[str], n_tokens: int, *, stops: bool = True
+    ) -> list[Answer]:
+        options = {} if stops else {"min_new_tokens": n_tokens}
+
+        def ask(rows: list[int]) -> list[Answer]:
             texts = [prompts[row] for row in rows]
             batch = self.encode(texts, max_length=self.max_length, n_more=n_tokens)
             asked = batch.input_ids, batch.attention_mask, n_tokens
-            if isinstance(editor, Generates) and takes_option(editor, "min_new_tokens"):
-                tokens = cast(Any, editor).generate(*asked, min_new_tokens=n_tokens)
+            if isinstance(editor, Generates) and all(takes_option(editor, o) for o in options):
+                tokens = cast(Any, editor).generate(*asked, **options)
             else:
-                tokens = greedy_by_logits(editor, self.tokenizer, *asked, stops=False)
-            return [answer_of(self.tokenizer, ids).text for ids in tokens.tolist()]
+                tokens = greedy_by_logits(editor, self.tokenizer, *asked, stops=stops)
+            return [answer_of(self.tokenizer, ids) for ids in tokens.tolist()]
 
         return self.in_batches(prompts, ask, n_more=n_tokens)
 
