@@ -33,7 +33,7 @@ from wise.editors.options import Checked, Objective, Units
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import model_prefixes
+from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
 from wise.lm.tokens import IGNORED, Batch, encode, last_column, pad, subject_mask
 from wise.seeds import seeded
@@ -307,8 +307,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
             order = torch.randperm(len(texts), generator=seeded(self.seed, "fisher"))[:n]
             texts = tuple(texts[index] for index in order.tolist())
         else:
-            texts = model_prefixes(self.lm, self.tokenizer, n=n, length=10, seed=self.seed)
-        texts = tuple(text for text in texts if text)
+            texts = own_texts(self.lm, self.tokenizer, n=n, seed=self.seed)
 
         def compute() -> dict[str, Tensor]:
             each = [fisher(self.lm, self.tokenizer, at, texts) for at in self.layers]

@@ -22,7 +22,7 @@ from wise.editors.options import Checked, Units
 from wise.editors.router import select
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.edits import Edit
-from wise.lm.sampling import model_prefixes
+from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
 from wise.lm.tokens import encode
 from wise.seeds import seeded
@@ -265,8 +265,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
             self.kept, self.layer, self.background, "last", n=256, seed=self.seed
         )
         if found is None:
-            own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
-            texts = [text for text in own if text]
+            texts = own_texts(self.lm, self.tokenizer, seed=self.seed)
             found = prompt_inputs(self.lm, self.tokenizer, self.layer, texts, "last")
         keys = found.keys[:, 0].float()  # N M
         outputs = keys @ self.lm.value_weight(self.layer).detach().float()

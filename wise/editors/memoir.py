@@ -23,7 +23,7 @@ from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, select
 from wise.editors.routing_inputs import background_inputs, of_different_subjects
 from wise.edits import Edit
-from wise.lm.sampling import fitting_starts, model_prefixes
+from wise.lm.sampling import fitting_starts, model_prefixes, own_texts
 from wise.lm.tail import Tail
 from wise.lm.tokens import encode
 from wise.seeds import seeded
@@ -182,8 +182,7 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
             self.kept, self.layer, self.background, "mean", n=config.n_background, seed=self.seed
         )
         if found is None:
-            own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
-            found = self._inputs_of([text for text in own if text])
+            found = self._inputs_of(own_texts(self.lm, self.tokenizer, seed=self.seed))
         router = Overlap(mean_of(found).mean(0), order, n_rows)
         least = self._calibrated(router) if config.threshold is None else config.threshold
         return replace(router, least=least)

@@ -12,7 +12,7 @@ from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 from wise.seeds import seeded
 
-__all__ = ["background_prefixes", "fitting_starts", "model_prefixes"]
+__all__ = ["background_prefixes", "fitting_starts", "model_prefixes", "own_texts"]
 
 
 @torch.no_grad()
@@ -54,6 +54,13 @@ def model_prefixes(
     rows = zip(tokens.tolist(), cycle(lengths), strict=False)
     texts = tokenizer.batch_decode([row[:end] for row, end in rows])
     return tuple(" ".join(text.replace("\ufffd", " ").split()) for text in texts)
+
+
+def own_texts(
+    lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, *, seed: int, n: int = 32
+) -> tuple[str, ...]:
+    """`n` texts of ten tokens that the model draws, without blank ones, in place of others."""
+    return tuple(filter(None, model_prefixes(lm, tokenizer, n=n, length=10, seed=seed)))
 
 
 def background_prefixes(background: Background, *, n: int, seed: int, turn: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from wise.editors.kept import ComputeEach, Kept
 from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import model_prefixes
+from wise.lm.sampling import own_texts
 from wise.lm.tail import inputs_at
 from wise.lm.tokens import Batch, encode, of_like_length
 from wise.seeds import seeded
@@ -25,7 +25,6 @@ __all__ = ["Covariance", "second_moments"]
 
 _log = logging.getLogger(__name__)
 
-_OWN_TEXTS = 32  # drawn from the model where there is no background
 _BLOCK = 256  # rows of C that are summed together
 _ENOUGH = 10  # tokens for each inner unit: with fewer than one, C is singular
 
@@ -104,10 +103,7 @@ class Covariance:
     def _chosen(self) -> tuple[str, ...]:
         known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         if not known:
-            own = model_prefixes(
-                self.kept.lm, self.kept.tokenizer, n=_OWN_TEXTS, length=10, seed=self.seed
-            )
-            return tuple(text for text in own if text)
+            return own_texts(self.kept.lm, self.kept.tokenizer, seed=self.seed)
         order = torch.randperm(len(known), generator=seeded(self.seed, "covariance"))
         return tuple(known[index] for index in order[: self.n_texts])
 

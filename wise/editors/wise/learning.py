@@ -19,7 +19,7 @@ from wise.editors.wise.matcher import Matcher
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, sample_mask
 from wise.editors.wise.references import References
 from wise.edits import Background, Edit
-from wise.lm.sampling import background_prefixes, fitting_starts, model_prefixes
+from wise.lm.sampling import background_prefixes, fitting_starts, model_prefixes, own_texts
 from wise.lm.tail import Tail, inputs_seen
 from wise.lm.tokens import IGNORED, Batch, encode, last_column
 from wise.seeds import seeded
@@ -446,8 +446,7 @@ class Learner:
         else:
             inputs = self._background
             if inputs is None:
-                own = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
-                inputs = self._inputs_of([text for text in own if text])
+                inputs = self._inputs_of(own_texts(self.lm, self.tokenizer, seed=self.seed))
             keys = inputs.keys[inputs.mask].float()
         unit = float((keys @ self.weight.float()).norm(dim=-1).median())
         return unit, unit**2 / float(keys.square().sum(-1).mean())

@@ -17,7 +17,7 @@ from wise.editors.kept import Kept
 from wise.editors.routing_inputs import cut_anywhere, readable
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import model_prefixes
+from wise.lm.sampling import own_texts
 from wise.lm.tail import inputs_at
 from wise.lm.tokens import encode, last_column
 from wise.seeds import seeded
@@ -25,7 +25,6 @@ from wise.seeds import seeded
 __all__ = ["Prompts", "Read", "References", "pooled"]
 
 _T = TypeVar("_T")
-_OWN_TEXTS = 32  # drawn from the model where there is no background
 
 
 def pooled(
@@ -136,8 +135,7 @@ class References:
         """About `n` prompts; texts of the model where there are too few for either kind."""
         held, common = _chosen(background, n, seeded(seed, "references"))
         if not (held and common):
-            texts = model_prefixes(kept.lm, kept.tokenizer, n=_OWN_TEXTS, length=10, seed=seed)
-            own = [_Asked(text) for text in texts if text]
+            own = [_Asked(text) for text in own_texts(kept.lm, kept.tokenizer, seed=seed)]
             held, common = own[::2], own[1::2]
 
         def read(asked: Sequence[_Asked]) -> Read:
