@@ -27,6 +27,7 @@ from wise.edits import Background, Edit, fields_of, turn_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
+from wise.lm.digest import model_digest
 from wise.lm.tokens import of_like_length
 
 if TYPE_CHECKING:
@@ -181,8 +182,15 @@ class EditorBase(ABC, Generic[C, S]):
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to: the editor, its model and how it was made."""
-        made = saved.identity(self.lm, self.config, self._background_sha256, self.seed)
-        return {"editor": type(self).__name__, **made}
+        of = self.lm.model.config
+        model = {
+            "model_type": of.model_type, "n_layers": self.lm.n_layers, "vocab_size": of.vocab_size,
+            "sha256": model_digest(self.lm),
+        }  # fmt: skip
+        return {
+            "editor": type(self).__name__, "model": model, "config": asdict(self.config),
+            "background sha256": self._background_sha256, "seed": self.seed,
+        }  # fmt: skip
 
     @cached_property
     def _background_sha256(self) -> str:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,42 +19,12 @@ from torch import Tensor
 
 from wise.edits import Background, fields_of
 from wise.jobs.ledger import json_digest, write_whole
-from wise.lm.architectures import LanguageModel
-from wise.lm.digest import model_digest
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-__all__ = ["FORMAT_VERSION", "background_digest", "identity", "read", "record_of", "write"]
+__all__ = ["FORMAT_VERSION", "background_digest", "read", "record_of", "write"]
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
 S = TypeVar("S")
-
-
-def identity(
-    lm: LanguageModel,
-    config: DataclassInstance,
-    background_sha256: str,
-    seed: int,
-) -> dict[str, Any]:
-    """What a state belongs to: the model's type, sizes and weights, and the editor's settings.
-
-    The background's digest is that of `background_digest`.
-    """
-    return {
-        "model": {
-            "model_type": lm.model.config.model_type,
-            "n_layers": lm.n_layers,
-            "vocab_size": lm.model.config.vocab_size,
-            "sha256": model_digest(lm),
-        },
-        "config": json.loads(
-            json.dumps(asdict(config))
-        ),  # as JSON reads it back, with lists for tuples
-        "background sha256": background_sha256,
-        "seed": seed,
-    }
 
 
 def background_digest(background: Background) -> str:
