@@ -103,9 +103,9 @@ class EditorBase(ABC, Generic[C, S]):
         """The parts of a state that are not tensors, as JSON."""
         return {"edits": [fields_of(edit) for edit in state.edits]}
 
-    @abstractmethod
     def _tensors(self, state: S) -> dict[str, Tensor]:
-        """The tensors of a state."""
+        """The tensors of a state: those of its fields that are one."""
+        return {name: part for name, part in vars(state).items() if isinstance(part, Tensor)}
 
     @abstractmethod
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
@@ -117,7 +117,8 @@ class EditorBase(ABC, Generic[C, S]):
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         """The model as edited, for rows with this mask."""
-        return nullcontext()
+        changes = self._weights(self._state)
+        return nullcontext() if changes is None else added(self.lm, changes)
 
     def edit(self, edits: Sequence[Edit]) -> None:
         """One turn; a prompt edited before gets its new target.

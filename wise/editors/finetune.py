@@ -19,15 +19,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.base import (
-    ValueEditorBase,
-    added,
-    edits_of,
-    factory,
-    floats,
-    live,
-    prepared,
-)
+from wise.editors.base import ValueEditorBase, edits_of, factory, floats, live, prepared
 from wise.editors.key_value.facts import Corrupts
 from wise.editors.options import Checked, Objective, Units
 from wise.edits import Edit
@@ -135,9 +127,6 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
 
     def _weights(self, state: FineTuned) -> dict[int, Float[Tensor, "M D"]]:
         return {} if state.tau is None else self._by_layer(state.tau)
-
-    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return added(self.lm, self._weights(self._state))
 
     def _by_layer(self, tau: Float[Tensor, "L M D"]) -> dict[int, Float[Tensor, "M D"]]:
         return dict(zip(self.layers, tau, strict=True))
@@ -276,9 +265,6 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
             return corruption(embeddings, subject, edits, step)
 
         return hooks.replace(self.lm.embedding, change)
-
-    def _tensors(self, state: FineTuned) -> dict[str, Tensor]:
-        return {} if state.tau is None else {"tau": state.tau}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FineTuned:
         edits = edits_of(record)

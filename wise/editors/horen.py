@@ -229,11 +229,6 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         )  # fmt: skip
         return found - unedited
 
-    def _tensors(self, state: _State) -> dict[str, Tensor]:
-        if state.keys is None or state.values is None:
-            return {}
-        return {"keys": state.keys, "values": state.values}
-
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
         edits = edits_of(record)
         if not edits:

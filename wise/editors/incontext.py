@@ -256,9 +256,6 @@ class InContext(ContextBase[InContextConfig, _Store]):
     def _of(self, edits: tuple[Edit, ...], state: _Store) -> _Store:
         return _Store(edits)
 
-    def _tensors(self, state: _Store) -> dict[str, Tensor]:
-        return {}
-
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Store:
         return _Store(edits_of(record))
 

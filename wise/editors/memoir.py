@@ -252,11 +252,6 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
             n=config.n_prefixes, length=config.prefix_length, seed=self.seed,
         )  # fmt: skip
 
-    def _tensors(self, state: _State) -> dict[str, Tensor]:
-        if state.memory is None or state.rows is None:
-            return {}
-        return {"memory": state.memory, "rows": state.rows}
-
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
         edits = edits_of(record)
         if not edits:

@@ -230,11 +230,6 @@ class SERAC(ContextBase[SERACConfig, _Memory]):
                 else (self._of_texts([edit.prompt]) @ classifier)[0] for edit in edits]  # fmt: skip
         return _Memory(edits, torch.stack(keys), classifier)
 
-    def _tensors(self, state: _Memory) -> dict[str, Tensor]:
-        if state.keys is None or state.classifier is None:
-            return {}
-        return {"keys": state.keys, "classifier": state.classifier}
-
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Memory:
         edits, n_dims = edits_of(record), self.config.n_dims
         if not edits:
@@ -375,21 +370,13 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
             raise ValueError(f"lr={config.lr} made a non-finite gate or value; lower lr")
         return heads[0].detach(), heads[1].detach()
 
-    def _tensors(self, state: _Heads) -> dict[str, Tensor]:
-        if state.gate is None or state.value is None:
-            return {}
-        return {"gate": state.gate, "value": state.value}
-
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Heads:
         edits = edits_of(record)
         if not edits:
             return self.empty
         inner, hidden = self.lm.value_weight(self.layer).shape
-        gate, value = (
-            floats(tensors, "gate", inner + 1),
-            floats(tensors, "value", inner + 1, hidden),
-        )
-        return _Heads(edits, gate, value)
+        gate = floats(tensors, "gate", inner + 1)
+        return _Heads(edits, gate, floats(tensors, "value", inner + 1, hidden))
 
 
 def with_one(queries: Float[Tensor, "B M"]) -> Float[Tensor, "B M+1"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -99,9 +98,6 @@ class SteppedEditor(ErasableBase[C, S]):
 
     def _weights(self, state: S) -> Mapping[int, Float[Tensor, "M D"]]:
         return state.changes
-
-    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return added(self.lm, self._weights(self._state))
 
     def _record(self, state: S) -> dict[str, Any]:
         return {"turns": [[fields_of(edit) for edit in turn] for turn in state.turns]}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,9 +151,6 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         """The largest singular value of W_v at each edited block."""
         weights = {layer: self.lm.value_weight(layer).detach().float() for layer in self.layers}
         return {layer: float(torch.linalg.matrix_norm(W, 2)) for layer, W in weights.items()}
-
-    def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
-        return added(self.lm, self._weights(self._state))
 
     def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: KeyValueState) -> Tensor:
         """The stored change of a layer with `change` added, in float32."""
