@@ -28,7 +28,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
 from wise.lm.digest import model_digest
-from wise.lm.tokens import of_like_length
+from wise.lm.tokens import Batch, encode, of_like_length
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -119,6 +119,14 @@ class EditorBase(ABC, Generic[C, S]):
         """The model as edited, for rows with this mask."""
         changes = self._weights(self._state)
         return nullcontext() if changes is None else added(self.lm, changes)
+
+    def _encoded(self, edits: Sequence[Edit], *, append_eos: bool = True) -> Batch:
+        """The prompts of edits with their targets; raises as `encode`."""
+        prompts, targets = [edit.prompt for edit in edits], [edit.target for edit in edits]
+        return encode(
+            self.tokenizer, prompts, targets, append_eos=append_eos,
+            max_length=self.lm.context_length,
+        ).to(self.lm.device)  # fmt: skip
 
     def edit(self, edits: Sequence[Edit]) -> None:
         """One turn; a prompt edited before gets its new target.

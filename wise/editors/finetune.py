@@ -27,7 +27,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
-from wise.lm.tokens import IGNORED, Batch, encode, last_column, pad, subject_mask
+from wise.lm.tokens import IGNORED, Batch, last_column, pad, subject_mask
 from wise.seeds import seeded
 
 __all__ = [
@@ -154,7 +154,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
                     edits, lambda some: self._learned(
                         None, [[edit] for edit in some], seeded(self.seed, "turn", 0)
                     ),
-                    n_columns=lambda edit: self._encoded([edit]).input_ids.shape[1], most=n,
+                    n_columns=lambda edit: self._rows([edit]).input_ids.shape[1], most=n,
                 )  # fmt: skip
 
     def _learned(
@@ -236,20 +236,17 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         return loss
 
     def _capture(self, edits: list[Edit], step: int = 0) -> Tail:
-        batch = self._encoded(edits)
+        batch = self._rows(edits)
         with self._corrupted(batch, edits, step):
             tail = Tail.capture(self.lm, self.layers[0], batch)
         if self.config.loss == "target":
             return tail
         return replace(tail, columns=last_column(batch.prompt_mask)[tail.rows])
 
-    def _encoded(self, edits: Sequence[Edit]) -> Batch:
+    def _rows(self, edits: Sequence[Edit]) -> Batch:
         config = self.config
-        prompts, targets = [e.prompt for e in edits], [e.target for e in edits]
         ends = config.append_eos and config.objective == "raise" and config.loss == "target"
-        return encode(
-            self.tokenizer, prompts, targets, append_eos=ends, max_length=self.lm.context_length
-        ).to(self.lm.device)
+        return self._encoded(edits, append_eos=ends)
 
     def _corrupted(
         self, batch: Batch, edits: Sequence[Edit], step: int

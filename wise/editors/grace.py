@@ -24,7 +24,6 @@ from wise.editors.routing_inputs import background_inputs, prompt_inputs
 from wise.edits import Edit
 from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
-from wise.lm.tokens import encode
 from wise.seeds import seeded
 
 __all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "descended", "make", "nearest", "scope",
@@ -239,10 +238,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
     def _learn(self, edit: Edit, start: Float[Tensor, " D"] | None) -> Float[Tensor, " D"]:
         """The value with which the model gives the edit's target, from `start` or a new one."""
         config = self.config
-        batch = encode(
-            self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch = self._encoded([edit], append_eos=config.append_eos)
         where = places(batch.prompt_mask, config.replacement, batch.prompt_mask.shape[1])  # 1 T
         first = int(where[0].int().argmax())
         tail = Tail.capture(self.lm, self.layer, batch, first=first)

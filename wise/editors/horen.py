@@ -24,7 +24,7 @@ from wise.editors.router import RouterBase, RoutingInputs, SideMemory
 from wise.editors.routing_inputs import of_different_subjects
 from wise.edits import Edit
 from wise.lm.tail import Tail
-from wise.lm.tokens import encode, last_column
+from wise.lm.tokens import last_column
 from wise.seeds import seeded
 
 __all__ = ["PRESETS", "Angle", "HoReN", "HoReNConfig", "make"]
@@ -213,10 +213,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
     def _value(self, edit: Edit) -> Float[Tensor, " D"]:
         """What, added to W_v's output at the last prompt token, gives the edit's target."""
         config = self.config
-        batch = encode(
-            self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch = self._encoded([edit], append_eos=config.append_eos)
         first = int(last_column(batch.prompt_mask))
         tail = Tail.capture(self.lm, self.layer, batch, first=first)
         unedited = tail.value[0, 0].float()

@@ -22,7 +22,7 @@ from wise.editors.base import ErasableBase, edits_of, factory, live
 from wise.editors.options import Checked
 from wise.edits import Background, Edit
 from wise.lm.decoding import most_rows
-from wise.lm.tokens import encode, pad, padding_id
+from wise.lm.tokens import pad, padding_id
 from wise.seeds import seeded
 
 __all__ = [
@@ -212,9 +212,7 @@ class ContextBase(ErasableBase[C, S]):
     def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
         """Raises ValueError for an edit that does not fit before its own prompt and answer."""
         for edit in edits:
-            batch = encode(
-                self.tokenizer, [edit.prompt], [edit.target], max_length=self.lm.context_length
-            ).to(self.lm.device)
+            batch = self._encoded([edit])
             told = self._ids(statement(edit, self.config.style))
             n_tokens = batch.input_ids.shape[1] + 1 + len(told)
             if self.lm.context_length is not None and n_tokens > self.lm.context_length:

@@ -347,10 +347,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
     ) -> tuple[Float[Tensor, " M+1"], Float[Tensor, "M+1 D"]]:
         """Both after Adam on the loss of a row whose W_v gives g v + (1 - g) times its output."""
         config = self.config
-        batch = encode(
-            self.tokenizer, [edit.prompt], [edit.target], append_eos=config.append_eos,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch = self._encoded([edit], append_eos=config.append_eos)
         tail = Tail.capture(self.lm, self.layer, batch, first=int(last_column(batch.prompt_mask)))
         query, output = tail.inputs[:, 0], tail.value.float()  # 1 M; 1 T D
         heads = [each.clone().requires_grad_() for each in (gate, value)]

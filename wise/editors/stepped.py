@@ -19,7 +19,6 @@ from torch import Tensor
 from wise.editors.base import ErasableBase, added, edits_of, floats, live
 from wise.edits import Edit, fields_of
 from wise.lm.tail import Tail, value_gradients
-from wise.lm.tokens import encode
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -66,10 +65,7 @@ class SteppedEditor(ErasableBase[C, S]):
 
         The tail has the rows and where their labels are.
         """
-        batch = encode(
-            self.tokenizer, [e.prompt for e in edits], [e.target for e in edits],
-            append_eos=self.config.append_eos, max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        batch = self._encoded(edits, append_eos=self.config.append_eos)
         with added(self.lm, state.changes):
             tail = Tail.capture(self.lm, self.layers[0], batch)
             return tail, value_gradients(tail, self.layers)
