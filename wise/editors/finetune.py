@@ -350,8 +350,7 @@ def fisher(
         tail = Tail.capture(lm, layer, batch.to(lm.device))
         with torch.enable_grad():
             value = tail.value.detach().requires_grad_()
-            logits = tail.logits(value).float()
-            log_p = -nn.functional.cross_entropy(logits, tail.labels, reduction="sum")
+            log_p = -tail.loss(value, "sum")
         (gradients,) = torch.autograd.grad(log_p, value)  # B T D
         for inputs, gradient in zip(tail.inputs.float(), gradients.float(), strict=True):
             total += (inputs.T @ gradient).square()

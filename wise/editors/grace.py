@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from wise.editors.base import ErasableBase, edits_of, factory, floats, live
 from wise.editors.gated import Read, SubstitutingBase, places
@@ -313,8 +313,7 @@ def descended(
     optimizer = torch.optim.Adam([value], lr=lr)
     for _ in range(n_steps):
         with torch.enable_grad():
-            logits = tail.logits(torch.where(where, value.to(tail.value.dtype), tail.value))
-            loss = nn.functional.cross_entropy(logits.float(), tail.labels)
+            loss = tail.loss(torch.where(where, value.to(tail.value.dtype), tail.value))
         if not torch.isfinite(loss):
             raise ValueError(f"loss={loss.item()} at lr={lr}; lower lr")
         if loss.item() <= early_stop:

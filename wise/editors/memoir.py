@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from wise.editors.base import edits_of, factory, floats, live
 from wise.editors.gated import GatedBase, OneEdit, threshold_among
@@ -231,8 +231,7 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
         for step in range(config.n_steps):
             with torch.enable_grad():
                 variable = learned.detach().requires_grad_()
-                value = tail.value + (inputs @ variable).to(tail.value.dtype)
-                loss = nn.functional.cross_entropy(tail.logits(value).float(), tail.labels)
+                loss = tail.loss(tail.value + (inputs @ variable).to(tail.value.dtype))
             found = loss.item()
             if not math.isfinite(found):
                 raise ValueError(f"loss={found} after {step} steps at lr={config.lr}; lower lr")

@@ -355,9 +355,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
         for _ in range(config.n_steps):
             with torch.enable_grad():
                 g, v = deferral(query, heads[0]), with_one(query) @ heads[1]
-                mixed = g * v + (1 - g) * output
-                logits = tail.logits(mixed.to(tail.value.dtype))
-                loss = nn.functional.cross_entropy(logits.float(), tail.labels)
+                loss = tail.loss((g * v + (1 - g) * output).to(tail.value.dtype))
             if not torch.isfinite(loss):
                 raise ValueError(f"loss={loss.item()} at lr={config.lr}; lower lr")
             for each, gradient in zip(heads, torch.autograd.grad(loss, heads), strict=True):

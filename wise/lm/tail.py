@@ -197,6 +197,11 @@ class Tail:
             hidden = first_tensor(block(hidden, **arguments))
         return self.lm.head(hidden[self.rows, self.columns])
 
+    def loss(self, value: Float[Tensor, "B T D"], reduction: str = "mean") -> Tensor:
+        """-log p of the labels if W_v gives `value`, in float32; `reduction` as of torch."""
+        logits = self.logits(value).float()
+        return nn.functional.cross_entropy(logits, self.labels, reduction=reduction)
+
 
 def value_gradients(
     tail: Tail, layers: Sequence[int]

@@ -69,8 +69,7 @@ class Answers:
     def losses(self, outputs: Float[Tensor, "R D"]) -> Float[Tensor, " N"]:
         """That of each label."""
         added = _placed(outputs, self.at).to(self.tail.value.dtype)
-        logits = self.tail.logits(self.tail.value + added)
-        return nn.functional.cross_entropy(logits.float(), self.tail.labels, reduction="none")
+        return self.tail.loss(self.tail.value + added, "none")
 
 
 @dataclass(frozen=True)
