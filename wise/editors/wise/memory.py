@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,8 +27,6 @@ def sample_mask(
     shape: tuple[int, int], ratio: float, generator: torch.Generator
 ) -> Bool[Tensor, "M D"]:
     """M_i: each entry 1 with probability `ratio`, independently. Source: WISE section 2.3."""
-    if ratio == 1.0:
-        return torch.ones(shape, dtype=torch.bool)
     return torch.rand(shape, generator=generator) < ratio
 
 
@@ -46,15 +45,10 @@ class Change:
     def of(cls, tau: Float[Tensor, "M D"]) -> Change:
         if int(tau.count_nonzero()) >= _DENSE_FROM * tau.numel():
             return cls(tau)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)
+        with _unwarned():
             rows = tau.T.to_sparse_csr()
-            indices = rows.crow_indices().int(), rows.col_indices().int()
-            return cls(
-                torch.sparse_csr_tensor(
-                    *indices, rows.values(), size=rows.shape, check_invariants=False
-                )
-            )
+            parts = rows.crow_indices().int(), rows.col_indices().int(), rows.values()
+            return cls(torch.sparse_csr_tensor(*parts, size=rows.shape, check_invariants=False))
 
     @property
     def recalled(self) -> Float[Tensor, " D"]:
@@ -96,27 +90,24 @@ class Change:
             return cls(parts["dense"])
         if set(parts) == {"span", "rows"}:
             span, rows = parts["span"], parts["rows"]
-            if (span.shape[1:], rows.shape[1:]) == (shape[:1], shape[1:]) and len(span) == len(
-                rows
-            ):
+            if (len(rows), *span.shape[1:], *rows.shape[1:]) == (len(span), *shape):
                 return cls(rows, span)
         if set(parts) != {"crow", "col", "values"}:
             raise ValueError(f"parts {sorted(parts)} do not make a change of shape {shape}")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR", UserWarning)
+        given = parts["crow"], parts["col"], parts["values"]
+        with _unwarned():
             try:
-                arguments = parts["crow"], parts["col"], parts["values"]
-                return cls(
-                    torch.sparse_csr_tensor(*arguments, size=shape[::-1], check_invariants=True)
-                )
+                sparse = torch.sparse_csr_tensor(*given, size=shape[::-1], check_invariants=True)
             except RuntimeError as error:
                 raise ValueError(
                     f"sparse parts do not make a change of shape {shape}: {error}"
                 ) from error
+        return cls(sparse)
 
-    @property
-    def n_bytes(self) -> int:
-        return sum(part.numel() * part.element_size() for part in self.parts().values())
+
+def _unwarned() -> AbstractContextManager[object]:
+    """torch warns that its sparse rows are a prototype."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 @dataclass(frozen=True)
