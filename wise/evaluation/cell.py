@@ -7,7 +7,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -162,9 +162,7 @@ def run_cell(cell: LeagueCell, scene_of: SceneMaker, folder: Path) -> None:
     record("open")
     try:
         with one_thread():
-            scene = scene_of(cell.model, cell.seed, cell.n_edits)
-            stream = scene.stream.prefix(cell.checkpoints[-1])
-            _run(cell, replace(scene, stream=stream), folder, spent)
+            _run(cell, scene_of(cell.model, cell.seed, cell.n_edits), folder, spent)
     except Exception as error:  # noqa: BLE001 - a cell's error is its result, and no other's
         name = type(error).__name__
         record("error", f"{name}: {error}" if str(error) else name, _measured(cell, folder))
@@ -187,7 +185,7 @@ def _run_of(cell: LeagueCell, scene: Scene) -> LifelongRun:
 
 
 def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], None]) -> None:
-    entry, tokenizer = cell.entry, scene.tokenizer
+    run, entry, tokenizer = _run_of(cell, scene), cell.entry, scene.tokenizer
     own = copy.deepcopy(scene.model)  # an editor may write to its model in place
     factory = with_cache(load_editor(entry.spec), folder / "cache")
     editor = factory(own, tokenizer, scene.background, seed=cell.seed, **dict(entry.options))
@@ -199,27 +197,27 @@ def _run(cell: LeagueCell, scene: Scene, folder: Path, spent: Callable[[Cost], N
         n_timed, total = n_timed + end - begin, total + seconds
         if end in cell.checkpoints:
             n_bytes: int | None = getattr(editor, "n_bytes", None)
-            spent(Cost(end, total / n_timed, n_bytes, _inference_ratio(editor, scene)))
+            ratio = _inference_ratio(editor, Unedited(scene.model, tokenizer), run.stream)
+            spent(Cost(end, total / n_timed, n_bytes, ratio))
 
     run_lifelong(
-        _run_of(cell, scene), editor, scene.model, tokenizer, cell.rows_in(folder),
+        run, editor, scene.model, tokenizer, cell.rows_in(folder),
         resume=True, progress=False, after_turn=after_turn,
     )  # fmt: skip
 
 
-def _inference_ratio(editor: Editor, scene: Scene) -> float:
+def _inference_ratio(editor: Editor, bare: Unedited, stream: EditStream) -> float:
     """Median time of a forward of the edited model over the bare one's, measured in turns."""
-    prompts = [edit.prompt for edit in scene.stream.edits[:_N_ROWS]]
-    batch = encode(scene.tokenizer, prompts).to(scene.model.device)
-    both = editor, Unedited(scene.model, scene.tokenizer)
-    times: dict[int, list[float]] = {0: [], 1: []}
+    device = bare.model.device
+    batch = encode(bare.tokenizer, [edit.prompt for edit in stream.edits[:_N_ROWS]]).to(device)
+    times: tuple[list[float], list[float]] = [], []
     for _ in range(1 + _N_TIMED):
-        for which, each in enumerate(both):
-            start = now(scene.model.device)
+        for each, taken in zip((editor, bare), times, strict=True):
+            start = now(device)
             each.logits(batch.input_ids, batch.attention_mask)
-            times[which].append(now(scene.model.device) - start)
-    edited, bare = (statistics.median(each[1:]) for each in times.values())
-    return edited / bare
+            taken.append(now(device) - start)
+    edited, own = (statistics.median(each[1:]) for each in times)
+    return edited / own
 
 
 def _measured(cell: LeagueCell, folder: Path, *, is_cut: bool = False) -> list[int]:
