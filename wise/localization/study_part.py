@@ -35,7 +35,6 @@ __all__ = ["SAID", "STREAM", "Part", "run_part"]
 
 STREAM = "stream.jsonl"  # the facts, in a study's folder
 SAID = "said.json"  # what the unedited model writes about their subjects
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 Place = tuple[str, int]  # fact, layer: the key of a cell within a part
 
 
@@ -192,7 +191,5 @@ def _check_restored(model: PreTrainedModel, unedited: PreTrainedModel) -> None:
 
 
 def _bits(weight: Tensor) -> Tensor:
-    """The weight's bits as integers, which compare equal even where they are NaN."""
-    if not weight.is_floating_point():
-        return weight
-    return weight.detach().view(_WHOLE[weight.element_size()])
+    """The weight's bytes, which compare equal even where it is NaN."""
+    return weight.detach().reshape(-1).view(torch.uint8)
