@@ -245,7 +245,7 @@ class _Facts:
                     where.append(self.told(edit) if is_own else self.both(edit, writer, text))
                 elif other := next((each for each in edits if not _agree(each, edit)), None):
                     clashing.append(self.both(edit, other, text))
-            n_apart = len({_one(edit.target) for edit in edits})
+            n_apart = len({normalized(edit.target) for edit in edits})
             again += [self.told(edits[0], text)] * (len(edits) - n_apart) * (writer is None)
         yield _finding(
             "contradicted-paraphrase", edited, n_all,
@@ -411,13 +411,9 @@ def _repeated(kind: str, probes: Sequence[Probe]) -> StreamFinding | None:
     )  # fmt: skip
 
 
-def _one(text: str) -> str:
-    """What answers share that differ in white space alone."""
-    return normalized(text)
-
-
 def _is_right(text: str, answers: Sequence[str]) -> bool:
-    return _one(text) in map(_one, answers)
+    """Whether it is one of the answers, up to white space."""
+    return normalized(text) in map(normalized, answers)
 
 
 def _agree(one: Edit | Probe, other: Edit | Probe) -> bool:
@@ -435,8 +431,9 @@ def _words(text: str) -> str:
 
 
 def _holds_target(edit: Edit) -> bool:
-    target = re.escape(_one(edit.target))
-    return re.search(rf"(?<!\w){target}(?!\w)", _one(edit.prompt), re.IGNORECASE) is not None
+    target = re.escape(normalized(edit.target))
+    found = re.search(rf"(?<!\w){target}(?!\w)", normalized(edit.prompt), re.IGNORECASE)
+    return found is not None
 
 
 def _opening(texts: Sequence[str]) -> str:
@@ -464,15 +461,15 @@ def _is_unseen(kind: str, field: str, text: str) -> bool:
 
 def _bare(text: str) -> str:
     """A text as it is, with letters put together as their parts."""
-    shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
-    is_composed = is_normalized("NFC", text)
-    return (
-        shown
-        if is_composed
-        else "".join(f"\\u{ord(each):04x}" if combining(each) else each for each in shown)
-    )
+    shown = _cut(text)
+    if is_normalized("NFC", text):
+        return shown
+    return "".join(f"\\u{ord(each):04x}" if combining(each) else each for each in shown)
 
 
 def _short(text: str) -> str:
-    text = normalized(text)
+    return _cut(normalized(text))
+
+
+def _cut(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
