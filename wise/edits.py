@@ -19,6 +19,7 @@ __all__ = [
     "Edit",
     "EditStream",
     "Probe",
+    "check_text",
     "fields_of",
     "turn_of",
 ]
@@ -27,7 +28,8 @@ LEVELS = (1, 2, 3, 4, 5)  # of paraphrases: from a common phrasing to a pronoun
 PROBE_KINDS = ("far", "near-subject", "near-relation", "portability")
 
 
-def _check_text(record: object, field: str, *, required: bool) -> None:
+def check_text(record: object, field: str, *, required: bool) -> None:
+    """Raise ValueError naming a field that is no text, or blank though it is `required`."""
     value = getattr(record, field)
     if not isinstance(value, str) or (required and not value.strip()):
         needed = "a non-blank text" if required else "a text"
@@ -70,9 +72,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         for field in ("prompt", "target"):
-            _check_text(self, field, required=True)
+            check_text(self, field, required=True)
         for field in ("subject", "ground_truth", "id"):
-            _check_text(self, field, required=False)
+            check_text(self, field, required=False)
         if self.subject not in self.prompt:
             raise ValueError(f"Edit.subject={self.subject!r} is not in the prompt {self.prompt!r}")
         _check_texts(self, "paraphrases")
@@ -134,10 +136,10 @@ class Probe:
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text(self, "prompt", required=True)
-        _check_text(self, "answer", required=self.kind == "portability")
+        check_text(self, "prompt", required=True)
+        check_text(self, "answer", required=self.kind == "portability")
         for field in ("edit_id", "ground_truth"):
-            _check_text(self, field, required=False)
+            check_text(self, field, required=False)
         if self.kind not in PROBE_KINDS:
             raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
         _check_texts(self, "aliases")
@@ -200,10 +202,13 @@ class EditStream:
         """The first `t` edits, with the probes made for them and those made for no edit."""
         if not 0 <= t <= len(self.edits):
             raise ValueError(f"t={t} is outside the stream's 0..{len(self.edits)} edits")
-        edits = self.edits[:t]
+        return self.with_only(self.edits[:t])
+
+    def with_only(self, edits: Sequence[Edit]) -> EditStream:
+        """These edits of the stream, with the probes made for them and those made for no edit."""
         allowed = {"", *(edit.id for edit in edits)}
         probes = tuple(probe for probe in self.probes if probe.edit_id in allowed)
-        return EditStream(edits, probes, self.name)
+        return EditStream(tuple(edits), probes, self.name)
 
     def live(self) -> tuple[Edit, ...]:
         """The edits still in force: the last write per prompt wins, in stream order."""

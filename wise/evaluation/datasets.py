@@ -126,10 +126,7 @@ def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = N
     if seed is not None:
         cases = [list(case) for _, case in groupby(order, key=lambda i: _case(whole, i))]
         order = [i for case in random.Random(seed).sample(cases, len(cases)) for i in case]
-    edits = tuple(whole.edits[index] for index in order[:n_edits])
-    kept = {"", *(edit.id for edit in edits)}
-    probes = tuple(probe for probe in whole.probes if probe.edit_id in kept)
-    return EditStream(edits, probes, whole.name)
+    return whole.with_only([whole.edits[index] for index in order[:n_edits]])
 
 
 def _case(whole: EditStream, index: int) -> str | int:

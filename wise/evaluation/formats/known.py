@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from wise.edits import Edit, EditStream, Probe
+from wise.edits import Edit, EditStream, Probe, check_text
 from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import check_keys
 from wise.evaluation.formats.schema import Keys
@@ -43,11 +43,8 @@ class KnownFact:
     id: str = ""
 
     def __post_init__(self) -> None:
-        for field, value in asdict(self).items():
-            required = field in ("prompt", "subject", "target")
-            if not isinstance(value, str) or (required and not value.strip()):
-                needed = "a non-blank text" if required else "a text"
-                raise ValueError(f"KnownFact.{field}={value!r} is not {needed}")
+        for field in asdict(self):
+            check_text(self, field, required=field in ("prompt", "subject", "target"))
         if self.subject not in self.prompt:
             raise ValueError(
                 f"KnownFact.subject={self.subject!r} is not in the prompt {self.prompt!r}"
