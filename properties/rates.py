@@ -107,7 +107,7 @@ def check_rate(bench: Bench, metric: str) -> str:
     if bench.baseline:
         return _not_worse(bench, metric, asked)
     if metric not in bench.thresholds:
-        raise Unasked(f"no threshold is set for {metric}; set one with --threshold={metric}=VALUE")
+        raise Unasked(_unset(bench, first, metric))
 
     def draws() -> Iterator[tuple[list[float], list[str]]]:
         for rows in bench.runs:
@@ -121,7 +121,7 @@ def check_rate(bench: Bench, metric: str) -> str:
     text = found.describe(metric)
     if metric in RELATIVE:
         if not found.n:
-            raise Undecided(f"{metric} is not judged: {_why_none(bench, first, asked)}")
+            raise Undecided(f"{metric} is not judged: {_why_none(bench, first, asked, metric)}")
         text += ", of what the unedited model answers about edits that hold"
     missed = [row for row in judged_rows(bench, first, metric) if row.score == 0]
     if found.outcome == "fail" and missed:
@@ -132,13 +132,34 @@ def check_rate(bench: Bench, metric: str) -> str:
     return require_pass(bench, found, text)
 
 
-def _why_none(bench: Bench, rows: Sequence[Row], asked: Sequence[Row]) -> str:
+_NO_TRUTHS = "the stream does not say what the answers were before the edits (ground_truth)"
+
+
+def _has_truths(bench: Bench, rows: Sequence[Row], metric: str) -> bool:
+    """Whether the stream says what its questions of a metric were answered before the edits."""
+    stream = bench.stream_of(rows)
+    if stream is None or not any(edit.ground_truth for edit in stream.edits):
+        return False
+    return metric != "portability" or any(
+        probe.ground_truth for probe in stream.probes if probe.kind == metric
+    )
+
+
+def _unset(bench: Bench, rows: Sequence[Row], metric: str) -> str:
+    """What is told of a metric without a threshold: to set one, if it could be judged."""
+    told = f"no threshold is set for {metric}"
+    if metric in RELATIVE and not _has_truths(bench, rows, metric):
+        return f"{told}, and none could be judged: {_NO_TRUTHS}"
+    return f"{told}; set one with --threshold={metric}=VALUE"
+
+
+def _why_none(bench: Bench, rows: Sequence[Row], asked: Sequence[Row], metric: str) -> str:
     """Why none of the rows `asked` is judged relative to the unedited model."""
     stream = bench.stream_of(rows)
     if not _answered(bench, rows):
         return "the editor answers none of its edits directly"
-    if stream is None or not any(edit.ground_truth for edit in stream.edits):
-        return "the stream does not say what the answers were before the edits (ground_truth)"
+    if stream is None or not _has_truths(bench, rows, metric):
+        return _NO_TRUTHS
     n_within = sum((row.edit_id, row.prompt) in within_reach(bench, stream) for row in asked)
     return (
         f"the unedited model answers {n_within} of its {len(asked)} questions about the facts as "

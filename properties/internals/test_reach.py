@@ -13,7 +13,7 @@ from fixtures.models import load_model
 from fixtures.tiny import tiny_tokenizer
 from properties.bench import Bench
 from properties.checks import CHECKS, run_check
-from properties.findings import Broken, Undecided
+from properties.findings import Broken, Unasked, Undecided
 from properties.internals.measured import RUN
 from properties.rates import check_rate, judged_rows
 from properties.reach import within_reach
@@ -123,6 +123,21 @@ def test_a_rate_that_is_not_judged_says_why(
     bench = bench_of(stream, rows_of(stream, direct=direct, harder=()), unknown=unknown)
     with pytest.raises(Undecided, match=f"generalization-3 is not judged: .*{why}"):
         check_rate(bench, "generalization-3")
+
+
+@pytest.mark.parametrize(
+    ("truth", "told"),
+    [("old", "set one with --threshold=portability=VALUE"),
+     ("", "none could be judged: the stream does not say what the answers were before")],
+)  # fmt: skip
+def test_a_threshold_is_asked_for_where_it_could_be_judged(truth: str, told: str) -> None:
+    whole = stream_of(2)
+    probes = tuple(replace(probe, ground_truth=truth) for probe in whole.probes)
+    stream = replace(whole, probes=probes)
+    rows = [replace(row, metric="portability", kind="portability")
+            for row in rows_of(stream, direct=(), harder=()) if row.kind == "3"]  # fmt: skip
+    with pytest.raises(Unasked, match=f"no threshold is set for portability.*{told}"):
+        check_rate(bench_of(stream, rows), "portability")
 
 
 BLIND = {
