@@ -296,9 +296,9 @@ def with_cache(factory: EditorFactory, folder: Path) -> EditorFactory:
     return partial(factory, cache=folder)
 
 
-def takes(factory: EditorFactory, option: str) -> bool:
-    """Whether a factory, by its signature, takes an option of this name."""
-    taken = inspect.signature(factory).parameters.values()
+def takes(function: Callable[..., object], option: str) -> bool:
+    """Whether a factory, or another function, by its signature takes an option of this name."""
+    taken = inspect.signature(function).parameters.values()
     return any(each.name == option or each.kind is each.VAR_KEYWORD for each in taken)
 
 

@@ -16,10 +16,10 @@ from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, needs, require, tolerance
 from properties.laws.batches import padded, questions
-from wise.editor import Editor, Generates, Routed
+from wise.editor import Editor, Generates, Routed, takes
 from wise.edits import Edit
 from wise.lm.architectures import context_length
-from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits, takes_option
+from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch, pad, prompt_tokens
 
 __all__ = [
@@ -323,10 +323,10 @@ def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
     asked = dict.fromkeys([*beamed, *long, *_prompts(bench, edits)])
     editor, prompts = bench.editor(edits), [*asked]
     assert isinstance(editor, Generates)
-    if not takes_option(editor, "num_beams"):
+    if not takes(editor.generate, "num_beams"):
         raise Unasked("its generate takes no num_beams")
     wanted: list[dict[str, int]] = [{"num_beams": _N_BEAMS}]
-    if takes_option(editor, "num_return_sequences"):
+    if takes(editor.generate, "num_return_sequences"):
         wanted.append({"num_beams": _N_BEAMS, "num_return_sequences": _N_BEAMS - 1})
     most = bench.reader.max_new_tokens
 

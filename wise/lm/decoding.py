@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editor import Editor, Generates, Routed
+from wise.editor import Editor, Generates, Routed, takes
 from wise.lm.architectures import context_length
 from wise.lm.hooks import frozen
 from wise.lm.tokens import IGNORED, Batch, canonical, encode, padding_id, position_ids
@@ -30,7 +29,6 @@ __all__ = [
     "greedy_by_logits",
     "most_rows",
     "require_readable",
-    "takes_option",
 ]
 
 EXTRA_TOKENS = 2  # that an answer may have more than the longest right one
@@ -201,7 +199,7 @@ class Reader:
             texts = [prompts[row] for row in rows]
             batch = self.encode(texts, max_length=self.max_length, n_more=n_tokens)
             asked = batch.input_ids, batch.attention_mask, n_tokens
-            if isinstance(editor, Generates) and all(takes_option(editor, o) for o in options):
+            if isinstance(editor, Generates) and all(takes(editor.generate, o) for o in options):
                 tokens = cast(Any, editor).generate(*asked, **options)
             else:
                 tokens = greedy_by_logits(editor, self.tokenizer, *asked, stops=stops)
@@ -284,12 +282,6 @@ def answer_of(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     stopped = tokenizer.eos_token_id in ids
     ids = ids[: ids.index(tokenizer.eos_token_id)] if stopped else ids
     return Answer(str(tokenizer.decode(ids)).strip(), tuple(ids), stopped)
-
-
-def takes_option(editor: Generates, name: str) -> bool:
-    """Whether its `generate` takes an option of transformers."""
-    taken = inspect.signature(editor.generate).parameters
-    return name in taken or any(each.kind is each.VAR_KEYWORD for each in taken.values())
 
 
 @torch.no_grad()
