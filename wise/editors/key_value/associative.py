@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editors.base import EditorBase, added, edits_of, floats, prepared
+from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
@@ -218,6 +218,9 @@ class SpreadingEditor(AssociativeEditor[Spread]):
     def _around(self, layer: int) -> tuple[int, ...]:
         n = self.config.n_layers or max(1, round(_RELEASED_SHARE * self.lm.n_layers))
         return self.lm.around(layer, n)
+
+    def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
+        return KeyValueState(live(state.edits, edits), self._spread(state, edits))
 
     @abstractmethod
     def _change(

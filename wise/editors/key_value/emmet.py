@@ -11,10 +11,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from wise.editors.base import factory, live
-from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
+from wise.editors.base import factory
+from wise.editors.key_value.associative import SpreadConfig, SpreadingEditor
 from wise.editors.key_value.rome import least_change
-from wise.edits import Edit
 
 __all__ = ["EMMET", "PRESETS", "make"]
 
@@ -26,9 +25,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 class EMMET(SpreadingEditor[SpreadConfig]):
     """MEMIT with its least squares in place of a constraint: each new key meets its value."""
-
-    def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
-        return KeyValueState(live(state.edits, edits), self._spread(state, edits))
 
     def _change(
         self,

@@ -17,9 +17,8 @@ from jaxtyping import Float
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from wise.editors.base import factory, live
-from wise.editors.key_value.associative import KeyValueState, SpreadConfig, SpreadingEditor
-from wise.edits import Edit
+from wise.editors.base import factory
+from wise.editors.key_value.associative import SpreadConfig, SpreadingEditor
 
 __all__ = [
     "MEMIT", "PRESETS", "RESTRAINED", "MEMITConfig", "balanced", "make", "make_prune", "make_rect",
@@ -76,9 +75,6 @@ class MEMIT(SpreadingEditor[MEMITConfig]):
 
     A prompt edited again gets its new target: the residual is measured on the edited model.
     """
-
-    def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
-        return KeyValueState(live(state.edits, edits), self._spread(state, edits))
 
     def _change(
         self, layer: int, keys: Tensor, residual: Tensor, earlier: Tensor | None
