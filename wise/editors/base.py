@@ -43,6 +43,7 @@ __all__ = [
     "floats",
     "live",
     "prepared",
+    "summed",
 ]
 
 
@@ -301,6 +302,16 @@ def added(lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]) -> Iterat
         for layer, tau in taus.items():
             stack.enter_context(hooks.replace(lm.part(layer, "value"), partial(add, tau)))
         yield
+
+
+def summed(
+    changes: Mapping[int, Float[Tensor, "M D"]], layer: int, by: Float[Tensor, "M D"]
+) -> Float[Tensor, "M D"]:
+    """The change of W_v at `layer` with another added, in float32; ValueError if not finite."""
+    found = (changes.get(layer, torch.zeros(())).double() + by).float()
+    if not bool(found.isfinite().all()):
+        raise ValueError(f"the change of W_v at layer={layer} is not finite")
+    return found
 
 
 def edits_of(record: Mapping[str, Any]) -> tuple[Edit, ...]:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import factory, floats
+from wise.editors.base import factory, floats, summed
 from wise.editors.options import Checked, Units, is_large
 from wise.editors.stepped import SteppedEditor, SteppedState
 from wise.editors.trained import Asked, Lessons, lessons, trained
@@ -182,11 +182,11 @@ class MEND(SteppedEditor[MENDConfig, MENDState]):
     def _after(self, state: MENDState, edits: tuple[Edit, ...]) -> MENDState:
         _, found = self._gradients(state, edits)
         network = state.network or self.network
-        by = {
-            layer: network.change(with_gradient(each)[0], self._shape[0], index)
-            for index, (layer, each) in enumerate(zip(self.layers, found, strict=True))
-        }
-        return MENDState((*state.turns, edits), self._changed(state, by), network)
+        changes = dict(state.changes)
+        for index, (layer, each) in enumerate(zip(self.layers, found, strict=True)):
+            by = network.change(with_gradient(each)[0], self._shape[0], index)
+            changes[layer] = summed(changes, layer, by)
+        return MENDState((*state.turns, edits), changes, network)
 
     @cached_property
     def network(self) -> Network:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -69,18 +68,6 @@ class SteppedEditor(ErasableBase[C, S]):
         with added(self.lm, state.changes):
             tail = Tail.capture(self.lm, self.layers[0], batch)
             return tail, value_gradients(tail, self.layers)
-
-    def _changed(
-        self, state: S, by: Mapping[int, Float[Tensor, "M D"]]
-    ) -> dict[int, Float[Tensor, "M D"]]:
-        """The changes of `state` and a turn's, in float32; ValueError where one is not finite."""
-        changes = dict(state.changes)
-        for layer, change in by.items():
-            if not bool(change.isfinite().all()):
-                raise ValueError(f"the change of W_v at layer={layer} is not finite")
-            earlier = changes.get(layer, torch.zeros(())).double()
-            changes[layer] = (earlier + change).float()
-        return changes
 
     def _without(self, state: S, prompts: frozenset[str]) -> S:
         turns = (tuple(e for e in turn if e.prompt not in prompts) for turn in state.turns)

@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared
+from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared, summed
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
@@ -117,11 +117,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
 
     def _after(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
         self.facts.asked(edits, forced=True, bare=True)  # refuses bad text before any work
-        state = self._edited(state, edits)
-        for layer, change in state.changes.items():
-            if not bool(change.isfinite().all()):
-                raise ValueError(f"the change of W_v at layer={layer} is not finite")
-        return state
+        return self._edited(state, edits)
 
     def _values(self, state: KeyValueState, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
         """v* of a turn on the model as `state` has it, in float64."""
@@ -153,13 +149,13 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         return {layer: float(torch.linalg.matrix_norm(W, 2)) for layer, W in weights.items()}
 
     def _weight_of(self, change: Float[Tensor, "M D"], layer: int, state: KeyValueState) -> Tensor:
-        """The stored change of a layer with `change` added, in float32."""
-        earlier = state.changes.get(layer, torch.zeros(())).double()
+        """The stored change of a layer with what is kept of `change` added, in float32."""
         share = self.config.kept_share
         if share < 1:
+            earlier = state.changes.get(layer, torch.zeros(())).double()
             weight = self.lm.value_weight(layer).detach().double() + earlier
             change = most_changed(change, weight, share=share)
-        return (earlier + change).float()
+        return summed(state.changes, layer, change)
 
     def _kept(self, state: KeyValueState, edits: Sequence[Edit]) -> list[int]:
         """Indices of the earlier edits whose prompts are not edited again."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from wise.editors.base import factory, floats
+from wise.editors.base import factory, floats, summed
 from wise.editors.key_value.memit import balanced
 from wise.editors.options import Checked, Fraction, Units
 from wise.editors.stepped import SteppedEditor, SteppedState
@@ -128,9 +128,10 @@ class UltraEdit(SteppedEditor[UltraEditConfig, UltraState]):
         statistics = state.statistics or Statistics.start(sum(self._shape), self.lm.device)
         for each in rows:
             statistics = statistics.joined(torch.cat(each, -1))
-        by = {layer: self._change(layer, *each, statistics)
-              for layer, each in zip(self.layers, rows, strict=True)}  # fmt: skip
-        return UltraState((*state.turns, edits), self._changed(state, by), statistics)
+        changes = dict(state.changes)
+        for layer, each in zip(self.layers, rows, strict=True):
+            changes[layer] = summed(changes, layer, self._change(layer, *each, statistics))
+        return UltraState((*state.turns, edits), changes, statistics)
 
     def _change(
         self, layer: int, h: Float[Tensor, "n M"], v: Float[Tensor, "n D"], statistics: Statistics
