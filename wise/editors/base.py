@@ -242,6 +242,11 @@ class ValueEditorBase(EditorBase[C, S]):
         self.layers = (self.layer,)
         return replace(config, layer=self.layer)
 
+    @property
+    def _weight(self) -> Float[Tensor, "M D"]:
+        """W_v."""
+        return self.lm.value_weight(self.layer)
+
 
 def factory(
     editor: Callable[..., E],

@@ -273,7 +273,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
     @property
     def _shape(self) -> tuple[int, ...]:
         """L M D."""
-        return len(self.layers), *self.lm.value_weight(self.layer).shape
+        return len(self.layers), *self._weight.shape
 
     @cached_property
     def _unit(self) -> float:

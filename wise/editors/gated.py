@@ -237,10 +237,6 @@ class GatedBase(ValueEditorBase[C, S]):
         """The blocks whose inputs of W_v decide a route, ascending; the edited one is the last."""
         return (self.layer,)
 
-    @property
-    def _weight(self) -> Float[Tensor, "M D"]:
-        return self.lm.value_weight(self.layer)
-
     def _inputs_of(self, prompts: Sequence[str]) -> RoutingInputs:
         """Inputs of W_v at every token of prompts, each cut to what the model reads."""
         prompts = readable(self.lm, self.tokenizer, prompts)

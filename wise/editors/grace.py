@@ -227,7 +227,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
                 return singles[edit]
             return self._learn(edit, start)
 
-        inner, hidden = self.lm.value_weight(self.layer).shape
+        inner, hidden = self._weight.shape
         codebook = state.codebook or Codebook.empty(inner, hidden, self.lm.device)
         radius = self.config.radius * self._units[0]
         for edit in edits:
@@ -264,7 +264,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
             texts = own_texts(self.lm, self.tokenizer, seed=self.seed)
             found = prompt_inputs(self.lm, self.tokenizer, self.layer, texts, "last")
         keys = found.keys[:, 0].float()  # N M
-        outputs = keys @ self.lm.value_weight(self.layer).detach().float()
+        outputs = keys @ self._weight.detach().float()
         norm = float(keys.norm(dim=-1).median()) if self.config.units == "model" else 1.0
         return norm, float(outputs.square().mean().sqrt())
 
@@ -281,7 +281,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
         edits = edits_of(record)
         if not edits:
             return self.empty
-        inner, hidden = self.lm.value_weight(self.layer).shape
+        inner, hidden = self._weight.shape
         n_keys, owner = len(tensors["keys"]), tensors["owner"].tolist()
         keys = floats(tensors, "keys", n_keys, inner)
         radii, values = floats(tensors, "radii", n_keys), floats(tensors, "values", n_keys, hidden)

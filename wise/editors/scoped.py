@@ -337,7 +337,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
 
     def _drawn(self) -> tuple[Float[Tensor, " M+1"], Float[Tensor, "M+1 D"]]:
         """The first gate and head: uniform, as torch draws linear layers."""
-        inner, hidden = self.lm.value_weight(self.layer).shape
+        inner, hidden = self._weight.shape
         drawn = torch.rand(inner + 1, 1 + hidden, generator=seeded(self.seed, "heads"))
         heads = ((2 * drawn - 1) / math.sqrt(inner)).to(self.lm.device)
         return heads[:, 0].contiguous(), heads[:, 1:].contiguous()
@@ -369,7 +369,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
         edits = edits_of(record)
         if not edits:
             return self.empty
-        inner, hidden = self.lm.value_weight(self.layer).shape
+        inner, hidden = self._weight.shape
         gate = floats(tensors, "gate", inner + 1)
         return _Heads(edits, gate, floats(tensors, "value", inner + 1, hidden))
 

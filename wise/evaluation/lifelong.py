@@ -285,10 +285,7 @@ def _is_finished(path: Path, run: LifelongRun, blocks: Sequence[Block]) -> bool:
     """Whether `path` holds all rows of `blocks`."""
     try:
         held = rows.read_rows(path)
-    except (
-        FileNotFoundError,
-        ValueError,
-    ):  # cut off, or not rows at all: resuming raises the error
+    except (FileNotFoundError, ValueError):  # cut off, or no rows: resuming raises the error
         return False
     expected = [block.name for block in blocks for _ in block.questions]
     return [row.block for row in held] == expected and {row.run for row in held} == {run.identity}
@@ -316,12 +313,7 @@ def reader_of(
             f"target {longest[:60]!r}{of} has {lengths[longest]} tokens; the model reads at most "
             f"{max_length} with its prompt"
         )
-    return Reader(
-        tokenizer,
-        max_new_tokens=n_new,
-        device=model.device,
-        max_length=max_length,
-    )
+    return Reader(tokenizer, n_new, model.device, max_length)
 
 
 def _save(editor: Editor, states: Path, t: int) -> None:

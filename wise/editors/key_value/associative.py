@@ -9,14 +9,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared, summed
 from wise.editors.key_value.covariance import Covariance
@@ -24,7 +22,7 @@ from wise.editors.key_value.facts import Corrupts, Facts
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.editors.key_value.restraint import most_changed, restrained
 from wise.editors.options import Fraction, Lengths
-from wise.edits import Background, Edit
+from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
@@ -55,22 +53,13 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
     keeps_keys: ClassVar[bool] = False
     site: ClassVar[str]  # of SITES: where values are optimised, in the highest edited block
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        background: Background,
-        config: Config,
-        *,
-        seed: int = 0,
-        corruption: Corrupts | None = None,
-        cache: str | Path | None = None,
-    ):
-        super().__init__(model, tokenizer, background, config, seed=seed, cache=cache)
+    def __init__(self, *args: Any, corruption: Corrupts | None = None, **options: Any):
+        super().__init__(*args, **options)
         self.layers = self._around(self._centre)
         self.covariance = Covariance(
-            self.kept, self.layers, background, seed, config.n_texts, config.ridge
-        )
+            self.kept, self.layers, self.background, self.seed, self.config.n_texts,
+            self.config.ridge,
+        )  # fmt: skip
         self._corruption = corruption
         self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
         self._shown: tuple[KeyValueState, Mapping[int, Tensor]] = self.empty, {}
