@@ -193,7 +193,7 @@ class RouterBase(ABC):
 
     @abstractmethod
     def threshold(self, memories: Sequence[SideMemory]) -> float:
-        """What an activation must exceed; infinite where there is no memory."""
+        """What an activation must exceed to open one of these, of which there is at least one."""
 
     def choose(self, rows: RoutingInputs, memories: Sequence[SideMemory]) -> Int[Tensor, " N"]:
         """The memory that each row opens, by its index in `memories`; -1 = the main memory."""
@@ -262,11 +262,10 @@ class Router(RouterBase):
         return (deltas / bounds).where(bounds > 0, 0.0)  # 0: a memory that changes nothing
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
-        """What an activation must exceed; infinite where there is no memory."""
-        if memories and self.thresholds == "per-memory":
+        """The smallest epsilon, scaled; 1 where each memory has its own."""
+        if self.thresholds == "per-memory":
             return 1.0
-        smallest = epsilon(memory.epsilon for memory in memories)
-        return self.threshold_scale * smallest if memories else smallest
+        return self.threshold_scale * epsilon(memory.epsilon for memory in memories)
 
 
 def _over_rows(hinge: Float[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -374,7 +374,7 @@ class Matcher(RouterBase):
 
     def threshold(self, memories: Sequence[SideMemory]) -> float:
         """What opens an edit: clear of near texts, and of nearly all held prompts of others."""
-        return self._in_force(memories).threshold if memories else float("inf")
+        return self._in_force(memories).threshold
 
     def _pooled_keys(self, pooled: Float[Tensor, "N 2 M"]) -> Float[Tensor, "N 2 M"]:
         keys = [white(pooled[:, i]) for i, white in enumerate(self.whitenings[1:])]
