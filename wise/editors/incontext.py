@@ -82,14 +82,10 @@ class _Store:
 
     edits: tuple[Edit, ...] = ()
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        return tuple(edit.prompt for edit in self.edits)
-
     @cached_property
     def retriever(self) -> Retriever:
         """The index of the edits' prompts."""
-        return Retriever(self.prompts)
+        return Retriever([edit.prompt for edit in self.edits])
 
 
 class ContextBase(ErasableBase[C, S]):

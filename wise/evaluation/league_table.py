@@ -109,9 +109,8 @@ class Standing:
 
     `measures` has the corners, "average" (of them, edit by edit), and "level 1" and so on. `worst`
     names the lowest corner; `at_most` has the ceilings below 1 of corners. `place` ranks it within
-    model, group and T, from 1, and equal ones
-    share a place; None for the calibration corners. `is_tied` is known only at the group's last T.
-    With an `error` there are no numbers.
+    model, group and T, from 1, and equal ones share a place; None for the calibration corners.
+    `is_tied` is known only at the group's last T. With an `error` there are no numbers.
     """
 
     contestant: Contestant
