@@ -62,7 +62,8 @@ class EditorBase(ABC, Generic[C, S]):
     """An editor of `config` C whose edits are a state S beside a model that stays as it was.
 
     It is an Editor, Generates and Persistent. S is never written to: a turn replaces it at its
-    end, so that an error leaves it as it was.
+    end, so that an error leaves it as it was. Raises ValueError where the model is of no known type
+    or has no layer of that number.
     """
 
     empty: ClassVar[Any]  # S before the first edit
@@ -230,10 +231,7 @@ class ErasableBase(EditorBase[C, S]):
 
 class ValueEditorBase(EditorBase[C, S]):
     """An editor at the W_v of one block: `config.layer`, or at the share `config.depth` (else 3/4)
-    of the blocks.
-
-    Raises ValueError where the model has no such layer.
-    """
+    of the blocks."""
 
     def _settled(self, config: C) -> C:
         given = cast(Any, config).layer

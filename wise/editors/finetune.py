@@ -112,7 +112,7 @@ class FineTuned:
 
 
 class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
-    """An editor that fine-tunes W_v. Raises ValueError where there is no such layer."""
+    """An editor that fine-tunes W_v."""
 
     empty = FineTuned()
 

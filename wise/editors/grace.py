@@ -170,7 +170,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
     """Online editor with a codebook; it is Generates, Routed, Persistent and Erasable.
 
     An entry depends only on its own edits, the model and the seed, so that a removed edit leaves no
-    trace. Raises ValueError where the model has no such layer or is of no known type.
+    trace.
     """
 
     empty = _State()

@@ -154,8 +154,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
     """Online editor with a codebook of directions; a turn's edits are made one by one.
 
     It is Generates, Routed, Retrieves, Growing, Persistent and Erasable. An entry depends only on
-    its own edit, the model and the seed. Raises ValueError where the model has no such layer or is
-    of no known type.
+    its own edit, the model and the seed.
     """
 
     empty = _State()

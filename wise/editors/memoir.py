@@ -162,7 +162,6 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
 
     It is Generates, Routed, Retrieves, Growing and Persistent. An edit changes its own rows alone;
     those that a later one writes too, it changes for both, so that no edit can be taken back.
-    Raises ValueError where the model has no such layer or is of no known type.
     """
 
     empty = _State()

@@ -296,8 +296,7 @@ class _Heads:
 class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
     """Online editor with one gate and one value head for all edits; a turn's are made one by one.
 
-    It is Generates, Routed and Persistent. Before the first edit it is bypassed. Raises ValueError
-    where the model has no such layer or is of no known type.
+    It is Generates, Routed and Persistent. Before the first edit it is bypassed.
     """
 
     empty = _Heads()

@@ -44,10 +44,7 @@ class KeyValueState:
 
 
 class AssociativeEditor(EditorBase[Config, KeyValueState]):
-    """An editor of the W_v of some blocks; a family defines what a turn adds there.
-
-    Raises ValueError where the model has no such layer or is of no known type.
-    """
+    """An editor of the W_v of some blocks; a family defines what a turn adds there."""
 
     empty = KeyValueState()
     keeps_keys: ClassVar[bool] = False
