@@ -85,11 +85,7 @@ class Kept:
             self._written(self.folder, whats, texts, compute)
 
     def _written(
-        self,
-        at: str | Path,
-        whats: Sequence[str],
-        texts: Sequence[str],
-        compute: ComputeEach,
+        self, at: str | Path, whats: Sequence[str], texts: Sequence[str], compute: ComputeEach
     ) -> list[Path]:
         """The files of `whats`, those that were missing by one call of `compute`."""
         paths = self._paths(at, whats, texts, compute)

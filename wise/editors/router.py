@@ -117,8 +117,7 @@ def _mean(delta: Float[Tensor, "B S"], mask: Bool[Tensor, "B S"]) -> Float[Tenso
 # The tokens that decide a row's route, and how their activations (zero where there is no token)
 # become one. The paper does not say; the released code takes the mean over all tokens.
 ROUTING_TOKENS: Mapping[
-    str,
-    tuple[Callable[[Tensor, Tensor], RoutingInputs], Callable[[Tensor, Tensor], Tensor]],
+    str, tuple[Callable[[Tensor, Tensor], RoutingInputs], Callable[[Tensor, Tensor], Tensor]]
 ] = {
     "last": (_last_token, _largest),
     "mean": (_whole_prompt, _mean),

@@ -44,13 +44,7 @@ def prompt_inputs(
 
 
 def background_inputs(
-    kept: Kept,
-    layer: int,
-    background: Background,
-    how: str,
-    *,
-    n: int,
-    seed: int,
+    kept: Kept, layer: int, background: Background, how: str, *, n: int, seed: int
 ) -> RoutingInputs | None:
     """Routing inputs of `n` background prompts; None for an empty background.
 

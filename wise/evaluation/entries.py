@@ -68,10 +68,7 @@ def every_name() -> list[str]:
 
 
 def entries_of(
-    name: str,
-    *,
-    best: Mapping[str, Mapping[str, Any]] | None = None,
-    options: Which = "both",
+    name: str, *, best: Mapping[str, Mapping[str, Any]] | None = None, options: Which = "both"
 ) -> list[Entry]:
     """The entries of one editor: a built-in one twice, released and tuned, or once with one of
     these `options`; any other once.

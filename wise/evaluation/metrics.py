@@ -31,14 +31,7 @@ from transformers import PreTrainedModel
 from wise.editor import Editor
 from wise.evaluation.asked import Question
 from wise.evaluation.drift import drifts
-from wise.lm.decoding import (
-    EXTRA_TOKENS,
-    Answer,
-    ForcedAnswer,
-    Reader,
-    Unedited,
-    answer_length,
-)
+from wise.lm.decoding import EXTRA_TOKENS, Answer, ForcedAnswer, Reader, Unedited, answer_length
 from wise.lm.tokens import canonical, prompt_tokens, why_no_target
 from wise.measures.fluency import generation_entropy
 
@@ -100,11 +93,7 @@ class BaseAnswers:
 
 
 def measure(
-    editor: Editor,
-    reader: Reader,
-    questions: Sequence[Question],
-    protocol: str,
-    base: BaseAnswers,
+    editor: Editor, reader: Reader, questions: Sequence[Question], protocol: str, base: BaseAnswers
 ) -> list[Measured]:
     """Score `questions` by one protocol, in their order."""
     asked = [(q, q.excluded or _why_unscored(q, protocol, reader, base)) for q in questions]

@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, mannwhitneyu, rankdata
 
-from wise.measures.statistics import (
-    Interval,
-    format_p,
-    format_share,
-    interval,
-    interval_at,
-)
+from wise.measures.statistics import Interval, format_p, format_share, interval, interval_at
 from wise.measures.verdicts import Verdict, judge_mean
 
 __all__ = ["Rates", "Separation", "separate"]

@@ -120,10 +120,7 @@ def _effective_n(scores: Sequence[float], clusters: Sequence[Hashable] | None) -
 
 
 def interval(
-    scores: Sequence[float],
-    clusters: Sequence[Hashable] | None = None,
-    *,
-    confidence: float = 0.95,
+    scores: Sequence[float], clusters: Sequence[Hashable] | None = None, *, confidence: float = 0.95
 ) -> Interval:
     """Two-sided interval of the mean of `scores`, each in [0, 1]; (0, 1) where there are none.
 

@@ -137,9 +137,7 @@ def _is_beside(condition: tuple[str, str], asked: Iterable[tuple[str, str]]) -> 
 
 
 def _lowered(
-    condition: tuple[str, str],
-    t: int,
-    at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]],
+    condition: tuple[str, str], t: int, at_most: Mapping[tuple[str, int], Mapping[Measure, Ceiling]]
 ) -> dict[Measure, Ceiling]:
     """The ceilings below 1 of the scores in one condition after `t` edits."""
     protocol, when = condition
