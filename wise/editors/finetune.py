@@ -126,10 +126,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         return {**super()._record(state), "n_turns": state.n_turns}
 
     def _weights(self, state: FineTuned) -> dict[int, Float[Tensor, "M D"]]:
-        return {} if state.tau is None else self._by_layer(state.tau)
-
-    def _by_layer(self, tau: Float[Tensor, "L M D"]) -> dict[int, Float[Tensor, "M D"]]:
-        return dict(zip(self.layers, tau, strict=True))
+        return {} if state.tau is None else dict(zip(self.layers, state.tau, strict=True))
 
     def _after(self, state: FineTuned, edits: tuple[Edit, ...]) -> FineTuned:
         number = state.n_turns

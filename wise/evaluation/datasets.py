@@ -53,17 +53,13 @@ def named_file(spec: str) -> tuple[str, Path]:
         what = f"{file!r} is a folder" if file and path.is_dir() else f"there is no file {file!r}"
         first, _, rest = file.partition(":")
         if not path.exists() and Path(rest).expanduser().is_file():
-            what, where = f"{first!r} is no format{_meant(first)}", ""
+            meant = did_you_mean(first, FORMATS)
+            what, where = f"{first!r} is no format" + f";{meant}" * bool(meant), ""
         raise ValueError(
             f"dataset={spec!r}: {what}{where}; a dataset is FILE or FORMAT:FILE, FORMAT one of "
             f"{', '.join(sorted(FORMATS))}"
         )
     return format_name, path
-
-
-def _meant(name: str) -> str:
-    meant = did_you_mean(name, FORMATS)
-    return f";{meant}" if meant else ""
 
 
 def load_stream(

@@ -61,7 +61,10 @@ class Forced:
     @torch.no_grad()
     def log_probabilities(self, editor: Editor, lm: LanguageModel) -> Float[Tensor, "N n"]:
         """log p of each whole target, float32; `lm` is the editor's model."""
-        noise, batch = self._noise(lm), self.batch
+        batch, noise = self.batch, None
+        if self.noise is not None:
+            nothing = torch.zeros_like(lm.embedding(batch.input_ids))
+            noise = self.noise(nothing, self.subject, [self.edit] * len(nothing))  # N*n T E
         found = torch.zeros(len(batch.labels), device=lm.device)
         for rows in of_like_length(batch.attention_mask.sum(-1), _BATCH_SIZE, _MOST_PADDED):
             some = batch[rows]
@@ -76,13 +79,6 @@ class Forced:
             chosen = log_p.gather(-1, some.labels[labelled][:, None])[:, 0]
             found.index_add_(0, rows[labelled.nonzero()[:, 0]], chosen)
         return found.view(-1, self.n_noise)
-
-    def _noise(self, lm: LanguageModel) -> Float[Tensor, "N*n T E"] | None:
-        """The noise to add to the embeddings."""
-        if self.noise is None:
-            return None
-        nothing = torch.zeros_like(lm.embedding(self.batch.input_ids))
-        return self.noise(nothing, self.subject, [self.edit] * len(nothing))
 
 
 def _plus(added: Tensor, _input: object, output: Tensor) -> Tensor:

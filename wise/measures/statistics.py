@@ -52,16 +52,6 @@ def format_p(p_value: float) -> str:
     return f"p={p_value:.{3 if p_value < 0.0995 else 2}f}".replace("=0.", "=.")
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value} is outside [0, 1]")
-
-
-def _check_confidence(confidence: float) -> None:
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence={confidence} is outside [0.5, 1)")
-
-
 def lower_bound(mean: float, n: float, error: float) -> float:
     """The mean at which a mean of `n` items as high as this one has probability `error`.
 
@@ -80,7 +70,8 @@ def worth(scores: Sequence[float], clusters: Sequence[Hashable] | None) -> tuple
     if clusters is not None and len(clusters) != len(scores):
         raise ValueError(f"{len(clusters)} clusters for {len(scores)} scores; give one for each")
     for index, score in enumerate(scores):
-        _check_share(f"scores[{index}]", score)
+        if not 0 <= score <= 1:
+            raise ValueError(f"scores[{index}]={score} is outside [0, 1]")
     if not len(scores):
         return 0.0, 0.0
     return math.fsum(scores) / len(scores), _effective_n(scores, clusters)
@@ -133,6 +124,7 @@ def interval(
 
 def interval_at(mean: float, effective_n: float, *, confidence: float = 0.95) -> Interval:
     """Two-sided Clopper-Pearson interval of a mean of `effective_n` independent items."""
-    _check_confidence(confidence)
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence={confidence} is outside [0.5, 1)")
     error = (1 - confidence) / 2
     return Interval(lower_bound(mean, effective_n, error), upper_bound(mean, effective_n, error))
