@@ -85,7 +85,7 @@ def _edges(bench: Bench, made: Sequence[Edit]) -> dict[str, list[str]]:
     prompts["about an edit's subject, for another fact"] = near
     if not any(prompts.values()):
         raise Unasked("the stream has no prompts that are close to an edit")
-    return {kind: list(dict.fromkeys(every))[:_N_ASKED] for kind, every in prompts.items()}
+    return {kind: list(dict.fromkeys(every))[:_N_ASKED] for kind, every in prompts.items() if every}
 
 
 def check_an_edit_stays_within_its_scope(bench: Bench) -> None:

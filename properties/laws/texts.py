@@ -207,6 +207,8 @@ def _each_is_written(bench: Bench, variants_of: _VariantsOf, field: str) -> str:
         for kind, variant in variants_of(bench, edit).items():
             if _is_writable(bench, getattr(variant, field)):
                 variants.setdefault(kind, []).append((edit, variant))
+    if not variants:
+        raise Unasked(f"no edit of the stream has another {field} to be written with")
     turn = {kind: pairs[n % len(pairs)][1] for n, (kind, pairs) in enumerate(variants.items())}
     editor, as_it_is, unjudged = bench.editor(), dict[Edit, str](), []
     found = zip(turn, _wrong(bench, editor, list(turn.values())), strict=True)
@@ -229,7 +231,7 @@ def _each_is_written(bench: Bench, variants_of: _VariantsOf, field: str) -> str:
             )
         else:
             unjudged.append(kind)
-    if not variants or len(unjudged) == len(variants):
+    if len(unjudged) == len(variants):
         raise Unasked(f"no edit is written to compare one {field} with another")
     return f"not judged: a {field} {'; '.join(unjudged)}" if unjudged else ""
 
