@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import pickletools
 import random
 import re
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from transformers import PreTrainedModel
@@ -74,7 +76,7 @@ def _save_before_a_removal(editor: Editor, path: Path | str, edit: Edit) -> None
 
 @needs(Persistent)
 def check_a_saved_state_holds_no_pickle(bench: Bench) -> None:
-    """No saved file is a pickle, or an archive that may contain one: loading must not run code."""
+    """No saved file is or holds a pickle, also packed as torch.save does: loading runs no code."""
     editor = bench.editor(bench.edits(least=1))
     assert isinstance(editor, Persistent)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,23 +84,35 @@ def check_a_saved_state_holds_no_pickle(bench: Bench) -> None:
         files = [path for path in Path(folder).rglob("*") if path.is_file()]
         require(bool(files), "nothing was written to the folder that it was saved to")
         for path in files:
-            what = "a zip archive" if is_zipfile(path) else "a pickle" if _is_pickle(path) else ""
+            what = _pickle_in(path.read_bytes())
             require(
                 not what, f"the saved file {path.name} is {what}; use safetensors or JSON instead"
             )
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether a file, or what follows the header of a .npy file, is a pickle to its end."""
-    content = path.read_bytes()
+def _pickle_in(content: bytes) -> str:
+    """In words, the pickle that the bytes of a file are or hold; "" where there is none."""
     if content.startswith(b"\x93NUMPY"):
-        return b"|O" in content[:128]
+        return "an array of pickled objects" if b"|O" in content[:128] else ""
+    if content.startswith(b"\x1f\x8b"):
+        inside = _pickle_in(gzip.decompress(content))
+        return f"packed by gzip, and in it {inside}" if inside else ""
+    if is_zipfile(io.BytesIO(content)):
+        with ZipFile(io.BytesIO(content)) as archive:
+            members = {name: _pickle_in(archive.read(name)) for name in archive.namelist()}
+        found = next(((name, what) for name, what in members.items() if what), None)
+        return f"a zip archive, and {found[0]} in it {found[1]}" if found else ""
+    return "a pickle" if _is_pickle(content) else ""
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether bytes begin with a pickle that names its protocol, or are an older one to the end."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes, in what is no pickle
-            *_, (last, _, place) = pickletools.genops(content)
+            (first, *_), *_, (last, _, place) = pickletools.genops(content)
     except ValueError:
         return False
-    return last.name == "STOP" and place == len(content) - 1
+    return last.name == "STOP" and (first.name == "PROTO" or place == len(content) - 1)
 
 
 @needs(Persistent)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import gc
+import gzip
+import io
+import pickle
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from fixtures.models import load_model
 from fixtures.perfect import Perfect
@@ -22,7 +27,7 @@ from properties.bench import Bench
 from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
 from properties.laws.batches import questions
-from properties.laws.states import _is_pickle
+from properties.laws.states import _pickle_in
 from properties.laws.writes import check_a_mass_turn_writes_all_of_its_edits
 from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
@@ -93,11 +98,37 @@ def test_no_two_checks_share_a_name() -> None:
     assert all(check.name == name for name, check in CHECKS.items())
 
 
-def test_a_file_is_told_from_a_pickle_without_a_warning(tmp_path: Path) -> None:
-    file = tmp_path / "state"
-    file.write_bytes(rb"S'\?'" + b"\n")
+def test_text_is_told_from_a_pickle_without_a_warning() -> None:
     with warnings.catch_warnings(action="error"):
-        assert not _is_pickle(file)
+        assert not _pickle_in(rb"S'\?'" + b"\n")
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_an_archive_of_arrays_is_no_pickle_unless_one_holds_objects(objects: bool) -> None:
+    file = io.BytesIO()
+    np.savez(file, keys=np.zeros((2, 3)), values=np.array([1], dtype=object if objects else int))
+    found = "a zip archive, and values.npy in it an array of pickled objects"
+    assert _pickle_in(file.getvalue()) == (found if objects else "")
+
+
+@pytest.mark.parametrize(
+    ("packed", "found"),
+    [
+        (lambda content: content, "a pickle"),
+        (lambda content: content + bytes(16), "a pickle"),  # with raw tensors after it
+        (gzip.compress, "packed by gzip, and in it a pickle"),
+    ],
+)
+def test_a_pickle_is_found_however_it_is_packed(
+    packed: Callable[[bytes], bytes], found: str
+) -> None:
+    assert _pickle_in(packed(pickle.dumps({"keys": [0.5]}))) == found
+
+
+def test_what_torch_saves_is_an_archive_with_a_pickle() -> None:
+    file = io.BytesIO()
+    torch.save({"keys": torch.zeros(2)}, file)
+    assert _pickle_in(file.getvalue()) == "a zip archive, and archive/data.pkl in it a pickle"
 
 
 @pytest.fixture
