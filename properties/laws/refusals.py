@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, needs, require, require_error
+from properties.findings import Broken, Unasked, needs, remade, require, require_error
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -141,26 +141,67 @@ def check_refuses_a_layer_outside_the_model(bench: Bench) -> None:
 
 
 def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
-    """An error from inside the model, in the middle of an edit, changes nothing."""
-    *edits, last = bench.edits(least=2)
-    for n_forwards in (2, 1):
+    """An error from inside the model changes nothing, neither early in a turn nor where it ends.
+
+    The turn gives an edit in force another target and makes a new one. Afterwards the next edit is
+    written, and a reset done, as if that turn had never begun.
+    """
+    known, new = bench.edits(2)
+    turn = [replace(known, target=new.target), new]
+    other = replace(new, target=known.target)
+    block, n_forwards = _deepest_block(bench, known, turn)
+    n_interrupted = 0
+    for n in sorted({min(2, n_forwards), n_forwards}):
         model = bench.copy_model()
-        editor = bench.editor(edits, model=model)
+        editor = bench.editor([known], model=model)
         before = bench.logits(editor, bench.prompts)
-        if _interrupt(model, editor, last, n_forwards):
-            break
-    else:
-        raise Unasked("an edit does not run the model to its last block")
-    bench.same(bench.logits(editor, bench.prompts), before, "after an edit that was interrupted")
-    editor.reset()
-    bench.same(bench.logits(editor, bench.prompts), bench.base_logits, "interrupted, then reset")
-    found = bench.change_of(model)
-    require(not found, f"an edit was interrupted, and after reset the caller's model is not as it "
-            f"was: {found}")  # fmt: skip
+        if not _interrupt(model, editor, turn, block, n):
+            continue  # it keeps what it computed for the first one
+        n_interrupted += 1
+        when = f"at forward {n} of the {n_forwards} of a turn"
+        bench.same(bench.logits(editor, bench.prompts), before, f"after an interruption {when}")
+        editor.edit([other])
+        after = bench.logits(editor, bench.prompts)
+        remade(editor, [[known], [other]])
+        bench.same(after, bench.logits(editor, bench.prompts),
+                   f"after an interruption {when}, and another edit")  # fmt: skip
+        editor.reset()
+        bench.same(
+            bench.logits(editor, bench.prompts), bench.base_logits, "interrupted, then reset"
+        )
+        found = bench.change_of(model)
+        require(not found, f"an edit was interrupted, and after reset the caller's model is not as "
+                f"it was: {found}")  # fmt: skip
+    if not n_interrupted:
+        raise Unasked("an edit does not run the model")
 
 
-def _interrupt(model: PreTrainedModel, editor: Editor, edit: Edit, n_forwards: int) -> bool:
-    """Edit, raising at the end of the n-th forward of the last block; whether it got that far."""
+def _deepest_block(bench: Bench, known: Edit, turn: Sequence[Edit]) -> tuple[int, int]:
+    """The last block that a turn runs, and how often; Unasked where it runs none."""
+    model = bench.copy_model()
+    editor = bench.editor([known], model=model)
+    blocks = LanguageModel(model).blocks
+    n_forwards = [0] * len(blocks)
+
+    def count(place: int, *_: Any) -> None:
+        n_forwards[place] += 1
+
+    handles = [b.register_forward_hook(partial(count, place)) for place, b in enumerate(blocks)]
+    try:
+        editor.edit(turn)
+    finally:
+        for handle in handles:
+            handle.remove()
+    deepest = max((place for place, n in enumerate(n_forwards) if n), default=None)
+    if deepest is None:
+        raise Unasked("an edit does not run the model")
+    return deepest, n_forwards[deepest]
+
+
+def _interrupt(
+    model: PreTrainedModel, editor: Editor, turn: Sequence[Edit], block: int, n_forwards: int
+) -> bool:
+    """Edit, raising at the end of the n-th forward of a block; whether it got that far."""
     left = [n_forwards]
 
     def hook(*_: Any) -> None:
@@ -168,9 +209,9 @@ def _interrupt(model: PreTrainedModel, editor: Editor, edit: Edit, n_forwards: i
         if not left[0]:
             raise _Interrupted
 
-    handle = LanguageModel(model).blocks[-1].register_forward_hook(hook)
+    handle = LanguageModel(model).blocks[block].register_forward_hook(hook)
     try:
-        editor.edit([edit])
+        editor.edit(turn)
     except _Interrupted:
         return True
     finally:
