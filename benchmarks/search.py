@@ -157,6 +157,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "n_nearest": _whole(1, 1, 8), "false_positives": _log(0.01, 0.001, 0.2),
         "gate": _share(0.1, 0.01, 0.49),
     },
+    "memllm-lite": {"missed": _log(0.01, 0.001, 0.5), "style": _one_of("plain", "ike")},
 }  # fmt: skip
 
 

@@ -1,16 +1,17 @@
-"""Laws of `wise.editors.external`: what is near, what it says, and when."""
+"""Laws of `wise.editors.external`: what a prompt or token finds, and what that says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fixtures.tiny import tiny_tokenizer
 from properties.internals.tiny_editors import (
@@ -25,7 +26,7 @@ from properties.internals.tiny_editors import (
 )
 from properties.internals.tiny_wise import BACKGROUND, FAR, is_same
 from wise.editor import Erasable, Growing, Layered, Retrieves, Routed, load_editor
-from wise.editors.external import SPALM_PRESETS, SPALMConfig, near_keys, recalled
+from wise.editors.external import SPALM_PRESETS, SPALMConfig, near_keys, recalled, stands_in
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited
@@ -218,3 +219,135 @@ def test_released_options_of_spalm_are_the_papers() -> None:
     assert (SPALMConfig().n_nearest, SPALM_PRESETS["released"]) == (4, {})
     with pytest.raises(ValueError, match=r"gate=0.0 is not allowed"):
         SPALMConfig(gate=0.0)
+
+
+KNOWN = Background(
+    (),
+    (
+        Edit("Gus Hale lives in", "Rome", subject="Gus Hale", paraphrases=("Home of Gus Hale is",)),
+        Edit("Hal Moss speaks", "Irish", subject="Hal Moss", paraphrases=("Hal Moss says",)),
+    ),
+)
+
+
+def triples(*edits: Edit, model_type: str = "llama", **options: Any) -> Any:
+    """MemLLM-lite after edits one by one."""
+    options = dict(background=KNOWN, reserve=6, threshold=0.999) | options
+    editor = tiny(load_editor("memllm-lite"), model_type, **options)
+    for edit in edits:
+        editor.edit([edit])
+    return editor
+
+
+def opened(editor: Any, *texts: str) -> list[tuple[Edit, ...]]:
+    batch = asked(texts)
+    return editor.retrieved(batch.input_ids, batch.attention_mask)
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("Ada Lorn lives in", True),
+        ("Where is Ada Lorn's home?", True),
+        ("It rains. (Ada Lorn) sings", True),
+        ("Ada Lornsen lives in", False),
+        ("Maada Lorn lives in", False),
+        ("Lorn, Ada lives in", False),
+        ("ada lorn lives in", False),
+    ],
+)
+def test_a_subject_stands_in_a_text_word_by_word(text: str, stands: bool) -> None:
+    assert stands_in("Ada Lorn", text) == stands
+
+
+def test_a_subject_of_a_script_without_spaces_stands_among_its_letters() -> None:
+    assert stands_in("\u6771\u4eac", "\u5927\u6771\u4eac\u90fd")
+    assert not stands_in("\u041e\u0441", "\u041e\u0441\u043b\u043e")
+
+
+def test_the_longest_subject_in_a_prompt_is_the_one_that_is_asked_about() -> None:
+    short, long = (Edit(f"{name} lives in", place, subject=name)
+                   for name, place in (("Ada", "Oslo"), ("Ada Lorn", "Riga")))  # fmt: skip
+    for edits in ((short, long), (long, short)):
+        editor = triples(*edits)
+        found = opened(editor, "Ada Lorn lives in", "Ada lives in", "Lorn lives in")
+        assert found == [(long,), (short,), ()]
+
+
+def test_a_key_is_the_subject_and_the_prompt_with_another_in_its_place() -> None:
+    editor = triples(*EDITS[:2], EDITS[3])
+    assert editor._state.keys == (
+        ("Ada Lorn", "Gus Hale lives in"),
+        ("Bo Rask", "The employer of Gus Hale is"),
+        ("Dov speaks", "Gus Hale"),  # without a subject, the whole prompt is one
+    )
+    batch = asked([relation for _, relation in editor._state.keys])
+    read = nn.functional.normalize(states(editor, batch)[:, -1], dim=-1)
+    torch.testing.assert_close(editor._state.relations, read, atol=1e-5, rtol=1e-5)
+
+
+def test_a_likeness_is_the_cosine_of_relations_and_1_for_the_same() -> None:
+    editor = triples(EDITS[0], replace(EDITS[0], prompt="Ada Lorn speaks", target="soup"))
+    texts = ["Ada Lorn lives in", "Ada Lorn has seen", "Cleo Vane lives in"]
+    batch = asked(texts)
+    found = editor.routing_activation(batch.input_ids, batch.attention_mask).tolist()
+    read = editor._read(["Gus Hale has seen"])["Gus Hale has seen"]
+    best = float((editor._state.relations @ read).max())
+    assert (found[0], found[2]) == (1.0, -1.0)
+    assert found[1] == pytest.approx(best, abs=1e-4)
+    open_at = triples(*editor.edits, threshold=max(0.0, best - 0.01))
+    likest = editor.edits[int((editor._state.relations @ read).argmax())]
+    assert opened(open_at, texts[1]) == [(likest,)]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "opt", "gemma2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_an_edit_stands_before_its_own_prompt_and_other_rows_are_the_unedited_model(
+    model_type: str, side: str
+) -> None:
+    editor = triples(*EDITS[:2], model_type=model_type)
+    texts = [EDITS[0].prompt, *FAR, "Ada Lornsen lives in", EDITS[1].prompt]
+    batch = forced(texts, side=side)
+    found = editor.logits(batch.input_ids, batch.attention_mask, batch.prompt_mask)
+    before = logits_of(bare(editor), batch)
+    assert found[1:-1].equal(before[1:-1])
+    told = [f"{edit.prompt} {edit.target}. {edit.prompt}" for edit in EDITS[:2]]
+    for row, text in ((0, told[0]), (-1, told[1])):
+        alone = forced([text])
+        expected = logits_of(bare(editor), alone)[0]
+        own = found[row][batch.attention_mask[row].bool()]
+        n_own = len(own)
+        torch.testing.assert_close(own, expected[-n_own:], atol=1e-3, rtol=1e-3)
+
+
+def test_the_threshold_is_below_all_but_the_missed_paraphrases() -> None:
+    pairs = (("Gus Hale lives in", "Home of Gus Hale is"), ("Gus Hale speaks", "Gus Hale says"))
+    editor = triples(threshold=None, missed=0.5)
+    alike = []
+    for pair in pairs:
+        one, other = (editor._read([text])[text] for text in pair)
+        alike.append(float(one @ other))
+    assert editor._least == pytest.approx(sum(alike) / 2, abs=1e-5)  # the median of two
+    lowest = triples(threshold=None, missed=1e-9)._least
+    assert lowest == pytest.approx(min(alike), abs=1e-5)
+    for background in (Background(), BACKGROUND):  # without a subject in a paraphrase
+        assert triples(background=background, threshold=None)._least == 0.8
+
+
+def test_the_order_of_edits_does_not_matter_and_a_removed_one_leaves_no_trace() -> None:
+    one, other = triples(*EDITS[:3]), triples(*EDITS[2::-1])
+    assert set(one._state.keys) == set(other._state.keys)
+    assert opened(one, *TEXTS) == opened(other, *TEXTS)
+    one.remove([EDITS[1]])
+    assert is_same(one._state, triples(EDITS[0], EDITS[2])._state)
+    one.remove([EDITS[0], EDITS[2]])
+    assert is_same(one._state, triples()._state)
+
+
+def test_memllm_is_routed_and_takes_edits_back() -> None:
+    editor = triples()
+    assert all(isinstance(editor, each) for each in (Erasable, Retrieves, Routed))
+    assert not isinstance(editor, Growing)
+    assert editor.threshold == math.inf
+    editor.edit(EDITS[:1])
+    assert editor.threshold == 0.999

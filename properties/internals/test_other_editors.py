@@ -268,7 +268,7 @@ def test_the_state_of_another_editor_is_refused_by_what_differs(kind: str, tmp_p
         assert stranger.edits == ()
 
 
-@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite"])
+@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite", "memllm-lite"])
 def test_tensors_that_fit_no_state_of_the_model_are_refused(kind: str, tmp_path: Path) -> None:
     editor = make(kind, edits=EDITS[:2])
     state, tensors = editor._state, editor._tensors(editor._state)
@@ -326,7 +326,7 @@ def tensors_of(state: object) -> list[Tensor]:
     return []
 
 
-@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite"])
+@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite", "memllm-lite"])
 def test_n_bytes_counts_every_tensor_that_the_state_holds(kind: str) -> None:
     editor = make(kind, edits=EDITS[:3])
     counted = {tensor.data_ptr() for tensor in editor._tensors(editor._state).values()}

@@ -67,9 +67,11 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "retrieval": ("retrieval", dict(reserve=6)),
     "serac": ("serac", dict(reserve=6, n_dims=8)),
     "spalm-lite": ("spalm-lite", {}),
+    "memllm-lite": ("memllm-lite", dict(reserve=6)),
 }
 KEY_VALUE = ("rome", "memit", "alphaedit")
-LEARNING = tuple(kind for kind in KINDS if kind not in ("ike", "retrieval", "serac", "spalm-lite"))
+_RECORDS = ("ike", "retrieval", "serac", "spalm-lite", "memllm-lite")  # they learn nothing by steps
+LEARNING = tuple(kind for kind in KINDS if kind not in _RECORDS)
 
 
 def make(

@@ -1,12 +1,14 @@
 """Editors whose edits are records beside the model, looked up while it reads; it learns nothing.
 
 SPALM (Yogatama, de Masson d'Autume and Kong, TACL 2021, arXiv 2102.02557) keeps hidden states with
-the tokens that followed them. The "-lite" says that what the method trains is left out.
+the tokens that followed them. MemLLM (Modarressi et al. 2024, arXiv 2404.11672) keeps triples of
+subject, relation and object. The "-lite" says that what the method trains is left out.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from wise.editors.base import ErasableBase, edits_of, factory, floats, live
 from wise.editors.gated import threshold_among
-from wise.editors.options import Checked, Share
+from wise.editors.incontext import ContextBase, ContextConfig
+from wise.editors.options import Checked, Fraction, Share
 from wise.editors.routing_inputs import of_different_subjects, readable
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -30,11 +33,16 @@ from wise.lm.hooks import frozen, replace
 from wise.lm.sampling import model_prefixes
 from wise.lm.tail import head_inputs
 from wise.lm.tokens import IGNORED, Batch, encode, last_column, of_like_length
+from wise.measures.text import UNSPACED
 
-__all__ = ["SPALM_PRESETS", "SPALMConfig", "SPALMLite", "last_states", "make_spalm", "near_keys",
-           "recalled"]  # fmt: skip
+__all__ = [
+    "MEMLLM_PRESETS", "SPALM_PRESETS", "MemLLMConfig", "MemLLMLite", "SPALMConfig", "SPALMLite",
+    "last_states", "make_memllm", "make_spalm", "near_keys", "recalled", "stands_in",
+]  # fmt: skip
 
 _BATCH = 64
+_UNCALIBRATED = 0.8  # the likeness of relations where the background has no paraphrase of a subject
+_LETTER = rf"[^\W{UNSPACED}]"  # of a word with spaces around it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +103,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         """Each token's state is compared with each of an edit's."""
         state = self._state
         n_keys = 0 if state.keys is None else len(state.keys) / len(state.edits)
-        return 3 * self._width * n_keys / (2 * self.lm.model.num_parameters())
+        return 3 * _width(self.lm) * n_keys / (2 * self.lm.model.num_parameters())
 
     @torch.no_grad()
     def retrieved(
@@ -126,15 +134,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
             found = recalled(logits[at], tokens[index], is_near, gate)
             return logits.masked_scatter(at[..., None], found)
 
-        return replace(self._head, mix, ahead=True)
-
-    @property
-    def _head(self) -> nn.Module:
-        return self.lm.model.get_output_embeddings()
-
-    @property
-    def _width(self) -> int:
-        return cast(Tensor, self._head.weight).shape[1]
+        return replace(self.lm.model.get_output_embeddings(), mix, ahead=True)
 
     @cached_property
     def _tau(self) -> float:
@@ -206,7 +206,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         labels = [self._batch(edit).labels for edit in edits]
         own = [each[each != IGNORED] for each in labels]
         tokens, owners = torch.cat(own), _owners(own)
-        keys = floats(tensors, "keys", len(tokens), self._width)
+        keys = floats(tensors, "keys", len(tokens), _width(self.lm))
         for name, each in (("tokens", tokens), ("owners", owners)):
             if tensors[name].dtype != each.dtype or not tensors[name].equal(each):
                 raise ValueError(f"{name} are not those of the edits' targets")
@@ -217,6 +217,11 @@ def _owners(tokens: Sequence[Int[Tensor, " n"]]) -> Int[Tensor, " N"]:
     """To which edit each token belongs."""
     counts = torch.tensor([*map(len, tokens)], device=tokens[0].device)
     return torch.arange(len(tokens), device=counts.device).repeat_interleave(counts)
+
+
+def _width(lm: LanguageModel) -> int:
+    """Of the states that the head reads."""
+    return cast(Tensor, lm.model.get_output_embeddings().weight).shape[1]
 
 
 def last_states(
@@ -267,4 +272,190 @@ def recalled(
     return torch.logaddexp(own, lifted).to(logits.dtype)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemLLMConfig(ContextConfig):
+    """How MemLLM-lite finds an edit, and tells it. Raises as ContextConfig.
+
+    threshold: the cosine above which two relations are one (released: of vectors of an encoder of
+        its own). None = what all but the share `missed` of the background's paraphrases exceed.
+    n_background: edits for the threshold, with one paraphrase each.
+    """
+
+    threshold: Fraction | None = None
+    missed: Share = 0.05
+    n_background: PositiveInt = 100
+
+
+# Its thresholds are those of another encoder: none is released that fits.
+MEMLLM_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "released": {},
+    # Chosen on tuning streams.
+    "embedded": dict(missed=0.01),
+}
+
+
+@dataclass(frozen=True)
+class _Triples:
+    """The edits in force with their keys, subject and relation, and what the model reads of each
+    relation; None before the first."""
+
+    edits: tuple[Edit, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+    relations: Float[Tensor, "E D"] | None = None
+
+    @cached_property
+    def of_subject(self) -> Mapping[str, list[int]]:
+        """The numbers of the edits of each subject, the longest subject first."""
+        found: dict[str, list[int]] = {}
+        for number, (subject, _) in sorted(enumerate(self.keys), key=lambda key: -len(key[1][0])):
+            found.setdefault(subject, []).append(number)
+        return found
+
+
+class MemLLMLite(ContextBase[MemLLMConfig, _Triples]):
+    """Tells a prompt the edit of its subject and relation, and is the unedited model without one.
+
+    It is Generates, Routed, Retrieves, Persistent and Erasable. The subject is the longest one of
+    an edit that stands in the prompt, word by word; an edit without a subject is found by its whole
+    prompt. The relation is the prompt with another subject in its place, by the state that the head
+    reads at its end.
+
+    Left out of MemLLM: the training of a model to write triples while it reads, and to ask for them
+    while it decodes. Here an edit is the triple, and is asked for once, by the prompt.
+    """
+
+    empty = _Triples()
+
+    @property
+    def threshold(self) -> float:
+        """What the likeness of relations must exceed; infinite before the first edit."""
+        return self._least if self.edits else math.inf
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """The likeness of each prompt's relation to the likest of its subject's edits; -1 without.
+
+        The same relation has 1.
+        """
+        found = [likeness for likeness, _ in self._found(input_ids, attention_mask)]
+        return torch.tensor(found, device=input_ids.device)
+
+    @torch.no_grad()
+    def retrieved(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> list[tuple[Edit, ...]]:
+        """The edit of each prompt's subject and relation; none where there is none."""
+        least = self.threshold
+        return [(self.edits[number],) if likeness > least else ()
+                for likeness, number in self._found(input_ids, attention_mask)]  # fmt: skip
+
+    def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
+        return self.retrieved(input_ids, prompt_mask)
+
+    def _found(self, input_ids: Tensor, mask: Tensor) -> list[tuple[float, int]]:
+        """For each prompt, how like its relation is to an edit's, and the likest, newest edit."""
+        require_readable(self.lm.model, mask)
+        state, found = self._state, list[tuple[float, int]]()
+        texts = self._texts(input_ids, mask)
+        keys = [next((self._key(text, each) for each in state.of_subject if stands_in(each, text)),
+                     None) for text in texts]  # fmt: skip
+        read = self._read([key[1] for key in keys if key is not None])
+        for key in keys:
+            if key is None or state.relations is None:
+                found.append((-1.0, -1))
+                continue
+            numbers = state.of_subject[key[0]]
+            cosines = (state.relations[numbers] @ read[key[1]]).tolist()
+            alike = [1.0 if state.keys[number] == key else min(cosine, 1.0)
+                     for number, cosine in zip(numbers, cosines, strict=True)]  # fmt: skip
+            found.append(max(zip(alike, numbers, strict=True)))
+        return found
+
+    def _key(self, prompt: str, subject: str) -> tuple[str, str]:
+        """The subject, and the prompt with the stand-in in its place."""
+        return subject, _pattern(subject).sub(lambda _: self._stand_in, prompt)
+
+    def _key_of(self, edit: Edit) -> tuple[str, str]:
+        """That of an edit, as the model reads its prompt and subject."""
+        tokens = [self._ids(text) for text in (edit.prompt, edit.subject or edit.prompt)]
+        prompt, subject = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        subject = subject.strip()
+        return self._key(prompt, subject if stands_in(subject, prompt) else prompt.strip())
+
+    @cached_property
+    def _stand_in(self) -> str:
+        """A subject that no relation is about; models read no sentence without one."""
+        return next((edit.subject for edit in self.background.edits if edit.subject), "")
+
+    def _read(self, relations: Sequence[str]) -> dict[str, Float[Tensor, " D"]]:
+        """The direction of each relation; 0 for one that is blank or too long for the model."""
+        limit, texts = self.lm.context_length, [*dict.fromkeys(relations)]
+        fits = [text for text in texts if text.strip()
+                and (limit is None or len(self.tokenizer(text).input_ids) <= limit)]  # fmt: skip
+        found = {text: torch.zeros(_width(self.lm), device=self.lm.device) for text in texts}
+        if fits:
+            states = last_states(self.lm, self.tokenizer, fits)
+            found |= zip(fits, nn.functional.normalize(states, dim=-1), strict=True)
+        return found
+
+    @cached_property
+    def _least(self) -> float:
+        """The threshold of the options, or that of the background."""
+        config = self.config
+        if config.threshold is not None:
+            return config.threshold
+        pairs = list[str]()
+        for number, edit in enumerate(self.background.edits):
+            subject = edit.subject
+            among = [text for text in edit.paraphrases if subject and stands_in(subject, text)]
+            if among and len(pairs) < 2 * config.n_background:
+                asked = edit.prompt, among[number % len(among)]
+                pairs += [self._key(text, subject)[1] for text in asked]
+        if not pairs:
+            return _UNCALIBRATED
+
+        def compute() -> dict[str, Tensor]:
+            read = self._read(pairs)
+            return {"directions": torch.stack([read[text] for text in pairs])}
+
+        found = self.kept.get("directions of relations", pairs, compute)["directions"]
+        alike = (found[::2] * found[1::2]).sum(-1)
+        return float(alike.quantile(config.missed))
+
+    def _of(self, edits: tuple[Edit, ...], state: _Triples) -> _Triples:
+        if not edits:
+            return self.empty
+        keys = tuple(self._key_of(edit) for edit in edits)
+        known = dict[str, Tensor]()
+        if state.relations is not None:
+            of_state = (relation for _, relation in state.keys)
+            known = dict(zip(of_state, state.relations, strict=True))
+        for _, relation in keys:
+            if relation not in known:
+                known |= self._read([relation])
+        return _Triples(edits, keys, torch.stack([known[relation] for _, relation in keys]))
+
+    def _tensors(self, state: _Triples) -> dict[str, Tensor]:
+        return {} if state.relations is None else {"relations": state.relations}
+
+    def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Triples:
+        edits = edits_of(record)
+        if not edits:
+            return self.empty
+        relations = floats(tensors, "relations", len(edits), _width(self.lm))
+        return _Triples(edits, tuple(self._key_of(edit) for edit in edits), relations)
+
+
+def stands_in(subject: str, text: str) -> bool:
+    """Whether a subject stands in a text, word by word where its script has spaces."""
+    return subject in text and _pattern(subject).search(text) is not None
+
+
+def _pattern(subject: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!{_LETTER}){re.escape(subject)}(?!{_LETTER})")
+
+
 make_spalm = factory(SPALMLite, SPALMConfig, SPALM_PRESETS)
+make_memllm = factory(MemLLMLite, MemLLMConfig, MEMLLM_PRESETS)

@@ -202,6 +202,10 @@ class ContextBase(ErasableBase[C, S]):
     def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
         """The edits shown before each row, the most relevant last."""
 
+    def _texts(self, input_ids: Tensor, mask: Tensor) -> list[str]:
+        rows = [row[kept] for row, kept in zip(input_ids, mask.bool(), strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
@@ -273,10 +277,6 @@ class Retrieval(InContext):
         texts, retriever = self._texts(input_ids, attention_mask), self._state.retriever
         scores = [max(retriever.scores(text), default=0.0) for text in texts]
         return torch.tensor(scores, device=input_ids.device)
-
-    def _texts(self, input_ids: Tensor, mask: Tensor) -> list[str]:
-        rows = [row[kept] for row, kept in zip(input_ids, mask.bool(), strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def _shown(self, input_ids: Tensor, prompt_mask: Tensor) -> Sequence[Sequence[Edit]]:
         return [self._best(text) for text in self._texts(input_ids, prompt_mask)]
