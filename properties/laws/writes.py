@@ -36,6 +36,7 @@ __all__ = [
     "check_edits_that_begin_alike_are_kept_apart",
     "check_edits_to_one_target_hold_together",
     "check_every_edit_of_a_turn_leaves_its_mark",
+    "check_new_edits_are_written_after_many_others",
     "check_the_first_edits_outlive_many_others",
     "check_the_last_write_wins",
     "check_the_last_write_wins_at_once",
@@ -47,7 +48,7 @@ _N_WORDS = 24  # that prompts share at their beginning, at least
 _N_PROBES = 12
 _GROUP = 5  # edits in force while one after the other is edited anew
 _FALSE_FAIL = 1e-4
-_FEW, _MANY = 10, 70  # edits after the first: what any editor holds, and more than a buffer of 64
+_FEW, _MANY = 10, 70  # other edits: what any editor holds, and more than a buffer of 64
 
 Turns = Sequence[Sequence[Edit]]
 
@@ -432,13 +433,7 @@ def check_a_turn_of_mixed_lengths_is_written(bench: Bench) -> None:
 
 def check_the_first_edits_outlive_many_others(bench: Bench) -> None:
     """After 70 more edits the first are not as if never made, if they hold after ten more."""
-    world = bench.loaded.world
-    edits = bench.edits(_N_PLACES, least=2)
-    first = {edit.subject for edit in edits}
-    later = bench.stream if world is None else world.stream(bench.seed, 2 * (_MANY + _N_PLACES))
-    others = [edit.as_taught() for edit in later.live() if edit.subject not in first][:_MANY]
-    if len(others) < _MANY:
-        raise Unasked(f"the stream has {len(others)} edits of other subjects; this law needs 70")
+    others = _many_others(bench)
 
     def find(edits: Sequence[Edit]) -> list[str]:
         pairs = [(edit, edit) for edit in edits]
@@ -449,6 +444,32 @@ def check_the_first_edits_outlive_many_others(bench: Bench) -> None:
                 for edit, text, _ in found]  # fmt: skip
 
     bench.repeatedly(find)
+
+
+def check_new_edits_are_written_after_many_others(bench: Bench) -> None:
+    """After 70 other edits a new one is not as if never made, if it holds after ten others."""
+    others = _many_others(bench)
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        pairs = [(edit, edit) for edit in edits]
+        turns, control = [others, edits], [others[:_FEW], edits]
+        found = _unwritten(bench, pairs, _as_before(bench), turns=turns, control=control)
+        return [f"{edit.prompt!r}, edited to {edit.target!r} after {_MANY} other edits, "
+                f"is answered {text!r}, as by the unedited model; after {_FEW}, it is right"
+                for edit, text, _ in found]  # fmt: skip
+
+    bench.repeatedly(find)
+
+
+def _many_others(bench: Bench) -> list[Edit]:
+    """70 edits of other subjects than those that the laws edit first; Unasked of fewer."""
+    world = bench.loaded.world
+    first = {edit.subject for edit in bench.edits(_N_PLACES, least=2)}
+    later = bench.stream if world is None else world.stream(bench.seed, 2 * (_MANY + _N_PLACES))
+    others = [edit.as_taught() for edit in later.live() if edit.subject not in first][:_MANY]
+    if len(others) < _MANY:
+        raise Unasked(f"the stream has {len(others)} edits of other subjects; this law needs 70")
+    return others
 
 
 def check_edits_that_begin_alike_are_kept_apart(bench: Bench) -> None:
