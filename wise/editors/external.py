@@ -30,7 +30,7 @@ from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen, replace
-from wise.lm.sampling import model_prefixes
+from wise.lm.sampling import own_texts
 from wise.lm.tail import head_inputs
 from wise.lm.tokens import IGNORED, Batch, encode, last_column, of_like_length
 from wise.measures.text import UNSPACED
@@ -144,8 +144,8 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
             return config.tau
         prompts = of_different_subjects(self.background, config.n_background)
         if len(prompts) < 2:
-            drawn = model_prefixes(self.lm, self.tokenizer, n=32, length=10, seed=self.seed)
-            prompts = [*dict.fromkeys(text for text in drawn if text)]
+            drawn = own_texts(self.lm, self.tokenizer, seed=self.seed)
+            prompts = [*dict.fromkeys(drawn)]
         prompts = readable(self.lm, self.tokenizer, prompts)
 
         def compute() -> dict[str, Tensor]:
@@ -174,10 +174,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         return keys, batch.labels[at]
 
     def _batch(self, edit: Edit) -> Batch:
-        return encode(
-            self.tokenizer, [edit.prompt], [edit.target], append_eos=self.config.append_eos,
-            max_length=self.lm.context_length,
-        ).to(self.lm.device)  # fmt: skip
+        return self._encoded([edit], append_eos=self.config.append_eos)
 
     def _by_edit(self, state: _Datastore) -> dict[Edit, tuple[Tensor, Tensor]]:
         if state.keys is None or state.tokens is None or state.owners is None:
@@ -193,11 +190,6 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
             return self.empty
         keys, tokens = zip(*(known[edit] for edit in edits), strict=True)
         return _Datastore(edits, torch.cat(keys), torch.cat(tokens), _owners(tokens))
-
-    def _tensors(self, state: _Datastore) -> dict[str, Tensor]:
-        if state.keys is None or state.tokens is None or state.owners is None:
-            return {}
-        return {"keys": state.keys, "tokens": state.tokens, "owners": state.owners}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Datastore:
         edits = edits_of(record)
