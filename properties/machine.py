@@ -124,7 +124,7 @@ def _machine(bench: Bench, keep: Callable[[list[Operation]], None]) -> type[Rule
     targets = sorted({edit.target for edit in edits})
     turns = st.lists(st.sampled_from(edits), min_size=1, max_size=6, unique_by=lambda e: e.prompt)
     if bench.loaded.world is not None:
-        hard = strategies.turns(bench.loaded.world, max_size=3)
+        hard = strategies.turns(world=bench.loaded.world, max_paraphrases=0, max_size=3)
         turns |= hard.map(lambda turn: [edit.as_taught() for edit in turn])
     example = bench.example
 

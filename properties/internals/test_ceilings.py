@@ -8,9 +8,10 @@ from itertools import product
 from math import isnan
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties.internals.examples import EVERY
 from properties.internals.measured import run_rows
 from wise.edits import PROBE_KINDS, Edit, EditStream, Probe
 from wise.evaluation.asked import Question, final_questions
@@ -19,7 +20,6 @@ from wise.measures.estimates import Measure
 
 pytestmark = pytest.mark.internals
 
-law = settings(deadline=None, max_examples=60)
 UNEDITED = object()  # the answer of the unedited model, which no record tells
 PROMPTS, ANSWERS = st.sampled_from("ABCD"), st.sampled_from(["x", "y", " y", "z"])
 ALIASES = st.lists(ANSWERS, max_size=2).map(tuple)
@@ -54,7 +54,7 @@ def share(questions: Sequence[Question], answers: dict[str, object]) -> Fraction
 
 
 @given(streams())
-@law
+@EVERY
 def test_a_ceiling_is_the_best_of_all_functions_of_the_prompt(stream: EditStream) -> None:
     asked = final_questions(stream)
     found = ceilings(asked)
@@ -76,7 +76,7 @@ tokens = st.lists(st.integers(0, 1), min_size=1, max_size=3).map(tuple)
 
 
 @given(st.lists(st.tuples(st.sampled_from("AB"), tokens), min_size=1, max_size=4))
-@law
+@EVERY
 def test_the_best_mean_of_tokens_is_that_of_all_functions_of_what_is_read(
     asked: list[tuple[str, tuple[int, ...]]],
 ) -> None:

@@ -17,6 +17,7 @@ from itertools import chain, product
 from scipy.stats import binom
 from torch import Tensor
 
+from fixtures.candidates import plain_prompt
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, remade, require
@@ -320,10 +321,10 @@ def _about(bench: Bench, edit: Edit) -> Edit | None:
         return next((each.as_taught() for each in alike if each.prompt != edit.prompt), None)
     known = {each.prompt for each in bench.stream.edits}
     for fact in world.facts:
-        if fact.subject == edit.subject and fact.prompt not in known:
+        if fact.subject == edit.subject and plain_prompt(fact) not in known:
             choices = (each.object for each in world.facts if each.relation == fact.relation)
             target = next(choice for choice in choices if choice not in fact.truths)
-            return Edit(fact.prompt, target, fact.subject, ground_truth=fact.object)
+            return Edit(plain_prompt(fact), target, fact.subject, ground_truth=fact.object)
     return None
 
 

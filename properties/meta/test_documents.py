@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def test_the_complete_editor_resets_and_without_its_clone_does_not(tmp_path: Pat
         assert log_p(editor, EDITS[:1]) > before
         editor.reset()
         assert bool((logits_of(editor) == bare).all()) == restores
+
+
+def test_the_example_of_drawn_streams_passes(tmp_path: Path) -> None:
+    example("docs/own-editor.md", "edit_streams", tmp_path)
+    runpy.run_path(str(tmp_path / "editor.py"))["test_the_last_write_wins"]()
 
 
 def test_the_numbers_of_laws_faults_and_model_types_are_the_present_ones() -> None:
