@@ -224,11 +224,8 @@ class Background:
     edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "texts", tuple(self.texts))
-        object.__setattr__(self, "edits", tuple(self.edits))
-        for text in self.texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Background.texts holds {text!r}; each must be a non-blank text")
+        _check_texts(self, "texts")
+        _keep_as_tuple(self, "edits")
 
     @classmethod
     def of(cls, edits: Sequence[Edit], probes: Sequence[Probe]) -> Background:

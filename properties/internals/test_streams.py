@@ -164,3 +164,8 @@ def test_a_planted_overlap_with_the_background_is_caught_and_named(what: str, wh
 
 def test_the_background_is_the_same_every_time() -> None:
     assert Encyclopedia().background() == Encyclopedia().background()
+
+
+def test_a_text_is_no_background_of_its_letters() -> None:
+    with pytest.raises(ValueError, match=r"Background\.texts='It rains\.' is not a tuple"):
+        Background("It rains.")
