@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
 
 from benchmarks import arguments
+from benchmarks.triangle import means
 from fixtures.models import load_model
 from fixtures.scenes import scene_of
 from fixtures.world import SPLITS
@@ -24,8 +24,7 @@ from wise.editors.wise.wise import WISE, WISEConfig
 from wise.evaluation.asked import final_questions
 from wise.evaluation.cell import Scene
 from wise.evaluation.lifelong import reader_of
-from wise.evaluation.metrics import BaseAnswers, measure
-from wise.measures.estimates import Measure
+from wise.evaluation.metrics import BaseAnswers
 from wise.measures.text import markdown_grid
 
 __all__ = ["Merging"]
@@ -60,13 +59,8 @@ class Merging(WISE):
         self._state = self._settled_at(WISEState((memory,)))
         prompts = {edit.prompt for edit in memory.edits}
         ids = {edit.id for edit in self.scene.stream.edits if edit.prompt in prompts}
-        scores: dict[str, list[float]] = defaultdict(list)
         asked = [question for question in self._asked if question.edit_id in ids]
-        for found in measure(self, self._reader, asked, "free", self._base):
-            if found.score is not None:
-                name = Measure(found.question.metric, found.question.kind).name
-                scores[name].append(found.score)
-        return {name: sum(values) / len(values) for name, values in scores.items()}
+        return means(self, self._reader, asked, self._base)
 
 
 def _line(name: str, rates: dict[str, float], shown: Collection[str]) -> list[str]:

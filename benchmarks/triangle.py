@@ -14,13 +14,15 @@ from benchmarks import arguments
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
 from fixtures.world import LEVELS
-from wise.editor import factory_options, load_editor
+from wise.editor import Editor, factory_options, load_editor
 from wise.edits import Background, EditStream
+from wise.evaluation.asked import Question
 from wise.evaluation.lifelong import LifelongRun, reader_of
 from wise.evaluation.metrics import BaseAnswers, measure
+from wise.lm.decoding import Reader
 from wise.measures.estimates import Measure
 
-__all__ = ["COLUMNS", "triangle"]
+__all__ = ["COLUMNS", "means", "triangle"]
 
 COLUMNS = (
     "editor", "options", "model", "edits", "seed", "far",
@@ -49,13 +51,19 @@ def triangle(
     for edit in stream.edits:
         edited.edit([edit.as_taught()])
     seconds = (time.perf_counter() - start) / len(stream.edits)
+    return {**means(edited, reader, final.questions, base), "seconds per edit": seconds}
+
+
+def means(
+    editor: Editor, reader: Reader, questions: Sequence[Question], base: BaseAnswers
+) -> dict[str, float]:
+    """Mean score of every metric that is asked for, free-run."""
     scores: dict[str, list[float]] = defaultdict(list)
-    for measured in measure(edited, reader, final.questions, "free", base):
+    for measured in measure(editor, reader, questions, "free", base):
         if measured.score is not None:
             asked = measured.question
             scores[Measure(asked.metric, asked.kind).name].append(measured.score)
-    means = {name: sum(values) / len(values) for name, values in sorted(scores.items())}
-    return {**means, "seconds per edit": seconds}
+    return {name: sum(values) / len(values) for name, values in sorted(scores.items())}
 
 
 def main(words: Sequence[str] | None = None) -> None:
