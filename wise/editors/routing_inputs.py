@@ -14,7 +14,7 @@ from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
-from wise.seeds import seeded
+from wise.seeds import seeded, shuffled
 
 __all__ = [
     "background_inputs",
@@ -54,10 +54,9 @@ def background_inputs(
     generator = seeded(seed, "background")
     asked = [text for edit in background.edits for text in (edit.prompt, *edit.paraphrases)]
     n_asked = min(len(asked), n - min(n // 2, len(background.texts)))
-    chosen = [asked[i] for i in torch.randperm(len(asked), generator=generator)[:n_asked]]
-    order = torch.randperm(len(background.texts), generator=generator)[: n - n_asked]
-    for index in order.tolist():
-        chosen.append(cut_anywhere(background.texts[index], generator))
+    chosen = shuffled(asked, generator)[:n_asked]
+    texts = shuffled(background.texts, generator)[: n - n_asked]
+    chosen += [cut_anywhere(text, generator) for text in texts]
     if not chosen:
         return None
     lm, tokenizer = kept.lm, kept.tokenizer

@@ -19,7 +19,7 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import own_texts
 from wise.lm.tail import inputs_at
 from wise.lm.tokens import Batch, encode, of_like_length
-from wise.seeds import seeded
+from wise.seeds import seeded, shuffled
 
 __all__ = ["Covariance", "second_moments"]
 
@@ -104,8 +104,7 @@ class Covariance:
         known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
         if not known:
             return own_texts(self.kept.lm, self.kept.tokenizer, seed=self.seed)
-        order = torch.randperm(len(known), generator=seeded(self.seed, "covariance"))
-        return tuple(known[index] for index in order[: self.n_texts])
+        return tuple(shuffled(known, seeded(self.seed, "covariance"))[: self.n_texts])
 
     def at(self, layer: int) -> Float[Tensor, "M M"]:
         """C at `layer`, float64, without the ridge; its caller holds what comes of it instead."""

@@ -22,7 +22,7 @@ from wise.edits import Background, Edit
 from wise.lm.sampling import background_prefixes, fitting_starts, model_prefixes, own_texts
 from wise.lm.tail import Tail, inputs_seen
 from wise.lm.tokens import IGNORED, Batch, encode, last_column
-from wise.seeds import seeded
+from wise.seeds import seeded, shuffled
 
 __all__ = ["Answers", "Learner", "Margin", "TurnLoss", "descend"]
 
@@ -409,8 +409,7 @@ class Learner:
             n_target = len(self.tokenizer(f" {target}").input_ids) + 1  # with EOS
             limit = min(limit, self.lm.context_length - n_target)
         texts = self._references.common.texts
-        order = torch.randperm(len(texts), generator=seeded(self.seed, "contexts", turn)).tolist()
-        chosen = [texts[index] for index in order[: self.config.n_contexts]]
+        chosen = shuffled(texts, seeded(self.seed, "contexts", turn))[: self.config.n_contexts]
         return [*filter(None, readable(self.lm, self.tokenizer, chosen, at_most=limit))]
 
     @cached_property
@@ -463,12 +462,11 @@ class Learner:
     def _rehearsed(self, shard: Shard, turn: Turn) -> tuple[Edit, ...]:
         """Earlier edits of the shard that a turn learns again."""
         generator = seeded(self.seed, "rehearsal", turn.number)
-        chosen = torch.randperm(len(shard.edits), generator=generator)[: self.config.rehearsal]
-        return tuple(shard.edits[index] for index in chosen)
+        return tuple(shuffled(shard.edits, generator)[: self.config.rehearsal])
 
     def _replayed(self, earlier: Sequence[Edit], generator: Generator) -> RoutingInputs | None:
         """x_m of a turn: prompts of earlier shards."""
         if not self.config.replay or not earlier:
             return None
-        chosen = torch.randperm(len(earlier), generator=generator)[: self.config.replay]
-        return self._inputs_of([earlier[index].prompt for index in chosen])
+        chosen = shuffled(earlier, generator)[: self.config.replay]
+        return self._inputs_of([edit.prompt for edit in chosen])

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,11 +19,9 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import own_texts
 from wise.lm.tail import inputs_at
 from wise.lm.tokens import encode, last_column
-from wise.seeds import seeded
+from wise.seeds import seeded, shuffled
 
 __all__ = ["Prompts", "Read", "References", "pooled"]
-
-_T = TypeVar("_T")
 
 
 def pooled(
@@ -158,8 +155,8 @@ def _chosen(
     of_subject: dict[str, list[Edit]] = {}
     for edit in background.edits:
         of_subject.setdefault(edit.subject or edit.prompt, []).append(edit)
-    groups = _shuffled([*of_subject.values()], generator)
-    cut = [cut_anywhere(text, generator) for text in _shuffled(background.texts, generator)]
+    groups = shuffled([*of_subject.values()], generator)
+    cut = [cut_anywhere(text, generator) for text in shuffled(background.texts, generator)]
     texts = [_Asked(text) for text in dict.fromkeys(cut)]
     half, n_texts = (len(groups) + 1) // 2, (len(texts) + 1) // 2
 
@@ -178,10 +175,6 @@ def _chosen(
         [*first(chain(about(groups[:half]), texts[:n_texts]), n // 2)],
         [*first(chain(about(groups[half:]), texts[n_texts:]), n // 2)],
     )
-
-
-def _shuffled(items: Sequence[_T], generator: Generator) -> list[_T]:
-    return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
 
 
 def _asked(
