@@ -11,7 +11,6 @@ from reports.reading import Items
 from reports.tables import SERIES, groups, in_series, scores_of
 from wise.measures.estimates import PROTOCOL_WORDS, Measure, bounded
 from wise.measures.quantities import told_of
-from wise.measures.rows import REPORTED
 from wise.measures.statistics import format_p, format_share
 from wise.measures.summary import perplexity_text
 
@@ -188,7 +187,7 @@ def perplexities(items: Items) -> list[str]:
 
 def quantities(items: Items) -> list[str]:
     """What is told of each series beside its scores, as in the terminal."""
-    table = items.table[items.table.metric.isin((*REPORTED, "portability"))]
+    table = items.table[~items.table.metric.isin(("locality", "routing", "knowledge"))]
     return [
         f"{label(str(key['editor']))} on {key['model']}, stream {key['stream']}: {told}"
         for key, own in groups(in_series(items, table), SERIES)

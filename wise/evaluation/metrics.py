@@ -34,6 +34,7 @@ from wise.evaluation.drift import drifts
 from wise.lm.decoding import EXTRA_TOKENS, Answer, ForcedAnswer, Reader, Unedited, answer_length
 from wise.lm.tokens import canonical, prompt_tokens, why_no_target
 from wise.measures.fluency import generation_entropy
+from wise.measures.rows import UNSTOPPED
 
 __all__ = ["BY_TOKENS", "BaseAnswers", "Measured", "measure"]
 
@@ -161,7 +162,7 @@ def _measure_free(
             # An alias of letters that the tokenizer drops, such as a flag, is not an empty answer.
             asked = question.answers if answer.text else (question.expected,)
             right = any(answer.is_exactly(each, reader.tokenizer) for each in asked)
-            text = answer.text if answer.stopped else f"{answer.text} [did not stop]"
+            text = answer.text if answer.stopped else answer.text + UNSTOPPED
             yield Measured(question, question.expected, text, float(right))
 
 

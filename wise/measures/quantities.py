@@ -9,8 +9,9 @@ from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
 from wise.measures.estimates import bounded
-from wise.measures.rows import REPORTED
-from wise.measures.statistics import interval
+from wise.measures.rouge import n_words, rouge_l
+from wise.measures.rows import ASIDE, REPORTED, UNSTOPPED
+from wise.measures.statistics import format_share, interval
 from wise.measures.text import by_number
 
 __all__ = ["Quantity", "told_of"]
@@ -19,6 +20,8 @@ _Values = Mapping[Hashable, float]  # of the items of one kind at one T; NaN whe
 _TEXTS = {"": "text|texts of far probes", "-seen": "text|texts that the editor was given"}
 # Formats in which the questions about an edit that have one answer are one question, reworded.
 _REWORDED = frozenset({"mquake"})
+# Of the longest names, dates and titles: what is longer is seldom answered word for word.
+_LONG = 10  # words
 _MOST_LOG = 700.0  # above which exp overflows
 
 
@@ -39,13 +42,17 @@ class Quantity(NamedTuple):
 def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
     """What is told of `rows`, of one or more runs of an editor.
 
-    Scores are passed over, but for those of a question that was asked in several wordings.
+    Scores are passed over, but for those of a question that was asked in several wordings; of
+    long targets the answers themselves are read.
     """
     cases: defaultdict[int, defaultdict[Hashable, list[tuple[float, str]]]]
     cases = defaultdict(lambda: defaultdict(list))
     found: defaultdict[str, defaultdict[int, dict[Hashable, float]]]
     found = defaultdict(lambda: defaultdict(dict))
+    long: defaultdict[int, defaultdict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
+        if _is_long(row):
+            long[row.t][row.metric].append(row)
         if row.metric in REPORTED:
             kind = f"{row.when} {row.kind or row.metric}"
             found[kind][row.t][row.run, row.prompt] = math.nan if row.excluded else row.value
@@ -56,6 +63,11 @@ def told_of(rows: Iterable[Any]) -> Iterator[Quantity]:
             "Multi-hop accuracy: cases of which any wording of the question is answered right, "
             "free-run",
             tuple(f"T={t}: {_multi_hop(cases[t].values())}" for t in sorted(cases)),
+        )
+    if long:
+        yield Quantity(
+            f"ROUGE-L, F1 and recall, of free-run answers to targets of {_LONG} words or more",
+            tuple(_rouge(long)),
         )
     for seen, texts in _TEXTS.items():
         if far := found[f"final divergence{seen}"]:
@@ -85,6 +97,31 @@ def _multi_hop(cases: Collection[Sequence[tuple[float, str]]]) -> str:
     scores = [max(score for score, _ in wordings) for wordings in cases]
     clusters = [wordings[0][1] for wordings in cases]
     return f"{bounded(fmean(scores), *interval(scores, clusters))}, n={len(scores)}"
+
+
+def _is_long(row: Any) -> bool:
+    is_scored = row.when == "final" and row.protocol == "free" and not row.excluded
+    asks = row.metric not in ASIDE and row.metric != "locality"
+    return is_scored and asks and n_words(row.expected) >= _LONG
+
+
+def _rouge(long: Mapping[int, Mapping[str, Sequence[Any]]]) -> Iterator[str]:
+    """At each T, by metric."""
+    try:
+        for t in sorted(long):
+            yield f"T={t}: " + "; ".join(f"{each} {_rouge_of(rows)}"
+                                         for each, rows in long[t].items())  # fmt: skip
+    except ModuleNotFoundError:
+        yield "not computed: pip install 'model-editor-suite[longform]'"
+
+
+def _rouge_of(rows: Sequence[Any]) -> str:
+    found = [
+        rouge_l((row.expected, *row.aliases), row.answer.removesuffix(UNSTOPPED)) for row in rows
+    ]
+    f1 = [each.f1 for each in found]
+    inside = bounded(fmean(f1), *interval(f1, [row.cluster for row in rows]))
+    return f"{inside} and {format_share(fmean(each.recall for each in found))}, n={len(rows)}"
 
 
 def _fluency(before: _Values, after: _Values) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "ASIDE",
     "ASKED_BEFORE",
     "REPORTED",
+    "UNSTOPPED",
     "Row",
     "RowWriter",
     "Run",
@@ -57,6 +58,8 @@ REPORTED = ("drift", "fluency")
 ASIDE = frozenset({"routing", "knowledge", *REPORTED})
 # Protocols by which the unedited model is asked, too.
 ASKED_BEFORE = ("compared", *REPORTED)
+# What a free-run answer that did not end with EOS ends in.
+UNSTOPPED = " [did not stop]"
 _VALUED = frozenset({"routing", *REPORTED})
 _NOT_BLANK = ("editor", "model", "stream", "cluster", "prompt", "block")
 _SURROGATE = re.compile("[\ud800-\udfff]")
