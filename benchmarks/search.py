@@ -30,6 +30,7 @@ from optuna.distributions import (
 )
 
 from benchmarks import arguments
+from benchmarks.lines import append, check_columns
 from fixtures.models import load_model, title_of
 from fixtures.scenes import scene_of
 from wise.editor import load_editor, with_cache
@@ -188,7 +189,8 @@ def search(name: str, scene: Scene, *, model: str, n_trials: int, path: Path, se
             rows = Path(folder) / f"{number}.jsonl"
             found = _tried(entry, model, scene, trial.params, seed, rows)
             study.tell(trial, found["worst"])
-            _append(path, {**asked, "trial": number, "options": json.dumps(trial.params), **found})
+            append(path, COLUMNS, {**asked, "trial": number, "options": json.dumps(trial.params),
+                                   **found})  # fmt: skip
 
 
 def _tried(
@@ -219,9 +221,13 @@ def _tried(
 
 
 def _trials(path: Path, asked: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The trials of this editor and model; ValueError where any is on another stream."""
+    """The trials of this editor and model.
+
+    Raises ValueError where any is on another stream, or the file has other columns.
+    """
     if not path.exists():
         return []
+    check_columns(path, COLUMNS)
     with path.open(newline="", encoding="utf-8") as file:
         of_model = [each for each in csv.DictReader(file) if each["model"] == asked["model"]]
     for record in of_model:
@@ -230,17 +236,6 @@ def _trials(path: Path, asked: Mapping[str, Any]) -> list[dict[str, str]]:
                 raise ValueError(f"{path} holds trials with {key}={record[key]}, not {asked[key]}; "
                                  "all editors share one budget: name another file")  # fmt: skip
     return [record for record in of_model if record["editor"] == asked["editor"]]
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value
-                         for key, value in record.items()})  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> None:

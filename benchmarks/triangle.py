@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import arguments
+from benchmarks.lines import append, check_columns
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
 from fixtures.world import LEVELS
@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
         load_editor(asked.editor)
         options = factory_options(asked.option)
         if asked.csv is not None:
-            _check_header(asked.csv)
+            check_columns(asked.csv, COLUMNS)
         loaded = load_model(asked.model)
         scenes = [scene_of(loaded, seed, asked.edits, whole=asked.dataset) for seed in asked.seeds]
     except ValueError as error:
@@ -93,10 +93,10 @@ def main(words: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         found.append(numbers)
         if asked.csv is not None:
-            _append(asked.csv, {"editor": asked.editor, "options": " ".join(asked.option),
-                                "model": asked.model, "edits": asked.edits, "seed": seed,
-                                **{name: f"{number:.4f}" for name, number in numbers.items()},
-                               })  # fmt: skip
+            append(asked.csv, COLUMNS, {
+                "editor": asked.editor, "options": " ".join(asked.option), "model": asked.model,
+                "edits": asked.edits, "seed": seed, **numbers,
+            })  # fmt: skip
     print(
         f"{asked.editor} on {asked.model}, T={asked.edits}, mean of seeds {asked.seeds}, free-run"
     )
@@ -104,29 +104,6 @@ def main(words: Sequence[str] | None = None) -> None:
         values = [numbers[name] for numbers in found if name in numbers]
         each = ", ".join(f"{value:.3f}" for value in values)
         print(f"  {name:18} {sum(values) / len(values):.3f}   ({each})")
-
-
-def _check_header(path: Path) -> None:
-    """Raise ValueError for a file with other columns."""
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            header = next(csv.reader(file), [])
-        if header != list(COLUMNS):
-            raise ValueError(
-                f"{path} has the columns {', '.join(header)}, not {', '.join(COLUMNS)}"
-            )
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a line; a metric that was not measured stays empty."""
-    _check_header(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(record)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import search, triangle
+from benchmarks.lines import append
 
 pytestmark = pytest.mark.internals
 
@@ -26,6 +27,7 @@ RESULTS = Path(triangle.__file__).parent / "results" / "triangle.csv"
         (triangle.main, ["--seeds=a"], "argument --seeds: a is not a whole number >= 0"),
         (triangle.main, ["--option=lr"], "editor option 'lr' is not of the form KEY=VALUE"),
         (triangle.main, ["--editor=nobody"], "editor='nobody' is not a built-in editor"),
+        (search.main, ["--editor=rome", f"--csv={__file__}"], "not editor, model, edits, stream_"),
         (triangle.main, [f"--csv={__file__}"], "not editor, options, model, edits, seed, far, "),
     ],
 )
@@ -41,7 +43,7 @@ def test_a_bad_value_is_a_usage_error(
 def test_a_metric_that_was_not_asked_for_stays_empty(tmp_path: Path) -> None:
     path = tmp_path / "triangle.csv"
     for more in ({"portability": "0.5"}, {}):
-        triangle._append(path, {"editor": "wise", "edits": 1, "far": "1.0", **more})
+        append(path, triangle.COLUMNS, {"editor": "wise", "edits": 1, "far": "1.0", **more})
     with path.open() as file:
         lines = list(csv.DictReader(file))
     assert [line["portability"] for line in lines] == ["0.5", ""]
