@@ -21,7 +21,7 @@ from properties.internals.tiny_wise import BACKGROUND, FAR, make_wise
 from properties.internals.watched import RUN, STREAM, T, Watched, go
 from wise.edits import Background, Edit, EditStream, Probe
 from wise.evaluation.asked import Question, drift_questions
-from wise.evaluation.drift import divergence, drifts
+from wise.evaluation.drift import drifts
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.lm.decoding import Reader, Unedited
 from wise.lm.tokens import Batch, encode
@@ -76,24 +76,6 @@ def test_drift_is_as_computed_by_hand() -> None:
     (turned,) = drifts(other, one, READER, ["ab"])
     assert turned.divergence == pytest.approx(back, rel=1e-4)
     assert back != pytest.approx(far, rel=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "far"),
-    [
-        ([0.5, 0.5, 0.0], [0.25, 0.75, 0.0], 0.5 * math.log(4 / 3)),
-        ([0.5, 0.5, 0.0], [0.25, 0.25, 0.5], math.log(2)),
-        ([0.5, 0.5, 0.0], [0.0, 1.0, 0.0], math.inf),
-        ([0.2, 0.3, 0.5], [0.2, 0.3, 0.5], 0.0),
-    ],
-)
-def test_a_divergence_counts_no_token_that_the_first_rules_out(
-    before: list[float], after: list[float], far: float
-) -> None:
-    found = divergence(
-        *(torch.tensor([each], dtype=torch.double).log() for each in (before, after))
-    )
-    assert found.tolist() == pytest.approx([far], rel=1e-12)
 
 
 class OnTheRight(Reader):

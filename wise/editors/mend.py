@@ -25,13 +25,14 @@ from wise.editors.stepped import SteppedEditor, SteppedState
 from wise.editors.trained import Asked, Lessons, lessons, trained
 from wise.edits import Edit
 from wise.lm import hooks
+from wise.lm.divergence import divergence
 from wise.lm.tail import Tail
 from wise.lm.tokens import encode, of_like_length
 from wise.seeds import seeded
 
 __all__ = [
-    "MEND", "PRESETS", "Exercise", "MENDConfig", "MENDState", "Network", "Training", "divergence",
-    "make", "with_gradient",
+    "MEND", "PRESETS", "Exercise", "MENDConfig", "MENDState", "Network", "Training", "make",
+    "with_gradient",
 ]  # fmt: skip
 
 _N_BLOCKS = 2  # of the network
@@ -147,12 +148,6 @@ class MENDState(SteppedState):
     """The state after the turns so far, with the network that made them."""
 
     network: Network | None = None  # None before the first turn
-
-
-def divergence(base: Float[Tensor, "N V"], edited: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
-    """KL(base || edited) of next-token distributions, from logits; 0 where they are equal."""
-    log_p, log_q = base.float().log_softmax(-1), edited.float().log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def with_gradient(
@@ -320,7 +315,7 @@ class Training:
         edited = self._edited(network, tail, [[n for n, _ in turn.edits] for turn in turns])
         at = torch.tensor(is_edit, device=tail.rows.device)[tail.rows]
         L_e = nn.functional.cross_entropy(edited[at].float(), tail.labels[at])
-        apart = divergence(base[~at], edited[~at])
+        apart = divergence(*(each[~at].float().log_softmax(-1) for each in (base, edited)))
         return L_e, apart.mean() if len(apart) else apart.sum()
 
     def _edited(

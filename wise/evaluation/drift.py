@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from wise.editor import Editor
 from wise.lm.decoding import Reader, batch_logits
+from wise.lm.divergence import divergence
 
-__all__ = ["Drift", "divergence", "drifts"]
+__all__ = ["Drift", "drifts"]
 
 
 class Drift(NamedTuple):
@@ -26,15 +25,6 @@ class Drift(NamedTuple):
     divergence: float
     before: float
     after: float
-
-
-def divergence(before: Float[Tensor, "T V"], after: Float[Tensor, "T V"]) -> Float[Tensor, " T"]:
-    """KL(before || after) of log-probabilities, in nats, at least 0; exactly 0 where all are equal.
-
-    Infinite where `after` rules out what `before` allows.
-    """
-    p = before.exp()
-    return torch.where(p > 0, p * (before - after), 0).sum(-1).clamp(min=0)
 
 
 @torch.no_grad()

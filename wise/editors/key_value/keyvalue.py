@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from wise.editors.key_value.facts import Facts, FactToken, Rows
 from wise.editors.options import Base, Checked, Fraction, Lengths, Objective, Share
 from wise.edits import Edit
+from wise.lm.divergence import divergence
 from wise.lm.tail import Tail, block_states
 from wise.lm.tokens import IGNORED
 
@@ -177,10 +178,9 @@ class _Loss:
         loss = OBJECTIVES[config.objective](nll / self.n_labels).view(-1, len(change)).mean(0)  # N
         decay = change.norm(dim=-1) / self.start.square().sum(-1)
         loss = loss + config.weight_decay * decay
-        after = logits[n:].log_softmax(-1)
-        divergence = (after.exp() * (after - self.before)).sum(-1)
+        apart = divergence(logits[n:].log_softmax(-1), self.before)
         owner = self.rows.owner[len(self.n_labels) :]
-        return loss.index_add(0, owner, config.kl * divergence)
+        return loss.index_add(0, owner, config.kl * apart)
 
 
 @torch.no_grad()
