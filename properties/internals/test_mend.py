@@ -301,6 +301,12 @@ def test_rates_fall_and_each_parameter_has_its_own() -> None:
                 lr={"a": 0.1, "b": 0.1}, n_steps=1, clip=1.0)  # fmt: skip
 
 
+def test_a_step_that_ends_in_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lr=0\.1 of it made a non-finite a; lower lr"):
+        trained({"a": torch.zeros(2)}, lambda found, _: found["a"].sqrt().sum(),
+                lr={"a": 0.1}, n_steps=1, clip=torch.inf, name="it")  # fmt: skip
+
+
 def test_a_bad_option_is_refused() -> None:
     with pytest.raises(ValueError, match="scale=0 is not allowed"):
         MENDConfig(scale=0)

@@ -133,7 +133,7 @@ def trained(
 
     Rates fall linearly to 0; the gradient's norm is at most `clip`. With `path`, what a training
     needs to go on is kept there, and one that was interrupted ends in the same bits. Raises
-    ValueError for a loss that is not finite.
+    ValueError for a loss or a parameter that is not finite.
     """
     learned = {key: value.clone().requires_grad_() for key, value in start.items()}
     optimizer = torch.optim.Adam([{"params": [each]} for each in learned.values()])
@@ -155,6 +155,9 @@ def trained(
             if path and time.monotonic() - kept_at >= _KEPT_EVERY:
                 _keep(path, learned, optimizer, step + 1)
                 kept_at = time.monotonic()
+    for key, value in learned.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"lr={lr[key]} of {name} made a non-finite {key}; lower lr")
     return {key: value.detach() for key, value in learned.items()}
 
 
