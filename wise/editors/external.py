@@ -25,12 +25,11 @@ from wise.editors.base import ErasableBase, edits_of, factory, floats, live
 from wise.editors.gated import threshold_among
 from wise.editors.incontext import ContextBase, ContextConfig
 from wise.editors.options import Checked, Fraction, Share
-from wise.editors.routing_inputs import of_different_subjects, readable
+from wise.editors.routing_inputs import unlike_prompts
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen, replace
-from wise.lm.sampling import own_texts
 from wise.lm.tail import head_inputs
 from wise.lm.tokens import IGNORED, Batch, encode, last_column, of_like_length
 from wise.measures.text import UNSPACED
@@ -142,11 +141,9 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         config = self.config
         if config.tau is not None:
             return config.tau
-        prompts = of_different_subjects(self.background, config.n_background)
-        if len(prompts) < 2:
-            drawn = own_texts(self.lm, self.tokenizer, seed=self.seed)
-            prompts = [*dict.fromkeys(drawn)]
-        prompts = readable(self.lm, self.tokenizer, prompts)
+        prompts = unlike_prompts(
+            self.lm, self.tokenizer, self.background, config.n_background, seed=self.seed
+        )
 
         def compute() -> dict[str, Tensor]:
             return {"states": last_states(self.lm, self.tokenizer, prompts)}

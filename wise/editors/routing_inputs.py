@@ -12,6 +12,7 @@ from wise.editors.kept import Kept
 from wise.editors.router import RoutingInputs, select, stack
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
+from wise.lm.sampling import own_texts
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode
 from wise.seeds import seeded, shuffled
@@ -22,6 +23,7 @@ __all__ = [
     "of_different_subjects",
     "prompt_inputs",
     "readable",
+    "unlike_prompts",
 ]
 
 
@@ -74,6 +76,21 @@ def of_different_subjects(background: Background, n: int) -> list[str]:
     """Up to `n` prompts of the background's edits, one for each subject."""
     prompts = {edit.subject or edit.prompt: edit.prompt for edit in background.edits}
     return [*prompts.values()][:n]
+
+
+def unlike_prompts(
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    background: Background,
+    n: int,
+    *,
+    seed: int,
+) -> list[str]:
+    """The same, each cut to what the model reads; without two of them, texts that it draws."""
+    prompts = of_different_subjects(background, n)
+    if len(prompts) < 2:
+        prompts = [*dict.fromkeys(own_texts(lm, tokenizer, seed=seed))]
+    return readable(lm, tokenizer, prompts)
 
 
 def cut_anywhere(text: str, generator: torch.Generator) -> str:
