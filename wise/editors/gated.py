@@ -25,15 +25,19 @@ from wise.lm import hooks
 from wise.lm.tail import inputs_at, value_inputs
 from wise.lm.tokens import Batch, last_column
 
-__all__ = ["Gate", "GatedBase", "OneEdit", "Read", "SubstitutingBase", "places", "threshold_among"]
+__all__ = [
+    "Gate", "GatedBase", "Latch", "OneEdit", "Read", "ReadingBase", "RowsSeen", "Substitute",
+    "SubstitutingBase", "places", "threshold_among",
+]  # fmt: skip
 
 C = TypeVar("C", bound=Any)
 S = TypeVar("S", bound=Any)
 V = TypeVar("V", bound=ValueChange)
+F = TypeVar("F")
 
 
 @dataclass
-class _Rows:
+class RowsSeen:
     """The rows of a batch as one forward after another shows them; beams come as neighbours."""
 
     prompt_mask: Bool[Tensor, "B T"]
@@ -80,7 +84,7 @@ class Gate:
 
     router: RouterBase
     memories: Sequence[SideMemory]
-    rows: _Rows
+    rows: RowsSeen
     span: str = "row"
     choice: Int[Tensor, " R"] | None = None  # the memory of each row; -1 = the main one
     of_memory: dict[int, Int[Tensor, " r"]] = field(default_factory=dict)  # rows; of those in use
@@ -132,32 +136,41 @@ class Gate:
         return self.choice
 
 
-Read = Callable[[Float[Tensor, "B M"]], tuple[Bool[Tensor, " B"], Float[Tensor, "B D"]]]
+Read = Callable[[Float[Tensor, "B M"]], tuple[Bool[Tensor, " B"], F]]
 
 
 @dataclass
-class Substitute:
-    """Puts another value in place of W_v's output at some tokens of the rows in scope.
+class Latch(Generic[F]):
+    """Reads each row of a batch at its first forward, and keeps for later ones what it found then.
 
-    Each row is read at its first forward, and keeps for later ones what was found then; a row out
-    of scope keeps its bits.
-
-    reader: from inputs of W_v at last prompt tokens, which rows are in scope, and the value of
-        each.
-    span: the tokens that get the value, as `places` has them.
+    reader: from inputs of W_v at last prompt tokens, which rows are in scope, and what is found
+        for them.
     """
 
-    reader: Read
-    rows: _Rows
+    reader: Read[F]
+    rows: RowsSeen
+    found: tuple[Bool[Tensor, " R"], F] | None = None
+
+    def read(self, inputs: Float[Tensor, "R n M"]) -> tuple[Bool[Tensor, " R"], F]:
+        """What was found of the rows, of which these are the inputs of W_v."""
+        if self.found is None:
+            self.found = self.reader(select(inputs, self.rows.mask, "last").keys[:, 0])
+        return self.found
+
+
+@dataclass(kw_only=True)
+class Substitute(Latch[Float[Tensor, "R D"]]):
+    """Puts another value in place of W_v's output at some tokens of the rows in scope.
+
+    A row out of scope keeps its bits. span: the tokens that get the value, as `places` has them.
+    """
+
     span: str
-    found: tuple[Bool[Tensor, " R"], Float[Tensor, "R D"]] | None = None
 
     def __call__(self, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of W_v with the values of the rows in scope."""
         inputs, value = self.rows.read(inputs), self.rows.apart(output)
-        if self.found is None:
-            self.found = self.reader(select(inputs, self.rows.mask, "last").keys[:, 0])
-        is_open, values = self.found
+        is_open, values = self.read(inputs)
         at = (is_open[:, None] & self.rows.at(self.span))[..., None]  # R n 1
         return where(at, values.to(value.dtype)[:, None], value).view_as(output)
 
@@ -172,17 +185,16 @@ def places(
     return {"last": padded & (columns == last), "prompt": padded, "answer": columns >= last}[span]
 
 
-class SubstitutingBase(ValueEditorBase[C, S]):
-    """An editor that puts a value in place of W_v's output, by what it reads at the last token."""
-
-    @property
-    @abstractmethod
-    def span(self) -> str:
-        """The tokens that get the value, as `places` has them."""
+class ReadingBase(ValueEditorBase[C, S], Generic[C, S, F]):
+    """An editor that changes outputs of W_v by what a Latch reads at the last prompt token."""
 
     @abstractmethod
-    def _reader(self, state: S) -> Read | None:
-        """How a Substitute reads prompts; None before the first edit."""
+    def _reader(self, state: S) -> Read[F] | None:
+        """How prompts are read; None before the first edit."""
+
+    @abstractmethod
+    def _changed(self, read: Read[F], rows: RowsSeen) -> AbstractContextManager[None]:
+        """The model with the outputs that `read` changes in these rows."""
 
     def _queries(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "B M"]:
         """The inputs of W_v at the last token of prompts."""
@@ -193,10 +205,23 @@ class SubstitutingBase(ValueEditorBase[C, S]):
 
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         read = self._reader(self._state)
-        if read is None:
-            return nullcontext()
-        substitute = Substitute(read, _Rows(prompt_mask.bool()), self.span)
-        return hooks.replace(self.lm.part(self.layer, "value"), substitute)
+        return nullcontext() if read is None else self._changed(read, RowsSeen(prompt_mask.bool()))
+
+
+class SubstitutingBase(ReadingBase[C, S, Float[Tensor, "R D"]]):
+    """An editor that puts a value in place of W_v's output in the rows in scope."""
+
+    @property
+    @abstractmethod
+    def span(self) -> str:
+        """The tokens that get the value, as `places` has them."""
+
+    def _changed(
+        self, read: Read[Float[Tensor, "R D"]], rows: RowsSeen
+    ) -> AbstractContextManager[None]:
+        return hooks.replace(
+            self.lm.part(self.layer, "value"), Substitute(read, rows, span=self.span)
+        )
 
 
 @dataclass(frozen=True)
@@ -288,7 +313,7 @@ class GatedBase(ValueEditorBase[C, S]):
 
     @contextmanager
     def _gated(self, memories: Sequence[SideMemory], prompt_mask: Tensor) -> Iterator[None]:
-        gate = Gate(self.router, memories, _Rows(prompt_mask), self.span)
+        gate = Gate(self.router, memories, RowsSeen(prompt_mask), self.span)
         with ExitStack() as stack:
             for layer in self.routing_layers[:-1]:
                 stack.enter_context(hooks.observe(self.lm.part(layer, "value"), gate.see))

@@ -26,12 +26,14 @@ from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
 from wise.seeds import seeded
 
-__all__ = ["GRACE", "PRESETS", "Codebook", "GRACEConfig", "descended", "make", "nearest", "scope",
-           "written"]  # fmt: skip
+__all__ = [
+    "COINCIDE", "GRACE", "HAIR", "PRESETS", "Codebook", "GRACEConfig", "descended", "distances",
+    "make", "nearest", "scope", "written",
+]  # fmt: skip
 
 
-_COINCIDE = 1e-4  # of a key's norm: keys that differ by less are the same key, from whatever batch
-_HAIR = 1e-3  # of a distance: a key that a ball grows to lies inside it, not on its edge
+COINCIDE = 1e-4  # of a key's norm: keys that differ by less are the same key, from whatever batch
+HAIR = 1e-3  # of a distance: a key that a ball grows to lies inside it, not on its edge
 
 _Learn = Callable[[Edit, Float[Tensor, " D"] | None], Float[Tensor, " D"]]
 
@@ -92,11 +94,13 @@ def nearest(
     keys: Float[Tensor, "N M"], queries: Float[Tensor, "B M"]
 ) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
     """The Euclidean distance from each query to its nearest key, and which one it is."""
-    distances = torch.cdist(
-        queries.float(), keys.float(), compute_mode="donot_use_mm_for_euclid_dist"
-    )  # B N
-    found = distances.min(-1)
+    found = distances(queries, keys).min(-1)
     return found.values, found.indices
+
+
+def distances(queries: Float[Tensor, "B M"], keys: Float[Tensor, "N M"]) -> Float[Tensor, "B N"]:
+    """The Euclidean distance of each query to each key, in float32."""
+    return torch.cdist(queries.float(), keys.float(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def scope(
@@ -119,14 +123,14 @@ def written(
     """
     if not len(codebook):
         return _added(codebook, edit, key, radius, learn)
-    distances, indices = nearest(codebook.keys, key[None])
-    distance, index = float(distances), int(indices)
+    nearby, indices = nearest(codebook.keys, key[None])
+    distance, index = float(nearby), int(indices)
     ball = float(codebook.radii[index])
     if distance > ball + radius:
         return _added(codebook, edit, key, radius, learn)
     if codebook.members[index][-1].target == edit.target:
-        return _expanded(codebook, index, edit, max(ball, distance * (1 + _HAIR)), learn)
-    if distance <= _COINCIDE * float(key.float().norm()):
+        return _expanded(codebook, index, edit, max(ball, distance * (1 + HAIR)), learn)
+    if distance <= COINCIDE * float(key.float().norm()):
         keep = [i for i in range(len(codebook)) if i != index]
         return written(_chosen(codebook, keep), edit, key, radius=radius, learn=learn)
     radii = codebook.radii.clone()
@@ -194,7 +198,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
     def span(self) -> str:
         return self.config.replacement
 
-    def _reader(self, state: _State) -> Read | None:
+    def _reader(self, state: _State) -> Read[Float[Tensor, "B D"]] | None:
         codebook = state.codebook
         if codebook is None:
             return None

@@ -316,7 +316,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
             return torch.zeros(len(input_ids), device=input_ids.device)
         return deferral(self._queries(input_ids, attention_mask), self._state.gate)
 
-    def _reader(self, state: _Heads) -> Read | None:
+    def _reader(self, state: _Heads) -> Read[Float[Tensor, "B D"]] | None:
         gate, value = state.gate, state.value
         if gate is None or value is None:
             return None
