@@ -141,6 +141,10 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "depth": _share(0.75, 0.2, 1.0), "lr": _log(0.005, 5e-4, 0.1),
         "n_steps": _whole(100, 20, 200),
     },
+    "melo": {
+        "lr": _log(0.01, 0.001, 0.1), "n_steps": _whole(50, 20, 100), "rank": _whole(2, 1, 8),
+        "n_layers": _whole(2, 1, 3), "false_positives": _log(0.05, 0.001, 0.5),
+    },
     "ike": {
         "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
         "style": _one_of("plain", "ike"),

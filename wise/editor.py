@@ -55,6 +55,7 @@ BUILT_IN: Mapping[str, str] = {
     "horen": "wise.editors.horen:make",
     "ike": "wise.editors.incontext:make_ike",
     "locft-bf": "wise.editors.finetune:make_locft_bf",
+    "melo": "wise.editors.lora:make_melo",
     "memllm-lite": "wise.editors.external:make_memllm",
     "memit": "wise.editors.key_value.memit:make",
     "memoir": "wise.editors.memoir:make",

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
-from wise.editors import external, finetune, grace, horen, incontext, memoir, mend, scoped
+from wise.editors import external, finetune, grace, horen, incontext, lora, memoir, mend, scoped
 from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
 from wise.editors.key_value.associative import SpreadConfig
 from wise.editors.options import configured
@@ -47,6 +47,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     "grace": _of(grace.GRACEConfig, grace.PRESETS),
     "horen": _of(horen.HoReNConfig, horen.PRESETS),
     "memoir": _of(memoir.MEMOIRConfig, memoir.PRESETS),
+    "melo": _of(lora.MELOConfig, lora.MELO_PRESETS),
     "mend": _of(mend.MENDConfig, mend.PRESETS),
     "locft-bf-mass": _of(finetune.FineTuneConfig, finetune.PRESETS["locft-bf"]),
     **{name: _of(finetune.FineTuneConfig, finetune.PRESETS[name]) for name in

@@ -66,6 +66,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
     "serac": ("serac", dict(reserve=6, n_dims=8)),
+    "melo": ("melo", dict(layer=1, radius=1.0, lr=0.05, n_steps=20)),
     "spalm-lite": ("spalm-lite", {}),
     "memllm-lite": ("memllm-lite", dict(reserve=6)),
 }
