@@ -28,7 +28,10 @@ from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
 from properties.laws.batches import questions
 from properties.laws.states import _pickle_in
-from properties.laws.writes import check_a_mass_turn_writes_all_of_its_edits
+from properties.laws.writes import (
+    check_a_mass_turn_writes_all_of_its_edits,
+    check_every_edit_of_a_turn_leaves_its_mark,
+)
 from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
 from properties.outcomes import run_as_test
@@ -225,3 +228,24 @@ def test_a_place_in_a_turn_is_blamed_for_what_is_written_elsewhere(
         pytest.raises(Broken, match="2 edits, the one at place 2") if is_of_place else nullcontext()
     ):
         check_a_mass_turn_writes_all_of_its_edits(bench)
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_prompts_that_a_space_sets_apart_may_be_one_if_both_are_answered(
+    is_asked: bool, tmp_path: Path
+) -> None:
+    class TakesThemForOne(Perfect):
+        def remember(self, edit: Edit) -> None:
+            held = [own for own in self.live if own.strip() == edit.prompt.strip()]
+            for own in held:
+                del self.live[own]
+            self.notes = {} if held else self.notes
+            super().remember(edit)
+
+        def answer(self, prompt: str) -> str | None:
+            asked = {own.strip(): own for own in self.live} if is_asked else {}
+            return super().answer(asked.get(prompt.strip(), prompt))
+
+    bench = world_bench(TakesThemForOne, load_model("gptj"), tmp_path, n_edits=5)
+    with nullcontext() if is_asked else pytest.raises(Broken, match="but for a space at its end"):
+        check_every_edit_of_a_turn_leaves_its_mark(bench)
