@@ -137,6 +137,10 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "n_layers": _whole(1, 1, 3), "scale": _log(0.05, 0.005, 0.5), "lr": _log(1e-4, 1e-6, 1e-3),
         "n_edits": _whole(1, 1, 8), "edit_weight": _log(1.0, 0.1, 10.0),
     },
+    "ke": {
+        "n_layers": _whole(1, 1, 3), "scale": _log(0.1, 0.01, 1.0), "lr": _log(1e-3, 1e-5, 1e-2),
+        "margin": _log(1e-3, 1e-5, 1.0),
+    },
     "defer": {
         "depth": _share(0.75, 0.2, 1.0), "lr": _log(0.005, 5e-4, 0.1),
         "n_steps": _whole(100, 20, 200),

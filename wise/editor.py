@@ -54,6 +54,7 @@ BUILT_IN: Mapping[str, str] = {
     "grace": "wise.editors.grace:make",
     "horen": "wise.editors.horen:make",
     "ike": "wise.editors.incontext:make_ike",
+    "ke": "wise.editors.knowledge_editor:make",
     "locft-bf": "wise.editors.finetune:make_locft_bf",
     "melo": "wise.editors.lora:make_melo",
     "memllm-lite": "wise.editors.external:make_memllm",

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_editors import EDITS, KINDS, log_p, logits_of, make, tiny
+from properties.internals.tiny_editors import EDITS, FACTS, taught
 from properties.internals.tiny_wise import is_same
-from wise.editor import load_editor
-from wise.editors import trained as training
-from wise.editors.hypernetwork import with_gradient
 from wise.editors.mend import MENDConfig, Network
 from wise.editors.trained import lessons, trained
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
-from wise.lm.decoding import Unedited
-from wise.lm.tokens import encode
 
 pytestmark = pytest.mark.internals
-
-FACTS = Background(
-    ("Gus lives in Rome.", "Hal has seen the north.", "Rivers run into the sea."),
-    tuple(
-        Edit(f"{name} {verb}", new, name, (f"So {name} {verb}",), old, f"{name} {verb}")
-        for name in ("Gus", "Hal", "Ina", "Joe", "Kim")
-        for verb, new, old in (("lives in", "Oslo", "Rome"), ("speaks", "French", "soup"))
-    ),
-)
-
-
-def taught(**options: Any) -> Any:
-    """An editor that is trained on facts."""
-    name, quick = KINDS["mend"]
-    return tiny(load_editor(name), "gpt2", background=FACTS, **{**quick, **options})
 
 
 def network(seed: int = 0, *, is_start: bool = False) -> Network:
@@ -63,30 +42,6 @@ def change(net: Network, rows: Tensor, index: int) -> Tensor:
 
 def rows_of(n: int, seed: int = 1) -> Tensor:
     return torch.randn(n, 8, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt", "olmo2", "falcon"])
-def test_the_sum_over_tokens_is_the_gradient_of_the_weight(model_type: str) -> None:
-    editor = make("mend", tiny_model(model_type).double(), layer=2, n_layers=2)
-    lm = editor.lm
-    batch = encode(tiny_tokenizer(), [e.prompt for e in EDITS], [e.target for e in EDITS])
-    _, found = editor._gradients(editor.empty, EDITS)
-    for layer in editor.layers:
-        lm.part(layer, "value").weight.requires_grad_(True)
-    logits = lm.model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-    ).logits  # fmt: skip
-    nn.functional.cross_entropy(logits.mT, batch.labels, reduction="sum").backward()
-    for layer, (u, delta) in zip(editor.layers, found, strict=True):
-        weight: Any = lm.part(layer, "value").weight
-        expected = weight.grad.T if isinstance(lm.part(layer, "value"), nn.Linear) else weight.grad
-        total = torch.einsum("btm,btd->md", u, delta)
-        assert float(expected.norm()) > 1e-3
-        assert float((total - expected).abs().max()) < 1e-10
-        rows, at = with_gradient((u, delta))
-        assert len(rows) == int(at.sum()) < at.numel()
-        assert torch.equal(batch.attention_mask.bool() & at, at)  # none of padding
 
 
 def test_at_its_start_a_change_is_the_normalised_gradient() -> None:
@@ -128,50 +83,17 @@ def test_the_order_of_tokens_does_not_matter() -> None:
     torch.testing.assert_close(change(net, rows[order], 0), change(net, rows, 0))
 
 
-def test_in_training_a_turn_without_a_change_costs_no_locality() -> None:
-    """The loss of a network with alpha = 0 is that of the edits alone."""
-    options: dict[str, Any] = dict(n_steps=0, edit_weight=0.0)
-    for n_layers, n_edits in ((1, 1), (2, 2)):
-        editor = taught(n_layers=n_layers, n_edits=n_edits, **options)
-        found = editor.training()
-        net = editor.network
-        still = Network(**{**net.tensors, "alpha": torch.zeros_like(net.alpha)})
-        assert found.loss(still, 0).item() == 0.0
-        assert found.loss(net, 0).item() > 0.0
-
-
-@pytest.mark.parametrize("n_edits", [1, 2])
-def test_the_loss_of_training_is_that_of_editors_that_make_the_turns(n_edits: int) -> None:
-    """Each turn by itself, on the unedited model, asked for its edits in other words."""
-    options: dict[str, Any] = dict(n_steps=3, n_turns=2, locality_weight=0.0, append_eos=False)
-    editor = taught(n_edits=n_edits, **options)
-    found = editor.training()
-    total, n_tokens = 0.0, 0
-    for turn in found.turns(5):
-        editor.reset()
-        editor.edit([found.lessons.edits[number] for number, _ in turn.edits])
-        prompts = [wording for _, wording in turn.edits]
-        targets = [found.lessons.edits[number].target for number, _ in turn.edits]
-        asked = [Edit(*pair) for pair in zip(prompts, targets, strict=True)]
-        total -= sum(log_p(editor, asked))
-        n_tokens += int(
-            (encode(tiny_tokenizer(), prompts, targets, append_eos=False).labels >= 0).sum()
-        )
-    expected = editor.config.edit_weight * total / n_tokens
-    assert found.loss(editor.network, 5).item() == pytest.approx(expected, rel=1e-4)
-
-
 def test_training_lowers_its_loss() -> None:
-    editor = taught(n_steps=30, lr=1e-3)
+    editor = taught("mend", n_steps=30, lr=1e-3)
     found = editor.training()
-    start = taught(n_steps=0).network
+    start = taught("mend", n_steps=0).network
     losses = [sum(found.loss(net, step).item() for step in range(20)) for net in
               (start, editor.network)]  # fmt: skip
     assert losses[1] < 0.9 * losses[0]
 
 
 def test_statistics_are_those_of_the_background_and_stay() -> None:
-    editor = taught(n_steps=3, n_layers=2)
+    editor = taught("mend", n_steps=3, n_layers=2)
     rows = torch.cat([each for reading in editor.training().readings for each in reading]).double()
     net = editor.network
     torch.testing.assert_close(net.mean, rows.mean(0).float())
@@ -181,67 +103,6 @@ def test_statistics_are_those_of_the_background_and_stay() -> None:
         editor.edit([edit])
     assert editor._state.network is net
     assert is_same(net.tensors, before)
-
-
-class CutOffError(Exception):
-    """What stops a training."""
-
-
-def test_a_training_that_was_stopped_ends_in_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "_KEPT_EVERY", 0.0)
-    whole, n_losses = taught(n_steps=6).network, 0
-    loss_of = type(taught().training()).loss
-
-    def stopping(self: Any, net: Network, step: int) -> Tensor:
-        nonlocal n_losses
-        n_losses += 1
-        if n_losses == 4:
-            raise CutOffError
-        return loss_of(self, net, step)
-
-    monkeypatch.setattr(type(taught().training()), "loss", stopping)
-    with pytest.raises(CutOffError):
-        taught(n_steps=6, cache=tmp_path).edit(EDITS[:1])
-    assert [path.suffix for path in tmp_path.iterdir()] == [".unfinished"]
-    resumed = taught(n_steps=6, cache=tmp_path)
-    assert is_same(resumed.network, whole)
-    assert n_losses == 4 + 3
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
-    assert is_same(taught(n_steps=6, cache=tmp_path).network, whole)
-    assert n_losses == 7
-
-
-def test_what_is_kept_serves_its_own_options_background_and_seed_alone(tmp_path: Path) -> None:
-    for options in ({}, {"lr": 2e-4}, {"n_layers": 2}, {"seed": 1}, {"rank": 7}):
-        assert is_same(taught(cache=tmp_path, **options).network, taught(**options).network)
-    less = Background(FACTS.texts, FACTS.edits[2:])
-    name, quick = KINDS["mend"]
-    kept, alone = (
-        tiny(load_editor(name), "gpt2", background=less, cache=folder, **quick).network
-        for folder in (tmp_path, None)
-    )
-    assert is_same(kept, alone)
-
-
-def test_a_loaded_state_goes_on_by_the_network_it_was_made_with(tmp_path: Path) -> None:
-    editor, other = make("mend", edits=EDITS[:2]), make("mend")
-    editor.save(tmp_path)
-    other.load(tmp_path)
-    vars(other)["network"] = None  # never asked for
-    for each in (editor, other):
-        each.edit(EDITS[2:])
-    assert logits_of(other).equal(logits_of(editor))
-
-
-def test_what_is_removed_was_never_taught() -> None:
-    editor = make("mend", edits=EDITS)
-    editor.remove(EDITS[:2])
-    assert is_same(editor._state, make("mend", edits=EDITS[2:])._state)
-    editor.remove(EDITS[2:])
-    assert is_same(editor._state, editor.empty)
-    assert logits_of(editor).equal(logits_of(Unedited(editor.lm.model, editor.tokenizer)))
 
 
 def test_lessons_are_the_edits_of_the_background_and_else_its_texts() -> None:
@@ -305,6 +166,17 @@ def test_a_step_that_ends_in_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match=r"lr=0\.1 of it made a non-finite a; lower lr"):
         trained({"a": torch.zeros(2)}, lambda found, _: found["a"].sqrt().sum(),
                 lr={"a": 0.1}, n_steps=1, clip=torch.inf, name="it")  # fmt: skip
+
+
+def test_no_parameter_falls_below_its_least() -> None:
+    start = {"a": torch.tensor([0.15, 1.0]), "b": torch.tensor([0.15, 1.0])}
+
+    def loss_of(found: Mapping[str, Tensor], _step: int) -> Tensor:
+        return (found["a"] + found["b"]).sum()
+
+    found = trained(start, loss_of, lr={"a": 0.1, "b": 0.1}, n_steps=4, clip=9.0, least={"a": 0.05})
+    torch.testing.assert_close(found["a"], torch.tensor([0.05, 0.75]))
+    torch.testing.assert_close(found["b"], torch.tensor([-0.1, 0.75]))
 
 
 def test_a_bad_option_is_refused() -> None:

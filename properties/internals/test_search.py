@@ -15,7 +15,18 @@ import pytest
 from benchmarks.search import COLUMNS, SPACES, search
 from fixtures.models import LoadedModel, load_model
 from fixtures.scenes import scene_of
-from wise.editors import external, finetune, grace, horen, incontext, lora, memoir, mend, scoped
+from wise.editors import (
+    external,
+    finetune,
+    grace,
+    horen,
+    incontext,
+    knowledge_editor,
+    lora,
+    memoir,
+    mend,
+    scoped,
+)
 from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
 from wise.editors.key_value.associative import SpreadConfig
 from wise.editors.options import configured
@@ -48,6 +59,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     "horen": _of(horen.HoReNConfig, horen.PRESETS),
     "memoir": _of(memoir.MEMOIRConfig, memoir.PRESETS),
     "melo": _of(lora.MELOConfig, lora.MELO_PRESETS),
+    "ke": _of(knowledge_editor.KEConfig, knowledge_editor.PRESETS),
     "mend": _of(mend.MENDConfig, mend.PRESETS),
     "locft-bf-mass": _of(finetune.FineTuneConfig, finetune.PRESETS["locft-bf"]),
     **{name: _of(finetune.FineTuneConfig, finetune.PRESETS[name]) for name in

@@ -23,8 +23,9 @@ from wise.lm.hooks import observe
 from wise.lm.tokens import Batch, encode
 
 __all__ = [
-    "BACKGROUND", "EDITS", "KEY_VALUE", "KINDS", "LEARNING", "NEAR", "TEXTS", "asked", "bits",
-    "facts_of", "likeliest", "log_p", "logits_of", "losing", "make", "tiny", "undecided",
+    "BACKGROUND", "EDITS", "FACTS", "KEY_VALUE", "KINDS", "LEARNING", "NEAR", "TEXTS", "asked",
+    "bits", "facts_of", "likeliest", "log_p", "logits_of", "losing", "make", "taught", "tiny",
+    "undecided",
 ]  # fmt: skip
 
 EDITS = (
@@ -39,6 +40,15 @@ BACKGROUND = Background(
     tuple(f"{name} {verb} {place}." for name in ("Gus", "Hal Moss", "Ina") for verb in
           ("lives in", "has seen", "comes from") for place in ("Rome", "Bonn", "the north"))
 )  # fmt: skip
+
+FACTS = Background(
+    ("Gus lives in Rome.", "Hal has seen the north.", "Rivers run into the sea."),
+    tuple(
+        Edit(f"{name} {verb}", new, name, (f"So {name} {verb}",), old, f"{name} {verb}")
+        for name in ("Gus", "Hal", "Ina", "Joe", "Kim")
+        for verb, new, old in (("lives in", "Oslo", "Rome"), ("speaks", "French", "soup"))
+    ),
+)
 
 _KEY_VALUE: dict[str, Any] = dict(
     layer=1, n_prefixes=1, prefix_lengths=(3,), prefix_starts=(), n_steps=8
@@ -62,6 +72,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "horen": ("horen", dict(layer=1, lr=0.3, n_steps=20)),
     "memoir": ("memoir", dict(layer=1, n_prefixes=2, prefix_length=3, n_steps=10)),
     "mend": ("mend", dict(layer=1, n_layers=2, rank=8, scale=0.2, n_steps=2, n_turns=2)),
+    "ke": ("ke", dict(layer=1, n_layers=2, width=8, rank=4, scale=0.2, n_steps=2, n_turns=2)),
     "defer": ("defer", dict(layer=1, lr=0.02, n_steps=60)),
     "ike": ("ike", dict(reserve=6)),
     "retrieval": ("retrieval", dict(reserve=6)),
@@ -91,6 +102,12 @@ def make(
     for edit in edits:
         editor.edit([edit])
     return editor
+
+
+def taught(kind: str, **options: Any) -> Any:
+    """An editor of a kind that has FACTS to learn from."""
+    name, quick = KINDS[kind]
+    return tiny(load_editor(name), "gpt2", **{"background": FACTS, **quick, **options})
 
 
 def tiny(

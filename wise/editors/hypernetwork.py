@@ -196,6 +196,7 @@ class Training(ABC, Generic[N]):
     editor: HypernetworkEditor[Any, N]
     lessons: Lessons
     n_edits: int = 1  # of a turn
+    least: ClassVar[Mapping[str, float]] = {}  # of what is learned, by name
 
     @property
     @abstractmethod
@@ -220,7 +221,7 @@ class Training(ABC, Generic[N]):
         found = trained(
             {name: each for name, (each, _) in learned.items()}, self.objective,
             lr={name: lr for name, (_, lr) in learned.items()}, n_steps=config.n_steps,
-            clip=_CLIP, path=path, name=f"training {type(self.editor).__name__}",
+            clip=_CLIP, least=self.least, path=path, name=f"training {type(self.editor).__name__}",
         )  # fmt: skip
         network = self.network(found)
         tensors = {name: each.detach() for name, each in network.tensors.items()}

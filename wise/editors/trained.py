@@ -126,12 +126,14 @@ def trained(
     lr: Mapping[str, float],
     n_steps: int,
     clip: float,
+    least: Mapping[str, float] | None = None,
     path: Path | None = None,
     name: str = "training",
 ) -> dict[str, Tensor]:
     """The parameters after `n_steps` of Adam on `loss_of(parameters, step)`.
 
-    Rates fall linearly to 0; the gradient's norm is at most `clip`. With `path`, what a training
+    Rates fall linearly to 0; the gradient's norm is at most `clip`; entries of the parameters that
+    `least` names never are below its numbers. With `path`, what a training
     needs to go on is kept there, and one that was interrupted ends in the same bits. Raises
     ValueError for a loss or a parameter that is not finite.
     """
@@ -151,6 +153,8 @@ def trained(
             for group, key in zip(optimizer.param_groups, learned, strict=True):
                 group["lr"] = lr[key] * (1 - step / n_steps)
             optimizer.step()
+            for key, bound in (least or {}).items():
+                learned[key].data.clamp_(min=bound)
             bar.update()
             if path and time.monotonic() - kept_at >= _KEPT_EVERY:
                 _keep(path, learned, optimizer, step + 1)

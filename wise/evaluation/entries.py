@@ -20,7 +20,7 @@ Which = Literal["both", "released", "tuned"]
 # Only editors of one group are ranked together; corners calibrate and are not ranked.
 GROUPS = ("online", "trained", "context", "mass", "corner")
 
-_TRAINED = ("mend", "serac")  # on the background, before the first edit
+_TRAINED = ("ke", "mend", "serac")  # on the background, before the first edit
 _IN_CONTEXT = ("ike", "memllm-lite", "retrieval")
 # Mass edits: beside the online editor, or instead of it where the method has no online use.
 _ALSO_MASS = ("emmet", "memit", "ultraedit")
