@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wise.lm.hooks import frozen, observe, replace
+from wise.lm.hooks import frozen, observe, reparametrized, replace
 
 pytestmark = pytest.mark.internals
 
@@ -128,3 +128,42 @@ def test_frozen_within_frozen_undoes_only_its_own() -> None:
             pass
         assert not any(settings(net))
     assert settings(net) == before
+
+
+def halved(net: nn.Sequential) -> dict[str, torch.Tensor]:
+    return {name: w.detach() / 2 for name, w in net.named_parameters() if name.startswith("2.")}
+
+
+def test_reparametrized_computes_with_other_weights_and_writes_to_none() -> None:
+    net, x = small_net().eval(), torch.randn(3, 2)
+    before, weights = [*net.parameters()], halved(net)
+    values = [weight.detach().clone() for weight in before]
+    with reparametrized(net, weights):
+        found = net(x)
+    assert found.equal(torch.func.functional_call(net, weights, (x,)))
+    assert not found.equal(net(x))
+    assert all(now is own for now, own in zip(net.parameters(), before, strict=True))
+    assert all(map(torch.equal, net.parameters(), values))
+
+
+def test_gradients_reach_the_weights_that_stand_in() -> None:
+    net = small_net().eval()
+    weights = {name: weight.requires_grad_() for name, weight in halved(net).items()}
+    with reparametrized(net, weights):
+        net(torch.ones(1, 2)).sum().backward()
+    assert all(weight.grad is not None for weight in weights.values())
+    assert all(weight.grad is None for weight in net[2].parameters())
+
+
+def test_weights_are_put_back_after_an_error_and_unknown_ones_are_refused() -> None:
+    net = small_net()
+    before = [*net.parameters()]
+    with pytest.raises(ZeroDivisionError), reparametrized(net, halved(net)):
+        raise ZeroDivisionError
+    for name in ("3.weight", "2.scale"):
+        with (
+            pytest.raises(KeyError, match=name),
+            reparametrized(net, {**halved(net), name: torch.ones(2)}),
+        ):
+            raise AssertionError
+    assert all(now is own for now, own in zip(net.parameters(), before, strict=True))

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
-from wise.lm.tail import Tail, head_inputs, value_inputs
+from wise.lm.tail import Tail, block_call, block_states, first_tensor, head_inputs, value_inputs
 from wise.lm.tokens import Batch, encode
 
 pytestmark = pytest.mark.internals
@@ -187,3 +187,16 @@ def test_no_hook_is_left_on_the_model() -> None:
     value_inputs(lm, 1, labelled("left"))
     hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in lm.model.modules()]
     assert not any(after or before for after, before in hooks)
+
+
+@both_sides
+@every_place
+def test_a_block_called_as_in_a_forward_gives_what_it_gives_there(
+    model_type: str, layer: int, padding_side: str
+) -> None:
+    lm, batch = LanguageModel(tiny_model(model_type)), labelled(padding_side)
+    (states,) = block_states(lm, [layer], batch)
+    with torch.no_grad():
+        for _ in range(2):
+            found = first_tensor(lm.blocks[layer](**block_call(lm, layer, batch)))
+            assert found.equal(states.stream)

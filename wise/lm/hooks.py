@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-__all__ = ["Stop", "frozen", "observe", "replace"]
+__all__ = ["Stop", "frozen", "observe", "reparametrized", "replace"]
 
 
 class Stop(Exception):  # noqa: N818 - not an error: it ends a forward early
@@ -66,3 +66,25 @@ def frozen(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+@contextmanager
+def reparametrized(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """The module with `weights` in place of its parameters of these names; none is written to.
+
+    Raises KeyError where it has no parameter of a name.
+    """
+    own = dict(module.named_parameters())
+    before = {name: own[name] for name in weights}
+    try:
+        _put(module, weights)
+        yield
+    finally:
+        _put(module, before)
+
+
+def _put(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        path, _, last = name.rpartition(".")
+        parameters = cast(dict[str, Tensor], module.get_submodule(path)._parameters)
+        parameters[last] = weight  # a plain tensor will do: torch.func.functional_call puts one too

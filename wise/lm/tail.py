@@ -24,7 +24,7 @@ from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
-    "BlockStates", "Tail", "block_states", "first_tensor", "head_inputs", "inputs_at",
+    "BlockStates", "Tail", "block_call", "block_states", "first_tensor", "head_inputs", "inputs_at",
     "inputs_seen", "value_gradients", "value_inputs",
 ]  # fmt: skip
 
@@ -105,6 +105,19 @@ def block_states(lm: LanguageModel, layers: Sequence[int], batch: Batch) -> list
         stack.enter_context(observe(above, lambda _args, _kwargs: None, stop=True))
         _run(lm, batch)
     return [BlockStates(**states) for states in seen]
+
+
+@torch.no_grad()
+def block_call(lm: LanguageModel, layer: int, batch: Batch) -> dict[str, Any]:
+    """The arguments of a block in a forward of `batch`; neither it nor one above it is run."""
+    calls: list[dict[str, Any]] = []
+
+    def see(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(named(lm.blocks[layer], args, kwargs))
+
+    with observe(lm.blocks[layer], see, stop=True):
+        _run(lm, batch)
+    return calls[0]
 
 
 @contextmanager
