@@ -117,6 +117,12 @@ class EditorBase(ABC, Generic[C, S]):
         """The change of W_v by layer, where the edits are that and nothing else; else None."""
         return None
 
+    def _new_weights(self, state: S) -> Mapping[str, Tensor] | None:
+        """The model's weights that edits have changed, by name and in its precision; None where the
+        edits are not weights and nothing else."""
+        changes = self._weights(state)
+        return None if changes is None else self.lm.weights_with(changes)
+
     def _applied(self, prompt_mask: Tensor) -> AbstractContextManager[None]:
         """The model as edited, for rows with this mask."""
         changes = self._weights(self._state)
@@ -181,10 +187,10 @@ class EditorBase(ABC, Generic[C, S]):
 
     def export(self, path: str | Path) -> None:
         """Write the edited model into the new folder `path`; see `wise.editor.Exports`."""
-        changes = self._weights(self._state)
+        weights = self._new_weights(self._state)
         with exported.new_folder(path) as folder:
-            if changes is not None:
-                exported.write_model(folder, self.lm, self.tokenizer, changes)
+            if weights is not None:
+                exported.write_model(folder, self.lm, self.tokenizer, weights)
                 return
             exported.write_with_state(
                 folder, self.lm, self.tokenizer, self.background, self.save,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -62,16 +61,16 @@ def write_model(
     folder: Path,
     lm: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
-    changes: Mapping[int, Float[Tensor, "M D"]],
+    weights: Mapping[str, Tensor],
 ) -> None:
-    """The model with W_v + change at each layer of `changes`, as transformers saves one.
+    """The model with `weights` in place of its own of these names, as transformers saves one.
 
-    Neither `lm` nor `tokenizer` is written to. In half precision the weights are rounded.
+    Neither `lm` nor `tokenizer` is written to.
     """
     model = copy.copy(lm.model)  # whose saving writes to its configuration
     model.config = copy.deepcopy(model.config)
     model.generation_config = copy.deepcopy(model.generation_config)
-    model.save_pretrained(folder, state_dict=lm.weights_with(changes))
+    model.save_pretrained(folder, state_dict={**model.state_dict(), **weights})
     copy.deepcopy(tokenizer).save_pretrained(folder)
 
 

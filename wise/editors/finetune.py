@@ -25,14 +25,14 @@ from wise.editors.options import Checked, Objective, Units
 from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import own_texts
+from wise.lm.sampling import background_texts, own_texts
 from wise.lm.tail import Tail
 from wise.lm.tokens import IGNORED, Batch, last_column, pad, subject_mask
 from wise.seeds import seeded
 
 __all__ = [
     "PRESETS", "FineTuneConfig", "FineTuned", "FineTuning", "fisher", "make_ft_ewc", "make_ft_l",
-    "make_ft_m", "make_locft_bf", "penalty",
+    "make_ft_m", "make_locft_bf", "penalty", "weight_scale",
 ]  # fmt: skip
 
 
@@ -274,20 +274,14 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
 
     @cached_property
     def _unit(self) -> float:
-        """The size of W_v's entries, relative to the models that lr was released for."""
-        weights = [self.lm.value_weight(layer).detach().float() for layer in self.layers]
-        return float(torch.stack(weights).square().mean().sqrt()) / _USUAL_RMS
+        return weight_scale(self.lm, self.layers)
 
     @cached_property
     def _fisher(self) -> Float[Tensor, "L M D"]:
         """F of background texts or, without background, of texts that the model draws."""
-        texts = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
-        n = self.config.n_fisher
-        if texts:
-            order = torch.randperm(len(texts), generator=seeded(self.seed, "fisher"))[:n]
-            texts = tuple(texts[index] for index in order.tolist())
-        else:
-            texts = own_texts(self.lm, self.tokenizer, n=n, seed=self.seed)
+        n, generator = self.config.n_fisher, seeded(self.seed, "fisher")
+        texts = background_texts(self.background, n=n, generator=generator)
+        texts = texts or own_texts(self.lm, self.tokenizer, n=n, seed=self.seed)
 
         def compute() -> dict[str, Tensor]:
             each = [fisher(self.lm, self.tokenizer, at, texts) for at in self.layers]
@@ -318,6 +312,12 @@ def _losses(
     total = nll.new_zeros(n_rows).index_add(0, tail.rows, nll)
     each = total / tail.rows.bincount(minlength=n_rows) if objective == "raise" else (-total).exp()
     return each.view(n_turns, -1).mean(-1)
+
+
+def weight_scale(lm: LanguageModel, layers: Sequence[int]) -> float:
+    """The size of W_v's entries, relative to the models that learning rates were released for."""
+    weights = [lm.value_weight(layer).detach().float() for layer in layers]
+    return float(torch.stack(weights).square().mean().sqrt()) / _USUAL_RMS
 
 
 def penalty(

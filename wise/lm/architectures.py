@@ -158,14 +158,19 @@ class LanguageModel:
         return weight.T if isinstance(module, nn.Linear) else weight
 
     def weights_with(self, changes: Mapping[int, Float[Tensor, "M D"]]) -> dict[str, Tensor]:
-        """The model's weights by name, with W_v + change at each layer of `changes`."""
-        weights = dict(self.model.state_dict())
+        """W_v + change at each layer of `changes`, as weights of the model by name."""
+        weights = {}
         for layer, change in changes.items():
             module = self.part(layer, "value")
-            name = f"{self.architecture.blocks}.{layer}.{self.architecture.value}.weight"
             tau = change.T if isinstance(module, nn.Linear) else change
-            weights[name] = (weights[name].to(tau.dtype) + tau).to(weights[name].dtype)
+            own = cast(Tensor, module.weight).detach()
+            name = f"{self.block_name(layer)}.{self.architecture.value}.weight"
+            weights[name] = (own.to(tau.dtype) + tau).to(own.dtype)
         return weights
+
+    def block_name(self, layer: int) -> str:
+        """With which the names of a block's weights begin."""
+        return f"{self.architecture.blocks}.{self.check_layer(layer)}"
 
     def value_norm(self, layer: int, value: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """What the block adds to the residual stream when W_v gives `value`."""

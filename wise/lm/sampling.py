@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from wise.edits import Background
 from wise.lm.architectures import LanguageModel
-from wise.seeds import seeded
+from wise.seeds import seeded, shuffled
 
-__all__ = ["background_prefixes", "fitting_starts", "model_prefixes", "own_texts"]
+__all__ = [
+    "background_prefixes", "background_texts", "fitting_starts", "model_prefixes", "own_texts",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -54,6 +56,14 @@ def model_prefixes(
     rows = zip(tokens.tolist(), cycle(lengths), strict=False)
     texts = tokenizer.batch_decode([row[:end] for row, end in rows])
     return tuple(" ".join(text.replace("\ufffd", " ").split()) for text in texts)
+
+
+def background_texts(
+    background: Background, *, n: int, generator: torch.Generator
+) -> tuple[str, ...]:
+    """`n` of the background's texts, or of its edits' prompts where it has none."""
+    known = background.texts or tuple(edit.prompt for edit in background.edits)
+    return tuple(shuffled(known, generator)[:n])
 
 
 def own_texts(

@@ -16,10 +16,10 @@ from wise.editors.kept import ComputeEach, Kept
 from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
-from wise.lm.sampling import own_texts
+from wise.lm.sampling import background_texts, own_texts
 from wise.lm.tail import inputs_at
 from wise.lm.tokens import Batch, encode, of_like_length
-from wise.seeds import seeded, shuffled
+from wise.seeds import seeded
 
 __all__ = ["Covariance", "second_moments"]
 
@@ -101,10 +101,9 @@ class Covariance:
         return texts
 
     def _chosen(self) -> tuple[str, ...]:
-        known = self.background.texts or tuple(edit.prompt for edit in self.background.edits)
-        if not known:
-            return own_texts(self.kept.lm, self.kept.tokenizer, seed=self.seed)
-        return tuple(shuffled(known, seeded(self.seed, "covariance"))[: self.n_texts])
+        generator = seeded(self.seed, "covariance")
+        known = background_texts(self.background, n=self.n_texts, generator=generator)
+        return known or own_texts(self.kept.lm, self.kept.tokenizer, seed=self.seed)
 
     def at(self, layer: int) -> Float[Tensor, "M M"]:
         """C at `layer`, float64, without the ridge; its caller holds what comes of it instead."""

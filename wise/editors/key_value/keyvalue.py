@@ -23,7 +23,9 @@ from wise.lm.divergence import divergence
 from wise.lm.tail import Tail, block_states
 from wise.lm.tokens import IGNORED
 
-__all__ = ["OBJECTIVES", "SITES", "KeyValueConfig", "Stood", "optimize", "read"]
+__all__ = [
+    "OBJECTIVES", "SITES", "KeyValueConfig", "Stood", "ValueConfig", "optimize", "read",
+]  # fmt: skip
 
 # Loss of a row from the negative log-likelihood of its target, mean over the target's tokens.
 OBJECTIVES: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -52,22 +54,40 @@ SITES: Mapping[str, _Site] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyValueConfig(Checked):
-    """The options of every key-value editor; defaults are ROME's released ones for GPT-J.
+class ValueConfig(Checked):
+    """How a value is optimised; defaults are ROME's released ones for GPT-J.
 
     Raises ValueError naming the field, its value and what is allowed.
 
-    layer: the block whose W_v is edited (of several, their centre); None = at `depth`, a share of
-        the way from the first block to the last (released: block 5 of 28 or 32).
     n_steps, lr: Adam on the change of the value, in units of the root mean square of the value,
         so that one preset fits models of any scale (appendix E.5: 20 steps at .5, absolute).
     clamp: bound on the norm of that change, in norms of the value (released: 4).
     kl: weight of the divergence on "<subject> is a" (E.5: .0625). weight_decay: released .5.
     early_stop: a raised target takes no more steps once its loss is below (released: .05).
     objective: "raise" the target's probability, or "lower" it.
+    append_eos: a raised target ends with EOS, so that free-run answers stop.
+    batch_size: edits of a turn that are optimised together.
+    """
+
+    n_steps: PositiveInt = 20
+    lr: PositiveFloat = 0.5
+    clamp: PositiveFloat = 4.0
+    kl: NonNegativeFloat = 0.0625
+    weight_decay: NonNegativeFloat = 0.5
+    early_stop: NonNegativeFloat = 0.05
+    objective: Objective = "raise"
+    append_eos: bool = True
+    batch_size: PositiveInt = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValueConfig(ValueConfig):
+    """ValueConfig and the other options of every key-value editor; a turn is solved as one.
+
+    layer: the block whose W_v is edited (of several, their centre); None = at `depth`, a share of
+        the way from the first block to the last (released: block 5 of 28 or 32).
     fact_token: the token whose input of W_v is the key: the last one of the subject, or of the
         prompt (both in the released code; "subject-last" in its configurations).
-    append_eos: a raised target ends with EOS, so that free-run answers stop.
     n_prefixes, prefix_lengths, prefix_starts: token sequences drawn from the model, after which the
         prompt is asked too: how many, of which lengths and beginning with which words, each in turn
         (released: ten of 5 and ten of 10, context_template_length_params of ROME's hparams; drawn
@@ -77,7 +97,6 @@ class KeyValueConfig(Checked):
     n_texts: background texts over which C is taken (released: 100,000).
     ridge: added to C's diagonal, in mean eigenvalues of C (released: 0; but a small background
         leaves C singular).
-    batch_size: edits of a turn that are optimised together; the turn is still solved as one.
     kept_share: the share of its entries, those of the largest relative change, with which a turn's
         change of a W_v is added (RECT); 1 = all.
     restraint: base of the logarithm with which singular values of all that was added to a W_v grow
@@ -87,22 +106,13 @@ class KeyValueConfig(Checked):
 
     layer: int | None = None
     depth: Fraction = 0.17
-    n_steps: PositiveInt = 20
-    lr: PositiveFloat = 0.5
-    clamp: PositiveFloat = 4.0
-    kl: NonNegativeFloat = 0.0625
-    weight_decay: NonNegativeFloat = 0.5
-    early_stop: NonNegativeFloat = 0.05
-    objective: Objective = "raise"
     fact_token: FactToken = "subject-last"
-    append_eos: bool = True
     n_prefixes: NonNegativeInt = 20
     prefix_lengths: Lengths = (5, 10)
     prefix_starts: Sequence[str] = ()
     prefix_share: Fraction | None = None
     n_texts: PositiveInt = 100_000
     ridge: NonNegativeFloat = 1e-6
-    batch_size: PositiveInt = 64
     kept_share: Share = 1.0
     restraint: Base | None = None
 
@@ -134,7 +144,7 @@ def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Sto
 
 
 def optimize(
-    facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, *, site: str
+    facts: Facts, layer: int, edits: Sequence[Edit], config: ValueConfig, *, site: str
 ) -> Float[Tensor, "N D"]:
     """v* in float64: the value of each edit at `site`, plus the change found by descent.
 
@@ -158,7 +168,7 @@ class _Loss:
     The prompts with their targets and, below them, "<subject> is a" are rows of one batch.
     """
 
-    config: KeyValueConfig
+    config: ValueConfig
     site: _Site
     tail: Tail
     rows: Rows
@@ -185,7 +195,7 @@ class _Loss:
 
 @torch.no_grad()
 def _losses(
-    facts: Facts, layer: int, edits: Sequence[Edit], config: KeyValueConfig, site: str
+    facts: Facts, layer: int, edits: Sequence[Edit], config: ValueConfig, site: str
 ) -> Iterator[_Loss]:
     """The loss of every step: the same at each, unless embeddings are corrupted anew."""
     rows, at = facts.asked(edits, forced=True), SITES[site]
@@ -203,7 +213,7 @@ def _losses(
         yield _Loss(config, at, tail, rows, start, n_labels, before)
 
 
-def _descend(losses: Iterator[_Loss], config: KeyValueConfig) -> Float[Tensor, "N D"]:
+def _descend(losses: Iterator[_Loss], config: ValueConfig) -> Float[Tensor, "N D"]:
     """The value at the site: its start plus the change after Adam; each edit stops by itself."""
     first = next(losses)
     start = first.start
