@@ -149,6 +149,11 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "lr": _log(0.01, 0.001, 0.1), "n_steps": _whole(50, 20, 100), "rank": _whole(2, 1, 8),
         "n_layers": _whole(2, 1, 3), "false_positives": _log(0.05, 0.001, 0.5),
     },
+    "unke": {
+        "depth": _share(0.5, 0.1, 0.9), "lr": _log(0.5, 0.05, 1.0), "n_steps": _whole(25, 10, 60),
+        "clamp": _log(4.0, 1.0, 20.0), "n_epochs": _whole(12, 5, 50),
+        "block_lr": _log(4e-4, 2e-5, 4e-3), "n_texts": _whole(20, 5, 60),
+    },
     "ike": {
         "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
         "style": _one_of("plain", "ike"),

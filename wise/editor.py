@@ -70,6 +70,7 @@ BUILT_IN: Mapping[str, str] = {
     "serac": "wise.editors.scoped:make_serac",
     "spalm-lite": "wise.editors.external:make_spalm",
     "ultraedit": "wise.editors.key_value.ultraedit:make",
+    "unke": "wise.editors.longform:make_unke",
     "wise": "wise.editors.wise.wise:make",
 }
 

@@ -22,6 +22,7 @@ from wise.editors import (
     horen,
     incontext,
     knowledge_editor,
+    longform,
     lora,
     memoir,
     mend,
@@ -67,6 +68,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     **{name: _of(incontext.InContextConfig, incontext.PRESETS[name]) for name in
        ("ike", "retrieval")},
     "defer": _of(scoped.DEFERConfig, scoped.DEFER_PRESETS),
+    "unke": _of(longform.UnKEConfig, longform.PRESETS),
     "memllm-lite": _of(external.MemLLMConfig, external.MEMLLM_PRESETS),
     "spalm-lite": _of(external.SPALMConfig, external.SPALM_PRESETS),
     "serac": _of(scoped.SERACConfig, scoped.SERAC_PRESETS),
