@@ -133,7 +133,7 @@ def test_a_training_keeps_to_its_bound() -> None:
     def trained(margin: float) -> float:
         editor = taught("ke", n_steps=60, lr=0.03, multiplier_lr=3.0, margin=margin)
         training = editor.training()
-        return sum(float(training.losses(editor.network, training.turns(step))[1])
+        return sum(training.losses(editor.network, training.turns(step))[1].item()
                    for step in range(20)) / 20  # fmt: skip
 
     assert trained(0.1) < 0.1 < 1.0 < trained(10.0)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wise.editors.saved import own_memory
 from wise.jobs.ledger import write_whole
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
@@ -76,8 +77,7 @@ class Kept:
         if self.folder is None:
             return list(compute(list(whats)))
         paths = self._written(self.folder, whats, texts, compute)
-        return [{name: tensor.to(self.lm.device) for name, tensor in load_file(path).items()}
-                for path in paths]  # fmt: skip
+        return [own_memory(load_file(path), self.lm.device) for path in paths]
 
     def keep(self, whats: Sequence[str], texts: Sequence[str], compute: ComputeEach) -> None:
         """What `get_each` would compute, for later; without a folder nothing is done."""

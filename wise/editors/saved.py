@@ -20,7 +20,7 @@ from torch import Tensor
 from wise.edits import Background, fields_of
 from wise.jobs.ledger import json_digest, write_whole
 
-__all__ = ["FORMAT_VERSION", "background_digest", "read", "record_of", "write"]
+__all__ = ["FORMAT_VERSION", "background_digest", "own_memory", "read", "record_of", "write"]
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -79,12 +79,20 @@ def read(
     if hashlib.sha256(payload).hexdigest() != manifest.get("sha256"):
         raise ValueError(f"checkpoint {folder}: {path.name} is not what was saved (sha256 differs)")
     try:
-        tensors = {name: tensor.to(device) for name, tensor in load_tensors(payload).items()}
-        return state_of(manifest, tensors)
+        return state_of(manifest, own_memory(load_tensors(payload), device))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {folder}: {path.name} does not hold its state: {error}"
         ) from error
+
+
+def own_memory(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of a file where torch would have put them.
+
+    Their places in a file are not aligned, and a product of a matrix and a vector has other bits
+    where the matrix is not.
+    """
+    return {name: tensor.clone().to(device) for name, tensor in tensors.items()}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
