@@ -61,14 +61,14 @@ def _turns(bench: Bench) -> dict[str, _Turn]:
     turns = {
         "edit A and C in a turn": _Turn("edit", [a, c]),
         "edit B, A and D in a turn": _Turn("edit", [b, a, d]),
-        "edit A and B to other targets": _Turn(
-            "edit", [replace(a, target=c.target), replace(b, target=d.target)]
+        "remove A, B and D, the last turn": _Turn("remove", [d, a, b, d]),
+        "edit C and A to other targets": _Turn(
+            "edit", [replace(c, target=a.target), replace(a, target=b.target)]
         ),
+        "remove C": _Turn("remove", [c]),
     }
-    if isinstance(bench.example, Erasable):
-        turns["remove C and A"] = _Turn("remove", [c, a, c])
-        turns["remove D"] = _Turn("remove", [d])
-    return turns
+    can_remove = isinstance(bench.example, Erasable)
+    return {call: turn for call, turn in turns.items() if can_remove or turn.method == "edit"}
 
 
 def _others(bench: Bench) -> list[str]:
