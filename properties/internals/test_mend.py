@@ -162,6 +162,20 @@ def test_rates_fall_and_each_parameter_has_its_own() -> None:
                 lr={"a": 0.1, "b": 0.1}, n_steps=1, clip=1.0)  # fmt: skip
 
 
+def test_a_training_ends_at_the_loss_it_is_told() -> None:
+    seen: list[float] = []
+
+    def loss_of(found: Mapping[str, Tensor], _step: int) -> Tensor:
+        loss = found["a"].sum()
+        seen.append(loss.item())
+        return loss
+
+    found = trained({"a": torch.ones(1)}, loss_of, lr={"a": 0.5}, n_steps=9, clip=torch.inf,
+                    early_stop=0.5)  # fmt: skip
+    assert seen[0] == 1.0
+    assert min(seen[:-1]) > 0.5 >= seen[-1] == found["a"].item()
+
+
 def test_a_step_that_ends_in_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match=r"lr=0\.1 of it made a non-finite a; lower lr"):
         trained({"a": torch.zeros(2)}, lambda found, _: found["a"].sqrt().sum(),

@@ -6,6 +6,7 @@ alone. What is trained follows from the model, the background and a seed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -127,15 +128,17 @@ def trained(
     n_steps: int,
     clip: float,
     least: Mapping[str, float] | None = None,
+    early_stop: float = -math.inf,
     path: Path | None = None,
     name: str = "training",
 ) -> dict[str, Tensor]:
-    """The parameters after `n_steps` of Adam on `loss_of(parameters, step)`.
+    """The parameters after at most `n_steps` of Adam on `loss_of(parameters, step)`.
 
-    Rates fall linearly to 0; the gradient's norm is at most `clip`; entries of the parameters that
-    `least` names never are below its numbers. With `path`, what a training
-    needs to go on is kept there, and one that was interrupted ends in the same bits. Raises
-    ValueError for a loss or a parameter that is not finite.
+    It ends before a step whose loss is `early_stop` or less. Rates fall linearly to 0; the
+    gradient's norm is at most `clip`; entries of the parameters that `least` names never are below
+    its numbers. With `path`, what a training needs to go on is kept there, and one that was
+    interrupted ends in the same bits. Raises ValueError for a loss or a parameter that is not
+    finite.
     """
     learned = {key: value.clone().requires_grad_() for key, value in start.items()}
     optimizer = torch.optim.Adam([{"params": [each]} for each in learned.values()])
@@ -147,6 +150,8 @@ def trained(
             loss = loss_of(learned, step)
             if not bool(loss.isfinite()):
                 raise ValueError(f"loss={loss.item()} at step {step} of {name}; lower lr")
+            if loss.item() <= early_stop:
+                break
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learned.values(), clip)
