@@ -154,6 +154,12 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
         "clamp": _log(4.0, 1.0, 20.0), "n_epochs": _whole(12, 5, 50),
         "block_lr": _log(4e-4, 2e-5, 4e-3), "n_texts": _whole(20, 5, 60),
     },
+    "elder": {
+        "lr": _log(0.01, 0.001, 0.1), "n_steps": _whole(50, 20, 100), "rank": _whole(8, 2, 16),
+        "n_layers": _whole(3, 1, 4), "n_experts": _whole(16, 4, 32),
+        "guidance": _log(1.0, 0.001, 10.0), "early_stop": _log(0.1, 0.01, 1.0),
+        "false_positives": _log(0.05, 0.001, 0.5),
+    },
     "ike": {
         "n_edits": _whole(1, 1, 16), "n_demonstrations": _whole(0, 0, 16),
         "style": _one_of("plain", "ike"),

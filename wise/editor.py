@@ -47,6 +47,7 @@ __all__ = [
 BUILT_IN: Mapping[str, str] = {
     "alphaedit": "wise.editors.key_value.alphaedit:make",
     "defer": "wise.editors.scoped:make_defer",
+    "elder": "wise.editors.lora:make_elder",
     "emmet": "wise.editors.key_value.emmet:make",
     "ft-ewc": "wise.editors.finetune:make_ft_ewc",
     "ft-l": "wise.editors.finetune:make_ft_l",

@@ -31,7 +31,18 @@ from wise.editor import Erasable, Growing, Layered, Retrieves, Routed, load_edit
 from wise.editors.base import added
 from wise.editors.clusters import Clusters, placed, scope
 from wise.editors.grace import COINCIDE, HAIR
-from wise.editors.lora import MELO_PRESETS, LowRank, MELOConfig
+from wise.editors.lora import (
+    ELDER_PRESETS,
+    MELO_PRESETS,
+    ELDERConfig,
+    LowRank,
+    MELOConfig,
+    allocated,
+    chances,
+    guidance,
+    hamming,
+    highest,
+)
 from wise.edits import Background, Edit
 from wise.lm.decoding import Unedited
 from wise.lm.tokens import IGNORED, Batch, encode
@@ -159,13 +170,17 @@ def test_where_keys_coincide_the_last_write_wins() -> None:
 def test_a_change_is_that_of_its_formula_row_by_row(n_down: int) -> None:
     """One A for all rows, or one each."""
     inputs, down, up = random(0, 3, 5, 8), random(1, n_down, 2, 8, 4), random(2, 3, 2, 4, 6)
+    shares = random(3, 3, 2, 4)
     for number in range(2):
         found = LowRank(down, up).at(number, inputs)
+        shared = LowRank(down, up, shares).at(number, inputs)
         for row in range(3):
             A, B = down[row % n_down, number], up[row, number]
             for token in range(5):
                 expected = (inputs[row, token] @ A) @ B
                 torch.testing.assert_close(found[row, token], expected, atol=1e-4, rtol=1e-4)
+                expected = ((inputs[row, token] @ A) * shares[row, number]) @ B
+                torch.testing.assert_close(shared[row, token], expected, atol=1e-4, rtol=1e-4)
 
 
 @four_architectures
@@ -352,3 +367,248 @@ def test_released_options_of_melo_are_the_codes() -> None:
     for name, value in (("radius", math.inf), ("radius", -1.0), ("rank", 0)):
         with pytest.raises(ValueError, match=f"{name}={value} is not allowed"):
             MELOConfig(**{name: value})
+
+
+def elder(*edits: Edit, model_type: str = "llama", **options: Any) -> Any:
+    """ELDER after edits one by one."""
+    return make("elder", model_type, edits=edits, **options)
+
+
+def row_codes(editor: Any, texts: Sequence[str]) -> Tensor:
+    batch = asked(texts)
+    queries = editor._queries(batch.input_ids, batch.attention_mask)
+    return editor._codes(chances(queries / editor._unit, editor._state.routers))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4))
+def test_a_code_has_a_bit_for_each_of_the_highest(seed: int, n: int) -> None:
+    scores = random(seed, 3, 2, 4)
+    codes = highest(scores, n)
+    assert codes.sum(-1).eq(n).all()
+    for row, code in zip(scores.flatten(0, 1).tolist(), codes.flatten(0, 1).tolist(), strict=True):
+        taken = [value for value, bit in zip(row, code, strict=True) if bit]
+        assert sorted(taken) == sorted(row)[-n:]
+
+
+@given(st.integers(0, 2**31))
+def test_codes_differ_in_the_bits_that_a_count_by_hand_finds(seed: int) -> None:
+    one, other = highest(random(seed, 3, 2, 4), 2), highest(random(seed + 1, 5, 2, 4), 2)
+    found = hamming(one, other)
+    for b in range(3):
+        for e in range(5):
+            pairs = zip(one[b].flatten().tolist(), other[e].flatten().tolist(), strict=True)
+            assert int(found[b, e]) == sum(x != y for x, y in pairs)
+
+
+def test_experts_are_drawn_for_a_target_by_the_seed_alone() -> None:
+    options: dict[str, Any] = dict(n_layers=6, n_experts=4, n_chosen=2)
+    drawn = {name: allocated(name, seed=0, **options) for name in ("Oslo", "Riga", "Bonn")}
+    assert all(int(each.sum()) == 12 for each in drawn.values())
+    assert allocated("Oslo", seed=0, **options).equal(drawn["Oslo"])
+    others = [drawn["Riga"], drawn["Bonn"], allocated("Oslo", seed=1, **options)]
+    assert not any(each.equal(drawn["Oslo"]) for each in others)
+
+
+def test_guidance_is_that_of_its_formula() -> None:
+    log_p, experts = random(0, 3, 2, 4).log_softmax(-1), highest(random(1, 3, 2, 4), 2)
+    total = 0.0
+    for row in range(3):
+        for layer in range(2):
+            for n in range(4):
+                if experts[row, layer, n]:
+                    total -= float(log_p[row, layer, n])
+    least = 2 * 2 * math.log(2)  # of two layers, each with two experts at one half
+    assert float(guidance(log_p, experts)) == pytest.approx(total / 3 - least, rel=1e-5)
+    learned = experts.float().clamp(min=1e-9).log().log_softmax(-1)
+    assert float(guidance(learned, experts)) == pytest.approx(0.0, abs=1e-5)
+
+
+@four_architectures
+def test_a_row_gets_its_own_sum_of_weighted_experts(model_type: str) -> None:
+    editor, batch = elder(*EDITS[:3], model_type=model_type, scale=0.5, epsilon=2.0), asked()
+    state, r = editor._state, editor.config.rank
+    together = logits_of(editor, batch)
+    queries = editor._queries(batch.input_ids, batch.attention_mask) / editor._unit
+    for row, text in enumerate(TEXTS):
+        changes = dict[int, Tensor]()
+        for n, layer in enumerate(editor.layers):
+            p = (queries[row] @ state.routers[n]).softmax(-1)
+            down, up = state.down[n].split(r, 1), state.up[n].split(r)
+            kept = p.argsort(descending=True)[:2].tolist()
+            changes[layer] = sum(0.5 * p[k] * down[k] @ up[k] for k in kept)
+        with added(editor.lm, changes):
+            expected = logits_of(bare(editor), asked([text]))[0]
+        own = together[row][batch.attention_mask[row].bool()]
+        torch.testing.assert_close(own, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_first_step_is_that_of_the_whole_model() -> None:
+    """While B is zero its gradient is the model's, and a router's that of the guidance alone."""
+    editor, edit = make("elder", "llama", n_steps=1, lr=0.01), EDITS[0]
+    first = editor._start(editor._state)
+    editor.edit([edit])
+    state = editor._state
+    batch = encode(editor.tokenizer, [edit.prompt], [edit.target])
+    query = editor._queries(*(each[:, : int(batch.prompt_mask.sum())]
+                              for each in (batch.input_ids, batch.attention_mask)))  # fmt: skip
+    p = (query[0] / editor._unit @ first["routers"]).softmax(-1)  # L N
+    drawn = allocated(edit.target, n_layers=2, n_experts=4, n_chosen=2, seed=0).float()
+    expected = torch.einsum("m,ln->lmn", query[0], 2 * p - drawn)
+    clear = expected.abs() > 1e-2
+    assert clear.float().mean() > 0.5
+    moved = state.routers - first["routers"]
+    torch.testing.assert_close(moved[clear], -0.01 * expected.sign()[clear], atol=1e-4, rtol=0)
+    assert state.down.equal(first["A"])
+    B = torch.zeros_like(state.up).requires_grad_()
+    shares = (p * highest(p, 2)).repeat_interleave(4, -1)  # L K
+    changes = {1 + n: first["A"][n] * shares[n] @ B[n] for n in range(2)}
+    with added(editor.lm, changes):
+        logits = editor.lm.model(input_ids=batch.input_ids).logits
+    loss = nn.functional.cross_entropy(logits.mT, batch.labels, ignore_index=IGNORED)
+    (gradient,) = torch.autograd.grad(loss, B)
+    clear = gradient.abs() > 1e-5
+    assert clear.float().mean() > 0.3
+    torch.testing.assert_close(state.up[clear], -0.01 * gradient.sign()[clear], atol=1e-4, rtol=0)
+    assert state.up[gradient == 0].eq(0).all()  # of experts that were not chosen
+
+
+def test_guided_routers_learn_the_experts_drawn_for_a_target() -> None:
+    guided, free = (elder(*EDITS[:1], guidance=g, n_steps=60, lr=0.05) for g in (10.0, 0.0))
+    drawn = allocated(EDITS[0].target, n_layers=2, n_experts=4, n_chosen=2, seed=0)
+    assert guided._state.codes[0].equal(drawn)
+    assert not free._state.codes[0].equal(drawn)
+
+
+def test_an_edits_code_is_that_of_its_prompt_and_later_turns_leave_it() -> None:
+    editor = make("elder", "llama")
+    editor.edit(EDITS[:3])
+    assert editor._state.codes.equal(row_codes(editor, [edit.prompt for edit in EDITS[:3]]))
+    before = editor._state.codes
+    editor.edit(EDITS[3:])
+    assert editor._state.codes[:3].equal(before)
+
+
+def test_a_prompt_is_in_scope_below_epsilon_and_not_at_it() -> None:
+    editor = elder(*EDITS[:2])
+    batch = asked()
+    apart = -editor.routing_activation(batch.input_ids, batch.attention_mask)
+    expected = hamming(row_codes(editor, TEXTS), editor._state.codes).amin(-1)
+    assert apart.equal(expected.float())
+    base = logits_of(bare(editor), batch)
+    assert expected.max() >= 2
+    for epsilon in range(int(expected.max()) + 2):
+        editor._state = replace(editor._state, epsilon=epsilon)
+        assert editor.threshold == -epsilon
+        found = logits_of(editor, batch)
+        is_open = expected < epsilon
+        assert found[~is_open].equal(base[~is_open])
+        assert (found[is_open] != base[is_open]).flatten(1).any(-1).all()
+
+
+@both_sides
+@four_architectures
+def test_out_of_scope_elder_is_the_model_bitwise(model_type: str, side: str) -> None:
+    options: dict[str, Any] = dict(epsilon=1 / 32, n_experts=16, lr=0.005)  # one bit
+    editor = elder(*EDITS[:1], model_type=model_type, **options)
+    batch = forced(side=side)
+    is_open = torch.tensor([bool((code == editor._state.codes[0]).all())
+                            for code in row_codes(editor, TEXTS)])  # fmt: skip
+    assert is_open.any()
+    assert not is_open.all()
+    before, after = logits_of(bare(editor), batch), answered(editor, batch)
+    assert after[~is_open].equal(before[~is_open])
+    assert not after[is_open].equal(before[is_open])
+
+
+def test_with_an_epsilon_of_no_bit_it_is_the_model_and_of_all_every_row_is_changed() -> None:
+    batch = asked()
+    for epsilon, changes in ((0.0, False), (9 / 8, True)):
+        editor = elder(*EDITS, epsilon=epsilon)
+        base, found = logits_of(bare(editor), batch), logits_of(editor, batch)
+        is_changed = (found != base).flatten(1).any(-1)
+        assert is_changed.tolist() == [changes] * len(TEXTS)
+
+
+@pytest.mark.parametrize("target", ["Riga and all else", "x"])
+def test_a_target_does_not_move_a_code(target: str) -> None:
+    editor = elder(*EDITS[:1], epsilon=2.0)
+    batch = forced([EDITS[0].prompt], target)
+    free = logits_of(editor, asked([EDITS[0].prompt]))[0]
+    own = answered(editor, batch)[0][batch.prompt_mask[0]]
+    torch.testing.assert_close(own, free, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_epsilon_opens_for_as_few_prompts_of_others_as_it_says(share: float) -> None:
+    editor = tiny(load_editor("elder"), background=PEOPLE, layer=1, false_positives=share, lr=0.01)
+    editor.edit(EDITS[:1])
+    apart = hamming(row_codes(editor, [e.prompt for e in PEOPLE.edits]), editor._state.codes)[:, 0]
+    epsilon = editor._state.epsilon
+    assert epsilon == 1 or int((apart < epsilon).sum()) <= share * len(apart)
+    assert int((apart <= epsilon).sum()) > share * len(apart)
+
+
+def test_epsilon_is_at_most_half_of_the_bits_and_else_that_of_the_options() -> None:
+    editor = make("elder", "llama", epsilon=None)
+    alike = torch.zeros(2, 48, 4)  # routers to which all prompts are one
+    codes = highest(torch.zeros(1, 2, 4), 2)
+    assert editor._epsilon(~codes, alike) == 4  # of eight, by which each differs
+    assert editor._epsilon(codes, alike) == 1
+    assert make("elder", "llama", epsilon=0.3)._epsilon(codes, alike) == 3  # above 2.4
+
+
+@pytest.mark.parametrize("background", [Background(), BACKGROUND, PEOPLE])
+def test_an_edit_is_in_its_own_scope_with_any_background(background: Background) -> None:
+    editor = tiny(load_editor("elder"), background=background, layer=1)
+    editor.edit(EDITS[:2])
+    batch = asked([edit.prompt for edit in EDITS[:2]])
+    found = editor.routing_activation(batch.input_ids, batch.attention_mask)
+    assert (found > editor.threshold).all()
+
+
+def test_a_turn_of_elder_is_one_batch() -> None:
+    together, apart = make("elder", "llama"), elder(*EDITS[:2])
+    together.edit(EDITS[:2])
+    assert not together._state.up.equal(apart._state.up)
+    after, before = log_p(together, EDITS[:2]), log_p(bare(together), EDITS[:2])
+    assert all(new > old + 0.5 for new, old in zip(after, before, strict=True))
+
+
+def test_codes_that_are_none_are_refused(tmp_path: Path) -> None:
+    editor = elder(*EDITS[:2])
+    state, tensors = editor._state, editor._tensors(editor._state)
+    for wrong in (~tensors["codes"] & False, tensors["codes"].long(), tensors["codes"][:, :1]):
+        record = editor._record(state)
+        parts = {**tensors, "codes": wrong}
+        wise.editors.saved.write(tmp_path, editor._identity(), record, parts)
+        with pytest.raises(ValueError, match="codes are not 2 choices of 2 experts"):
+            editor.load(tmp_path)
+    assert editor._state is state
+
+
+def test_elder_reads_scopes_and_takes_no_edit_back() -> None:
+    editor = make("elder")
+    assert all(isinstance(editor, each) for each in (Layered, Routed))
+    assert not any(isinstance(editor, each) for each in (Erasable, Growing, Retrieves))
+    assert editor.threshold == math.inf
+    editor.edit(EDITS[:1])
+    assert editor._tensors(editor._state)["codes"].shape == (1, 2, 4)
+
+
+def test_released_options_of_elder_are_the_papers() -> None:
+    config = ELDERConfig(**ELDER_PRESETS["released"])
+    found = (config.n_layers, config.n_experts, config.n_chosen, config.rank, config.guidance)
+    assert found == (6, 4, 2, 8, 0.01)
+    assert (config.epsilon or 0) * 24 == 12
+    with pytest.raises(ValueError, match="n_chosen=5 is above n_experts=4"):
+        ELDERConfig(n_chosen=5)
+
+
+def test_a_loaded_editor_answers_before_it_has_asked_the_model(tmp_path: Path) -> None:
+    """The unit of the routers is found by the model, and not while it answers."""
+    editor = elder(*EDITS[:2])
+    editor.save(tmp_path)
+    loaded = elder()
+    loaded.load(tmp_path)
+    loaded.lm.model.train()
+    assert logits_of(loaded).equal(logits_of(editor))

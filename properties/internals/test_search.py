@@ -59,6 +59,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     "grace": _of(grace.GRACEConfig, grace.PRESETS),
     "horen": _of(horen.HoReNConfig, horen.PRESETS),
     "memoir": _of(memoir.MEMOIRConfig, memoir.PRESETS),
+    "elder": _of(lora.ELDERConfig, lora.ELDER_PRESETS),
     "melo": _of(lora.MELOConfig, lora.MELO_PRESETS),
     "ke": _of(knowledge_editor.KEConfig, knowledge_editor.PRESETS),
     "mend": _of(mend.MENDConfig, mend.PRESETS),

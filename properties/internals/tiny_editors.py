@@ -56,6 +56,10 @@ _KEY_VALUE: dict[str, Any] = dict(
 _SPREAD: dict[str, Any] = dict(_KEY_VALUE, n_layers=2, clamp=4.0)
 _TUNED: dict[str, Any] = dict(layer=1, lr=2e-3, n_epochs=6, norm_constraint=1.0)
 _CODEBOOK: dict[str, Any] = dict(layer=1, radius=1.0, units="absolute", lr=0.3, n_steps=20)
+_MIXTURE: dict[str, Any] = dict(
+    layer=1, n_layers=2, n_experts=4, rank=4, guidance=0.01, lr=0.05, n_steps=20, early_stop=0.0,
+    epsilon=1.5,
+)  # fmt: skip
 KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name, options
     "rome": ("rome", _KEY_VALUE),
     "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),
@@ -79,6 +83,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "retrieval": ("retrieval", dict(reserve=6)),
     "serac": ("serac", dict(reserve=6, n_dims=8)),
     "melo": ("melo", dict(layer=1, radius=1.0, lr=0.05, n_steps=20)),
+    "elder": ("elder", _MIXTURE),
     "spalm-lite": ("spalm-lite", {}),
     "memllm-lite": ("memllm-lite", dict(reserve=6)),
 }
