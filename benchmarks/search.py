@@ -99,6 +99,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     "r-rome": {**_ROME, "n_prefixes": _whole(5, 1, 20)},
     "memit": _MEMIT,
     "memit-mass": _MEMIT,
+    "anyedit": {**_MEMIT, "chunk": _whole(1, 1, 40)},
     "rect": {**_MEMIT, "kept_share": _share(0.4, 0.1, 1.0)},
     "prune": {**_MEMIT, "restraint": _log(1.006, 1.001, 1.1)},
     "emmet": _EMMET,

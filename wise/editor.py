@@ -46,6 +46,7 @@ __all__ = [
 # One line for each editor: name -> "module:factory". Modules load with their editor.
 BUILT_IN: Mapping[str, str] = {
     "alphaedit": "wise.editors.key_value.alphaedit:make",
+    "anyedit": "wise.editors.key_value.memit:make_anyedit",
     "defer": "wise.editors.scoped:make_defer",
     "elder": "wise.editors.lora:make_elder",
     "emmet": "wise.editors.key_value.emmet:make",

@@ -69,6 +69,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     **{name: _of(incontext.InContextConfig, incontext.PRESETS[name]) for name in
        ("ike", "retrieval")},
     "defer": _of(scoped.DEFERConfig, scoped.DEFER_PRESETS),
+    "anyedit": _of(memit.MEMITConfig, memit.ANYEDIT),
     "unke": _of(longform.UnKEConfig, longform.PRESETS),
     "memllm-lite": _of(external.MemLLMConfig, external.MEMLLM_PRESETS),
     "spalm-lite": _of(external.SPALMConfig, external.SPALM_PRESETS),

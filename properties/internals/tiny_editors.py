@@ -65,6 +65,11 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "memit": ("memit", dict(_SPREAD, covariance_weight=0.01)),
     "emmet": ("emmet", dict(_SPREAD, kept_share=0.9, restraint=2.0)),  # RECT's and PRUNE's too
     "alphaedit": ("alphaedit", dict(_SPREAD, null_threshold=0.5, l2=0.01)),
+    "anyedit": ("anyedit", dict(_SPREAD, clamp=1.0, covariance_weight=0.1, chunk=2)),
+    "alphaedit by chunks": (
+        "alphaedit",
+        dict(_SPREAD, clamp=1.0, null_threshold=0.5, l2=0.1, chunk=2, protects=True),
+    ),
     "ultraedit": ("ultraedit", dict(layer=1, n_layers=2, lr=3.0)),
     "ft-l": ("ft-l", dict(_TUNED, loss="prompt-last")),
     "ft-m": ("ft-m", _TUNED),

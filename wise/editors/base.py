@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
@@ -344,7 +344,7 @@ def live(edits: Sequence[Edit], turn: Sequence[Edit]) -> tuple[Edit, ...]:
 
 def prepared(
     edits: Sequence[Edit],
-    learn: Callable[[list[Edit]], Tensor],
+    learn: Callable[[list[Edit]], Iterable[Tensor]],
     *,
     n_columns: Callable[[Edit], int],
     most: int,

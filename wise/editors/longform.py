@@ -1,8 +1,9 @@
 """UnKE: one block is retrained, so that it maps the end of a prompt to a state that brings about a
 whole answer.
 
-Deng et al., ICLR 2025, arXiv 2405.15349 (unstructured knowledge editing). AnyEdit, which gives each
-part of a long answer a state of its own, is the option `chunk` of `key_value/associative.py`.
+Deng et al., ICLR 2025, arXiv 2405.15349. With `chunk`, each part of a long answer has a state of
+its own, as in AnyEdit (Jiang et al., ICML 2025, arXiv 2502.05628); the other forms of AnyEdit are
+the options `chunk` and `protects` of MEMIT and AlphaEdit.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class UnKEConfig(ValueConfig):
 
     layer: the block that is retrained; None = at the share `depth` of the blocks (released: block 7
         of 32).
+    chunk: tokens of a target, EOS one of them, that share a state (AnyEdit: 40): that of the last
+        token before them; None = all tokens (UnKE).
     n_epochs, block_lr, block_decay: steps, learning rate and weight decay of AdamW on all
         parameters of the block (the decay is torch's own, which no released setting changes).
     n_texts: background texts, drawn anew for each turn, whose outputs of the block are preserved.
@@ -51,6 +54,7 @@ class UnKEConfig(ValueConfig):
 
     layer: int | None = None
     depth: Fraction = 7 / 32
+    chunk: PositiveInt | None = None
     n_steps: PositiveInt = 25
     kl: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 1e-3
@@ -106,9 +110,11 @@ class UnKE(ValueEditorBase[UnKEConfig, Retrained]):
 
     @cached_property
     def facts(self) -> Facts:
-        """How edits become rows; the state is that of the last token of the prompt."""
+        """How edits become rows; the first state is that of the last token of the prompt."""
         ends = self.config.append_eos and self.config.objective == "raise"
-        return Facts(self.lm, self.tokenizer, append_eos=ends, fact_token="last")
+        return Facts(
+            self.lm, self.tokenizer, append_eos=ends, fact_token="last", chunk=self.config.chunk
+        )
 
     @property
     def _block(self) -> nn.Module:
@@ -140,13 +146,12 @@ class UnKE(ValueEditorBase[UnKEConfig, Retrained]):
         return Retrained(live(state.edits, edits), weights, state.n_turns + 1)
 
     def _new(self, edits: Sequence[Edit]) -> Lesson:
-        """The prompts' outputs of the block as it is, but for the state at the end of each."""
+        """The outputs of the block as it is, but for the states, up to that of the last chunk."""
         states = optimize(self.facts, self.layer, edits, self.config, site="stream")  # N D
-        rows = self.facts.asked(edits)
-        ends = torch.zeros_like(rows.subject).scatter(1, rows.place[:, None], True)
+        rows = self.facts.whole(edits, forced=False)
         lesson = self._lesson(rows.batch)
         outputs = lesson.outputs.clone()
-        outputs[ends[lesson.own]] = states.to(outputs.dtype)
+        outputs[~rows.elsewhere[lesson.own]] = states.to(outputs.dtype)
         return replace(lesson, outputs=outputs)
 
     def _old(self, turn: int) -> list[Lesson]:

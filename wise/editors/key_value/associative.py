@@ -14,11 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared, summed
 from wise.editors.key_value.covariance import Covariance
-from wise.editors.key_value.facts import Corrupts, Facts
+from wise.editors.key_value.facts import Corrupts, Facts, n_chunks
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.editors.key_value.restraint import most_changed, restrained
 from wise.editors.options import Fraction, Lengths
@@ -26,6 +26,7 @@ from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
+from wise.lm.tail import value_inputs
 
 __all__ = [
     "AssociativeEditor", "KeyValueState", "SpreadConfig", "SpreadingEditor", "through_norm",
@@ -58,7 +59,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
             self.config.ridge,
         )  # fmt: skip
         self._corruption = corruption
-        self._prepared: dict[Edit, Float[Tensor, " D"]] = {}
+        self._prepared: dict[Edit, Float[Tensor, "n D"]] = {}  # by chunk
         self._shown: tuple[KeyValueState, Mapping[int, Tensor]] = self.empty, {}
 
     def precompute(self, layers: Sequence[int]) -> None:
@@ -70,7 +71,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         n = max(1, self.config.batch_size // (1 + self.config.n_prefixes))  # so many rows a step
         with hooks.frozen(self.lm.model):
             self._prepared |= prepared(
-                edits, self._optimized, most=n,
+                edits, lambda some: self._optimized(some).split(self.facts.n_chunks(some)), most=n,
                 n_columns=lambda edit: self.facts.asked([edit], forced=True, bare=True).n_columns,
             )  # fmt: skip
 
@@ -97,18 +98,28 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         )  # fmt: skip
         return Facts(
             self.lm, self.tokenizer, prefixes, config.prefix_share,
-            append_eos=config.append_eos and config.objective == "raise",
-            fact_token=config.fact_token, corruption=self._corruption,
+            append_eos=self._ends, fact_token=config.fact_token, corruption=self._corruption,
+            chunk=self._chunk,
         )  # fmt: skip
+
+    @property
+    def _ends(self) -> bool:
+        """Whether targets end with EOS."""
+        return self.config.append_eos and self.config.objective == "raise"
+
+    @property
+    def _chunk(self) -> int | None:
+        """Tokens of a target that share a key; None = all."""
+        return None
 
     def _after(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
         self.facts.asked(edits, forced=True, bare=True)  # refuses bad text before any work
         return self._edited(state, edits)
 
     def _values(self, state: KeyValueState, edits: Sequence[Edit]) -> Float[Tensor, "N D"]:
-        """v* of a turn on the model as `state` has it, in float64."""
+        """v* of a turn's N chunks on the model as `state` has it, in float64."""
         if not state.changes and len(edits) == 1 and edits[0] in self._prepared:
-            return self._prepared[edits[0]][None]
+            return self._prepared[edits[0]]
         with added(self.lm, state.changes):
             return self._optimized(edits)
 
@@ -144,9 +155,9 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         return summed(state.changes, layer, change)
 
     def _kept(self, state: KeyValueState, edits: Sequence[Edit]) -> list[int]:
-        """Indices of the earlier edits whose prompts are not edited again."""
-        asked = {edit.prompt for edit in edits}
-        return [i for i, edit in enumerate(state.edits) if edit.prompt not in asked]
+        """Indices of the keys of earlier edits whose prompts are not edited again."""
+        asked, (each, _) = {edit.prompt for edit in edits}, self.facts.every_chunk(state.edits)
+        return [i for i, edit in enumerate(each) if edit.prompt not in asked]
 
     def _tensors(self, state: KeyValueState) -> dict[str, Tensor]:
         groups = (("change", state.changes), ("key", state.keys))
@@ -156,12 +167,13 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         edits = edits_of(record)
         if not edits:
             return KeyValueState()
+        n_keys = sum(n_chunks(self.tokenizer, edits, self._chunk, append_eos=self._ends))
         changes, keys = {}, {}
         for layer in self.layers:
             inner, hidden = self.lm.value_weight(layer).shape
             changes[layer] = floats(tensors, f"change.{layer}", inner, hidden)
             if self.keeps_keys:
-                keys[layer] = floats(tensors, f"key.{layer}", len(edits), inner)
+                keys[layer] = floats(tensors, f"key.{layer}", n_keys, inner)
         return KeyValueState(edits, changes, keys)
 
 
@@ -177,6 +189,11 @@ class SpreadConfig(KeyValueConfig):
 
     n_layers: how many neighbouring blocks share the change, the centre at `layer`, cut off at the
         model's ends (Hase et al.); None = five of 32, at least one.
+    chunk: tokens of a target, EOS one of them, that share a value (AnyEdit: 40): the first have
+        that of `fact_token`, and each later chunk one of its own, whose key is the last token
+        before it; None = all tokens (released).
+    protects: the outputs of W_v at the other tokens of an edit's prompt and target are to stay
+        (AnyEdit).
     """
 
     depth: Fraction = 0.19
@@ -187,6 +204,8 @@ class SpreadConfig(KeyValueConfig):
     prefix_starts: Sequence[str] = ("The", "Therefore", "Because", "I", "You")
     prefix_share: Fraction | None = 0.5
     n_layers: PositiveInt | None = None
+    chunk: PositiveInt | None = None
+    protects: bool = False
 
 
 Spread = TypeVar("Spread", bound=SpreadConfig)
@@ -200,6 +219,10 @@ class SpreadingEditor(AssociativeEditor[Spread]):
     def _around(self, layer: int) -> tuple[int, ...]:
         n = self.config.n_layers or max(1, round(_RELEASED_SHARE * self.lm.n_layers))
         return self.lm.around(layer, n)
+
+    @property
+    def _chunk(self) -> int | None:
+        return self.config.chunk
 
     def _edited(self, state: KeyValueState, edits: tuple[Edit, ...]) -> KeyValueState:
         return KeyValueState(live(state.edits, edits), self._spread(state, edits))
@@ -222,12 +245,22 @@ class SpreadingEditor(AssociativeEditor[Spread]):
         for index, layer in enumerate(self.layers):
             with added(self.lm, changes):
                 here, above = read(facts, (layer, top), edits)
+                others = self._others(layer, edits) if self.config.protects else here.key[:0]
             step = (values - above.stream) / (len(self.layers) - index)
             residual = through_norm(self.lm, layer, here.value, step)
             earlier = state.keys[layer][kept].double() if layer in state.keys else None
-            change = self._change(layer, here.key, residual, earlier)
+            keys = torch.cat([here.key, others])
+            residual = nn.functional.pad(residual, (0, 0, 0, len(others)))
+            change = self._change(layer, keys, residual, earlier)
             changes[layer] = self._weight_of(change, layer, state)
         return changes
+
+    def _others(self, layer: int, edits: Sequence[Edit]) -> Float[Tensor, "n M"]:
+        """The inputs of W_v at the tokens whose outputs are to stay: AnyEdit's K_p, as released."""
+        rows = self.facts.whole(edits)
+        with self.facts.corrupted(rows):
+            inputs = value_inputs(self.lm, layer, rows.batch)
+        return inputs[rows.elsewhere].double()
 
 
 def through_norm(

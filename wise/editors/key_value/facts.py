@@ -16,9 +16,18 @@ from wise.edits import Edit
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import fitting_starts
-from wise.lm.tokens import Batch, encode, last_column, subject_mask, widened
+from wise.lm.tokens import (
+    IGNORED,
+    Batch,
+    encode,
+    last_column,
+    pad,
+    padding_id,
+    subject_mask,
+    widened,
+)
 
-__all__ = ["Corrupts", "FactToken", "Facts", "Rows"]
+__all__ = ["Corrupts", "FactToken", "Facts", "Rows", "chunk_of", "n_chunks"]
 
 FactToken = Literal["subject-last", "last"]
 
@@ -46,13 +55,23 @@ class Rows:
     batch: Batch
     readings: tuple[tuple[Edit, ...], ...]  # the edit of each row; a corruption sees one at a time
     owner: Int[Tensor, " B"]  # their numbers in the turn
-    place: Int[Tensor, " B"]  # the column of the key
+    places: Int[Tensor, "B P"]  # the columns of the keys, the one that is asked for last
     subject: Bool[Tensor, "B T"]
+
+    @property
+    def place(self) -> Int[Tensor, " B"]:
+        """The column of the key that is asked for."""
+        return self.places[:, -1]
 
     @property
     def n_columns(self) -> int:
         """How many columns the rows have from the first key's on."""
-        return self.batch.input_ids.shape[1] - int(self.place.min())
+        return self.batch.input_ids.shape[1] - int(self.places.min())
+
+    @property
+    def elsewhere(self) -> Bool[Tensor, "B T"]:
+        """The rows' own tokens that are no key's."""
+        return self.batch.attention_mask.bool().scatter(1, self.places, False)
 
     def above(self, other: Rows) -> Rows:
         """The rows of both as one batch, each a reading of its own."""
@@ -62,7 +81,7 @@ class Rows:
             batch,
             self.readings + other.readings,
             torch.cat([part.owner for part in parts]),
-            torch.cat([part.place + width - part.subject.shape[1] for part in parts]),
+            torch.cat([part.places + width - part.subject.shape[1] for part in parts]),
             torch.cat([widened(part.subject, width, False) for part in parts]),
         )
 
@@ -75,21 +94,27 @@ class Rows:
     def at_place(self, states: Float[Tensor, "B t D"]) -> Float[Tensor, "B D"]:
         """The states at the key's column; `states` are those of the rows' last t columns."""
         rows = torch.arange(len(states), device=states.device)
-        return states[rows, self._place(states.shape[1])]
+        return states[rows, self._columns(states.shape[1])[:, -1]]
 
-    def shift(self, change: Float[Tensor, "N D"], n_columns: int) -> Float[Tensor, "B t D"]:
-        """The last t = `n_columns` columns: each edit's `change` at its key's, zero elsewhere."""
+    def shift(
+        self, change: Float[Tensor, "N D"], n_columns: int, key: int = -1
+    ) -> Float[Tensor, "B t D"]:
+        """The last t = `n_columns` columns: each edit's `change` at a key's, zero elsewhere."""
         columns = torch.arange(n_columns, device=change.device)
-        here = columns == self._place(n_columns)[:, None]  # B t
+        here = columns == self._columns(n_columns)[:, key, None]  # B t
         return here[..., None] * change[self.owner][:, None]  # B t D
 
-    def _place(self, n_columns: int) -> Int[Tensor, " B"]:
-        return self.place - (self.subject.shape[1] - n_columns)
+    def _columns(self, n_columns: int) -> Int[Tensor, "B P"]:
+        return self.places - (self.subject.shape[1] - n_columns)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Turns the edits of a turn into rows of a model."""
+    """Turns the edits of a turn into rows of a model.
+
+    With `chunk`, a target is parted into chunks of so many tokens, each with a key of its own: the
+    last token before it. Without, it is one chunk.
+    """
 
     lm: LanguageModel
     tokenizer: PreTrainedTokenizerBase
@@ -98,9 +123,35 @@ class Facts:
     append_eos: bool = True
     fact_token: str = "subject-last"
     corruption: Corrupts | None = None
+    chunk: int | None = None
 
-    def asked(self, edits: Sequence[Edit], *, forced: bool = False, bare: bool = False) -> Rows:
+    def n_chunks(self, edits: Sequence[Edit]) -> list[int]:
+        """Into how many chunks the target of each edit is parted."""
+        return n_chunks(self.tokenizer, edits, self.chunk, append_eos=self.append_eos)
+
+    def every_chunk(self, edits: Sequence[Edit]) -> tuple[list[Edit], list[int]]:
+        """Each edit once for each of its chunks, and their numbers."""
+        counts = self.n_chunks(edits)
+        repeated = [edit for edit, n in zip(edits, counts, strict=True) for _ in range(n)]
+        return repeated, [number for n in counts for number in range(n)]
+
+    def whole(self, edits: Sequence[Edit], *, forced: bool = True) -> Rows:
+        """The bare prompts and the keys of all chunks, with the targets, or up to the last key."""
+        last = [n - 1 for n in self.n_chunks(edits)]
+        return self.asked(edits, last, forced=forced, bare=True)
+
+    def asked(
+        self,
+        edits: Sequence[Edit],
+        numbers: Sequence[int] | None = None,
+        *,
+        forced: bool = False,
+        bare: bool = False,
+    ) -> Rows:
         """The prompts, then the prompts after each prefix; with their targets where `forced`.
+
+        With `numbers`, a row is about that chunk of its edit's target: it holds the earlier ones
+        and, where `forced`, this one. Else it is about the first.
 
         A prefix is left out after which one of them would not fit the model's context. Raises
         ValueError where a prompt or target encodes to nothing or is too long by itself.
@@ -111,8 +162,12 @@ class Facts:
             rows = [f"{edit.prompt} {edit.target}" for edit in edits]
             starts += fitting_starts(self.lm, self.tokenizer, prefixes, rows)
         texts = [start + edit.prompt for start in starts for edit in edits]
-        targets = [edit.target for edit in edits] * len(starts) if forced else None
-        return self._rows(texts, list(range(len(edits))) * len(starts), edits, targets)
+        targets = [edit.target for edit in edits] * len(starts)
+        owners = list(range(len(edits))) * len(starts)
+        if self.chunk is None:
+            return self._rows(texts, owners, edits, targets if forced else None)
+        numbers = list(numbers or [0] * len(edits)) * len(starts)
+        return self._rows(texts, owners, edits, targets, numbers, forced=forced)
 
     def mean(self, states: Float[Tensor, "S N M"]) -> Float[Tensor, "N M"]:
         """The mean over the bare prompts, which come first, and the prompts after each prefix."""
@@ -151,16 +206,63 @@ class Facts:
         owners: Sequence[int],
         edits: Sequence[Edit],
         targets: Sequence[str] | None,
+        numbers: Sequence[int] = (),
+        *,
+        forced: bool = True,
     ) -> Rows:
         batch = encode(
             self.tokenizer, texts, targets, append_eos=self.append_eos,
             max_length=self.lm.context_length,
         )  # fmt: skip
+        chunk = self.chunk or 0
+        if numbers:
+            begins = [chunk * number for number in numbers]
+            batch = chunk_of(batch, begins, chunk if forced else 0, padding_id(self.tokenizer))
         own = tuple(edits[owner] for owner in owners)
         subject = subject_mask(self.tokenizer, batch, texts, [edit.subject for edit in own])
-        place = last_column(batch.prompt_mask)
+        number = torch.tensor(numbers or [0] * len(texts))[:, None]  # B 1
+        keys = torch.arange(int(number.max()) + 1)  # P
+        behind = chunk * (number - keys).clamp(min=0)  # B P
+        places = last_column(batch.prompt_mask)[:, None] - behind  # B P
         if self.fact_token == "subject-last":
-            place = torch.where(subject.any(-1), last_column(subject), place)
+            is_first = subject.any(-1)[:, None] & ((keys == 0) | (number == 0))
+            places = torch.where(is_first, last_column(subject)[:, None], places)
         device = self.lm.device
         owner = torch.tensor(list(owners), device=device)
-        return Rows(batch.to(device), (own,), owner, place.to(device), subject.to(device))
+        return Rows(batch.to(device), (own,), owner, places.to(device), subject.to(device))
+
+
+def n_chunks(
+    tokenizer: PreTrainedTokenizerBase,
+    edits: Sequence[Edit],
+    chunk: int | None,
+    *,
+    append_eos: bool,
+) -> list[int]:
+    """Into how many chunks of at most `chunk` tokens, EOS one of them, each target is parted."""
+    if chunk is None or not edits:
+        return [1] * len(edits)
+    prompts, targets = [edit.prompt for edit in edits], [edit.target for edit in edits]
+    batch = encode(tokenizer, prompts, targets, append_eos=append_eos)
+    return [-(-n // chunk) for n in (batch.labels != IGNORED).sum(-1).tolist()]
+
+
+def chunk_of(batch: Batch, begins: Sequence[int], n: int, padding: int) -> Batch:
+    """Rows in which the first `begins` tokens of each target belong to its prompt, and the next `n`
+    are the target.
+
+    `batch` is padded on the left, and so is what comes of it, without columns that no row needs.
+    """
+    rows, prompts, labels = list[list[int]](), list[list[int]](), list[list[int]]()
+    own, ends = batch.attention_mask.sum(-1).tolist(), last_column(batch.prompt_mask).tolist()
+    for row, (n_own, end, begin) in enumerate(zip(own, ends, begins, strict=True)):
+        ids, told = batch.input_ids[row].tolist(), batch.labels[row].tolist()
+        first, key = len(ids) - n_own, end + begin
+        stop = max(key + 1, key + n)
+        rows.append(ids[first:stop])
+        prompts.append([1] * (key + 1 - first) + [0] * (len(rows[-1]) - (key + 1 - first)))
+        found = [IGNORED] * (key - first) + (told[key:stop] if n else [IGNORED])
+        labels.append(found)
+    input_ids, mask = pad(rows, padding)
+    (in_prompt, _), (found_labels, _) = pad(prompts, 0), pad(labels, IGNORED)
+    return Batch(input_ids, mask, in_prompt.bool(), found_labels)

@@ -129,8 +129,13 @@ class Stood:
 
 
 def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Stood]:
-    """What some blocks of the current model hold at the edits' places, by one forward."""
-    rows, N = facts.asked(edits), len(edits)
+    """What some blocks of the current model hold at the places of N chunks, by one forward.
+
+    A chunk's place is behind the earlier ones, as they are to be; unless targets are parted, N is
+    the number of edits.
+    """
+    each, numbers = facts.every_chunk(edits)
+    rows, N = facts.asked(each, numbers), len(each)
     with facts.corrupted(rows):
         found = block_states(facts.lm, layers, rows.batch)
     stood = []
@@ -146,19 +151,35 @@ def read(facts: Facts, layers: Sequence[int], edits: Sequence[Edit]) -> list[Sto
 def optimize(
     facts: Facts, layer: int, edits: Sequence[Edit], config: ValueConfig, *, site: str
 ) -> Float[Tensor, "N D"]:
-    """v* in float64: the value of each edit at `site`, plus the change found by descent.
+    """v* in float64: the value of each chunk at `site`, plus the change found by descent.
 
     Minimises the objective, the divergence on "<subject> is a" and weight decay, with the norm of
-    the change clamped; each edit by itself. Embeddings are corrupted anew at every step. The change
-    is added to the value under the noise of step 0, with which keys are read too (one draw, as
-    released). Raises ValueError where a loss becomes non-finite.
-    Source: ROME eq. 4, MEMIT eq. 16, and their released code.
+    the change clamped; each edit by itself. Its chunks are found one after the other, behind the
+    earlier ones as they are to be and with their changes in place. Embeddings are corrupted anew at
+    every step. The change is added to the value under the noise of step 0, with which keys are read
+    too (one draw, as released). Raises ValueError where a loss becomes non-finite.
+    Source: ROME eq. 4, MEMIT eq. 16, and their released code; chunks: AnyEdit, as released.
     """
     starts = range(0, len(edits), config.batch_size)
     parts = [edits[start : start + config.batch_size] for start in starts]
-    return torch.cat(
-        [_descend(_losses(facts, layer, part, config, site), config) for part in parts]
-    )
+    return torch.cat([_by_chunks(facts, layer, part, config, site) for part in parts])
+
+
+def _by_chunks(
+    facts: Facts, layer: int, edits: Sequence[Edit], config: ValueConfig, site: str
+) -> Float[Tensor, "N D"]:
+    """The values of edits that are optimised together: those of an edit's chunks in order."""
+    counts = facts.n_chunks(edits)
+    values: list[list[Tensor]] = [[] for _ in edits]
+    changes: list[list[Tensor]] = [[] for _ in edits]
+    for number in range(max(counts)):
+        some = [index for index, n in enumerate(counts) if n > number]
+        earlier = [torch.stack([changes[index][k] for index in some]) for k in range(number)]
+        losses = _losses(facts, layer, [edits[index] for index in some], earlier, config, site)
+        for index, value, change in zip(some, *_descend(losses, config), strict=True):
+            values[index].append(value)
+            changes[index].append(change)
+    return torch.stack([value for each in values for value in each])
 
 
 @dataclass(frozen=True)
@@ -195,26 +216,41 @@ class _Loss:
 
 @torch.no_grad()
 def _losses(
-    facts: Facts, layer: int, edits: Sequence[Edit], config: ValueConfig, site: str
+    facts: Facts,
+    layer: int,
+    edits: Sequence[Edit],
+    earlier: Sequence[Float[Tensor, "N D"]],
+    config: ValueConfig,
+    site: str,
 ) -> Iterator[_Loss]:
-    """The loss of every step: the same at each, unless embeddings are corrupted anew."""
-    rows, at = facts.asked(edits, forced=True), SITES[site]
+    """The loss of every step, of the chunks behind those whose changes are `earlier`.
+
+    It is the same at each step, unless embeddings are corrupted anew. The divergence is that of the
+    first chunk alone, whose key is the fact's.
+    """
+    rows, at = facts.asked(edits, [len(earlier)] * len(edits), forced=True), SITES[site]
     n_labels = (rows.batch.labels != IGNORED).sum(-1)
-    about = facts.essence(edits) if config.kl else None
+    about = facts.essence(edits) if config.kl and not earlier else None
     if about is not None:
         rows = rows.above(about)
     for step in count():
         if step == 0 or facts.corruption is not None:
             with facts.corrupted(rows, step):
-                tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.place.min()))
+                tail = Tail.capture(facts.lm, layer, rows.batch, first=int(rows.places.min()))
+            for key, by in enumerate(earlier):
+                shift = rows.shift(by, tail.value.shape[1], key)
+                tail = at.shifted(tail, shift.to(tail.value.dtype))
             if step == 0:
                 start = rows.at_place(at.read(tail))[: len(edits)].float()
             before = tail.logits(tail.value)[int(n_labels.sum()) :].float().log_softmax(-1)
         yield _Loss(config, at, tail, rows, start, n_labels, before)
 
 
-def _descend(losses: Iterator[_Loss], config: ValueConfig) -> Float[Tensor, "N D"]:
-    """The value at the site: its start plus the change after Adam; each edit stops by itself."""
+def _descend(
+    losses: Iterator[_Loss], config: ValueConfig
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]]:
+    """The value at the site, its start plus the change after Adam, and that change; each row stops
+    by itself."""
     first = next(losses)
     start = first.start
     unit = start.square().mean(-1, keepdim=True).sqrt()  # N 1
@@ -239,4 +275,5 @@ def _descend(losses: Iterator[_Loss], config: ValueConfig) -> Float[Tensor, "N D
             norm = change.norm(dim=-1, keepdim=True)
             clamped = torch.where(norm > limit, change * (limit / norm), change)
             change.copy_(torch.where(running, clamped, before))
-    return (start + unit * change.detach()).double()
+    found = unit * change.detach()
+    return (start + found).double(), found

@@ -1,7 +1,8 @@
 """MEMIT: many facts written at once, their values spread over several W_v.
 
 Meng et al., ICLR 2023, arXiv 2210.07229. One edit per turn is the sequential use of the method, all
-edits in one turn its mass use. PRUNE and RECT are MEMIT with its changes restrained.
+edits in one turn its mass use. PRUNE and RECT are MEMIT with its changes restrained, and AnyEdit is
+MEMIT with a value for each chunk of a long target (Jiang et al., ICML 2025, arXiv 2502.05628).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from wise.editors.base import factory
 from wise.editors.key_value.associative import SpreadConfig, SpreadingEditor
 
 __all__ = [
-    "MEMIT", "PRESETS", "RESTRAINED", "MEMITConfig", "balanced", "make", "make_prune", "make_rect",
+    "ANYEDIT", "MEMIT", "PRESETS", "RESTRAINED", "MEMITConfig", "balanced", "make", "make_anyedit",
+    "make_prune", "make_rect",
 ]  # fmt: skip
 
 
@@ -51,6 +53,14 @@ RESTRAINED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "released": dict(PRESETS["released"], restraint=math.e),
     },
     "rect": {name: dict(preset, kept_share=0.4) for name, preset in PRESETS.items()},
+}
+# A value for each chunk, and the outputs at all other tokens of an edit's text preserved. In the
+# embedded models a value brings about the next token alone.
+ANYEDIT: Mapping[str, Mapping[str, Any]] = {
+    "embedded": dict(PRESETS["embedded"], chunk=1, protects=True),
+    "released": dict(
+        PRESETS["released"], chunk=40, protects=True, fact_token="last", early_stop=0.01
+    ),
 }
 
 
@@ -86,5 +96,6 @@ class MEMIT(SpreadingEditor[MEMITConfig]):
 
 _factory = partial(factory, MEMIT, MEMITConfig, own=("corruption",))
 make = _factory(PRESETS)
+make_anyedit = _factory(ANYEDIT)
 make_prune = _factory(RESTRAINED["prune"])
 make_rect = _factory(RESTRAINED["rect"])
