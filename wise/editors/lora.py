@@ -43,7 +43,7 @@ __all__ = [
 
 C = TypeVar("C", bound=Any)
 S = TypeVar("S", bound=Any)
-_LARGEST_EPSILON = 0.5  # of the bits of a code (released)
+_LARGEST_EPSILON = 0.5  # of the most bits in which codes differ (released)
 _Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -341,8 +341,9 @@ class ELDERConfig(Checked):
     guidance: lambda, the weight of the loss by which an edit's router learns the experts that were
         drawn for its target.
     epsilon: a prompt is in scope whose code differs from an edit's in fewer bits than this share of
-        them (released: .5, 12 of 24). None = as many, but at most .5, as `false_positives` of the
-        background's prompts of different subjects then are in scope; at least one bit.
+        the most that two codes can (released: .5, 12 of 24). None = as many, but at most .5, as
+        `false_positives` of the background's prompts of different subjects then are in scope; at
+        least one bit.
     lr, n_steps, early_stop: Adam on all experts and routers at each turn (released: 50 steps), with
         a rate that falls linearly to 0, until the loss is below.
     n_background: prompts of different subjects for epsilon, and for the unit of what a router
@@ -371,8 +372,11 @@ class ELDERConfig(Checked):
 
     def __post_init__(self) -> None:
         super(ELDERConfig, self).__post_init__()
-        if self.n_chosen > self.n_experts:
-            raise ValueError(f"n_chosen={self.n_chosen} is above n_experts={self.n_experts}")
+        if self.n_chosen >= self.n_experts:
+            raise ValueError(
+                f"n_chosen={self.n_chosen} is not below n_experts={self.n_experts}: "
+                "all prompts would have one code"
+            )
 
 
 ELDER_PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -536,14 +540,15 @@ class ELDER(LowRankBase[ELDERConfig, _Experts]):
 
     def _epsilon(self, codes: Bool[Tensor, "E L N"], routers: Float[Tensor, "L M N"]) -> int:
         """The number of bits of the options, or that of the background."""
-        config, n_bits = self.config, math.prod(self._code_shape)
+        config, (L, N) = self.config, self._code_shape
+        most = 2 * L * min(config.n_chosen, N - config.n_chosen)  # bits in which codes differ
         if config.epsilon is not None:
-            return math.ceil(config.epsilon * n_bits)
+            return math.ceil(config.epsilon * most)
         others = self._codes(chances(self._unlike / self._unit, routers))
         apart = hamming(others, codes).amin(-1).sort().values
         n_open = math.floor(config.false_positives * len(apart))
         nearest = int(apart[min(n_open, len(apart) - 1)])
-        return max(1, min(nearest, math.ceil(_LARGEST_EPSILON * n_bits)))
+        return max(1, min(nearest, math.ceil(_LARGEST_EPSILON * most)))
 
     def _record(self, state: _Experts) -> dict[str, Any]:
         return {**super()._record(state), "epsilon": state.epsilon}
