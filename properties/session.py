@@ -33,7 +33,7 @@ from wise.evaluation.datasets import drawn
 from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
 from wise.lm.architectures import LanguageModel
 from wise.lm.digest import model_digest
-from wise.lm.tokens import encode, reading_of
+from wise.lm.tokens import encode, reading_of, why_no_target
 from wise.measures.rows import Row, read_rows
 from wise.measures.verdicts import SharedDraws
 
@@ -133,6 +133,10 @@ class Session:
     def _encode(self, stream: EditStream) -> None:
         reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
         asked = final_questions(stream)
+        for question in asked:
+            if question.expected and (why := why_no_target(reader.tokenizer, question.expected)):
+                with _about(question.edit_id):
+                    raise ValueError(f"answer {question.expected[:60]!r} {why}")
         read = partial(
             encode, self.loaded.tokenizer,
             max_length=reader.max_length, n_more=reader.max_new_tokens,

@@ -127,11 +127,11 @@ class Settings:
             whole, notes = read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
             if self.skip_bad_records:
                 from fixtures.models import load_context_length, load_tokenizer
-                from fixtures.scenes import too_long, within_context
+                from fixtures.scenes import askable, not_askable
 
                 most = load_context_length(self.model)
-                whole, long = within_context(whole, load_tokenizer(self.model), most)
-                notes += (f"{too_long(long, self.model)}; left out",) * bool(long)
+                whole, long = askable(whole, load_tokenizer(self.model), most)
+                notes += (f"{not_askable(long, self.model)}; left out",) * bool(long)
             return whole, notes
         except RecordError as error:
             raise pytest.UsageError(

@@ -299,12 +299,12 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
             whole, notes = read_dataset(dataset, skip_bad_records=True)
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
-            from fixtures.scenes import too_long, within_context
+            from fixtures.scenes import askable, not_askable
             from wise.lm.tokens import reading_of, why_not_written
 
             tokenizer = load_tokenizer(model)
-            whole, long = within_context(whole, tokenizer, load_context_length(model))
-            if told := too_long(long, model):
+            whole, long = askable(whole, tokenizer, load_context_length(model))
+            if told := not_askable(long, model):
                 notes, first_bad = (*notes, f"{told}; left out"), first_bad or told
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)

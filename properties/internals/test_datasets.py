@@ -192,11 +192,28 @@ def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
         ),
         ("C:zsre.json", "'C:zsre.json': there is no file 'C:zsre.json' in "),
         ("/", "'/': '/' is a folder; a dataset is FILE or FORMAT:FILE"),
+        ("/dev/null", "'/dev/null': '/dev/null' is no regular file; a dataset is FILE"),
     ],
 )
 def test_a_spec_of_another_form_is_explained(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_stream(spec)
+
+
+def test_a_link_to_nothing_is_told_from_no_file(tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match=r"link\.jsonl' is a link to no file; a dataset is FILE"):
+        load_stream(str(tmp_path / "link.jsonl"))
+
+
+def test_an_id_of_null_is_none_and_a_consequence_needs_its_answer(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"prompt": "x", "target": "y", "id": null}\n', encoding="utf-8")
+    assert [edit.id for edit in load_stream(str(path)).edits] == ["jsonl-0"]
+    probe = '{"prompt": "p", "kind": "portability"}'
+    path.write_text(f'{{"prompt": "x", "target": "y", "probes": [{probe}]}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"record 0: probes\[0\]\.answer is missing"):
+        load_stream(str(path))
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

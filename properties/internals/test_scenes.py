@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from benchmarks import search
 from fixtures import scenes
 from fixtures.encyclopedia import Encyclopedia
-from fixtures.models import load_model
+from fixtures.models import load_model, load_tokenizer
 from fixtures.scenes import dataset_scene, scene_of, stream_seed
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.checks import check_editor
@@ -186,6 +186,28 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     write_jsonl(EditStream((good, replace(long[1], prompt=ask * 5))), tmp_path / "some.jsonl")
     with pytest.raises(ValueError, match=r"edit 'prompt': prompt 'Who is it.*; --skip-bad-recor"):
         Session(settings_of(*words), tmp_path).scene(0)
+
+
+def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
+    folder: str, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(folder)
+    end = tokenizer.eos_token
+    good = Edit("Bo is", "Rome", "Bo", id="good")
+    edits = good, Edit("Al is", f"Rome {end} x", id="target"), Edit("Cy is", "Rome", id="chain")
+    probes = (Probe("Di is", "portability", answer=end, edit_id="chain"),)
+    write_jsonl(EditStream(edits, probes), tmp_path / "some.jsonl")
+    words = f"--dataset={tmp_path / 'some.jsonl'}", f"--model={folder}"
+    why = f"holds the special token {end!r}, which is not text"
+    found, notes = settings_of(*words, "--skip-bad-records").facts
+    assert (found.edits, found.probes) == ((good,), ())
+    told = f"2 edits with an answer that {folder} cannot give: target ({why}), chain ({why})"
+    assert notes == (f"{told}; left out",)
+    with pytest.raises(ValueError, match=r"edit '(target|chain)': answer .*; --skip-bad-records l"):
+        Session(settings_of(*words), tmp_path).scene(0)
+    said = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
+    assert said.exit_code == 1
+    assert f"{told}; a run stops here" in said.output.replace("\n", " ")
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:

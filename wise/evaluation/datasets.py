@@ -50,7 +50,11 @@ def named_file(spec: str) -> tuple[str, Path]:
     path = Path(file).expanduser()
     if not path.is_file():
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        what = f"{file!r} is a folder" if file and path.is_dir() else f"there is no file {file!r}"
+        what = f"there is no file {file!r}"
+        if file and path.exists():
+            what = f"{file!r} is {'a folder' if path.is_dir() else 'no regular file'}"
+        elif path.is_symlink():
+            what = f"{file!r} is a link to no file"
         first, _, rest = file.partition(":")
         if not path.exists() and Path(rest).expanduser().is_file():
             meant = did_you_mean(first, FORMATS)

@@ -54,10 +54,10 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
         except RecordError as error:
             notes.refuse(error)
             continue
-        if edit is None and "id" in record:
+        if edit is None and _has_id(record):
             references.append(record["id"])
         if edit is not None:
-            if "id" not in record:
+            if not _has_id(record):
                 n = len(probes)
                 unnamed.append((index, len(edits), n, n + len(made_for_it)))
             edits.append(edit)
@@ -80,13 +80,17 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
 def _parse(record: Field) -> tuple[Edit | None, list[Probe]]:
     """A line's edit, if it has one, and its probes; the id is "" where none is given."""
     record.only(*_EDIT_KEYS)
-    edit_id = record["id"].text(blank=True) if "id" in record else ""
+    edit_id = record["id"].text(blank=True) if _has_id(record) else ""
     is_edit = record.members().keys() not in ({"probes"}, {"id", "probes"})
     edit = _edit_of(record, edit_id) if is_edit else None
     items = record["probes"].items() if "probes" in record else []
-    if items and "id" in record and not edit_id:
+    if items and _has_id(record) and not edit_id:
         raise record["id"].error("an id that probes can refer to; without `id`, one is made")
     return edit, [_probe_of(item, edit_id) for item in items]
+
+
+def _has_id(record: Field) -> bool:
+    return "id" in record and record["id"].value is not None
 
 
 def _edit_of(record: Field, edit_id: str) -> Edit:
@@ -118,10 +122,13 @@ def _given(record: Field, *keys: str) -> dict[str, str]:
 
 def _probe_of(item: Field, edit_id: str) -> Probe:
     item.only(*_PROBE_KEYS)
+    kind = item["kind"].text()
+    if kind == "portability":  # a consequence has an answer
+        item["answer"].text()
     return item.build(
         Probe,
         prompt=item["prompt"].text(),
-        kind=item["kind"].text(),
+        kind=kind,
         edit_id=edit_id,
         aliases=_texts(item, "aliases"),
         **_given(item, "answer", "ground_truth"),
