@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, needs, remade, require, require_error
+from properties.snapshots import require_same, snapshot
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -154,17 +155,19 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
     for n in sorted({min(2, n_forwards), n_forwards}):
         model = bench.copy_model()
         editor = bench.editor([known], model=model)
-        before = bench.logits(editor, bench.prompts)
+        before = snapshot(bench, editor, bench.prompts)
         if not _interrupt(model, editor, turn, block, n):
             continue  # it keeps what it computed for the first one
         n_interrupted += 1
         when = f"at forward {n} of the {n_forwards} of a turn"
-        bench.same(bench.logits(editor, bench.prompts), before, f"after an interruption {when}")
+        require_same(
+            snapshot(bench, editor, bench.prompts), before, f"after an interruption {when}"
+        )
         editor.edit([other])
-        after = bench.logits(editor, bench.prompts)
+        after = snapshot(bench, editor, bench.prompts)
         remade(editor, [[known], [other]])
-        bench.same(after, bench.logits(editor, bench.prompts),
-                   f"after an interruption {when}, and another edit")  # fmt: skip
+        require_same(after, snapshot(bench, editor, bench.prompts),
+                     f"after an interruption {when}, and another edit")  # fmt: skip
         editor.reset()
         bench.same(
             bench.logits(editor, bench.prompts), bench.base_logits, "interrupted, then reset"
