@@ -131,7 +131,7 @@ class Settings:
 
                 most = load_context_length(self.model)
                 whole, long = askable(whole, load_tokenizer(self.model), most)
-                notes += (f"{not_askable(long, self.model)}; left out",) * bool(long)
+                notes += (f"{not_askable(long, self.model, most)}; left out",) * bool(long)
             return whole, notes
         except RecordError as error:
             raise pytest.UsageError(

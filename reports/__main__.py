@@ -303,8 +303,9 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
             from wise.lm.tokens import reading_of, why_not_written
 
             tokenizer = load_tokenizer(model)
-            whole, long = askable(whole, tokenizer, load_context_length(model))
-            if told := not_askable(long, model):
+            most = load_context_length(model)
+            whole, long = askable(whole, tokenizer, most)
+            if told := not_askable(long, model, most):
                 notes, first_bad = (*notes, f"{told}; left out"), first_bad or told
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)

@@ -396,6 +396,7 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     result = CliRunner().invoke(main, [*words, "--model=llama"])
     assert result.exit_code == 1
     told = " ".join(result.output.split())
-    assert "1 edit that is too long for llama: jsonl-1; left out" in told
+    limits = "prompts have at most 127 tokens, and answers 381"
+    assert f"1 edit that is too long for llama ({limits}): jsonl-1; left out" in told
     assert "the most that any editor can reach after 1 edit:" in told
-    assert "1 edit that is too long for llama: jsonl-1; a run stops here" in told
+    assert f"1 edit that is too long for llama ({limits}): jsonl-1; a run stops here" in told

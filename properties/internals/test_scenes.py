@@ -177,7 +177,9 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     words = f"--dataset={tmp_path / 'some.jsonl'}", f"--model={folder}"
     found, notes = settings_of(*words, "--skip-bad-records").facts
     assert (found.edits, found.probes) == ((good,), probes[:1])
-    assert notes == (f"3 edits that are too long for {folder}: answer, prompt, probe; left out",)
+    limits = "prompts have at most 15 tokens, and answers 45"
+    told = f"3 edits that are too long for {folder} ({limits}): answer, prompt, probe"
+    assert notes == (f"{told}; left out",)
     settings = settings_of(*words)
     assert len(settings.facts[0].edits) == 4
     said = r"target 'Rome .*' of edit 'answer' has .*; --skip-bad-records leaves such edits out"
