@@ -501,6 +501,16 @@ def test_the_target_of_a_sentence_follows_its_last_verb(tmp_path: Path) -> None:
         load_stream(str(path))
 
 
+def test_a_number_among_the_answers_of_ripple_edits_is_taken_as_text(tmp_path: Path) -> None:
+    asked = rippling("The number of her sons is", "3")
+    asked["test_queries"][0]["answers"] = [{"value": 3, "aliases": ["three", 3.0]}]
+    path = write(tmp_path, {**RIPPLE_EDITS, "Logical_Generalization": [asked]})
+    stream, notes = read_dataset(str(path))
+    (probe,) = (probe for probe in stream.probes if "sons" in probe.prompt)
+    assert (probe.answer, probe.aliases) == ("3", ("three", "3.0"))
+    assert "2 numbers among the answers, taken as texts" in notes
+
+
 def test_what_ripple_edits_ask_of_several_questions_is_counted(tmp_path: Path) -> None:
     _, notes = read_dataset(str(write(tmp_path, RIPPLE_EDITS)))
     assert set(notes) == {

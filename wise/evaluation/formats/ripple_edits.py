@@ -36,14 +36,14 @@ def _parse(case: Case) -> Parsed:
     edit = _edit(case, record["edit"])
     for name in _NEAR:
         for question in _questions(case, name):
-            answers = _answers(question)
+            answers = _answers(case, question)
             if name == "Forgetfulness":  # asks for another answer than the target
                 others = [aliases for aliases in answers.value if edit.target not in aliases]
                 answers = replace(answers, value=others)
             probes += case.probe(question["prompt"], "near-subject", answers)
     for name in _CONSEQUENCES:
         for question in _questions(case, name):
-            probes += case.portability(question["prompt"], _answers(question))
+            probes += case.portability(question["prompt"], _answers(case, question))
     return [edit], probes
 
 
@@ -85,12 +85,12 @@ def _questions(case: Case, criterion: str) -> list[Field]:
     return found
 
 
-def _answers(question: Field) -> Field:
+def _answers(case: Case, question: Field) -> Field:
     """The right answers, each with its aliases."""
     found = []
     for each in question["answers"].items():
-        aliases = (alias.text(blank=True) for alias in each["aliases"].items())
-        found.append([each["value"].text(blank=True), *aliases])
+        names = each["value"], *each["aliases"].items()
+        found.append([case.answer_text(name) for name in names])
     return replace(question["answers"], value=found)
 
 

@@ -139,13 +139,14 @@ class Case:
     def answers(self, field: Field) -> list[list[str]]:
         """The right answers, each with its aliases: of an answer, or an array of them or of arrays.
 
-        An answer is a text, a number (taken as text) or null (none).
+        Each is as in `answer_text`.
         """
         entries = field.items() if isinstance(field.value, list) else [field]
         groups = [entry.items() if isinstance(entry.value, list) else [entry] for entry in entries]
-        return [[self._answer_text(alias) for alias in group] for group in groups]
+        return [[self.answer_text(alias) for alias in group] for group in groups]
 
-    def _answer_text(self, field: Field) -> str:
+    def answer_text(self, field: Field) -> str:
+        """A text, a number as text, or "" for null."""
         value: Any = field.value
         if value is None:
             return ""
