@@ -122,7 +122,7 @@ class Session:
         )  # fmt: skip
 
     def _check_lengths(self, stream: EditStream) -> None:
-        """Raise ValueError naming the first prompt that leaves no room for an answer."""
+        """Raise ValueError naming an answer that is no text, or a prompt that leaves it no room."""
         try:
             self._encode(stream)
         except ValueError as error:

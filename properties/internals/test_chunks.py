@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from fixtures.models import load_model
 from fixtures.tiny import tiny_model, tiny_tokenizer
-from properties.internals.tiny_editors import BACKGROUND, EDITS, facts_of, make
+from properties.internals.tiny_editors import (
+    EDITS,
+    facts_of,
+    least_squares_problem,
+    make,
+)
 from properties.internals.tiny_wise import is_same
 from wise.editor import load_editor
-from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.facts import chunk_of, n_chunks
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.edits import Edit
@@ -190,12 +194,8 @@ def test_one_layers_update_is_the_least_squares_solution_with_other_tokens_held(
     weight, edits = 0.05, MIXED[:2]
     editor = make("anyedit", n_layers=1, covariance_weight=weight, ridge=1e-3, chunk=3)
     editor.edit(edits)
-    facts, lm = editor.facts, editor.lm
-    C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
-    C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
-    with frozen(lm.model):
-        values = optimize(facts, 1, edits, editor.config, site="stream")
-        (stood,) = read(facts, [1], edits)
+    C, values, stood = least_squares_problem(editor, edits, site="stream")
+    lm = editor.lm
     others = []
     for edit in edits:
         prompt, target = tokens_of(edit)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from fixtures.tiny import tiny_model
-from properties.internals.tiny_editors import BACKGROUND, EDITS, make
+from properties.internals.tiny_editors import EDITS, least_squares_problem, make
 from properties.internals.tiny_wise import is_same
 from wise.editors.base import added
 from wise.editors.key_value.associative import through_norm
-from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.keyvalue import optimize, read
 from wise.editors.key_value.memit import MEMITConfig
 from wise.lm.architectures import LanguageModel
@@ -27,12 +26,7 @@ def test_one_layers_update_is_the_least_squares_solution(n_edits: int) -> None:
     edits, weight = EDITS[:n_edits], 0.05
     editor = make("memit", n_layers=1, covariance_weight=weight, ridge=1e-3)
     editor.edit(edits)
-    facts, lm = editor.facts, editor.lm
-    C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
-    C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
-    with frozen(lm.model):
-        values = optimize(facts, 1, edits, editor.config, site="stream")
-        (stood,) = read(facts, [1], edits)
+    C, values, stood = least_squares_problem(editor, edits, site="stream")
     residual = (values - stood.stream).numpy()
     root = np.linalg.cholesky(weight * 48 * C.numpy()).T  # of M = 48
     stacked = np.concatenate([stood.key.numpy(), root])

@@ -9,9 +9,8 @@ import pytest
 import torch
 from scipy.linalg import null_space
 
-from properties.internals.tiny_editors import BACKGROUND, EDITS, make
+from properties.internals.tiny_editors import EDITS, least_squares_problem, make
 from wise.editors.base import added
-from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.keyvalue import optimize, read
 from wise.editors.key_value.rome import least_change
 from wise.edits import Edit
@@ -39,12 +38,7 @@ def test_the_update_is_the_constrained_least_squares_solution(
     edits = EDITS[:n_edits]
     editor = make("rome", ridge=1e-3, **options)
     editor.edit(edits)
-    facts, lm = editor.facts, editor.lm
-    C = second_moments(lm, facts.tokenizer, [1], BACKGROUND.texts)[1]
-    C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
-    with frozen(lm.model):
-        values = optimize(facts, 1, edits, editor.config, site="value")
-        (stood,) = read(facts, [1], edits)
+    C, values, stood = least_squares_problem(editor, edits, site="value")
     residual = (values - stood.mean_value).numpy()
     expected = constrained_least_squares(C.numpy(), stood.key.numpy(), residual)
     change = editor._state.changes[1].double()

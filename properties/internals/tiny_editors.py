@@ -15,17 +15,19 @@ from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals import tiny_wise
 from properties.internals.tiny_wise import FAR
 from wise.editor import Editor, load_editor
+from wise.editors.key_value.covariance import second_moments
 from wise.editors.key_value.facts import Facts
+from wise.editors.key_value.keyvalue import optimize, read
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Reader
-from wise.lm.hooks import observe
+from wise.lm.hooks import frozen, observe
 from wise.lm.tokens import Batch, encode
 
 __all__ = [
     "BACKGROUND", "EDITS", "FACTS", "KEY_VALUE", "KINDS", "LEARNING", "NEAR", "TEXTS", "asked",
-    "bits", "facts_of", "likeliest", "log_p", "logits_of", "losing", "make", "taught", "tiny",
-    "undecided",
+    "bits", "facts_of", "least_squares_problem", "likeliest", "log_p", "logits_of",
+    "losing", "make", "taught", "tiny", "undecided",
 ]  # fmt: skip
 
 EDITS = (
@@ -196,3 +198,18 @@ def losing(editor: Any, at: int = 0) -> Iterator[list[None]]:
 
     with observe(editor.lm.blocks[-1], count):
         yield calls
+
+
+def least_squares_problem(
+    editor: Any, edits: Sequence[Edit], *, site: str
+) -> tuple[Tensor, Tensor, Any]:
+    """What an update at layer 1 solves: C with a ridge of 1e-3, the values, and what stood there.
+
+    C is [M M], of the background's texts; the values are [n D] at `site`.
+    """
+    C = second_moments(editor.lm, editor.facts.tokenizer, [1], BACKGROUND.texts)[1]
+    C += 1e-3 * C.trace() / len(C) * torch.eye(len(C))
+    with frozen(editor.lm.model):
+        values = optimize(editor.facts, 1, edits, editor.config, site=site)
+        (stood,) = read(editor.facts, [1], edits)
+    return C, values, stood
