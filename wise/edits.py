@@ -87,7 +87,7 @@ class Edit:
                 )
         if self.levels and len(self.levels) != len(self.paraphrases):
             raise ValueError(
-                f"Edit.levels={self.levels!r} grades {len(self.levels)} of "
+                f"Edit.levels={list(self.levels)!r} grades {len(self.levels)} of "
                 f"{len(self.paraphrases)} paraphrases; grade all or none"
             )
 
@@ -144,7 +144,9 @@ class Probe:
             raise ValueError(f"Probe.kind={self.kind!r} is none of {', '.join(PROBE_KINDS)}")
         _check_texts(self, "aliases")
         if self.aliases and not self.answer.strip():
-            raise ValueError(f"Probe.aliases={self.aliases!r} are of no answer; give the answer")
+            raise ValueError(
+                f"Probe.aliases={list(self.aliases)!r} are of no answer; give the answer"
+            )
 
     @property
     def answers(self) -> tuple[str, ...]:

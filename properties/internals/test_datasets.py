@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from wise.editors.saved import background_digest
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
-from wise.evaluation.datasets import FORMATS, drawn, load_stream, write_jsonl
+from wise.evaluation.datasets import FORMATS, drawn, load_stream, read_dataset, write_jsonl
 
 pytestmark = pytest.mark.internals
 
@@ -129,7 +129,7 @@ def test_a_background_without_aliases_has_the_digest_that_it_had_before_there_we
         ({"aliases": "z"}, "aliases='z' is not an array"),
         ({"aliases": [" "]}, r"aliases\[0\]=' ' is not a non-blank text"),
         ({"probes": [{"prompt": "p", "kind": "far", "aliases": ["r"]}]},
-         r"probes\[0\]: Probe.aliases=\('r',\) are of no answer; give the answer"),
+         r"probes\[0\].aliases=\['r'\] are of no answer; give the answer"),
     ],
 )  # fmt: skip
 def test_aliases_that_are_none_are_an_error(
@@ -139,6 +139,36 @@ def test_aliases_that_are_none_are_an_error(
     path.write_text(json.dumps({"prompt": "x", "target": "y", **record}), encoding="utf-8")
     with pytest.raises(ValueError, match=f"record 0: {said}"):
         load_stream(f"jsonl:{path}")
+
+
+NUMBERS = {
+    "prompt": "Ada is born in", "target": 1815, "ground_truth": 1.50, "aliases": [18e2],
+    "probes": [{"prompt": "Ada is aged", "kind": "portability", "answer": 36, "ground_truth": 35}],
+}  # fmt: skip
+
+
+def test_a_number_as_answer_is_the_text_that_the_file_writes(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    text = json.dumps(NUMBERS).replace("1800.0", "1.80e3").replace("1.5,", "1.50,")
+    path.write_text(text.replace("1815", "9" * 5000))
+    stream, notes = read_dataset(str(path))
+    (edit,), (probe,) = stream.edits, stream.probes
+    assert (edit.target, edit.ground_truth, edit.aliases) == ("9" * 5000, "1.50", ("1.80e3",))
+    assert (probe.answer, probe.ground_truth) == ("36", "35")
+    assert notes == ("5 numbers among the answers, taken as texts",)
+    known = [{"prompt": f"{name} is born in", "subject": name, "attribute": year}
+             for name, year in (("Ada", 1815), ("Bo", 1.5))]  # fmt: skip
+    path.write_text(json.dumps(known))
+    assert [edit.target for edit in load_stream(str(path)).edits] == ["1.5", "1815"]
+
+
+@pytest.mark.parametrize("field", ["target", "aliases", "ground_truth"])
+def test_an_answer_that_is_neither_text_nor_number_is_refused(field: str, tmp_path: Path) -> None:
+    value = [True] if field == "aliases" else True
+    record = {"prompt": "Ada is", "target": "x"} | {field: value}
+    (tmp_path / "s.jsonl").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"=true is not a (non-blank )?text or a number"):
+        load_stream(str(tmp_path / "s.jsonl"))
 
 
 @pytest.fixture
@@ -204,6 +234,24 @@ def test_a_link_to_nothing_is_told_from_no_file(tmp_path: Path) -> None:
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(ValueError, match=r"link\.jsonl' is a link to no file; a dataset is FILE"):
         load_stream(str(tmp_path / "link.jsonl"))
+
+
+def test_a_file_that_cannot_be_looked_at_is_told_without_numbers_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"dataset='f+' cannot be read: File name too long$"):
+        load_stream("f" * 5000)
+    with pytest.raises(ValueError, match=r"dataset='~nobody-here/f' cannot be read: Could not det"):
+        load_stream("~nobody-here/f")
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"prompt": "x", "target": "y"}\n')
+
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=rf"^{path} cannot be read: Permission denied$"):
+        load_stream(str(path))
 
 
 def test_an_id_of_null_is_none_and_a_consequence_needs_its_answer(tmp_path: Path) -> None:

@@ -453,7 +453,7 @@ def test_one_object_is_one_record_or_holds_them_by_name(
     stream, _ = read_dataset(f"{named}{path}")
     assert stream == load_stream(f"zsre:{write(tmp_path, MEND)}")
     path.write_text(json.dumps({"a": MEND, "b": {**MEND, "subject": True}}, indent=indent))
-    with pytest.raises(ValueError, match=r"json, line 1, record 1: subject=True is not a text"):
+    with pytest.raises(ValueError, match=r"json, line 1, record 1: subject=true is not a text"):
         read_dataset(f"{named}{path}")
     path.write_text(json.dumps({"a": MEND, "b": MEND}, indent=indent))
     held, notes = read_dataset(f"{named}{path}")
@@ -603,7 +603,7 @@ def test_bad_records_are_skipped_on_demand_and_told_by_reason(
     bad = [{**FLAT, "target_new": True}, {**FLAT, "subject": 7}, {**FLAT, "subject": [7]},
            7, {**FLAT, "portability": {}}]  # fmt: skip
     path = form(tmp_path, FLAT, *bad, {**FLAT, "prompt": " "}, FLAT)
-    with pytest.raises(ValueError, match="line 3, record 1: target_new=True is not a text, a num"):
+    with pytest.raises(ValueError, match="line 3, record 1: target_new=true is not a text, a num"):
         load_stream(str(path))
     stream, notes = read_dataset(str(path), skip_bad_records=True)
     assert [edit.id for edit in stream.edits] == ["hallucination-0", "hallucination-6"]
@@ -611,7 +611,7 @@ def test_bad_records_are_skipped_on_demand_and_told_by_reason(
         "2 bad records left out, as subject is not a text: records 2 and 3; the first, line 4: "
         "subject=7 is not a text",
         "1 bad record left out, as target_new is not a text, a number, null or an array of "
-        "these: record 1; the first, line 3: target_new=True is not a text, a number, null or an "
+        "these: record 1; the first, line 3: target_new=true is not a text, a number, null or an "
         "array of these",
         "1 bad record left out, as the record is not an object: record 4; the first, line 6: "
         "7 is not an object",
@@ -655,10 +655,8 @@ def test_unlike_mistakes_are_told_apart_with_the_numbers_of_the_first(tmp_path: 
     path = write_lines(tmp_path, one, *bad)
     _, notes = read_dataset(str(path), skip_bad_records=True)
     assert [note.partition("; the first, ")[0] for note in notes] == [
-        "7 bad records left out, as Edit.subject is not in the prompt: records 1, 2, 3, 4, 5 and "
-        "2 more",
-        "1 bad record left out, as Edit.levels grades n of n paraphrases; grade all or none: "
-        "record 8",
+        "7 bad records left out, as subject is not in the prompt: records 1, 2, 3, 4, 5 and 2 more",
+        "1 bad record left out, as levels grades n of n paraphrases; grade all or none: record 8",
         "1 bad record left out, as levels is not a level: a whole number from 1 to 5: record 9",
     ]
     with pytest.raises(NothingLeftError, match="no record of the file can be read") as error:
@@ -784,7 +782,7 @@ def test_a_missing_or_mistyped_field_is_named(
     without = {key: value for key, value in record.items() if key != field}
     with pytest.raises(ValueError, match=f"line 2, record 0: {field}.* is missing; the keys are"):
         load_stream(f"{format_name}:{write(tmp_path, without)}")
-    with pytest.raises(ValueError, match=f"line 2, record 0: {field}=True is not a"):
+    with pytest.raises(ValueError, match=f"line 2, record 0: {field}=true is not a"):
         load_stream(f"{format_name}:{write(tmp_path, {**record, field: True})}")
 
 

@@ -61,14 +61,18 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b'[\n[GOOD],\n{"id": [1]}]', "line 6, record 1: id=[1] is not a whole number or a non"),
         (
             b'[\n{"case_id": true}]',
-            "line 2, record 0: case_id=True is not a whole number or a non-blank text",
+            "line 2, record 0: case_id=true is not a whole number or a non-blank text",
         ),
-        (b'[\n{"prompt": NaN}]', "line 2, record 0: prompt=nan is not JSON"),
-        (b'[\n{"a": [{"b": -Infinity}]}]', "line 2, record 0: a[0].b=-inf is not JSON"),
+        (b'[\n{"prompt": NaN}]', "line 2, record 0: prompt=NaN is not JSON"),
+        (b'[\n{"a": [{"b": -Infinity}]}]', "line 2, record 0: a[0].b=-Infinity is not JSON"),
         (b'[\n{"a": "\\ud800"}]', "line 2, record 0: a='\\ud800' is not Unicode text"),
         (b'[\n{"a": 1, "a": 1}]', "line 2, record 0: the record is not JSON: the key 'a' occurs"),
-        (b'[\n{"a": ' + b"[" * 200_000, "line 2, record 0: the record is not JSON: maximum recur"),
-        (b'[\n{"a": ' + b"7" * 9_999 + b"}]", "line 2, record 0: the record is not JSON: Exceeds"),
+        (b'[\n{"a": ' + b"[" * 200_000, "line 2, record 0: the record has arrays or objects in"),
+        (b"[\n[GOOD], null]", "line 5, record 1: null is not an object"),
+        (b"[\n[GOOD], [true]]", "line 5, record 1: [true] is not an object"),
+        (b'[\n{"case_id": 2.50}]', "line 2, record 0: case_id=2.50 is not a whole number"),
+        (b'[\n{"case_id": 1e999}]', "line 2, record 0: case_id=1e999 is not a whole number"),
+        (b'[\n{"id": ' + b"7" * 9_999 + b"}]", "line 2, record 0: id=7777"),
     ],
 )
 def test_what_is_wrong_with_an_array_is_named_with_its_line(
@@ -95,18 +99,18 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
             "line 2, record 1: prompts='x' is not known here; did you mean prompt",
         ),
         ('{"prompt": "x", "target": "y", "id": 7}', "line 1, record 0: id=7 is not a text"),
-        ('{"prompt": "x", "target": "y", "subject": "z"}', "line 1, record 0: Edit.subject='z'"),
+        ('{"prompt": "x", "target": "y", "subject": "z"}', "line 1, record 0: subject='z' is"),
         ('{"prompt": "x", "target": "y", "paraphrases": "z"}', "record 0: paraphrases='z' is not"),
         ('{"prompt": "x", "target": "y", "paraphrases": [1]}', "record 0: paraphrases[0]=1 is not"),
-        ('{"prompt": "x", "target": "y", "levels": [true]}', "record 0: levels[0]=True is not a"),
+        ('{"prompt": "x", "target": "y", "levels": [true]}', "record 0: levels[0]=true is not a"),
         (
             '{"prompt": "x", "target": "y", "paraphrases": ["z"], "levels": [6]}',
             "line 1, record 0: levels[0]=6 is not a level: a whole number from 1 to 5",
         ),
-        ('{"prompt": "x", "target": "y", "levels": [1]}', "line 1, record 0: Edit.levels=(1,)"),
+        ('{"prompt": "x", "target": "y", "levels": [1]}', "line 1, record 0: levels=[1] grades 1"),
         ('{"promt": "x", "target": "y"}', "promt='x' is not known here; did you mean prompt? The"),
         ('{"probes": [{"kind": "far"}]}', "line 1, record 0: probes[0].prompt is missing"),
-        ('{"probes": [{"prompt": "x", "kind": "fa"}]}', "record 0: probes[0]: Probe.kind='fa'"),
+        ('{"probes": [{"prompt": "x", "kind": "fa"}]}', "record 0: probes[0].kind='fa' is"),
         ('{"probes": [{"prompt": "x", "id": 1}]}', "record 0: probes[0].id=1 is not known here"),
         ('LINE\n{"id": "no", "probes": []}', "line 2, record 1: id='no' is not the id of an edit"),
         ('{"id": "", "probes": [{"prompt": "x", "kind": "far"}]}', "id='' is not an id that"),
@@ -220,7 +224,7 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
     refused.clear()
     found = [f.place for f in read_records(path, lambda e: refused.append(e.reason))]
     assert [place.partition(", ")[2] for place in found] == ["line 1, record 0", "line 9, record 8"]
-    assert refused[4:] == ["it is not JSON", "it is not JSON", "more than an object"]
+    assert refused[4:] == ["it is not JSON"] * 2 + ["more than one object is in the line"]
 
 
 def test_a_bad_byte_ends_an_array_and_one_line(tmp_path: Path) -> None:

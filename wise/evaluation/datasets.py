@@ -42,13 +42,18 @@ _log = logging.getLogger(__name__)
 def named_file(spec: str) -> tuple[str, Path]:
     """(format, file) of FORMAT:FILE, split at the first colon, or of FILE, of the format "".
 
-    Raises ValueError where there is no such file.
+    Raises ValueError where there is no such file, or none that can be looked at.
     """
     format_name, _, file = spec.partition(":")
     if format_name not in FORMATS:
         format_name, file = "", spec
-    path = Path(file).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(file).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # of a folder without access, of a ~USER unknown
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"dataset={spec!r} cannot be read: {why}") from error
+    if not is_file:
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         what = f"there is no file {file!r}"
         if file and path.exists():

@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-__all__ = ["BlankTextError", "Field", "RecordError", "did_you_mean", "shown_key"]
+__all__ = ["BlankTextError", "Field", "Numeral", "RecordError", "did_you_mean", "shown_key"]
 
 _T = TypeVar("_T")
 _PLAIN_KEY = re.compile(r"[\w./()-][\w ./()-]{0,59}")
 # What an error of a record's own says of one value, so that others of its kind are told with it.
-_VALUE = re.compile(r"""=?('(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\([\d, ]*\))""")
+_VALUE = re.compile(r"""=?('(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\[[\d, ]*\])""")
 _INDEX = re.compile(r"\[\d+\]")
 _NUMBER = re.compile(r"\b\d+\b")
 _NEAR = 0.75  # of two words, what share of their letters is in both, in order
 _MOST_KEYS = 20  # that an error lists
 _MOST_SHOWN = 90  # characters of a value
 _LONGEST = 300  # characters of another class's error
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 3, 3, 3, 30
+
+
+class _InShort(reprlib.Repr):
+    """Values cut, and in JSON's words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxstring = 3, 3, 3, 30
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 - named by its type
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return str(value).lower()
+
+
+_SHORT = _InShort()
+
+
+class Numeral(float):
+    """A number that is shown as the file writes it, be it beyond what a float holds."""
+
+    _written: str
+
+    def __new__(cls, written: str) -> Numeral:
+        made = super().__new__(cls, written)
+        made._written = written
+        return made
+
+    def __repr__(self) -> str:
+        return self._written
 
 
 class RecordError(ValueError):
@@ -123,6 +152,10 @@ class Field:
             raise self.error("an array")
         return [Field(v, self.place, f"{self.name}[{i}]") for i, v in enumerate(self.value)]
 
+    @property
+    def is_number(self) -> bool:
+        return isinstance(self.value, int | float) and not isinstance(self.value, bool)
+
     def text(self, *, blank: bool = False) -> str:
         if not isinstance(self.value, str):
             raise self.error("a text" if blank else "a non-blank text")
@@ -144,13 +177,14 @@ class Field:
             else:
                 yield field
 
-    def build(self, record: Callable[..., _T], **values: object) -> _T:
-        """The record of these values; a ValueError of its own is raised again with this place."""
+    def build(self, record: type[_T], **values: object) -> _T:
+        """The record of these values; a ValueError of its own, CLASS.FIELD..., is raised again with
+        this place and name."""
         try:
             return record(**values)
         except ValueError as error:
-            name = f"{self.name}: " if self.name else ""
-            said = str(error)
-            reason = " ".join(_NUMBER.sub("n", _VALUE.sub("", said)).split())
+            said = str(error).removeprefix(f"{record.__name__}.")
+            said = f"{self.name}.{said}" if self.name else said
+            reason = _INDEX.sub("", _NUMBER.sub("n", _VALUE.sub("", said)))
             said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
-            raise RecordError(self.place, f"{name}{said}", reason) from error
+            raise RecordError(self.place, said, " ".join(reason.split())) from error

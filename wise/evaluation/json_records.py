@@ -3,7 +3,8 @@
 A file is an array of objects, or one object, or holds one a line (blank lines are skipped); gzip
 or plain; UTF-8 with or without a byte-order mark; its lines end in LF or CRLF. Lines count from 1,
 records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a
-lone surrogate are errors. No more of a file is held than its longest record takes.
+lone surrogate are errors. A number with a fraction, an exponent or thousands of digits is a
+`Numeral`. No more of a file is held than its longest record takes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from wise.evaluation.fields import Field, RecordError, shown_key
+from wise.evaluation.fields import Field, Numeral, RecordError, shown_key
 from wise.evaluation.file_kinds import LONGEST_SIGNATURE, kind_of
 
 __all__ = ["read_records"]
@@ -34,6 +35,8 @@ _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_JSON = "it is not JSON"
+_TOO_DEEP = "it is nested too deep"
+_MOST_DIGITS = 4000  # of a whole number, below what Python reads
 _SHOWN = 40  # bytes of a file that is neither
 _NEARLY = 20  # characters before the end of what is read, where an error may be a cut word
 
@@ -47,8 +50,8 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
     record follows.
 
     Raises ValueError naming file and line where nothing can follow: in an array after text that is
-    not JSON, in a file that is empty, damaged or starts otherwise; OSError naming a file that
-    cannot be read.
+    not JSON or nested too deep, in a file that is empty, damaged or starts otherwise; OSError
+    naming a file that cannot be read, and why.
     """
     blocks = _blocks(path)
     head = b""
@@ -92,15 +95,17 @@ def _opening(text: bytes) -> str:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as plain:
-        is_zipped = plain.read(len(_GZIP)) == _GZIP
-        plain.seek(0)
-        file = gzip.GzipFile(fileobj=plain) if is_zipped else plain
-        try:
+    try:
+        with path.open("rb") as plain:
+            is_zipped = plain.read(len(_GZIP)) == _GZIP
+            plain.seek(0)
+            file = gzip.GzipFile(fileobj=plain) if is_zipped else plain
             while block := file.read(_BLOCK):
                 yield block
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: the gzip file is damaged: {error}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: the gzip file is damaged: {error}") from error
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
@@ -112,7 +117,10 @@ class _Repeats:
 
     def __init__(self) -> None:
         self.keys: list[str] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._members)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._members, parse_float=Numeral, parse_int=_whole,
+            parse_constant=Numeral,
+        )  # fmt: skip
 
     def _members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -124,6 +132,11 @@ class _Repeats:
     def decode(self, text: str, start: int) -> tuple[Any, int]:
         self.keys.clear()
         return self._decoder.raw_decode(text, start)
+
+
+def _whole(written: str) -> float:
+    """A whole number; where it is longer than Python takes one for, as it is written."""
+    return int(written) if len(written) <= _MOST_DIGITS else Numeral(written)
 
 
 def _checked(value: Any, repeats: list[str], source: str, start: int, end: int,
@@ -249,8 +262,8 @@ def _decoded_in(window: _Window, decoder: _Repeats, place: str) -> tuple[Any, in
                 what = f"the record is not JSON: {told} {window.where(error.pos)}"
                 ends = "; the file ends before the record does" * window.ends_before(error)
                 raise ValueError(f"{place}: {what}{ends}") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place}: the record is not JSON: {error}") from error
+        except RecursionError as error:
+            raise ValueError(str(_too_deep(place))) from error
 
 
 def _lines(
@@ -297,15 +310,21 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
     except json.JSONDecodeError as error:
         told = error.msg.removesuffix(" at")
         raise _not_json(place, f"{told} at line {number} column {error.colno}") from error
-    except (ValueError, RecursionError) as error:
-        raise _not_json(place, str(error)) from error
+    except RecursionError as error:
+        raise _too_deep(place) from error
     if rest := text[end:].strip(" \t\r\n"):
-        raise RecordError(place, f"found {rest[:40]!r} after the object", "more than an object")
+        what = f"found {rest[:40]!r} after the object; a line holds one"
+        raise RecordError(place, what, "more than one object is in the line")
     return _checked(value, decoder.keys, text, start, end, place)
 
 
 def _not_json(place: str, what: str) -> RecordError:
     return RecordError(place, f"the record is not JSON: {what}", _NOT_JSON)
+
+
+def _too_deep(place: str) -> RecordError:
+    what = "the record has arrays or objects in each other, hundreds deep; a format has at most ten"
+    return RecordError(place, what, _TOO_DEEP)
 
 
 def _one_object(path: Path) -> Field | None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from wise.edits import Edit, EditStream, Probe, check_text
 from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import check_keys
-from wise.evaluation.formats.schema import Keys
+from wise.evaluation.formats.schema import Keys, answer_of
 from wise.evaluation.loading_notes import LoadingNotes
 from wise.jobs.ledger import json_digest
 
@@ -66,7 +66,7 @@ def read_known(
         place = place or record.place
         try:
             check_keys("known-facts", (KNOWN,), read_by_some, record, notes)
-            facts.append(_parse(record, index))
+            facts.append(_parse(record, index, notes))
         except RecordError as error:
             notes.refuse(error)
     if not facts and (why := notes.nothing_left()):
@@ -79,7 +79,7 @@ def read_known(
         raise ValueError(f"{place}: {error}") from error
 
 
-def _parse(record: Field, index: int) -> KnownFact:
+def _parse(record: Field, index: int, notes: LoadingNotes) -> KnownFact:
     number: object = index
     if "known_id" in record:
         number = record["known_id"].value
@@ -89,7 +89,7 @@ def _parse(record: Field, index: int) -> KnownFact:
         KnownFact,
         prompt=record["prompt"].text(),
         subject=record["subject"].text(),
-        target=record["attribute"].text(),
+        target=answer_of(record["attribute"], notes),
         id=str(number),
     )
 

@@ -12,8 +12,8 @@ A line is an edit, with exactly the fields of `Edit` and the probes made for it:
 `id` an edit has the id jsonl-N; a given id is kept, even if empty or repeated, so that any stream
 can be written. A line of nothing but `probes` holds probes made for no edit; a line of `id` and
 `probes` holds more probes of the edit with that id, so that any order of probes can be written.
-Edits and probes are in the order of the file. One line {"probes": []} is the empty stream. An
-unknown key is an error.
+An answer may be a number, and is its text. Edits and probes are in the order of the file. One line
+{"probes": []} is the empty stream. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from wise.edits import LEVELS, Edit, EditStream, Probe, fields_of
 from wise.evaluation.fields import Field, RecordError
 from wise.evaluation.formats.published_files import unused
-from wise.evaluation.formats.schema import Keys
+from wise.evaluation.formats.schema import Keys, answer_of
 from wise.evaluation.loading_notes import LoadingNotes
 from wise.jobs.ledger import write_whole
 
@@ -50,7 +50,7 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     references: list[Field] = []  # ids that lines of more probes name
     for index, record in enumerate(records):
         try:
-            edit, made_for_it = _parse(record)
+            edit, made_for_it = _parse(record, notes)
         except RecordError as error:
             notes.refuse(error)
             continue
@@ -77,23 +77,23 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     return EditStream(tuple(edits), tuple(probes))
 
 
-def _parse(record: Field) -> tuple[Edit | None, list[Probe]]:
+def _parse(record: Field, notes: LoadingNotes) -> tuple[Edit | None, list[Probe]]:
     """A line's edit, if it has one, and its probes; the id is "" where none is given."""
     record.only(*_EDIT_KEYS)
     edit_id = record["id"].text(blank=True) if _has_id(record) else ""
     is_edit = record.members().keys() not in ({"probes"}, {"id", "probes"})
-    edit = _edit_of(record, edit_id) if is_edit else None
+    edit = _edit_of(record, edit_id, notes) if is_edit else None
     items = record["probes"].items() if "probes" in record else []
     if items and _has_id(record) and not edit_id:
         raise record["id"].error("an id that probes can refer to; without `id`, one is made")
-    return edit, [_probe_of(item, edit_id) for item in items]
+    return edit, [_probe_of(item, edit_id, notes) for item in items]
 
 
 def _has_id(record: Field) -> bool:
     return "id" in record and record["id"].value is not None
 
 
-def _edit_of(record: Field, edit_id: str) -> Edit:
+def _edit_of(record: Field, edit_id: str, notes: LoadingNotes) -> Edit:
     levels = record["levels"].items() if "levels" in record else []
     for level in levels:
         if type(level.value) is not int or level.value not in LEVELS:
@@ -101,37 +101,42 @@ def _edit_of(record: Field, edit_id: str) -> Edit:
     return record.build(
         Edit,
         prompt=record["prompt"].text(),
-        target=record["target"].text(),
-        paraphrases=_texts(record, "paraphrases"),
-        aliases=_texts(record, "aliases"),
+        target=answer_of(record["target"], notes),
+        paraphrases=tuple(text.text() for text in _items(record, "paraphrases")),
+        aliases=tuple(answer_of(alias, notes) for alias in _items(record, "aliases")),
         levels=tuple(level.value for level in levels),
         id=edit_id,
-        **_given(record, "subject", "ground_truth"),
+        **{key: field.text(blank=True) for key, field in _given(record, "subject")},
+        **_answers(record, notes, "ground_truth"),
     )
 
 
-def _texts(record: Field, key: str) -> tuple[str, ...]:
-    return tuple(text.text() for text in record[key].items()) if key in record else ()
+def _items(record: Field, key: str) -> list[Field]:
+    return record[key].items() if key in record else []
 
 
-def _given(record: Field, *keys: str) -> dict[str, str]:
-    """The texts at those of `keys` that there are; null is none."""
+def _given(record: Field, *keys: str) -> Iterator[tuple[str, Field]]:
+    """Those of `keys` that the record has, with their values; null is none."""
     found = ((key, record[key]) for key in keys if key in record)
-    return {key: field.text(blank=True) for key, field in found if field.value is not None}
+    return ((key, field) for key, field in found if field.value is not None)
 
 
-def _probe_of(item: Field, edit_id: str) -> Probe:
+def _answers(record: Field, notes: LoadingNotes, *keys: str) -> dict[str, str]:
+    return {key: answer_of(field, notes, blank=True) for key, field in _given(record, *keys)}
+
+
+def _probe_of(item: Field, edit_id: str, notes: LoadingNotes) -> Probe:
     item.only(*_PROBE_KEYS)
     kind = item["kind"].text()
-    if kind == "portability":  # a consequence has an answer
+    if kind == "portability" and not item["answer"].is_number:  # a consequence has an answer
         item["answer"].text()
     return item.build(
         Probe,
         prompt=item["prompt"].text(),
         kind=kind,
         edit_id=edit_id,
-        aliases=_texts(item, "aliases"),
-        **_given(item, "answer", "ground_truth"),
+        aliases=tuple(answer_of(alias, notes) for alias in _items(item, "aliases")),
+        **_answers(item, notes, "answer", "ground_truth"),
     )
 
 

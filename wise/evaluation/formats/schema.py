@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from wise.edits import Edit, Probe
 from wise.evaluation.fields import BlankTextError, Field
 from wise.evaluation.loading_notes import LoadingNotes
 
-__all__ = ["ID_KEYS", "Case", "Keys", "Parsed", "Schema"]
+__all__ = ["ID_KEYS", "Case", "Keys", "Parsed", "Schema", "answer_of"]
 
 Parsed = tuple[list[Edit], list[Probe]]
 
 ID_KEYS = ("case_id", "id")
 _GAP = "{}"  # for the subject, in a template
+
+
+def answer_of(field: Field, notes: LoadingNotes, *, blank: bool = False) -> str:
+    """An answer as text; of a number that is what the file has written, and it is noted."""
+    if field.is_number:
+        notes.add("number|numbers among the answers, taken as text|texts")
+        return str(field.value)
+    if not isinstance(field.value, str):
+        raise field.error(f"a {'' if blank else 'non-blank '}text or a number")
+    return field.text(blank=blank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +155,11 @@ class Case:
 
     def answer_text(self, field: Field) -> str:
         """A text, a number as text, or "" for null."""
-        value: Any = field.value
-        if value is None:
+        if field.value is None:
             return ""
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and math.isfinite(value):
-            self.notes.add("number|numbers among the answers, taken as text|texts")
-            return str(value)
-        if not isinstance(value, str):
+        if not field.is_number and not isinstance(field.value, str):
             raise field.error("a text, a number, null or an array of these")
-        return value
+        return answer_of(field, self.notes, blank=True)
 
     def given(self, *keys: str) -> list[Field]:
         """The values at those of `keys` that the record has; null is none."""
