@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,28 +26,19 @@ from properties.runs import N_EXACT, make_runs
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
-from wise.evaluation.asked import final_questions
+from wise.evaluation.askable import UnaskableError, check_askable
 from wise.evaluation.cell import Scene
-from wise.evaluation.datasets import drawn
-from wise.evaluation.lifelong import LifelongRun, check_resumable, reader_of, run_lifelong
-from wise.lm.architectures import LanguageModel
+from wise.evaluation.datasets import drawn, place_of
+from wise.evaluation.lifelong import LifelongRun, check_resumable, run_lifelong
+from wise.lm.architectures import LanguageModel, context_length
 from wise.lm.digest import model_digest
-from wise.lm.tokens import encode, reading_of, why_no_target
+from wise.lm.tokens import reading_of
 from wise.measures.rows import Row, read_rows
 from wise.measures.verdicts import SharedDraws
 
 __all__ = ["Session"]
 
 _SMALL = 50_000_000  # parameters, below which a second thread is of little use
-
-
-@contextmanager
-def _about(edit_id: str) -> Iterator[None]:
-    """A ValueError inside names the edit that it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"edit {edit_id!r}: {error}" if edit_id else str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,32 +112,17 @@ class Session:
         )  # fmt: skip
 
     def _check_lengths(self, stream: EditStream) -> None:
-        """Raise ValueError naming an answer that is no text, or a prompt that leaves it no room."""
+        """Raise ValueError naming an answer that is no text, or a prompt that leaves it no room,
+        and of a dataset the record."""
+        source = self.settings.dataset
         try:
-            self._encode(stream)
-        except ValueError as error:
-            if not self.settings.dataset:
+            check_askable(self.loaded.tokenizer, stream, context_length(self.loaded.model))
+        except UnaskableError as error:
+            if not source:
                 raise
-            raise ValueError(f"{error}; --skip-bad-records leaves such edits out") from error
-
-    def _encode(self, stream: EditStream) -> None:
-        reader = reader_of(self.loaded.model, self.loaded.tokenizer, stream)
-        asked = final_questions(stream)
-        for question in asked:
-            if question.expected and (why := why_no_target(reader.tokenizer, question.expected)):
-                with _about(question.edit_id):
-                    raise ValueError(f"answer {question.expected[:60]!r} {why}")
-        read = partial(
-            encode, self.loaded.tokenizer,
-            max_length=reader.max_length, n_more=reader.max_new_tokens,
-        )  # fmt: skip
-        try:
-            read([question.prompt for question in asked])
-        except ValueError:
-            for question in asked:
-                with _about(question.edit_id):
-                    read([question.prompt])
-            raise
+            place = place_of(source, error.edit_id, stream)
+            told = f"{place}: {error}; --skip-bad-records leaves such edits out"
+            raise ValueError(told) from error
 
     @property
     def rows(self) -> RowFiles:

@@ -127,7 +127,7 @@ class Settings:
             whole, notes = read_dataset(self.dataset, skip_bad_records=self.skip_bad_records)
             if self.skip_bad_records:
                 from fixtures.models import load_context_length, load_tokenizer
-                from fixtures.scenes import askable, not_askable
+                from wise.evaluation.askable import askable, not_askable
 
                 most = load_context_length(self.model)
                 whole, long = askable(whole, load_tokenizer(self.model), most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import thread_time
@@ -17,6 +17,8 @@ from reports.calibration import CALIBRATION
 from wise.measures.verdicts import MAX_LOOKS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from fixtures.models import LoadedModel
     from wise.edits import EditStream
     from wise.evaluation.cell import SceneMaker
@@ -279,50 +281,78 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
     """Say what is wrong with a file of edits and probes.
 
     Each fault with its number and an example; then the most that any editor can reach. Bad records
-    are told and left out; the command then ends with an error, as a run would.
+    are told and left out, and of fewer edits than asked all are judged; the command then ends with
+    an error, as a run would.
     """
     from wise.evaluation.asked import final_questions
-    from wise.evaluation.datasets import drawn, makes_probes, read_dataset
-    from wise.evaluation.fields import RecordError
+    from wise.evaluation.datasets import drawn, makes_probes
     from wise.evaluation.lint import lint as findings_of
-    from wise.evaluation.lint_text import lint_text, notes_lines
-    from wise.evaluation.loading_notes import COUNTED, NothingLeftError
+    from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
 
     reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
-    first_bad = ""
     try:
-        try:
-            whole, notes = read_dataset(dataset)
-        except RecordError as error:
-            first_bad = str(error)
-            whole, notes = read_dataset(dataset, skip_bad_records=True)
+        whole, notes, stops = _facts_to_lint(dataset)
+        if edits is not None and edits > len(whole.edits):
+            stops.append(f"--edits={edits}: {whole.name} has {len(whole.edits):,}; a run stops")
+            edits = None
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
-            from fixtures.scenes import askable, not_askable
+            from wise.evaluation.askable import askable, not_askable
             from wise.lm.tokens import reading_of, why_not_written
 
-            tokenizer = load_tokenizer(model)
-            most = load_context_length(model)
-            whole, long = askable(whole, tokenizer, most)
-            if told := not_askable(long, model, most):
-                notes, first_bad = (*notes, f"{told}; left out"), first_bad or told
+            tokenizer, most = load_tokenizer(model), load_context_length(model)
+            asked_first = drawn(whole, n_edits=edits, seed=seed)
+            stops += _why_not_asked(dataset, asked_first, tokenizer, most)
+            whole, left_out = askable(whole, tokenizer, most)
+            if told := not_askable(left_out, model, most):
+                notes = (*notes, f"{told}; left out here, as by --skip-bad-records")
+            edits = None if edits is None else min(edits, len(whole.edits))
             reading, protocols = reading_of(tokenizer), ["free", "forced"]
             why_unwritable = partial(why_not_written, tokenizer)
         stream = drawn(whole, n_edits=edits, seed=seed)
-    except NothingLeftError as error:
-        click.echo("\n".join(notes_lines(error.notes)))
-        raise click.ClickException(f"{error}; {COUNTED}") from error
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = {each: final_questions(stream, protocol=each) for each in protocols}
     reached = {each: ceilings(asked[each], protocol=each, reading=reading) for each in protocols}
     findings = findings_of(stream, why_unwritable=why_unwritable, made_probes=makes_probes(stream))
     click.echo(lint_text(stream, findings, reached, notes=notes))
-    if first_bad:
-        raise click.ClickException(
-            f"{first_bad}; a run stops here, and with --skip-bad-records leaves bad records out; "
-            f"{COUNTED}"
+    if stops:
+        raise click.ClickException(stops[0])
+
+
+def _facts_to_lint(dataset: str) -> tuple[EditStream, tuple[str, ...], list[str]]:
+    """All good records of a file, the notes on it, and at which bad record a run stops, if any."""
+    from wise.evaluation.datasets import read_dataset
+    from wise.evaluation.fields import RecordError
+    from wise.evaluation.lint_text import notes_lines
+    from wise.evaluation.loading_notes import COUNTED, NothingLeftError
+
+    try:
+        try:
+            return *read_dataset(dataset), []
+        except RecordError as error:
+            stops = f"a run stops at {error.place}; --skip-bad-records leaves bad records out"
+            return *read_dataset(dataset, skip_bad_records=True), [f"{stops}; {COUNTED}"]
+    except NothingLeftError as error:
+        click.echo("\n".join(notes_lines(error.notes)))
+        raise click.ClickException(f"{dataset}: no record can be read; {COUNTED}") from error
+
+
+def _why_not_asked(
+    dataset: str, stream: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Iterator[str]:
+    """At which record a run on `stream` stops, as the model cannot be asked it, if any."""
+    from wise.evaluation.askable import UnaskableError, check_askable
+    from wise.evaluation.datasets import place_of
+    from wise.evaluation.loading_notes import COUNTED
+
+    try:
+        check_askable(tokenizer, stream, max_length)
+    except UnaskableError as error:
+        yield (
+            f"a run stops at {place_of(dataset, error.edit_id, stream)}: {error}; "
+            f"--skip-bad-records leaves such edits out; {COUNTED}"
         )
 
 

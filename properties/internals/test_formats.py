@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -401,7 +402,6 @@ def test_no_record_fits_two_formats() -> None:
          "(counterfact lacks rephrase_prompt; hallucination does not read ground_truth; temporal"),
         ({"prompt": "p", "answer": "a"}, "the keys prompt, answer ("),
         ({"src": "?", "alt": "a", "image": "a.jpg"}, "; a record with an image asks a model that"),
-        ({}, "the keys none ("),
         ({f"key {n}": n for n in range(50)}, "key 18, key 19 and 30 more ("),
         ({"Prompt": "p"}, "; prompt and target are all that a record of the format jsonl needs; "),
         ({"a\nb": 1, "x" * 99: 1}, f"the keys 'a\\nb', '{'x' * 60}' ("),
@@ -459,6 +459,34 @@ def test_one_object_is_one_record_or_holds_them_by_name(
     held, notes = read_dataset(f"{named}{path}")
     assert held == load_stream(f"zsre:{write(tmp_path, MEND, MEND)}")
     assert "2 records of one object, whose keys are not read" in notes
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([{}], "line 2, record 0: the record has no keys; prompt and target are all that"),
+        ([{}, {}], "line 2, record 0: the records have no keys; prompt and target are all"),
+        ([{}, {"promt": "x"}], "line 3, record 1: no format is recognised by the keys promt ("),
+    ],
+)
+def test_records_without_keys_are_told_as_such(
+    records: list[object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_stream(str(write(tmp_path, *records)))
+
+
+def test_a_format_that_is_recognised_where_another_has_the_same_records_names_it(
+    tmp_path: Path,
+) -> None:
+    told = (
+        "recognised as knowedit; records of zsre have these keys too, and are read alike but for "
+        "the ids of edits"
+    )
+    path = write(tmp_path, KNOWEDIT)
+    assert told in read_dataset(str(path))[1]
+    assert told not in read_dataset(f"zsre:{path}")[1]
+    assert not any("recognised" in note for note in read_dataset(str(write(tmp_path, MEND)))[1])
 
 
 def test_the_first_record_that_fits_tells_how_the_one_before_it_is_bad(tmp_path: Path) -> None:

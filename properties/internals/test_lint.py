@@ -356,7 +356,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "facts.jsonl").write_text('{"prompt": "Ada"}')
     result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
     assert result.exit_code == 1
-    assert "line 1, record 0" in result.output
+    assert "record 0; the first, line 1: target is missing" in result.output
 
 
 def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path) -> None:
@@ -371,7 +371,11 @@ def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path
         in told
     )
     assert "the most that any editor can reach after 1 edit:" in told
-    assert "line 2, record 1: prompt=7 is not a non-blank text; a run stops here" in told
+    assert told.endswith(
+        f"Error: a run stops at {tmp_path}/facts.jsonl, line 2, record 1; --skip-bad-records "
+        "leaves bad records out; lines count from 1, records from 0"
+    )
+    assert told.count("prompt=7 is not a non-blank text") == 1
 
 
 def test_of_a_file_without_a_good_record_each_kind_of_mistake_is_told(tmp_path: Path) -> None:
@@ -382,7 +386,20 @@ def test_of_a_file_without_a_good_record_each_kind_of_mistake_is_told(tmp_path: 
     told = " ".join(result.output.split())
     assert "2 bad records left out, as target is missing: records 1 and 2; the first" in told
     assert "1 bad record left out, as prompt is not a non-blank text: record 0" in told
-    assert "no record of the file can be read; lines count from 1, records from 0" in told
+    assert told.endswith(
+        f"Error: jsonl:{tmp_path}/facts.jsonl: no record can be read; lines count from 1, records "
+        "from 0"
+    )
+
+
+def test_of_fewer_edits_than_asked_all_are_judged_and_the_command_ends_in_an_error(
+    tmp_path: Path,
+) -> None:
+    write_jsonl(plus(late(ADA.prompt)), tmp_path / "facts.jsonl")
+    result = CliRunner().invoke(main, ["lint", f"{tmp_path}/facts.jsonl", "--edits=20", "--seed=0"])
+    assert result.exit_code == 1
+    assert "the most that any editor can reach after 13 edits:" in result.output
+    assert result.output.endswith("Error: --edits=20: jsonl:facts.jsonl has 13; a run stops\n")
 
 
 def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Path) -> None:
@@ -397,6 +414,8 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     assert result.exit_code == 1
     told = " ".join(result.output.split())
     limits = "prompts have at most 127 tokens, and answers 381"
-    assert f"1 edit that is too long for llama ({limits}): jsonl-1; left out" in told
+    left_out = "left out here, as by --skip-bad-records"
+    assert f"1 edit that is too long for llama ({limits}): jsonl-1; {left_out}" in told
     assert "the most that any editor can reach after 1 edit:" in told
-    assert f"1 edit that is too long for llama ({limits}): jsonl-1; a run stops here" in told
+    place = f"{tmp_path}/facts.jsonl, line 2, record 1"
+    assert f"Error: a run stops at {place}: edit 'jsonl-1': target 'a room" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -182,12 +183,32 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     assert notes == (f"{told}; left out",)
     settings = settings_of(*words)
     assert len(settings.facts[0].edits) == 4
-    said = r"target 'Rome .*' of edit 'answer' has .*; --skip-bad-records leaves such edits out"
-    with pytest.raises(ValueError, match=said):
+    place = rf"{tmp_path}/some.jsonl, line 2, record 1"
+    said = rf"{place}: edit 'answer': target 'Rome .*' has .*; --skip-bad-records leaves such edits"
+    with pytest.raises(ValueError, match=rf"^{said} out$"):
         Session(settings, tmp_path).scene(0)
     write_jsonl(EditStream((good, replace(long[1], prompt=ask * 5))), tmp_path / "some.jsonl")
-    with pytest.raises(ValueError, match=r"edit 'prompt': prompt 'Who is it.*; --skip-bad-recor"):
+    said = rf"{place}: edit 'prompt': prompt 'Who is it.*; --skip-bad-records leaves such edits out"
+    with pytest.raises(ValueError, match=f"^{said}$"):
         Session(settings_of(*words), tmp_path).scene(0)
+    linted = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
+    assert linted.exit_code == 1
+    assert re.search(rf"Error: a run stops at {said}; lines count from 1", linted.output)
+
+
+def test_a_text_that_is_left_out_as_too_long_but_fits_stops_no_run(
+    folder: str, tmp_path: Path
+) -> None:
+    """Of the 64 tokens that the model reads a prompt may have 15, where others are left out."""
+    ask = "Who is it, and where and when and why?"
+    path = tmp_path / "some.jsonl"
+    edits = Edit("Bo is", "Rome", id="short"), Edit(ask, "Rome", id="long")
+    write_jsonl(EditStream(edits), path)
+    words = f"--dataset={path}", f"--model={folder}"
+    assert len(Session(settings_of(*words), tmp_path).scene(0).stream.edits) == 2
+    linted = CliRunner().invoke(main, ["lint", str(path), "--model", folder])
+    assert linted.exit_code == 0, linted.output
+    assert "): long; left out here, as by --skip-bad-records" in " ".join(linted.output.split())
 
 
 def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
@@ -205,18 +226,21 @@ def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
     assert (found.edits, found.probes) == ((good,), ())
     told = f"2 edits with an answer that {folder} cannot give: target ({why}), chain ({why})"
     assert notes == (f"{told}; left out",)
-    with pytest.raises(ValueError, match=r"edit '(target|chain)': answer .*; --skip-bad-records l"):
+    place = r"some.jsonl, line [23], record [12]"
+    with pytest.raises(ValueError, match=rf"{place}: edit '(target|chain)': answer .*; --skip-bad"):
         Session(settings_of(*words), tmp_path).scene(0)
     said = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
     assert said.exit_code == 1
-    assert f"{told}; a run stops here" in said.output.replace("\n", " ")
+    output = " ".join(said.output.split())
+    assert f"{told}; left out here, as by --skip-bad-records" in output
+    assert "Error: a run stops at" in output
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:
     words = ["league", f"--dataset={facts}", "--edits=7", f"--out={tmp_path / 'league'}"]
     found = CliRunner().invoke(main, words)
     assert found.exit_code == 1
-    assert "jsonl:six.jsonl has 6 edits" in found.output
+    assert "7 edits are asked for, and jsonl:six.jsonl has 6" in found.output
 
 
 def test_a_search_on_a_file_goes_to_a_file_of_its_own(

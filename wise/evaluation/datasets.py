@@ -24,7 +24,6 @@ from wise.evaluation.formats.own import write_jsonl
 from wise.evaluation.formats.published_files import recognised, unfolded
 from wise.evaluation.json_records import read_records
 from wise.evaluation.loading_notes import LoadingNotes
-from wise.measures.text import by_number
 
 __all__ = [
     "FORMATS",
@@ -32,6 +31,7 @@ __all__ = [
     "load_stream",
     "makes_probes",
     "named_file",
+    "place_of",
     "read_dataset",
     "write_jsonl",
 ]
@@ -99,14 +99,27 @@ def read_dataset(
     noted, by their reason, unless no record is left or none can follow: in an array, after text
     that is not JSON. Raises OSError naming FILE where it cannot be read.
     """
-    format_name, path = named_file(spec)
     notes = LoadingNotes(skip_bad=skip_bad_records)
+    return _read(spec, notes), tuple(notes.lines())
+
+
+def place_of(spec: str, edit_id: str, stream: EditStream) -> str:
+    """`FILE, line N, record N` of the first edit of that id in `stream`, which FILE or FORMAT:FILE
+    holds; FILE alone where it has no such edit. Raises as `read_dataset`."""
+    asked = next((edit for edit in stream.edits if edit.id == edit_id), None)
+    notes = LoadingNotes(skip_bad=True)
+    places = zip(_read(spec, notes).edits, notes.places, strict=True)
+    return next((place for edit, place in places if edit == asked), str(named_file(spec)[1]))
+
+
+def _read(spec: str, notes: LoadingNotes) -> EditStream:
+    format_name, path = named_file(spec)
     formats = {format_name: FORMATS[format_name]} if format_name else FORMATS
     records = unfolded(read_records(path, notes.refuse), formats.values(), notes)
     if not format_name:
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)
-    return replace(stream, name=f"{format_name}:{path.name}"), tuple(notes.lines())
+    return replace(stream, name=f"{format_name}:{path.name}")
 
 
 def makes_probes(stream: EditStream) -> bool:
@@ -121,12 +134,13 @@ def drawn(whole: EditStream, *, n_edits: int | None = None, seed: int | None = N
     Those are in the order drawn (without `n_edits`: all, shuffled); the stream of n begins that of
     every larger n. Edits of one case, whose ids differ only behind a "#", stay together and in
     order. Probes come with their edits, in their order, and so do all probes made for no edit.
-    Raises ValueError for an `n_edits` outside 0..the number of edits.
+    Raises ValueError for an `n_edits` that is negative or more than there are.
     """
     n_all = len(whole.edits)
-    if n_edits is not None and not 0 <= n_edits <= n_all:
-        held = by_number(n_all, "edit|edits")
-        raise ValueError(f"n_edits={n_edits} is outside 0..{n_all}: {whole.name} has {held}")
+    if n_edits is not None and n_edits > n_all:
+        raise ValueError(f"{n_edits:,} edits are asked for, and {whole.name} has {n_all:,}")
+    if n_edits is not None and n_edits < 0:
+        raise ValueError(f"n_edits={n_edits} is negative; allowed is 0 to {n_all:,}")
     order: Sequence[int] = range(n_all)
     if seed is not None:
         cases = [list(case) for _, case in groupby(order, key=lambda i: _case(whole, i))]

@@ -120,11 +120,11 @@ class Field:
     def missing(self, *keys: str) -> RecordError:
         names = " or ".join(f"{self.name}.{key}" if self.name else key for key in keys)
         all_keys = list(map(shown_key, self.members()))
-        there = ", ".join(all_keys[:_MOST_KEYS]) or "none"
         more = f" and {len(all_keys) - _MOST_KEYS} more" if len(all_keys) > _MOST_KEYS else ""
+        there = f"the keys are: {', '.join(all_keys[:_MOST_KEYS])}{more}"
         what = f"{names} is missing"
-        return RecordError(self.place, f"{what}; the keys are: {there}{more}",
-                           _INDEX.sub("", what))  # fmt: skip
+        told = f"{what}; {there if all_keys else 'there are no keys'}"
+        return RecordError(self.place, told, _INDEX.sub("", what))
 
     def first_of(self, *keys: str) -> Field:
         """The value of the first of `keys` that is there; raises where none is."""

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from wise.editor import Editor, Persistent, Routed
 from wise.edits import Background, Edit, EditStream
+from wise.evaluation.askable import n_new_tokens
 from wise.evaluation.asked import (
     Question,
     at_edit_questions,
@@ -30,14 +31,13 @@ from wise.evaluation.metrics import BY_TOKENS, BaseAnswers, Measured, measure
 from wise.evaluation.provenance import check_provenance, keep_provenance, provenance_of
 from wise.evaluation.routing import measure_routing, routed_questions
 from wise.lm.architectures import context_length
-from wise.lm.decoding import EXTRA_TOKENS, Reader, Unedited, answer_length
+from wise.lm.decoding import Reader, Unedited
 from wise.measures import rows
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
 
 __all__ = ["LifelongRun", "check_resumable", "now", "reader_of", "run_lifelong"]
 
 _SAVE_EVERY = 50  # turns between saved states, for editors that can save
-_LEAST_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -296,24 +296,11 @@ def reader_of(
 ) -> Reader:
     """The reader whose `max_new_tokens` fit every target and every consequence of `stream`.
 
-    They are two more than the longest has, and at least 8: also the number over which locality is
-    compared where the unedited model does not stop.
+    It is also the number over which locality is compared where the unedited model does not stop.
+    Raises as `n_new_tokens`.
     """
-    known = {edit.target for edit in stream.edits}
-    known |= {probe.answer for probe in stream.probes if probe.kind == "portability"}
-    lengths = {text: answer_length(tokenizer, text) for text in sorted(known)}
-    longest = max(lengths, key=lengths.__getitem__)
-    max_length = context_length(model)
-    n_new = max(_LEAST_TOKENS, lengths[longest] + EXTRA_TOKENS)
-    if max_length is not None and n_new >= max_length:
-        owners = [edit.id for edit in stream.edits if edit.target == longest]
-        owners += [probe.edit_id for probe in stream.probes if probe.answer == longest]
-        of = f" of edit {owners[0]!r}" * bool(owners[0])
-        raise ValueError(
-            f"target {longest[:60]!r}{of} has {lengths[longest]} tokens; the model reads at most "
-            f"{max_length} with its prompt"
-        )
-    return Reader(tokenizer, n_new, model.device, max_length)
+    most = context_length(model)
+    return Reader(tokenizer, n_new_tokens(tokenizer, stream, most), model.device, most)
 
 
 def _save(editor: Editor, states: Path, t: int) -> None:

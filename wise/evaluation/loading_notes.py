@@ -29,15 +29,25 @@ class LoadingNotes:
 
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.counts = Counter[str]()
+        self.places: list[str] = []  # of the edits that are read
         self._unread, self._n_with_unread = Counter[str](), 0
         self._meant = dict[str, str]()  # by key that is not read
         self._bad: dict[str, list[RecordError]] = {}  # by reason
         self._blank: dict[str, list[RecordError]] = {}
         self._skip_bad = skip_bad
+        self._alike = ""
 
     def add(self, note: str, n: int = 1) -> None:
         """Count `n` of what `note` says; of `record|records` it tells one or the other, by n."""
         self.counts[note] += n
+
+    def alike(self, chosen: str, formats: Iterable[str]) -> None:
+        """Tell where the records that were taken for those of one format are other formats' too."""
+        if others := " and ".join(name for name in formats if name != chosen):
+            self._alike = (
+                f"recognised as {chosen}; records of {others} have these keys too, and are read "
+                "alike but for the ids of edits"
+            )
 
     def unread(self, keys: Iterable[str], lacking: Iterable[str] = ()) -> None:
         """Keys of a record that no format reads; each may be one of those that it lacks."""
@@ -75,6 +85,7 @@ class LoadingNotes:
                 f"{by_number(len(errors), 'bad record|records')} left out, as {reason}: "
                 f"{_numbers(errors)}; the first, {line}: {what}"
             )
+        told += [self._alike] * bool(self._alike)
         told += [by_number(n, note) for note, n in self.counts.items()]
         for reason, errors in self._blank.items():
             field = reason.removesuffix(" is not a non-blank text")

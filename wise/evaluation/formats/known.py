@@ -67,6 +67,7 @@ def read_known(
         try:
             check_keys("known-facts", (KNOWN,), read_by_some, record, notes)
             facts.append(_parse(record, index, notes))
+            notes.places.append(record.place)
         except RecordError as error:
             notes.refuse(error)
     if not facts and (why := notes.nothing_left()):

@@ -61,6 +61,7 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
                 n = len(probes)
                 unnamed.append((index, len(edits), n, n + len(made_for_it)))
             edits.append(edit)
+            notes.places.append(record.place)
         probes += made_for_it
     given = {edit.id for edit in edits}
     for index, at, start, end in unnamed:

@@ -64,6 +64,7 @@ def read_published(
             notes.refuse(error)
         else:
             edits += made
+            notes.places += [record.place] * len(made)
             probes += made_for_them
     if not edits and (why := notes.nothing_left()):
         raise why
@@ -122,29 +123,35 @@ def recognised(
     seen: list[Field] = []
     for record in islice(records, _MOST_LOOKED_AT):
         seen.append(record)
-        fitting = [name for name, _, misfit in _misfits(record, formats, read_by_some)
+        fitting = [(name, kind) for name, kind, _, misfit in _misfits(record, formats, read_by_some)
                    if not misfit]  # fmt: skip
         if len(fitting) == 1:
-            return fitting[0], chain(seen, records)
+            [(name, kind)] = fitting
+            notes.alike(name, [each for each, of in formats.items() if kind in of.kinds])
+            return name, chain(seen, records)
     if not seen:
         raise notes.nothing_left() or ValueError(f"{path}: no record can be read")
+    advice = "prompt and target are all that a record of the format jsonl needs"
+    if not any(each.members() for each in seen):
+        what = "the record has no keys" if len(seen) == 1 else "the records have no keys"
+        raise ValueError(f"{seen[0].place}: {what}; {advice}")
+    first = next(each for each in seen if each.members())
     near = dict[str, str]()  # the nearest kind of each format
-    for name, _, misfit in sorted(_misfits(seen[0], formats, read_by_some), key=itemgetter(1)):
+    for name, _, _, misfit in sorted(_misfits(first, formats, read_by_some), key=itemgetter(2)):
         near.setdefault(name, misfit or "fits")
-    keys = list(map(shown_key, seen[0].members()))
-    there = ", ".join(keys[:_MOST_KEYS]) or "none"
+    keys = list(map(shown_key, first.members()))
+    there = ", ".join(keys[:_MOST_KEYS])
     more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
     reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
-    advice = "prompt and target are all that a record of the format jsonl needs"
-    if "image" in seen[0]:
+    if "image" in first:
         advice = "a record with an image asks a model that sees, and only text is edited here"
-    elif len(seen) == 1 and (within := _records_within(seen[0], formats, read_by_some)):
+    elif len(seen) == 1 and (within := _records_within(first, formats, read_by_some)):
         advice = within
-    for key in seen[0].members():
+    for key in first.members():
         if key not in read_by_some and (meant := did_you_mean(key, read_by_some)):
             advice += f"; by {shown_key(key)},{meant}"
     raise ValueError(
-        f"{seen[0].place}: no format is recognised by the keys {there}{more} ({reasons}); "
+        f"{first.place}: no format is recognised by the keys {there}{more} ({reasons}); "
         f"{advice}; FORMAT:FILE names one of {', '.join(sorted(formats))}"
     )
 
@@ -172,7 +179,7 @@ def _records_within(
     for array in arrays.values():
         first = array[0] if isinstance(array, list) and array else None
         if not isinstance(first, dict) or all(
-            misfit for _, _, misfit in _misfits(Field(first, ""), formats, read_by_some)
+            misfit for *_, misfit in _misfits(Field(first, ""), formats, read_by_some)
         ):
             return ""
     for key, array in arrays.items():
@@ -183,8 +190,9 @@ def _records_within(
 
 def _misfits(
     record: Field, formats: Mapping[str, Format], read_by_some: Collection[str]
-) -> list[tuple[str, float, str]]:
-    """For each format: how much of the record does not fit, from 0 to 1, and that in words."""
+) -> list[tuple[str, Keys, float, str]]:
+    """For each format and its kinds: how much of the record does not fit, from 0 to 1, and that in
+    words. A kind is that of the first format which has it."""
     keys, found, seen = record.members(), [], set[Keys]()
     for name, each in formats.items():
         for kind in each.kinds:
@@ -196,5 +204,5 @@ def _misfits(
             words = [f"lacks {', '.join(lacks)}"] * bool(lacks)
             words += [f"does not read {', '.join(foreign)}"] * bool(foreign)
             share = (len(lacks) + len(foreign)) / (len(kind.needs.split()) + len(foreign))
-            found.append((name, share, " and ".join(words)))
+            found.append((name, kind, share, " and ".join(words)))
     return found
