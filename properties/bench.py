@@ -116,12 +116,16 @@ class Bench:
     @cached_property
     def in_half_precision(self) -> Bench:
         """This bench with its model in bfloat16; itself where that is in half precision."""
+        return self.in_precision(torch.bfloat16)
+
+    def in_precision(self, half: torch.dtype) -> Bench:
+        """This bench with its model in bfloat16 or float16; itself where it is in one of them."""
         if self.loaded.model.dtype.itemsize == 2:
             return self
         model = self.copy_model()
-        for weight in model.parameters():  # as a model is loaded in bfloat16: not its buffers
-            weight.data = weight.data.bfloat16()
-        model.config.dtype = torch.bfloat16
+        for weight in model.parameters():  # as a model is loaded in `half`: not its buffers
+            weight.data = weight.data.to(half)
+        model.config.dtype = half
         return replace(self, loaded=replace(self.loaded, model=model))
 
     def change_of(self, model: PreTrainedModel) -> str:

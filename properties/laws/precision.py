@@ -44,10 +44,18 @@ def check_logits_have_the_dtype_of_the_model(bench: Bench) -> None:
 
 
 def check_edits_are_written_in_half_precision(bench: Bench) -> None:
-    """An edit that is written into the model is written into it in half precision too."""
-    half = bench.in_half_precision
-    if half is bench:
+    """An edit that is written into the model is written into it in half precision too.
+
+    In bfloat16, which has few digits, and in float16, where small numbers are 0 and large ones
+    infinite.
+    """
+    if bench.in_half_precision is bench:
         raise Unasked("the model is in half precision; the rates are those of it")
+    for half in (bench.in_half_precision, bench.in_precision(torch.float16)):
+        _require_as_written(bench, half)
+
+
+def _require_as_written(bench: Bench, half: Bench) -> None:
     editors = bench.editor(), half.editor()
 
     def find(edits: Sequence[Edit]) -> list[str]:
@@ -55,8 +63,9 @@ def check_edits_are_written_in_half_precision(bench: Bench) -> None:
         prompts = [edit.prompt for edit in edits]
         rows = zip(edits, bench.says(own, edits), half.ask(other, prompts), strict=True)
         return [
-            f"{edit.prompt!r}, edited to {edit.target!r} on the model in bfloat16, is answered "
-            f"{answer.text!r}; in {bench.loaded.model.dtype} it is right"
+            f"{edit.prompt!r}, edited to {edit.target!r} on the model in "
+            f"{half.loaded.model.dtype}, is answered {answer.text!r}; in "
+            f"{bench.loaded.model.dtype} it is right"
             for edit, is_right, answer in rows
             if is_right and not bench.same_text(answer.text, edit.target)
         ]
