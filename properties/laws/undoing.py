@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 from properties.bench import Bench, subject_in
@@ -173,8 +174,10 @@ def _of_nothing(older: Edit, other: Edit) -> Edit:
     return other
 
 
-def _wrong_pairs(bench: Bench, pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit, str]:
-    """What is wrong, by older edit, once the older edit of each of `pairs` is removed.
+def _wrong_pairs(
+    bench: Bench, pairs: Sequence[tuple[Edit, Edit]], editor: Editor
+) -> dict[Edit, str]:
+    """What is wrong, by older edit, once that of each of `pairs`, which are made, is removed.
 
     A younger one is lost, or an older one still answered, though neither is so on an editor that
     never had the older ones: so the removal did it, and not how the editor learns.
@@ -183,10 +186,6 @@ def _wrong_pairs(bench: Bench, pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit,
     of = [(older, text) for older in olders
           for text in (older.prompt, *bench.wordings.get(older.prompt, ())[:2])]  # fmt: skip
     worded = [replace(older, prompt=text, subject=subject_in(older, text)) for older, text in of]
-    editor = bench.editor()
-    for pair in pairs:
-        for edit in pair:
-            editor.edit([edit])
     had = bench.says(editor, [*youngers, *worded])
     for some in filter(None, (olders[:1], olders[1:])):  # one alone, and several at once
         take_back(editor, some)
@@ -216,17 +215,21 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
 
     One pair of edits of each kind is tried first, and a kind that is wrong there, in several.
     """
+
+    def wrong_of(pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit, str]:
+        return _wrong_pairs(bench, pairs, bench.editor([edit for pair in pairs for edit in pair]))
+
     twins = {"its target and id": _of_target, "its subject": _of_subject, "nothing": _of_nothing}
     edits = bench.edits(2 * len(twins), least=2)
     pairs = zip(twins.items(), edits[::2], edits[1::2], strict=False)
     first = {shared: (older, twin(older, other)) for (shared, twin), older, other in pairs}
-    wrong = _wrong_pairs(bench, list(first.values()))
+    wrong = wrong_of(list(first.values()))
     for shared, (older, _) in first.items():
 
         def find(edits: Sequence[Edit], shared: str = shared) -> list[str]:
             pairs = [(older, twins[shared](older, other))
                      for older, other in zip(edits[::2], edits[1::2], strict=False)]  # fmt: skip
-            found = _wrong_pairs(bench, pairs).values()
+            found = wrong_of(pairs).values()
             return [f"{wrong} (they share {shared})" for wrong in found for _ in range(2)]
 
         if older in wrong:
@@ -235,14 +238,28 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
 
 @needs(Erasable)
 def check_removing_one_wording_leaves_the_other(bench: Bench) -> None:
-    """Of two edits that say one fact in two wordings, the younger outlives the older."""
+    """Of two edits that say one fact in two wordings, the younger outlives the older.
+
+    Also where the older one was enough for both, so that the younger changes no answer: wordings
+    of which this is so are taken, and count alone where there are any.
+    """
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, Edit(text, edit.target, subject_in(edit, text)))
-                 for edit in edits for text in bench.wordings.get(edit.prompt, ())[:1]]  # fmt: skip
-        if not pairs:
+        worded = [(edit, Edit(text, edit.target, subject_in(edit, text)))
+                  for edit in edits for text in bench.wordings.get(edit.prompt, ())]  # fmt: skip
+        if not worded:
             raise Unasked("the stream has no paraphrases")
-        return [f"{wrong}; both say one fact" for wrong in _wrong_pairs(bench, pairs).values()]
+        editor = bench.editor(edits)
+        is_known = bench.says(editor, [younger for _, younger in worded])
+        first = dict(reversed(worded))
+        known = dict(reversed([*compress(worded, is_known)]))
+        pairs = [*{**first, **known}.items()]
+        for _, younger in pairs:
+            editor.edit([younger])
+        wrong = _wrong_pairs(bench, pairs, editor)
+        counted = known or first
+        found = [f"{wrong[older]}; both say one fact" for older in counted if older in wrong]
+        return found * (len(pairs) // len(counted))
 
     bench.repeatedly(find)
 
