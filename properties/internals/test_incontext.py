@@ -19,9 +19,9 @@ from wise.editors.incontext import (
     demonstrations,
     make_ike,
     make_retrieval,
-    placed,
     statement,
 )
+from wise.editors.prefixed import placed
 from wise.edits import Background, Edit
 from wise.lm.architectures import ARCHITECTURES
 from wise.lm.decoding import Unedited
@@ -208,7 +208,7 @@ def test_only_retrieval_routes_and_both_do_the_rest() -> None:
     [
         (dict(style="x"), "style='x' is not allowed: it should be 'plain' or 'ike'"),
         (dict(n_edits=0), "n_edits=0 is not allowed: it should be greater than 0"),
-        (dict(layer=1), "there is no option 'layer'; there are style"),
+        (dict(layer=1), "there is no option 'layer'; there are reserve, style"),
     ],
 )
 def test_a_bad_option_is_named(option: dict[str, Any], message: str) -> None:

@@ -14,20 +14,18 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from wise.editors.base import ErasableBase, edits_of, factory, live
-from wise.editors.options import Checked
+from wise.editors.prefixed import PrefixedBase, PrefixedConfig
 from wise.edits import Background, Edit
-from wise.lm.decoding import most_rows
-from wise.lm.tokens import pad, padding_id
 from wise.seeds import seeded
 
 __all__ = [
     "PRESETS", "ContextBase", "ContextConfig", "InContext", "InContextConfig", "Retrieval",
-    "Retriever", "demonstrations", "make_ike", "make_retrieval", "placed", "statement",
+    "Retriever", "demonstrations", "make_ike", "make_retrieval", "statement",
 ]  # fmt: skip
 
 
@@ -36,17 +34,16 @@ S = TypeVar("S", bound=Any)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContextConfig(Checked):
-    """How a fact stands before a prompt. Raises ValueError naming field, value and what is allowed.
+class ContextConfig(PrefixedConfig):
+    """How a fact stands before a prompt. Raises as PrefixedConfig.
 
     style: how a fact is told: "plain" = "prompt target.", or "ike" = as a new fact and, in a
         demonstration, with a question about it (IKE, section 3.1 and appendix).
-    reserve: tokens kept free for the answer. Text that does not fit into the model's context is
-        dropped from the front: demonstrations before edits.
+
+    Of what has no room, demonstrations are dropped before edits.
     """
 
     style: Literal["plain", "ike"] = "plain"
-    reserve: NonNegativeInt = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,91 +85,14 @@ class _Store:
         return Retriever([edit.prompt for edit in self.edits])
 
 
-class ContextBase(ErasableBase[C, S]):
-    """An editor that puts edits before the prompt as text; it changes no weight.
-
-    It is Generates, Persistent and Erasable. A row before which nothing is put is answered by the
-    model itself, bitwise, whatever its batch.
-    """
+class ContextBase(PrefixedBase[C, S], ErasableBase[C, S]):
+    """An editor that puts edits before the prompt as text; it is Erasable."""
 
     @property
     def n_bytes(self) -> int:
         """Bytes of the text and the tensors held beside the model."""
         told = (statement(edit, self.config.style) for edit in self.edits)
         return super().n_bytes + sum(len(text.encode()) for text in told)
-
-    def logits(
-        self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-        prompt_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"]:
-        """Logits at the given tokens, with the context in front of them."""
-        asked = attention_mask if prompt_mask is None else prompt_mask
-        prefixes = self._prefixes(input_ids, asked)
-        told = self._told(prefixes, input_ids)
-        if len(told) == len(prefixes):
-            return self._logits(prefixes, input_ids, attention_mask)
-        logits = self._bare.logits(input_ids, attention_mask)  # of all rows, which keep their bits
-        if not len(told):
-            return logits
-        shown = [prefix for prefix in prefixes if prefix]
-        found = self._logits(shown, input_ids[told], attention_mask[told])
-        return logits.index_copy(0, told, found)
-
-    def _logits(
-        self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor
-    ) -> Float[Tensor, "B T V"]:
-        rows, mask, places = self._placed(prefixes, input_ids, attention_mask)
-        n = most_rows(self.tokenizer, rows.shape[1])
-        found = []
-        for some, seen, at in zip(rows.split(n), mask.split(n), places.split(n), strict=True):
-            logits = self._bare.logits(some, seen)
-            found.append(logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
-        return torch.cat(found)  # B T V
-
-    def generate(
-        self,
-        input_ids: Int[Tensor, "B T"],
-        attention_mask: Int[Tensor, "B T"],
-        max_new_tokens: int,
-        **options: Any,
-    ) -> Int[Tensor, "B S"]:
-        """Greedy continuations (num_beams=n: beams), with the context in front of the prompts."""
-        prefixes = self._prefixes(input_ids, attention_mask)
-        told = self._told(prefixes, input_ids)
-        if not len(told):
-            return self._bare.generate(input_ids, attention_mask, max_new_tokens, **options)
-        shown = [prefix for prefix in prefixes if prefix]
-        rows, mask, _ = self._placed(shown, input_ids[told], attention_mask[told], max_new_tokens)
-        found = self._bare.generate(rows, mask, max_new_tokens, **options)
-        if len(told) == len(prefixes):
-            return found
-        others = told.new_tensor([row for row, prefix in enumerate(prefixes) if not prefix])
-        rest = input_ids[others], attention_mask[others]
-        left = self._bare.generate(*rest, max_new_tokens, **options)
-        return _interleaved(
-            torch.cat([told, others]).argsort(), found, left, padding_id(self.tokenizer)
-        )
-
-    def _told(self, prefixes: list[list[int]], like: Tensor) -> Int[Tensor, " r"]:
-        """The rows before which something is put."""
-        rows = [row for row, prefix in enumerate(prefixes) if prefix]
-        return torch.tensor(rows, dtype=torch.long, device=like.device)
-
-    def _placed(
-        self, prefixes: list[list[int]], input_ids: Tensor, attention_mask: Tensor, n_more: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`placed`; ValueError where a row with `n_more` tokens is too long for the model."""
-        n_lead = len(self.tokenizer("").input_ids)  # tokens that are put before any text
-        rows, mask, places = placed(prefixes, input_ids, attention_mask, n_lead=n_lead)
-        limit, longest = self.lm.context_length, int(mask.sum(-1).max()) + n_more
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"{longest} tokens, with context and answer, exceed the model's "
-                f"{limit}; raise reserve={self.config.reserve}"
-            )
-        return rows, mask, places
 
     def _prefixes(self, input_ids: Tensor, prompt_mask: Tensor) -> list[list[int]]:
         """The tokens before each row, empty where nothing is shown."""
@@ -185,9 +105,7 @@ class ContextBase(ErasableBase[C, S]):
         """As many of the texts for `shown`, the last first, as the context has room for."""
         if not shown:
             return []
-        limit = self.lm.context_length
-        room = None if limit is None else limit - n_tokens - self.config.reserve
-        ids: list[int] = []
+        room, ids = self._room(n_tokens), list[int]()
         for part in reversed(self._parts(shown)):
             if room is not None and len(part) + len(ids) > room:
                 break
@@ -289,17 +207,6 @@ class Retrieval(InContext):
         return [edits[index] for index in best[-self.config.n_edits :]]
 
 
-def _interleaved(
-    order: Int[Tensor, " B"], one: Int[Tensor, "b S"], other: Int[Tensor, "c R"], padding: int
-) -> Int[Tensor, "d W"]:
-    """Answers of `one` above those of `other`, brought into `order`; a prompt may have several."""
-    width = max(one.shape[1], other.shape[1])
-    rows = torch.cat([
-        nn.functional.pad(each, (0, width - each.shape[1]), value=padding) for each in (one, other)
-    ])  # fmt: skip
-    return rows.view(len(order), -1, width)[order].flatten(0, 1)  # B*copies W
-
-
 def statement(edit: Edit, style: str) -> str:
     """A fact as text, ready to stand before a prompt."""
     if style == "plain":
@@ -356,30 +263,6 @@ class Retriever:
 def _words(text: str) -> list[str]:
     """The words of a text in lower case; itself where it has none."""
     return re.findall(r"\w+", text.lower()) or [text.strip()]
-
-
-def placed(
-    prefixes: Sequence[Sequence[int]],
-    input_ids: Int[Tensor, "B T"],
-    attention_mask: Int[Tensor, "B T"],
-    *,
-    n_lead: int = 0,
-) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B S"], Int[Tensor, "B T"]]:
-    """Left-padded rows that begin with their prefixes, their mask, and each token's column.
-
-    A row's first `n_lead` tokens, such as BOS, stay in front of the prefix. Padding ends up on the
-    left from whichever side, and rows have no gaps.
-    """
-    ids, given = pad(prefixes, 0)
-    own, given = attention_mask.long(), given.to(attention_mask)
-    in_lead = own.bool() & (own.cumsum(-1) <= n_lead)
-    rank = torch.cat([2 * given, torch.where(in_lead, 1, 3 * own)], dim=1)  # 0 = padding
-    order = rank.argsort(dim=1, stable=True)  # B P+T
-    n_padding = int((rank == 0).sum(-1).min())
-    kept = order[:, n_padding:]  # B S
-    rows = torch.cat([ids.to(input_ids), input_ids], dim=1).gather(1, kept)
-    places = (order.argsort(dim=1)[:, ids.shape[1] :] - n_padding).clamp(min=0)  # B T
-    return rows, (rank > 0).to(attention_mask).gather(1, kept), places
 
 
 make_ike = factory(InContext, InContextConfig, PRESETS["ike"])
