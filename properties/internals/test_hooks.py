@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wise.lm.hooks import frozen, observe, reparametrized, replace
+from wise.lm.hooks import frozen, observe, reparametrized, replace, replace_input
 
 pytestmark = pytest.mark.internals
 
@@ -36,22 +36,23 @@ def contexts(net: nn.Sequential) -> list[AbstractContextManager[None]]:
         observe(net[0], lambda args, kwargs: seen.append((args, kwargs))),
         observe(net[0], lambda args, kwargs: None, stop=True),
         replace(net[2], lambda inputs, output: output),
+        replace_input(net[2], lambda hidden: hidden),
         frozen(net),
     ]
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_nothing_is_left_after_the_context(index: int) -> None:
     net = small_net()
     before = settings(net)
     with contexts(net)[index]:
-        assert n_hooks(net) == (index < 3)
+        assert n_hooks(net) == (index < 4)
         net(torch.ones(1, 2))
     assert n_hooks(net) == 0
     assert settings(net) == before
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(5))
 def test_nothing_is_left_after_an_error(index: int) -> None:
     net = small_net()
     before = settings(net)

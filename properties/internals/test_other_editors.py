@@ -42,6 +42,7 @@ UNRAISED = {
     ("ke", "gemma2"): "behind a soft cap, a gradient may be far below those it is scaled for",
     ("defer", "phi3"): "inputs of W_v are so large that a first step shuts the gate for good",
 }
+WITH_TENSORS = (*LEARNING, "serac", "spalm-lite", "memllm-lite", "memoryllm-lite")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # Conv1D; rows and tokens flattened; a norm between W_v and the stream.
 three_architectures = pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])
@@ -269,7 +270,7 @@ def test_the_state_of_another_editor_is_refused_by_what_differs(kind: str, tmp_p
         assert stranger.edits == ()
 
 
-@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite", "memllm-lite"])
+@pytest.mark.parametrize("kind", WITH_TENSORS)
 def test_tensors_that_fit_no_state_of_the_model_are_refused(kind: str, tmp_path: Path) -> None:
     editor = make(kind, edits=EDITS[:2])
     state, tensors = editor._state, editor._tensors(editor._state)
@@ -327,7 +328,7 @@ def tensors_of(state: object) -> list[Tensor]:
     return []
 
 
-@pytest.mark.parametrize("kind", [*LEARNING, "serac", "spalm-lite", "memllm-lite"])
+@pytest.mark.parametrize("kind", WITH_TENSORS)
 def test_n_bytes_counts_every_tensor_that_the_state_holds(kind: str) -> None:
     editor = make(kind, edits=EDITS[:3])
     counted = {tensor.data_ptr() for tensor in editor._tensors(editor._state).values()}

@@ -26,6 +26,7 @@ from wise.editors import (
     lora,
     memoir,
     mend,
+    pool,
     scoped,
 )
 from wise.editors.key_value import alphaedit, emmet, memit, rome, ultraedit
@@ -72,6 +73,7 @@ EMBEDDED: dict[str, Callable[[], Any]] = {
     "anyedit": _of(memit.MEMITConfig, memit.ANYEDIT),
     "unke": _of(longform.UnKEConfig, longform.PRESETS),
     "memllm-lite": _of(external.MemLLMConfig, external.MEMLLM_PRESETS),
+    "memoryllm-lite": _of(pool.MemoryLLMConfig, pool.PRESETS),
     "spalm-lite": _of(external.SPALMConfig, external.SPALM_PRESETS),
     "serac": _of(scoped.SERACConfig, scoped.SERAC_PRESETS),
 }  # fmt: skip

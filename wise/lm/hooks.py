@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-__all__ = ["Stop", "frozen", "observe", "reparametrized", "replace"]
+__all__ = ["Stop", "frozen", "observe", "reparametrized", "replace", "replace_input"]
 
 
 class Stop(Exception):  # noqa: N818 - not an error: it ends a forward early
@@ -47,6 +47,22 @@ def replace(
         return change(first, output)
 
     with module.register_forward_hook(hook, prepend=ahead):
+        yield
+
+
+@contextmanager
+def replace_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the hidden state that every call of `block` reads by `change(hidden state)`.
+
+    It is the first positional argument, or `hidden_states` where all are named.
+    """
+
+    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    with block.register_forward_pre_hook(hook, with_kwargs=True):
         yield
 
 

@@ -24,8 +24,8 @@ from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
-    "BlockStates", "Tail", "block_call", "block_states", "first_tensor", "head_inputs", "inputs_at",
-    "inputs_seen", "value_gradients", "value_inputs",
+    "BlockStates", "Tail", "block_call", "block_inputs_seen", "block_states", "first_tensor",
+    "head_inputs", "inputs_at", "inputs_seen", "value_gradients", "value_inputs",
 ]  # fmt: skip
 
 
@@ -51,6 +51,20 @@ def inputs_seen(
         for layer in layers:
             last = stop and layer == layers[-1]
             stack.enter_context(observe(lm.part(layer, "value"), see, stop=last))
+        yield seen
+
+
+@contextmanager
+def block_inputs_seen(lm: LanguageModel) -> Iterator[list[Float[Tensor, "B T D"]]]:
+    """The hidden state that each block reads, the lowest first, filled in by the next forward."""
+    seen: list[Tensor] = []
+    with ExitStack() as stack:
+        for block in lm.blocks:
+
+            def see(args: Any, kwargs: Any, block: nn.Module = block) -> None:
+                seen.append(named(block, args, kwargs)["hidden_states"])
+
+            stack.enter_context(observe(block, see))
         yield seen
 
 
