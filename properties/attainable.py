@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
-from fixtures.models import FAMILIES, model_folder, world_of
+from fixtures.models import FAMILIES, load_tokenizer, model_folder, world_of
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
@@ -38,11 +38,17 @@ def fault_lines(settings: Settings) -> Iterator[str]:
         stream = drawn(whole, n_edits=n_edits, seed=settings.seed)
     except ValueError:
         return
-    chosen = f"--edits {n_edits} --seed {settings.seed}"
-    if settings.skip_bad_records:  # which leaves out what the model cannot read, too
-        chosen += f" --model {shlex.quote(settings.model)}"
+    chosen = f"--edits {n_edits} --seed {settings.seed} --model {shlex.quote(settings.model)}"
+    chosen += " --skip-bad-records" * settings.skip_bad_records
     command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
-    for line in brief_lines(lint(stream, made_probes=makes_probes(stream)), command):
+    from wise.evaluation.askable import spelling_of  # which needs torch
+
+    try:
+        spelling = spelling_of(load_tokenizer(settings.model))
+    except (OSError, ValueError):  # which the run tells
+        spelling = None
+    found = lint(stream, spelling=spelling, made_probes=makes_probes(stream))
+    for line in brief_lines(found, command):
         yield f"of T={n_edits}: {line}"
     yield from _unlearnt(settings.model, stream)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import thread_time
@@ -277,12 +277,15 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
 @_option("--seed", type=click.IntRange(0),
          help="seed of the stream, as of pytest  [default: the file's own order]")  # fmt: skip
 @_option("--model", help="read the texts with the tokenizer of this model too")
-def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -> None:
+@_skip
+def lint(
+    dataset: str, edits: int | None, seed: int | None, model: str | None, skip_bad_records: bool
+) -> None:
     """Say what is wrong with a file of edits and probes.
 
-    Each fault with its number and an example; then the most that any editor can reach. Bad records
-    are told and left out, and of fewer edits than asked all are judged; the command then ends with
-    an error, as a run would.
+    Each fault with its number and an example; then the most that any editor can reach. Where a run
+    would stop, the command goes on, and ends with an error: bad records, and what the model cannot
+    be asked, are told and left out, and of fewer edits than asked all are judged.
     """
     from wise.evaluation.asked import final_questions
     from wise.evaluation.datasets import drawn, makes_probes
@@ -290,38 +293,42 @@ def lint(dataset: str, edits: int | None, seed: int | None, model: str | None) -
     from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
 
-    reading, why_unwritable, protocols = AS_WRITTEN, None, ["free"]
+    reading, spelling, protocols = AS_WRITTEN, None, ["free"]
     try:
-        whole, notes, stops = _facts_to_lint(dataset)
+        whole, notes, stops = _facts_to_lint(dataset, skip_bad_records)
         if edits is not None and edits > len(whole.edits):
             stops.append(f"--edits={edits}: {whole.name} has {len(whole.edits):,}; a run stops")
             edits = None
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
-            from wise.evaluation.askable import askable, not_askable
-            from wise.lm.tokens import reading_of, why_not_written
+            from wise.evaluation.askable import askable, not_askable, spelling_of
+            from wise.lm.tokens import reading_of
 
             tokenizer, most = load_tokenizer(model), load_context_length(model)
-            asked_first = drawn(whole, n_edits=edits, seed=seed)
-            stops += _why_not_asked(dataset, asked_first, tokenizer, most)
-            whole, left_out = askable(whole, tokenizer, most)
-            if told := not_askable(left_out, model, most):
-                notes = (*notes, f"{told}; left out here, as by --skip-bad-records")
-            edits = None if edits is None else min(edits, len(whole.edits))
-            reading, protocols = reading_of(tokenizer), ["free", "forced"]
-            why_unwritable = partial(why_not_written, tokenizer)
+            why = "" if skip_bad_records else _why_not_asked(
+                dataset, drawn(whole, n_edits=edits, seed=seed), tokenizer, most
+            )  # fmt: skip
+            if why or skip_bad_records:
+                whole, left_out = askable(whole, tokenizer, most)
+                notes += (f"{not_askable(left_out, model, most)}; left out",) * bool(left_out)
+                edits = None if edits is None else min(edits, len(whole.edits))
+            stops += [why] * bool(why)
+            reading, spelling = reading_of(tokenizer), spelling_of(tokenizer)
+            protocols = ["free", "forced"]
         stream = drawn(whole, n_edits=edits, seed=seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = {each: final_questions(stream, protocol=each) for each in protocols}
     reached = {each: ceilings(asked[each], protocol=each, reading=reading) for each in protocols}
-    findings = findings_of(stream, why_unwritable=why_unwritable, made_probes=makes_probes(stream))
+    findings = findings_of(stream, spelling=spelling, made_probes=makes_probes(stream))
     click.echo(lint_text(stream, findings, reached, notes=notes))
     if stops:
         raise click.ClickException(stops[0])
 
 
-def _facts_to_lint(dataset: str) -> tuple[EditStream, tuple[str, ...], list[str]]:
+def _facts_to_lint(
+    dataset: str, skip_bad_records: bool
+) -> tuple[EditStream, tuple[str, ...], list[str]]:
     """All good records of a file, the notes on it, and at which bad record a run stops, if any."""
     from wise.evaluation.datasets import read_dataset
     from wise.evaluation.fields import RecordError
@@ -330,8 +337,10 @@ def _facts_to_lint(dataset: str) -> tuple[EditStream, tuple[str, ...], list[str]
 
     try:
         try:
-            return *read_dataset(dataset), []
+            return *read_dataset(dataset, skip_bad_records=skip_bad_records), []
         except RecordError as error:
+            if skip_bad_records:
+                raise
             stops = f"a run stops at {error.place}; --skip-bad-records leaves bad records out"
             return *read_dataset(dataset, skip_bad_records=True), [f"{stops}; {COUNTED}"]
     except NothingLeftError as error:
@@ -341,8 +350,8 @@ def _facts_to_lint(dataset: str) -> tuple[EditStream, tuple[str, ...], list[str]
 
 def _why_not_asked(
     dataset: str, stream: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Iterator[str]:
-    """At which record a run on `stream` stops, as the model cannot be asked it, if any."""
+) -> str:
+    """At which record a run on `stream` stops, as the model cannot be asked it; "" at none."""
     from wise.evaluation.askable import UnaskableError, check_askable
     from wise.evaluation.datasets import place_of
     from wise.evaluation.loading_notes import COUNTED
@@ -350,10 +359,11 @@ def _why_not_asked(
     try:
         check_askable(tokenizer, stream, max_length)
     except UnaskableError as error:
-        yield (
+        return (
             f"a run stops at {place_of(dataset, error.edit_id, stream)}: {error}; "
             f"--skip-bad-records leaves such edits out; {COUNTED}"
         )
+    return ""
 
 
 def _studied(made: Study, out: Path, asked: Mapping[str, Any]) -> ModelStudy:

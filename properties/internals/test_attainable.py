@@ -102,13 +102,23 @@ def test_a_run_ends_before_its_first_test_where_a_threshold_is_out_of_reach(clas
 
 def test_a_bad_record_is_told_with_the_command_that_tells_all(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_text('{"prompt": "Ada lives in", "target": 7}\n')
+    path.write_text('{"prompt": "Ada lives in", "target": [7]}\n')
     with pytest.raises(pytest.UsageError) as caught:
         _ = settings_of(f"--dataset={path}").facts
     assert str(caught.value) == (
-        f"--dataset={path}: {path}, line 1, record 0: target=7 is not a non-blank text; "
-        f"lines count from 1, records from 0; `python -m reports lint {path}` tells all that is "
-        "wrong, and --skip-bad-records leaves bad records out"
+        f"--dataset={path}: {path}, line 1, record 0: target=[7] is not a non-blank text or a "
+        f"number; lines count from 1, records from 0; `python -m reports lint {path}` tells all "
+        "that is wrong, and --skip-bad-records leaves bad records out"
+    )
+
+
+def test_the_header_tells_what_only_a_tokenizer_shows(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    marked = replace(CLEAR.edits[0], paraphrases=("Where?<|endoftext|>",))
+    write_jsonl(EditStream((marked, CLEAR.edits[1])), path)
+    told, _ = fault_lines(settings_of(f"--dataset={path}", "--model=gpt2"))
+    assert told == (
+        "of T=2: 1 of 5 prompts, paraphrases and probes holds a special token of the tokenizer"
     )
 
 

@@ -165,9 +165,42 @@ def test_streams_are_pooled_by_their_questions() -> None:
     assert pooled(each, Measure("portability", "portability")) is None
 
 
-def test_rows_without_a_contradiction_need_no_tokenizer() -> None:
-    def reading() -> None:
-        raise AssertionError("the tokenizer was read")
+def test_an_answer_that_no_model_can_give_is_missed_free_run() -> None:
+    edits = Edit("Q", "red"), Edit("R", "sky"), Edit("S", "sky", aliases=("red",))
+    asked = final_questions(EditStream(edits))
+    reading = TextReading(str, lambda text: None if text == "sky" else text, letters)
+    found = ceilings(asked, reading=reading)[Measure("reliability", "")]
+    assert (found.share, found.n_unsaid) == (Fraction(2, 3), 1)
+    assert found.reason == (
+        "1 of 3 questions have an answer that the tokenizer cannot write, such as 'R' -> 'sky'"
+    )
+    forced = ceilings(asked, protocol="forced", reading=reading)
+    assert forced[Measure("reliability", "")].share == 1
+
+
+def test_a_clash_counts_beside_an_answer_that_no_model_can_give() -> None:
+    edits = [edit(target, "Q", id=target) for target in ("red", "sky", "blue")]
+    reading = TextReading(str, lambda text: None if text == "sky" else text)
+    found = ceilings(final_questions(EditStream(tuple(edits))), reading=reading)[GENERALIZATION]
+    assert (found.share, found.n_clashing, found.n_unsaid) == (Fraction(1, 3), 2, 1)
+    assert found.reason == (
+        "2 of 3 questions share a prompt with one that has another answer, such as 'Q' -> 'red' "
+        "(red) and 'blue' (blue), and 1 of 3 questions have an answer that the tokenizer cannot "
+        "write, such as 'Q' -> 'sky' (sky)"
+    )
+
+
+def test_rows_are_read_by_the_tokenizer_once_where_there_is_one() -> None:
+    asked = list[TextReading]()
+
+    def reading() -> TextReading:
+        asked.append(TextReading(str, lambda text: None, letters))
+        return asked[-1]
 
     found = ceilings_of_rows(run_rows(), reading)
-    assert {each.share for of_t in found.values() for each in of_t.values()} == {1}
+    assert len(asked) == 1
+    free = {m: e.share for (protocol, _), of_t in found.items() if protocol == "free"
+            for m, e in of_t.items()}  # fmt: skip
+    assert {each.metric for each, share in free.items() if share == 1} == {"locality"}
+    as_written = ceilings_of_rows(run_rows(), lambda: None)
+    assert {each.share for of_t in as_written.values() for each in of_t.values()} == {1}

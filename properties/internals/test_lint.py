@@ -17,9 +17,10 @@ from reports.__main__ import main
 from wise.edits import Background, Edit, EditStream, Probe
 from wise.evaluation.asked import final_questions
 from wise.evaluation.datasets import load_stream, makes_probes, write_jsonl
-from wise.evaluation.lint import lint
+from wise.evaluation.lint import Spelling, lint
 from wise.evaluation.lint_text import brief_lines
 from wise.measures.ceilings import ceilings
+from wise.measures.text import normalized
 
 pytestmark = pytest.mark.internals
 
@@ -198,8 +199,8 @@ def test_an_answer_that_is_right_by_an_alias_contradicts_nothing(
 
 def test_a_target_with_an_alias_that_can_be_written_has_a_right_answer() -> None:
     streams = [changed(ADA, aliases=aliases) for aliases in ((), ("Lima",), ("Adaby",))]
-    found = [lint(stream, why_unwritable=lambda text: "holds an A" * ("A" in text))
-             for stream in streams]  # fmt: skip
+    spelling = Spelling(lambda text: "holds an A" * ("A" in text))
+    found = [lint(stream, spelling=spelling) for stream in streams]
     assert [[each.kind for each in told] for told in found] == [
         ["unwritable-target"], [], ["unwritable-target"],
     ]  # fmt: skip
@@ -250,13 +251,47 @@ def test_the_background_must_not_hold_what_is_asked() -> None:
 def test_targets_are_told_that_a_tokenizer_cannot_write_and_that_a_model_knows() -> None:
     found = lint(
         CLEAN,
-        why_unwritable=lambda text: "holds a v" * text.startswith("Lea"),
+        spelling=Spelling(lambda text: "holds a v" * text.startswith("Lea")),
         is_known=lambda edit: edit in (ADA, BO),
     )
     assert [(each.kind, each.n, each.example) for each in found] == [
         ("unwritable-target", 1, "Lea 'Lea lives in' -> 'Leaville' holds a v"),
         ("known-target", 2, "Bo 'Bo lives in' -> 'Boville'"),
     ]
+
+
+def test_a_target_that_a_tokenizer_writes_in_another_way_is_a_note() -> None:
+    stream = changed(ADA, target="Adaville  by")
+    (found,) = lint(stream, spelling=Spelling(written=lambda text: normalized(text).upper()))
+    assert (found.kind, found.n, found.is_fault) == ("rewritten-target", len(NAMES), False)
+    assert found.example == "Bo 'Bo lives in' -> 'Boville' is written 'BOVILLE'"
+    assert lint(stream, spelling=Spelling()) == []
+
+
+@pytest.mark.parametrize("text", ["<e>Ada's home:", "Ada's <e> home:"])
+def test_a_special_token_in_what_is_asked_is_a_fault(text: str) -> None:
+    spelling = Spelling(special_token=lambda text: "<e>" * ("<e>" in text))
+    streams = [plus(late(text)), changed(ADA, paraphrases=(text,)), plus(Probe(text, "far"))]
+    for stream in streams:
+        (found,) = lint(stream, spelling=spelling)
+        assert (found.kind, found.n, found.is_fault) == ("special-token", 1, True)
+        assert found.example == f"<e> in {text!r}"
+
+
+@pytest.mark.parametrize(
+    "gap",
+    ["{}", "{0}", "{subject}", "{{name}}", "[X]", "[y]", "<SUBJ>", "<subject>", "[MASK]", "%s"],
+)
+def test_a_gap_that_was_not_filled_in_is_a_fault_wherever_it_stands(gap: str) -> None:
+    streams = [plus(late(f"{gap} lives on")), changed(ADA, paraphrases=(f"Home of {gap}?",)),
+               plus(Probe(f"{gap} rests in", "far")), changed(ADA, target=gap)]  # fmt: skip
+    for stream in streams:
+        assert [each.kind for each in lint(stream)] == ["template"]
+
+
+@pytest.mark.parametrize("text", ["{x: 1}", "[12]", "<b>", "100 %shares", "[Xanadu]", "a[i]"])
+def test_other_brackets_are_no_gap(text: str) -> None:
+    assert lint(plus(Probe(f"{text} rests in", "far"))) == []
 
 
 @pytest.mark.parametrize("world", [Encyclopedia(), Encyclopedia(n_people=190, n_cities=64)])
@@ -376,6 +411,9 @@ def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path
         "leaves bad records out; lines count from 1, records from 0"
     )
     assert told.count("prompt=7 is not a non-blank text") == 1
+    skipped = CliRunner().invoke(main, [*words, "--skip-bad-records"])
+    assert skipped.exit_code == 0
+    assert " ".join(skipped.output.split()) == told.partition(" Error: ")[0]
 
 
 def test_of_a_file_without_a_good_record_each_kind_of_mistake_is_told(tmp_path: Path) -> None:
@@ -414,8 +452,7 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     assert result.exit_code == 1
     told = " ".join(result.output.split())
     limits = "prompts have at most 127 tokens, and answers 381"
-    left_out = "left out here, as by --skip-bad-records"
-    assert f"1 edit that is too long for llama ({limits}): jsonl-1; {left_out}" in told
+    assert f"1 edit that is too long for llama ({limits}): jsonl-1; left out" in told
     assert "the most that any editor can reach after 1 edit:" in told
     place = f"{tmp_path}/facts.jsonl, line 2, record 1"
     assert f"Error: a run stops at {place}: edit 'jsonl-1': target 'a room" in told

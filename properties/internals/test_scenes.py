@@ -206,9 +206,11 @@ def test_a_text_that_is_left_out_as_too_long_but_fits_stops_no_run(
     write_jsonl(EditStream(edits), path)
     words = f"--dataset={path}", f"--model={folder}"
     assert len(Session(settings_of(*words), tmp_path).scene(0).stream.edits) == 2
-    linted = CliRunner().invoke(main, ["lint", str(path), "--model", folder])
-    assert linted.exit_code == 0, linted.output
-    assert "): long; left out here, as by --skip-bad-records" in " ".join(linted.output.split())
+    for skip, n_edits, told in ([], "2 edits", False), (["--skip-bad-records"], "1 edit", True):
+        linted = CliRunner().invoke(main, ["lint", str(path), "--model", folder, *skip])
+        assert linted.exit_code == 0, linted.output
+        assert f"after {n_edits}:" in linted.output
+        assert ("): long; left out" in " ".join(linted.output.split())) == told
 
 
 def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
@@ -232,7 +234,7 @@ def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
     said = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
     assert said.exit_code == 1
     output = " ".join(said.output.split())
-    assert f"{told}; left out here, as by --skip-bad-records" in output
+    assert f"{told}; left out" in output
     assert "Error: a run stops at" in output
 
 

@@ -20,7 +20,16 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from wise.lm.decoding import Answer
-from wise.lm.tokens import IGNORED, canonical, encode, joined, prompt_tokens, subject_span
+from wise.lm.tokens import (
+    IGNORED,
+    canonical,
+    encode,
+    joined,
+    prompt_tokens,
+    reading_of,
+    subject_span,
+    why_no_answer,
+)
 
 pytestmark = pytest.mark.internals
 
@@ -210,6 +219,41 @@ def test_an_answer_of_the_target_s_own_tokens_is_right(kind: str, target: str) -
     ids = batch.labels[0][batch.labels[0] != IGNORED].tolist()
     if tokenizer.unk_token_id not in ids:
         assert Answer(tokenizer.decode(ids).strip(), tuple(ids), True).is_exactly(target, tokenizer)
+
+
+@given(kinds, st.lists(st.integers(3, 149), min_size=1, max_size=6))
+def test_what_a_model_writes_is_never_told_as_what_none_can_write(
+    kind: str, ids: list[int]
+) -> None:
+    tokenizer = tokenizer_of(kind)
+    text = tokenizer.decode([each for each in ids if each < len(tokenizer)]).strip()
+    if text:
+        assert why_no_answer(tokenizer, text) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "why"),
+    [
+        ("words", "Ada Zed", "holds 'Zed', for which the tokenizer has no tokens"),
+        (
+            "word pieces",
+            "Paris \u0416uk",
+            "holds '\u0416uk', for which the tokenizer has no tokens",
+        ),
+        ("CLIP", "\u0416", "holds '\u0416', for which the tokenizer has no tokens"),
+        ("unigram, NFKC", "\u0416", "holds '\u0416', for which the tokenizer has no tokens"),
+        ("word pieces", "New York", ""),  # is written in small letters, and is right so
+        ("byte-level, lower case", "Oslo", ""),
+        ("metaspace never", "\u0416", ""),  # byte by byte
+        ("words", "Ada </s>", "holds the special token '</s>', which is not text"),
+    ],
+)
+def test_an_answer_that_no_tokens_write_is_told_with_the_word(
+    kind: str, text: str, why: str
+) -> None:
+    tokenizer = tokenizer_of(kind)
+    assert why_no_answer(tokenizer, text) == why
+    assert (reading_of(tokenizer).answer(text) is None) == bool(why)
 
 
 def test_two_unknown_words_are_not_the_same() -> None:

@@ -8,17 +8,26 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 
 from transformers import PreTrainedTokenizerBase
 
 from wise.edits import Edit, EditStream
 from wise.evaluation.asked import Question, final_questions
+from wise.evaluation.lint import Spelling
 from wise.lm.decoding import EXTRA_TOKENS, answer_length
-from wise.lm.tokens import encode, why_no_target
+from wise.lm.tokens import canonical, encode, special_token_in, why_no_answer, why_no_target
 from wise.measures.text import by_number
 
-__all__ = ["UnaskableError", "askable", "check_askable", "n_new_tokens", "not_askable"]
+__all__ = [
+    "UnaskableError",
+    "askable",
+    "check_askable",
+    "n_new_tokens",
+    "not_askable",
+    "spelling_of",
+]
 
 _LEAST_TOKENS = 8
 _MOST_NAMED = 5  # edits that a note names
@@ -62,7 +71,7 @@ def check_askable(
     n_new = n_new_tokens(tokenizer, stream, max_length)
     asked = final_questions(stream)
     for question in asked:
-        if question.expected and (why := why_no_target(tokenizer, question.expected)):
+        if question.expected and (why := _why_not_taught(tokenizer, question.expected)):
             raise UnaskableError(question.edit_id, f"answer {question.expected[:_SHOWN]!r} {why}")
 
     def read(questions: Sequence[Question]) -> None:
@@ -100,7 +109,7 @@ def askable(
         answers = [each.answer for each in probes if each.kind == "portability"]
         texts.append([(prompt, room) for prompt in prompts])
         texts[-1] += [(f" {each}", 3 * room) for each in (edit.target, *answers)]
-        told = (why_no_target(tokenizer, each) for each in (edit.target, *answers))
+        told = (_why_not_taught(tokenizer, each) for each in (edit.target, *answers))
         whys.append(next((why for why in told if why), ""))
     distinct = list(dict.fromkeys(text for of_one in texts for text, _ in of_one))
     ids = tokenizer(distinct, add_special_tokens=False).input_ids if distinct else []
@@ -113,6 +122,17 @@ def askable(
     lost = zip(whole.edits, whys, fits, strict=True)
     left_out = tuple((edit, why) for edit, why, fit in lost if not fit)
     return EditStream(kept, asked, whole.name), left_out
+
+
+def _why_not_taught(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
+    why = why_no_target(tokenizer, answer)
+    is_empty = not why and not tokenizer(answer, add_special_tokens=False).input_ids
+    return "encodes to no token" if is_empty else why
+
+
+def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
+    """What a tokenizer makes of a text, as `lint` asks for it."""
+    return Spelling(*(partial(f, tokenizer) for f in (why_no_answer, canonical, special_token_in)))
 
 
 def _room(max_length: int | None) -> float:

@@ -19,17 +19,20 @@ from unicodedata import combining, is_normalized
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
 from wise.measures.text import hidden, normalized
 
-__all__ = ["StreamFinding", "lint"]
+__all__ = ["Spelling", "StreamFinding", "lint"]
 
 # What is found, the most important first. Faults bound a score or take its meaning.
 _FAULTS = (
     "contradicted-edit", "unwritable-target", "shared-paraphrase", "shared-probe",
     "contradicted-paraphrase", "edited-probe", "probe-in-scope", "contradicted-wording", "shortcut",
     "shared-background", "no-change", "known-target", "target-in-prompt", "repeated-edit",
-    "repeated-id", "template", "hidden-character", "outer-space", "decomposed",
+    "repeated-id", "template", "special-token", "hidden-character", "outer-space", "decomposed",
     "prompt-as-paraphrase", "repeated-paraphrase",
 )  # fmt: skip
-_NOTES = ("shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject")
+_NOTES = (
+    "shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject",
+    "rewritten-target",
+)  # fmt: skip
 # What cannot be seen, in a field of edits.
 _UNSEEN = {
     "hidden-character": "edits has|have a character in the {} that cannot be seen; a text that "
@@ -39,7 +42,12 @@ _UNSEEN = {
     "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
     "that looks the same has other tokens",
 }
-_GAP = "{}"
+# What stands for a subject or an object: {}, {0}, {subject}, {{name}}, [X], <SUBJ>, %s.
+_GAP = re.compile(
+    r"\{\d*\}|%s\b|\[[XYZ]\]"
+    r"|[{<\[](subj|obj|subject|object|entity|target|answer|name|head|tail|mask|blank)[}>\]]",
+    re.IGNORECASE,
+)
 _LEAST = 10  # texts on either side, for what they share to be no chance
 _TELLING = 0.95  # least difference of two shares that tells one group from the other
 _MOST_NAMED = 5  # edits that one example names
@@ -70,19 +78,31 @@ class StreamFinding(NamedTuple):
 _Found = Iterator[StreamFinding | None]
 
 
+class Spelling(NamedTuple):
+    """What a tokenizer makes of a text.
+
+    Why no answer of a model is the same, empty where one is; the text as it is written; the special
+    token that it holds, empty where it holds none.
+    """
+
+    why_unwritable: Callable[[str], str] = lambda text: ""
+    written: Callable[[str], str] = normalized
+    special_token: Callable[[str], str] = lambda text: ""
+
+
 def lint(
     stream: EditStream,
     background: Background | None = None,
     *,
-    why_unwritable: Callable[[str], str] | None = None,
+    spelling: Spelling | None = None,
     is_known: Callable[[Edit], bool] | None = None,
     made_probes: bool = False,
 ) -> list[StreamFinding]:
     """What is found in `stream`, and in `background` as that of it: faults first, then notes.
 
-    `why_unwritable` tells why a tokenizer cannot write a text, empty where it can; `is_known`, of
-    an unedited model, whether it answers an edit by its target already. `made_probes` are those
-    that a reader made of the file's own edits: what they repeat is no fault of the file.
+    `spelling` is that of a tokenizer; `is_known` tells, of an unedited model, whether it answers an
+    edit by its target already. `made_probes` are those that a reader made of the file's own edits:
+    what they repeat is no fault of the file.
     """
     facts = _Facts(stream, made_probes)
     found = [
@@ -95,8 +115,8 @@ def lint(
     ]
     if background is not None:
         found += facts.on_background(background)
-    if why_unwritable is not None:
-        found += facts.on_targets(why_unwritable)
+    if spelling is not None:
+        found += facts.on_spelling(spelling)
     if is_known is not None:
         found += facts.on_known(is_known)
     found += facts.on_subjects()
@@ -221,16 +241,19 @@ class _Facts:
                     claim.format(field), n=len(found),
                 )  # fmt: skip
 
+    @cached_property
+    def asked(self) -> list[str]:
+        """All prompts, paraphrases and probes."""
+        own = (text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases))
+        return [*own, *(probe.prompt for probe in self.stream.probes)]
+
     def on_templates(self) -> StreamFinding | None:
-        """Prompts that still have a gap for a subject."""
-        asked = [
-            *(text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases)),
-            *(probe.prompt for probe in self.stream.probes),
-        ]
+        """Prompts and targets that still have a gap for a subject or an object."""
+        texts = [*self.asked, *(edit.target for edit in self.stream.edits)]
         return _finding(
-            "template", [_short(text) for text in asked if _GAP in text], len(asked),
-            f"prompts, paraphrases and probes holds|hold {_GAP}, as a template in place of its "
-            "subject; each is asked as it stands",
+            "template", [_short(text) for text in texts if _GAP.search(text)], len(texts),
+            "prompts, paraphrases, probes and targets holds|hold a gap such as {} or [X], as a "
+            "template that was not filled in; each is taken as it stands",
         )  # fmt: skip
 
     def on_paraphrases(self) -> _Found:
@@ -363,15 +386,32 @@ class _Facts:
             "beforehand what it will be asked",
         )  # fmt: skip
 
-    def on_targets(self, why_unwritable: Callable[[str], str]) -> _Found:
+    def on_spelling(self, spelling: Spelling) -> _Found:
         edits = self.stream.edits
-        why = {text: why_unwritable(text) for edit in edits for text in edit.answers}
+        why = {text: spelling.why_unwritable(text) for edit in edits for text in edit.answers}
         yield _finding(
             "unwritable-target",
             (f"{self.told(edit)} {why[edit.target]}" for edit in edits
              if all(why[text] for text in edit.answers)),
             len(edits),
-            "edits has|have a target that the tokenizer cannot write; no answer is right",
+            "edits has|have a target that the tokenizer cannot write; free-run no answer is right",
+        )  # fmt: skip
+        written = {edit: spelling.written(edit.target) for edit in edits if not why[edit.target]}
+        yield _finding(
+            "rewritten-target",
+            (f"{self.told(edit)} is written {_short(text)}" for edit, text in written.items()
+             if text != normalized(edit.target)),
+            len(edits),
+            "edits has|have a target that the tokenizer writes in another way, as it changes or "
+            "drops letters; what it writes is right",
+        )  # fmt: skip
+        special = {text: spelling.special_token(text) for text in dict.fromkeys(self.asked)}
+        yield _finding(
+            "special-token",
+            [f"{special[text]} in {_short(text)}" for text in self.asked if special[text]],
+            len(self.asked),
+            "prompts, paraphrases and probes holds|hold a special token of the tokenizer; a model "
+            "reads it as a mark, and not as its letters",
         )  # fmt: skip
 
     def on_known(self, is_known: Callable[[Edit], bool]) -> _Found:

@@ -21,8 +21,8 @@ from wise.measures.ceilings import TextReading
 from wise.measures.text import UNSPACED, normalized
 
 __all__ = ["IGNORED", "Batch", "canonical", "encode", "joined", "last_column", "of_like_length",
-           "pad", "padding_id", "position_ids", "prompt_tokens", "reading_of", "subject_mask",
-           "subject_span", "why_no_target", "why_not_written", "widened"]  # fmt: skip
+           "pad", "padding_id", "position_ids", "prompt_tokens", "reading_of", "special_token_in",
+           "subject_mask", "subject_span", "why_no_answer", "why_no_target", "widened"]  # fmt: skip
 
 IGNORED = -100
 _OPENING = r"(\[{\u00ab\u2018\u201c\u201e\u201a\u2039"
@@ -32,6 +32,8 @@ _NO_SPACE_AFTER = re.compile(
 )
 # Texts behind which a target's first token is searched: they merge with little.
 _ANCHORS = ("\n", ".", "a")
+# What vocabularies put before or behind the letters of a token.
+_MARKS = (("", ""), ("\u2581", ""), ("\u0120", ""), ("##", ""), ("", "</w>"))
 
 
 def canonical(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -41,10 +43,14 @@ def canonical(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     A text with unknown tokens stays itself, as those stand for any word.
     """
     (ids,) = _own_tokens(tokenizer, [normalized(text)])
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown != tokenizer.eos_token_id and unknown in ids:
+    if _has_unknown(tokenizer, ids):
         return normalized(text)
     return normalized(str(tokenizer.decode(ids)))
+
+
+def _has_unknown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown != tokenizer.eos_token_id and unknown in ids
 
 
 def joined(prompt: str, target: str) -> str:
@@ -58,21 +64,43 @@ def joined(prompt: str, target: str) -> str:
 
 
 def why_no_target(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
-    """Why no model can answer `target`; empty where one can."""
-    special = next((each for each in tokenizer.all_special_tokens if each in target), None)
-    if special is not None:
+    """Why no model can be taught to answer `target`; empty where one can."""
+    if special := special_token_in(tokenizer, target):
         return f"holds the special token {special!r}, which is not text"
     if target and not target.strip():
         return "is only white space; an answer needs other text"
     return "" if target else "encodes to no token"
 
 
-def why_not_written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Why no model writes `text` as it stands; empty where one can."""
+def special_token_in(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The special token that `text` holds; empty where it holds none."""
+    return next((each for each in tokenizer.all_special_tokens if each in text), "")
+
+
+def why_no_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Why no answer of a model is the same as `text`, as `canonical` has it; empty where one may
+    be: a word that is read as unknown may still be written, piece by piece."""
     if why := why_no_target(tokenizer, text):
         return why
-    written = normalized(str(tokenizer.decode(_own_tokens(tokenizer, [normalized(text)])[0])))
-    return "" if written == normalized(text) else f"is written {written!r}"
+    (ids,) = _own_tokens(tokenizer, [normalized(text)])
+    words = text.split() if _has_unknown(tokenizer, ids) else []
+    unwritten = next((word for word in words if not _is_made_of_pieces(tokenizer, word)), "")
+    return f"holds {unwritten!r}, for which the tokenizer has no tokens" if unwritten else ""
+
+
+def _is_made_of_pieces(tokenizer: PreTrainedTokenizerBase, word: str) -> bool:
+    """Whether tokens, one behind the other, can be the word."""
+    none = {None, tokenizer.unk_token_id}
+
+    def is_piece(text: str) -> bool:
+        marked = [f"{before}{text}{behind}" for before, behind in _MARKS]
+        return not none.issuperset(map(tokenizer.convert_tokens_to_ids, marked))
+
+    ends = {0}
+    for start in range(len(word)):
+        if start in ends:
+            ends |= {n for n in range(start + 1, len(word) + 1) if is_piece(word[start:n])}
+    return len(word) in ends
 
 
 def reading_of(tokenizer: PreTrainedTokenizerBase) -> TextReading:
@@ -84,7 +112,9 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> TextReading:
 
     return TextReading(
         prompt=lambda prompt: tuple(prompt_tokens(tokenizer, [prompt])[0]),
-        answer=lambda answer: canonical(tokenizer, answer),
+        answer=lambda answer: (
+            None if why_no_answer(tokenizer, answer) else canonical(tokenizer, answer)
+        ),
         tokens=tokens,
     )
 

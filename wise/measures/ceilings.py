@@ -1,7 +1,7 @@
 """Ceilings: the largest mean score that one model can reach, whatever its editor.
 
 After its last edit a model gives each prompt one answer. Where two questions ask one prompt for two
-answers, it misses at least one of them.
+answers, it misses at least one of them. Free-run it misses what its tokenizer cannot write.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Scorable(Protocol):
 class TextReading:
     """When two prompts, and two answers, are one to a model.
 
-    Each is named by what it shares with those that are the same to it. `tokens` are those of an
-    answer (second argument) behind a prompt; without a tokenizer they are not known.
+    Each is named by what it shares with those that are the same to it; an answer that no model can
+    give, free-run, is None. `tokens` are those of an answer (second argument) behind a prompt;
+    without a tokenizer they are not known.
     """
 
     prompt: Callable[[str], Hashable]
@@ -69,7 +70,8 @@ class Ceiling(NamedTuple):
     """The largest mean score of `n` questions, NaN without any.
 
     `n_clashing` of them ask a prompt to which no one answer is right for all; `clash` is the
-    shortest pair of such.
+    shortest pair of such. `n_unsaid` have no right answer that a model can give; `unsaid` is the
+    shortest.
     """
 
     share: Fraction | float
@@ -77,17 +79,26 @@ class Ceiling(NamedTuple):
     n_excluded: int
     n_clashing: int = 0
     clash: tuple[Scorable, Scorable] | None = None
+    n_unsaid: int = 0
+    unsaid: Scorable | None = None
 
     @property
     def reason(self) -> str:
         """Why it is below 1; empty where it is not."""
-        if self.clash is None:
-            return ""
-        one, other = self.clash
-        return (
-            f"{self.n_clashing:,} of {self.n:,} questions share a prompt with one that has another "
-            f"answer, such as {one.prompt!r} -> {_answer(one)} and {_answer(other)}"
-        )
+        told = []
+        if self.clash is not None:
+            one, other = self.clash
+            told.append(
+                f"{self.n_clashing:,} of {self.n:,} questions share a prompt with one that has "
+                f"another answer, such as {one.prompt!r} -> {_answer(one)} and {_answer(other)}"
+            )
+        if self.unsaid is not None:
+            one = self.unsaid
+            told.append(
+                f"{self.n_unsaid:,} of {self.n:,} questions have an answer that the tokenizer "
+                f"cannot write, such as {one.prompt!r} -> {_answer(one)}"
+            )
+        return ", and ".join(told)
 
     def __str__(self) -> str:
         return format_share(float(self.share)) if self.n else "-"
@@ -150,37 +161,46 @@ def _ceiling(
     same_prompt: defaultdict[Hashable, list[Scorable]] = defaultdict(list)
     for question in scored:
         same_prompt[reading.prompt(question.prompt)].append(question)
-    clashing, best, pairs = 0, Fraction(n), list[tuple[Scorable, Scorable]]()
+    clashing, best, pairs = 0, Fraction(), list[tuple[Scorable, Scorable]]()
+    unsaid = list[Scorable]()
     for prompt, group in same_prompt.items():
-        if len(group) == 1 or group[0].metric == "locality":
+        if group[0].metric == "locality" or (tokens is not None and len(group) == 1):
+            best += len(group)
             continue
-        right = [_right(question, reading, has_aliases=tokens is None) for question in group]
         if tokens is None:
-            reached = Fraction(max(Counter(one for each in right for one in each).values()))
-        elif len(set(right)) == 1:
-            continue
+            told = [(question, _right(question, reading)) for question in group]
+            unsaid += (question for question, right in told if not right)
+            told = [each for each in told if each[1]]
+            most = Counter(one for _, right in told for one in right).values()
+            reached = Fraction(max(most, default=0))
         else:
-            told = [(prompt, tokens(q.prompt, q.expected)) for q in group]
-            reached = len(group) * best_mean(told)
-        if reached < len(group):
-            best -= len(group) - reached
-            clashing += len(group)
-            pairs.append(_apart(group, right))
-    clash = min(pairs, key=lambda pair: sum(len(q.prompt + q.expected) for q in pair), default=None)
-    return Ceiling(best / n, n, n_excluded, clashing, clash)
+            told = [(q, frozenset([tuple(tokens(q.prompt, q.expected))])) for q in group]
+            read: list[tuple[Hashable, Any]] = [(prompt, answer) for _, (answer,) in told]
+            reached = len(group) * best_mean(read)
+        best += reached
+        if reached < len(told):
+            clashing += len(told)
+            pairs.append(_apart(told))
+    clash = min(pairs, key=lambda pair: sum(map(_length, pair)), default=None)
+    shortest = min(unsaid, key=_length, default=None)
+    return Ceiling(best / n, n, n_excluded, clashing, clash, len(unsaid), shortest)
 
 
-def _right(question: Scorable, reading: TextReading, *, has_aliases: bool) -> frozenset[Hashable]:
+def _length(question: Scorable) -> int:
+    return len(question.prompt + question.expected)
+
+
+def _right(question: Scorable, reading: TextReading) -> frozenset[Hashable]:
     """What a model may answer; an alias of which nothing is read is no answer."""
-    aliases = filter(None, map(reading.answer, question.aliases if has_aliases else ()))
-    return frozenset((reading.answer(question.expected), *aliases))
+    expected = reading.answer(question.expected)
+    aliases = filter(None, map(reading.answer, question.aliases))
+    return frozenset((*aliases, *([] if expected is None else [expected])))
 
 
-def _apart(
-    group: Sequence[Scorable], right: Sequence[frozenset[Hashable]]
-) -> tuple[Scorable, Scorable]:
-    """The two with the shortest answers of those that none answer fits both, if there are any."""
-    first = dict(zip(reversed(right), reversed(group), strict=True))
+def _apart(told: Sequence[tuple[Scorable, frozenset[Any]]]) -> tuple[Scorable, Scorable]:
+    """Of questions with their right answers, the two with the shortest that no one answer fits, if
+    there are any."""
+    first = {right: question for question, right in reversed(told)}
     shortest = sorted(first.items(), key=lambda each: len(each[1].expected))
     apart = (pair for pair in combinations(shortest, 2) if pair[0][0].isdisjoint(pair[1][0]))
     (_, one), (_, other) = next(apart, shortest[:2])
@@ -192,22 +212,20 @@ def ceilings_of_rows(
 ) -> dict[tuple[str, int], dict[Measure, Ceiling]]:
     """The ceilings of the final model's scores in rows of one run, by protocol and T.
 
-    `reading` is called only where answers contradict each other as they are written. Where it
-    gives None, as without a tokenizer, they are taken as written, and teacher-forced ceilings of
-    such a T are left out.
+    Where `reading` gives None, as without a tokenizer, answers are taken as written, and where they
+    contradict each other the teacher-forced ceilings of that T are left out.
     """
     asked: defaultdict[tuple[str, int], list[Scorable]] = defaultdict(list)
     for row in rows:
         if row.when == "final" and row.metric not in ASIDE:
             asked[row.protocol, row.t].append(row)
-    found = {}
+    found, read = {}, reading() if asked else None
     for (protocol, t), own in asked.items():
-        first = ceilings(own)
-        if not any(each.clash for each in first.values()):
-            found[protocol, t] = first
-        elif read := reading():
+        if read is not None:
             found[protocol, t] = ceilings(own, protocol=protocol, reading=read)
-        elif protocol == "free":
+            continue
+        first = ceilings(own)
+        if protocol == "free" or not any(each.clash for each in first.values()):
             found[protocol, t] = first
     return found
 
@@ -220,6 +238,9 @@ def pooled(found: Iterable[Mapping[Measure, Ceiling]], measure: Measure) -> Ceil
     n = sum(each.n for each in own)
     best = sum((each.n * Fraction(each.share) for each in own), Fraction())
     clash = next((each.clash for each in own if each.clash), None)
-    excluded, clashing = (sum(getattr(each, name) for each in own)
-                          for name in ("n_excluded", "n_clashing"))  # fmt: skip
-    return Ceiling(best / n, n, excluded, clashing, clash)
+    unsaid = next((each.unsaid for each in own if each.unsaid), None)
+    excluded, clashing, n_unsaid = (
+        sum(getattr(each, name) for each in own)
+        for name in ("n_excluded", "n_clashing", "n_unsaid")
+    )
+    return Ceiling(best / n, n, excluded, clashing, clash, n_unsaid, unsaid)
