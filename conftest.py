@@ -37,8 +37,8 @@ from properties.report import (
     rulings_of,
 )
 from properties.row_files import RowFiles
-from properties.settings import Settings, verdicts_beside
-from wise.measures.verdicts import THRESHOLDS, write_rulings
+from properties.settings import Settings
+from wise.measures.verdicts import THRESHOLDS, verdicts_beside, write_rulings
 
 if TYPE_CHECKING:
     from properties.bench import Bench

@@ -28,7 +28,7 @@ from wise.measures.rows import REPORTED
 from wise.measures.text import by_number
 from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 
-__all__ = ["DEFAULT_EDITS", "Settings", "of_look", "verdicts_beside"]
+__all__ = ["DEFAULT_EDITS", "Settings", "of_look"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_EDITS = 100
@@ -199,11 +199,6 @@ class Settings:
 
         wanted = self.checkpoints or checkpoints_of(n_edits)
         return tuple(sorted({*wanted, n_edits}))
-
-
-def verdicts_beside(rows: Path) -> Path:
-    """The file of verdicts on the rows in `rows`."""
-    return rows.with_name(f"{rows.stem}.verdicts.jsonl")
 
 
 def of_look(rows: Path, look: int) -> Path:

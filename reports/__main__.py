@@ -82,10 +82,13 @@ _write = partial(_option, "--write", type=_file(), callback=_in_a_folder)
 @_option("--compare", nargs=2, type=_FILE, metavar="A B", help="two files of rows, item by item")
 @_option("--threshold", multiple=True, metavar="METRIC=VALUE",
          help="what a metric must reach; repeatable")  # fmt: skip
-@_confidence
-@_option("--looks", "max_looks", default=MAX_LOOKS, type=click.IntRange(1),
-         help="number of looks (interim analyses) that share the error")  # fmt: skip
-@_option("--verdicts", type=_FILE, multiple=True, help="verdicts of the suite, as JSON lines")
+@_option("--confidence", type=click.FloatRange(0.5, 1, max_open=True),
+         help="of intervals and verdicts  [default: the run's, or 0.95]")  # fmt: skip
+@_option("--looks", "max_looks", type=click.IntRange(1),
+         help="number of looks (interim analyses) that share the error  [default: the run's, or "
+         f"{MAX_LOOKS}]")  # fmt: skip
+@_option("--verdicts", type=_FILE, multiple=True,
+         help="verdicts of the suite, as JSON lines  [default: those beside the rows]")  # fmt: skip
 @_option("--checks", type=_FILE, multiple=True, help="outcomes of checks, as JSON lines")
 @_option("--sweep", "sweeps", type=_FILE, multiple=True,
          help="rows of one editor, shown by its options and not judged; repeatable")  # fmt: skip

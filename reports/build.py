@@ -17,7 +17,7 @@ from reports.sections.section import Section
 from reports.sections.study_section import of_effects, of_r2, of_study
 from reports.tables import attainable
 from wise.measures.ceilings import TextReading
-from wise.measures.verdicts import MAX_LOOKS, THRESHOLDS, read_rulings
+from wise.measures.verdicts import read_rulings, terms_of, verdicts_beside
 
 __all__ = ["build_page"]
 
@@ -30,8 +30,8 @@ def build_page(
     *,
     compare: tuple[Path, Path] | None = None,
     thresholds: Sequence[str] | Mapping[str, float] = (),
-    confidence: float = 0.95,
-    max_looks: int = MAX_LOOKS,
+    confidence: float | None = None,
+    max_looks: int | None = None,
     verdicts: Sequence[Path] = (),
     checks: Sequence[Path | CheckRecord] = (),
     sweeps: Sequence[Path] = (),
@@ -47,17 +47,23 @@ def build_page(
 ) -> Path:
     """Write the page of `rows` and of the other files into `out`; returns its path.
 
-    `verdicts` are those of the suite, shown as they are; all other rates are judged with the error
-    of one look of `max_looks`.
-    `thresholds` replace the defaults if they are a mapping; texts METRIC=VALUE change some of them.
+    `verdicts` are those of the suite, and without any those beside the rows; they are shown as they
+    are. All other rates are judged with the error of one look of `max_looks`. What is not given of
+    that, `confidence` and `thresholds` is as in these verdicts, else the default; `thresholds`
+    replace all if they are a mapping, and texts METRIC=VALUE change some.
     `sweeps` are rows of one editor with different options, shown by option and not judged; `notes`
     are shown beside the verdicts, and `command`, the call that made the rows, at the end. `reading`
     tells how the models' tokenizer reads text, for the ceilings of scores; without, answers are
     taken as written.
     Raises ValueError for a file or an option that cannot be used.
     """
+    files = verdicts or [each for each in map(verdicts_beside, rows) if each.is_file()]
+    rulings = [ruling for path in files for ruling in read_rulings(path)]
+    terms = terms_of(rulings)
+    confidence = terms.confidence if confidence is None else confidence
+    max_looks = terms.max_looks if max_looks is None else max_looks
     if not isinstance(thresholds, Mapping):
-        thresholds = {**THRESHOLDS, **dict(map(_threshold, thresholds))}
+        thresholds = {**terms.thresholds, **dict(map(_threshold, thresholds))}
     told = [read_checks(each) if isinstance(each, Path) else [each] for each in checks]
     items = read_items(list(dict.fromkeys([*rows, *(compare or ())])))
 
@@ -85,7 +91,7 @@ def build_page(
     return write_page(
         out, items, all_sections(), reached=reached, more=[swept] if sweeps else [],
         thresholds=thresholds, confidence=confidence, max_looks=max_looks,
-        rulings=[ruling for path in verdicts for ruling in read_rulings(path)],
+        rulings=rulings,
         checks=[check for of_file in told for check in of_file], settings=settings, notes=notes,
         command=command,
     )  # fmt: skip

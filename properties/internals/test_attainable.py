@@ -9,9 +9,10 @@ import pytest
 
 from properties.attainable import check_thresholds, fault_lines
 from properties.internals.known_world import world
+from properties.internals.measured import run_rows, write_rows
 from properties.meta.called import run_pytest
 from properties.meta.test_options import settings_of
-from properties.report import facts_lines
+from properties.report import editor_lines, facts_lines
 from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import write_jsonl
 from wise.measures.ceilings import AS_WRITTEN
@@ -120,6 +121,21 @@ def test_the_header_tells_what_only_a_tokenizer_shows(tmp_path: Path) -> None:
     assert told == (
         "of T=2: 1 of 5 prompts, paraphrases and probes holds a special token of the tokenizer"
     )
+
+
+def test_a_run_on_a_file_says_where_all_can_be_reached(clashing: Path, tmp_path: Path) -> None:
+    def lines(*words: str) -> list[str]:
+        [(_, told)] = editor_lines(settings_of("--model=gpt2", *words), path, "none", [])
+        return [line for line in told if "most that any editor can reach" in line]
+
+    path = write_rows(tmp_path / "rows.jsonl", run_rows())
+    said = "The most that any editor can reach on this file: 1.00 of every score."
+    assert lines(f"--dataset=jsonl:{clashing}") == [said]
+    assert lines() == []
+    alike = [replace(row, prompt="Q", expected=f"answer {n}") if row.metric == "generalization"
+             else row for n, row in enumerate(run_rows())]  # fmt: skip
+    write_rows(path, alike)
+    assert said not in lines(f"--dataset=jsonl:{clashing}")
 
 
 def test_what_an_embedded_model_never_learnt_is_told_of_other_facts_alone(

@@ -13,6 +13,16 @@ from click.testing import CliRunner
 from properties.internals.measured import RUN, run_rows, write_rows
 from reports.__main__ import main
 from reports.check_table import CheckRecord, read_checks, write_checks
+from wise.measures.verdicts import (
+    MAX_LOOKS,
+    THRESHOLDS,
+    Ruling,
+    Terms,
+    judge_mean,
+    terms_of,
+    verdicts_beside,
+    write_rulings,
+)
 
 pytestmark = pytest.mark.internals
 
@@ -71,6 +81,31 @@ def test_a_threshold_changes_the_verdict(rows: Path, tmp_path: Path) -> None:
     run("page", rows, "--out", tmp_path / "out", "--threshold", "reliability=.3")
     text = (tmp_path / "out" / "verdicts.csv").read_text(encoding="utf-8")
     assert "reliability,,pass,0.9," in text
+
+
+def test_a_page_of_rows_judges_as_their_run_did(rows: Path, tmp_path: Path) -> None:
+    last = max(row.t for row in run_rows() if row.when == "final")
+    own = {"confidence": 0.9, "n_looks": 1, "max_looks": 1}
+    verdict = judge_mean(0.9, 10, 0.5, n=10, **own)
+    write_rulings(verdicts_beside(rows), [Ruling(RUN, "free", last, "reliability", verdict)])
+    run("page", rows, "--out", tmp_path / "own")
+    run("page", rows, "--out", tmp_path / "asked", "--looks", "1", "--confidence", ".9",
+        "--threshold", "reliability=.5", "--verdicts", verdicts_beside(rows))  # fmt: skip
+    own_page, asked = ((tmp_path / name / "verdicts.csv").read_text(encoding="utf-8")
+                       for name in ("own", "asked"))  # fmt: skip
+    assert own_page == asked
+    verdicts_beside(rows).unlink()
+    run("page", rows, "--out", tmp_path / "alone")
+    assert (tmp_path / "alone" / "verdicts.csv").read_text(encoding="utf-8") != asked
+
+
+def test_terms_that_runs_do_not_share_are_the_defaults() -> None:
+    verdicts = [judge_mean(0.9, 10, threshold, n=10, confidence=confidence, max_looks=looks)
+                for threshold, confidence, looks in ((0.5, 0.9, 1), (0.6, 0.9, 2))]  # fmt: skip
+    rulings = [Ruling(RUN, "free", 10, "reliability", each) for each in verdicts]
+    assert terms_of(rulings) == Terms(THRESHOLDS, 0.9, MAX_LOOKS)
+    assert terms_of(rulings[1:]) == Terms({**THRESHOLDS, "reliability": 0.6}, 0.9, 2)
+    assert terms_of([]) == Terms()
 
 
 def test_a_sweep_is_shown_by_its_options_and_not_judged(rows: Path, tmp_path: Path) -> None:

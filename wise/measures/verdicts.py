@@ -28,6 +28,7 @@ __all__ = [
     "Draw",
     "Ruling",
     "SharedDraws",
+    "Terms",
     "Verdict",
     "format_threshold",
     "judge",
@@ -35,6 +36,8 @@ __all__ = [
     "judge_mean",
     "n_to_decide",
     "read_rulings",
+    "terms_of",
+    "verdicts_beside",
     "write_rulings",
 ]
 
@@ -133,6 +136,35 @@ class Ruling(NamedTuple):
     t: int
     check: str
     verdict: Verdict
+
+
+class Terms(NamedTuple):
+    """On what terms means are judged: by which thresholds, at what confidence over all looks."""
+
+    thresholds: Mapping[str, float] = THRESHOLDS
+    confidence: float = 0.95
+    max_looks: int = MAX_LOOKS
+
+
+def terms_of(rulings: Iterable[Ruling]) -> Terms:
+    """The terms of these rulings; where they say nothing, or do not agree, the default."""
+    told = [(ruling.check, ruling.verdict) for ruling in rulings]
+    usual, thresholds = Terms(), dict(THRESHOLDS)
+    for name in thresholds:
+        own = {verdict.threshold for check, verdict in told if check == name}
+        thresholds[name] = own.pop() if len(own) == 1 else thresholds[name]
+    looks = {verdict.max_looks for _, verdict in told}
+    shares = {round(1 - (1 - verdict.confidence) * verdict.max_looks, 9) for _, verdict in told}
+    return Terms(
+        thresholds,
+        shares.pop() if len(shares) == 1 else usual.confidence,
+        looks.pop() if len(looks) == 1 else usual.max_looks,
+    )
+
+
+def verdicts_beside(rows: Path) -> Path:
+    """The file of verdicts on the rows in `rows`."""
+    return rows.with_name(f"{rows.stem}.verdicts.jsonl")
 
 
 def write_rulings(path: Path, rulings: Iterable[Ruling], *, resume: bool = False) -> None:
