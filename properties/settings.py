@@ -141,8 +141,10 @@ class Settings:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
 
     def refuse_missing_facts(self) -> None:
-        """Raise UsageError where --dataset has fewer edits than the run is to make."""
+        """Raise UsageError where --dataset has no edit, or fewer than the run is to make."""
         whole, _ = self.facts
+        if self.dataset and not whole.edits:
+            raise pytest.UsageError(f"--dataset={self.dataset}: {whole.name} has no edits")
         if self.dataset and (self.n_edits or 0) > len(whole.edits):
             raise pytest.UsageError(
                 f"--edits={self.n_edits}: {whole.name} has "

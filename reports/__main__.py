@@ -166,21 +166,15 @@ def league(
     from fixtures.scenes import of_dataset, world_scene
     from wise.editor import load_editor
     from wise.evaluation import league_table, league_text
-    from wise.evaluation.datasets import drawn, makes_probes
     from wise.evaluation.entries import best_options, entries_named
     from wise.evaluation.league import League, results_of, run_league, write_costs
-    from wise.evaluation.lint import lint as findings_of
-    from wise.evaluation.lint_text import brief_lines
 
     entries, left_out, n_edits = {}, tuple[str, ...](), edits or _N_EDITS
     try:
         if dataset is not None:
-            whole, left_out = _facts_of(dataset, skip_bad_records)
-            n_edits = edits or min(_N_EDITS, len(whole.edits))
-            first = drawn(whole, n_edits=n_edits, seed=0)
-            how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0"
-            for line in brief_lines(findings_of(first, made_probes=makes_probes(first)), how):
-                click.echo(f"{whole.name}, T={n_edits}, seed 0: {line}", err=True)
+            n_edits, left_out = _file_to_run(
+                dataset, models.split(","), edits, seeds, skip_bad_records
+            )
         for model in models.split(","):
             world = world_of(model_folder(model))
             if dataset is None:
@@ -295,13 +289,17 @@ def lint(
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
+    from wise.measures.text import by_number
 
     reading, spelling, protocols = AS_WRITTEN, None, ["free"]
     try:
         whole, notes, stops = _facts_to_lint(dataset, skip_bad_records)
         if edits is not None and edits > len(whole.edits):
-            stops.append(f"--edits={edits}: {whole.name} has {len(whole.edits):,}; a run stops")
+            held = by_number(len(whole.edits), "edit|edits")
+            stops.append(f"--edits={edits}: {whole.name} has {held}, and a run stops")
             edits = None
+        if not whole.edits:
+            stops.append(f"{whole.name} has no edits, and a run stops")
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
             from wise.evaluation.askable import askable, not_askable, spelling_of
@@ -349,6 +347,42 @@ def _facts_to_lint(
     except NothingLeftError as error:
         click.echo("\n".join(notes_lines(error.notes)))
         raise click.ClickException(f"{dataset}: no record can be read; {COUNTED}") from error
+
+
+def _file_to_run(
+    dataset: str, models: Sequence[str], edits: int | None, n_seeds: int, skip_bad_records: bool
+) -> tuple[int, tuple[str, ...]]:
+    """T of a league on a file, and what is left out of it; both, and its faults, are told here.
+
+    Raises ValueError naming a record that a model cannot be asked, unless these are skipped.
+    """
+    from fixtures.models import load_context_length, load_tokenizer
+    from wise.evaluation.askable import askable, not_askable
+    from wise.evaluation.datasets import drawn, makes_probes
+    from wise.evaluation.lint import lint as findings_of
+    from wise.evaluation.lint_text import brief_lines
+
+    whole, left_out = _facts_of(dataset, skip_bad_records)
+    asked, told = [whole], list[str]()
+    for model in models:
+        tokenizer, most = load_tokenizer(model), load_context_length(model)
+        if skip_bad_records:
+            kept, too_long = askable(whole, tokenizer, most)
+            asked.append(kept)
+            told += [f"{not_askable(too_long, model, most)}; left out"] * bool(too_long)
+        for seed in () if skip_bad_records else range(n_seeds):
+            stream = drawn(whole, n_edits=edits or min(_N_EDITS, len(whole.edits)), seed=seed)
+            if why := _why_not_asked(dataset, stream, tokenizer, most):
+                raise ValueError(f"{model}: {why}")
+    for note in told:
+        click.echo(f"{whole.name}: {note}", err=True)
+    fewest = min(asked, key=lambda each: len(each.edits))
+    n_edits = edits or min(_N_EDITS, len(fewest.edits))
+    first = drawn(fewest, n_edits=n_edits, seed=0)
+    how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0"
+    for line in brief_lines(findings_of(first, made_probes=makes_probes(first)), how):
+        click.echo(f"{whole.name}, T={n_edits}, seed 0: {line}", err=True)
+    return n_edits, (*left_out, *told)
 
 
 def _why_not_asked(

@@ -437,7 +437,18 @@ def test_of_fewer_edits_than_asked_all_are_judged_and_the_command_ends_in_an_err
     result = CliRunner().invoke(main, ["lint", f"{tmp_path}/facts.jsonl", "--edits=20", "--seed=0"])
     assert result.exit_code == 1
     assert "the most that any editor can reach after 13 edits:" in result.output
-    assert result.output.endswith("Error: --edits=20: jsonl:facts.jsonl has 13; a run stops\n")
+    said = "Error: --edits=20: jsonl:facts.jsonl has 13 edits, and a run stops\n"
+    assert result.output.endswith(said)
+
+
+@pytest.mark.parametrize("more", [[], ["--model=gpt2"]])
+def test_a_file_without_edits_is_told_as_such(more: list[str], tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_text('{"probes": []}')
+    result = CliRunner().invoke(main, ["lint", f"{tmp_path}/facts.jsonl", *more])
+    assert result.output == (
+        "jsonl:facts.jsonl: no edits and no probes\n\nfaults: none\n"
+        "Error: jsonl:facts.jsonl has no edits, and a run stops\n"
+    )
 
 
 def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Path) -> None:

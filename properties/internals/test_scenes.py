@@ -123,10 +123,11 @@ def test_a_league_of_a_folder_and_a_file_ends_in_its_table(
 
 
 def test_a_league_says_once_which_records_it_skipped_and_on_its_page(
-    folder: str, facts: str, tmp_path: Path
+    folder: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "some.jsonl"
-    shutil.copy(facts.partition(":")[2], path)
+    names = ("Al", "Bo", "Cy", "Di", "Ed", "Fa")
+    write_jsonl(EditStream(tuple(Edit(f"{name} is", "Rome", name) for name in names)), path)
     with path.open("a") as file:
         file.write('{"prompt": "Who?"}\n')
     words = ["league", "--editors=none", f"--models={folder}", f"--dataset={path}",
@@ -236,6 +237,28 @@ def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
     output = " ".join(said.output.split())
     assert f"{told}; left out" in output
     assert "Error: a run stops at" in output
+
+
+def test_a_league_leaves_out_what_a_model_cannot_be_asked_on_demand(
+    folder: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.jsonl"
+    edits = [Edit(f"{name} is", "Rome", name, id=name) for name in ("Al", "Bo", "Cy")]
+    write_jsonl(EditStream((*edits, Edit("Di is", "Rome " * 70, "Di", id="long"))), path)
+    words = ["league", "--editors=none", f"--models={folder}", f"--dataset={path}",
+             "--options=tuned", "--seeds=1", "--jobs=1"]  # fmt: skip
+    words.append(f"--out={tmp_path / 'league'}")
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 1
+    assert f"a run stops at {path}, line 4, record 3: edit 'long': target 'Rome" in refused.output
+    assert not (tmp_path / "league").exists()
+    found = CliRunner().invoke(main, [*words, "--skip-bad-records"])
+    assert found.exit_code == 0, found.output
+    page = (tmp_path / "league" / "league.md").read_text()
+    assert "1 edit that is too long for" in page
+    assert "1 edit that is too long for" in found.output
+    (rows,) = (tmp_path / "league").glob("*.jsonl")
+    assert max(row.t for row in read_rows(rows)) == 3
 
 
 def test_a_league_of_more_edits_than_its_file_has_is_refused(facts: str, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def n_new_tokens(
         if probe.kind == "portability":
             owners.setdefault(probe.answer, (probe.edit_id, "answer"))
     lengths = {text: answer_length(tokenizer, text) for text in sorted(owners)}
-    longest = max(lengths, key=lengths.__getitem__)
-    n_new = max(_LEAST_TOKENS, lengths[longest] + EXTRA_TOKENS)
+    longest = max(lengths, key=lengths.__getitem__, default="")
+    n_new = max(_LEAST_TOKENS, lengths.get(longest, 0) + EXTRA_TOKENS)
     if max_length is not None and n_new >= max_length:
         edit_id, what = owners[longest]
         raise UnaskableError(
@@ -70,6 +70,8 @@ def check_askable(
     """Raise UnaskableError for an answer that is no text, and a prompt that leaves it no room."""
     n_new = n_new_tokens(tokenizer, stream, max_length)
     asked = final_questions(stream)
+    if not asked:
+        return
     for question in asked:
         if question.expected and (why := _why_not_taught(tokenizer, question.expected)):
             raise UnaskableError(question.edit_id, f"answer {question.expected[:_SHOWN]!r} {why}")

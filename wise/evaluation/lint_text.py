@@ -47,7 +47,8 @@ def lint_text(
     lines += ["", *_findings("faults", [each for each in findings if each.is_fault], width)]
     if rest := [each for each in findings if not each.is_fault]:
         lines += ["", *_findings("notes", rest, width)]
-    lines += ["", *_ceilings(len(stream.edits), ceilings, width)]
+    if any(ceilings.values()):
+        lines += ["", *_ceilings(len(stream.edits), ceilings, width)]
     return "\n".join(map(visible, lines))
 
 
@@ -63,7 +64,7 @@ def _contents(stream: EditStream) -> str:
     counts = [(len(stream.edits), "edit|edits"), (n_paraphrases, "paraphrase|paraphrases")]
     counts += [(kinds[kind], f"{kind} probe|probes") for kind in PROBE_KINDS]
     counts += [(stream.n_aliases, "alias|aliases")]
-    return ", ".join(by_number(n, what) for n, what in counts if n)
+    return ", ".join(by_number(n, what) for n, what in counts if n) or "no edits and no probes"
 
 
 def _findings(title: str, findings: Sequence[StreamFinding], width: int) -> Iterator[str]:
