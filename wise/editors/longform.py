@@ -90,6 +90,19 @@ class Lesson:
     own: Bool[Tensor, "B T"]
     outputs: Float[Tensor, "n D"]
 
+    def in_float32(self) -> Lesson:
+        return replace(self, arguments=_in_float32(self.arguments), outputs=self.outputs.float())
+
+
+def _in_float32(arguments: Any) -> Any:
+    """Arguments of a block, also within tuples and dicts, with all real numbers in float32."""
+    if isinstance(arguments, Mapping):
+        return {name: _in_float32(each) for name, each in arguments.items()}
+    if isinstance(arguments, tuple):
+        return tuple(map(_in_float32, arguments))
+    is_real = isinstance(arguments, Tensor) and arguments.is_floating_point()
+    return arguments.float() if is_real else arguments
+
 
 def mean_error(block: nn.Module, lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
     """The mean squared error of a block's outputs at all own tokens of the lessons, in float32."""
@@ -180,15 +193,19 @@ class UnKE(ValueEditorBase[UnKEConfig, Retrained]):
     def _retrained(
         self, weights: Mapping[str, Tensor], terms: Sequence[Sequence[Lesson]]
     ) -> dict[str, Tensor]:
-        """The parameters after AdamW on the sum of the terms' mean errors."""
+        """The parameters after AdamW on the sum of the terms' mean errors.
+
+        The block runs in float32: gradients of small errors are 0 in half precision.
+        """
         config = self.config
+        terms = [[lesson.in_float32() for lesson in term] for term in terms]
         unit = weight_scale(self.lm, self.layers) if config.units == "model" else 1.0
         learned = {name: w.clone().requires_grad_() for name, w in weights.items()}
         optimizer = torch.optim.AdamW(
             [*learned.values()], lr=config.block_lr * unit, weight_decay=config.block_decay
         )
         for step in range(config.n_epochs):
-            with self._put(learned), torch.enable_grad():
+            with hooks.reparametrized(self._block, learned), torch.enable_grad():
                 loss = torch.stack([mean_error(self._block, term) for term in terms]).sum()
             if not bool(loss.isfinite()):
                 raise ValueError(
