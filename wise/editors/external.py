@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from wise.editors.base import ErasableBase, edits_of, factory, floats, live
 from wise.editors.gated import threshold_among
-from wise.editors.incontext import ContextBase, ContextConfig
+from wise.editors.incontext import ContextConfig, ErasableContextBase
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.routing_inputs import unlike_prompts
 from wise.edits import Edit
@@ -301,7 +301,7 @@ class _Triples:
         return found
 
 
-class MemLLMLite(ContextBase[MemLLMConfig, _Triples]):
+class MemLLMLite(ErasableContextBase[MemLLMConfig, _Triples]):
     """Tells a prompt the edit of its subject and relation, and is the unedited model without one.
 
     It is Generates, Routed, Retrieves, Persistent and Erasable. The subject is the longest one of

@@ -24,8 +24,9 @@ from wise.edits import Background, Edit
 from wise.seeds import seeded
 
 __all__ = [
-    "PRESETS", "ContextBase", "ContextConfig", "InContext", "InContextConfig", "Retrieval",
-    "Retriever", "demonstrations", "make_ike", "make_retrieval", "statement",
+    "PRESETS", "ContextBase", "ContextConfig", "ErasableContextBase", "InContext",
+    "InContextConfig", "Retrieval", "Retriever", "demonstrations", "make_ike", "make_retrieval",
+    "statement",
 ]  # fmt: skip
 
 
@@ -85,8 +86,8 @@ class _Store:
         return Retriever([edit.prompt for edit in self.edits])
 
 
-class ContextBase(PrefixedBase[C, S], ErasableBase[C, S]):
-    """An editor that puts edits before the prompt as text; it is Erasable."""
+class ContextBase(PrefixedBase[C, S]):
+    """An editor that puts edits before the prompt as text."""
 
     @property
     def n_bytes(self) -> int:
@@ -127,7 +128,7 @@ class ContextBase(PrefixedBase[C, S], ErasableBase[C, S]):
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
+    def _require_told(self, edits: Sequence[Edit]) -> None:
         """Raises ValueError for an edit that does not fit before its own prompt and answer."""
         for edit in edits:
             batch = self._encoded([edit])
@@ -141,6 +142,13 @@ class ContextBase(PrefixedBase[C, S], ErasableBase[C, S]):
             logits = self._bare.logits(batch.input_ids, batch.attention_mask)
             if not logits[batch.attention_mask.bool()].isfinite().all():
                 raise ValueError(f"the model's logits of {edit.prompt!r} are not finite")
+
+
+class ErasableContextBase(ContextBase[C, S], ErasableBase[C, S]):
+    """An editor in context whose state follows from the edits in force; it is Erasable."""
+
+    def _after(self, state: S, edits: tuple[Edit, ...]) -> S:
+        self._require_told(edits)
         return self._of(live(state.edits, edits), state)
 
     def _without(self, state: S, prompts: frozenset[str]) -> S:
@@ -151,7 +159,7 @@ class ContextBase(PrefixedBase[C, S], ErasableBase[C, S]):
         """The state of these edits, with what `state` already has of them."""
 
 
-class InContext(ContextBase[InContextConfig, _Store]):
+class InContext(ErasableContextBase[InContextConfig, _Store]):
     """Shows the newest edits, behind demonstrations."""
 
     empty = _Store()

@@ -23,7 +23,7 @@ from torch import Tensor, nn, where
 from wise.editors.base import edits_of, factory, floats, live
 from wise.editors.gated import Read, SubstitutingBase
 from wise.editors.grace import nearest
-from wise.editors.incontext import ContextBase, ContextConfig
+from wise.editors.incontext import ContextConfig, ErasableContextBase
 from wise.editors.memoir import mean_of
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import select
@@ -83,7 +83,7 @@ class _Memory:
     classifier: Float[Tensor, "D k"] | None = None
 
 
-class SERAC(ContextBase[SERACConfig, _Memory]):
+class SERAC(ErasableContextBase[SERACConfig, _Memory]):
     """Tells a prompt the edit in whose scope it is, and is the unedited model out of every scope.
 
     It is Generates, Routed, Retrieves, Growing, Persistent and Erasable. The scope is decided once,
