@@ -62,6 +62,7 @@ BUILT_IN: Mapping[str, str] = {
     "memllm-lite": "wise.editors.external:make_memllm",
     "memit": "wise.editors.key_value.memit:make",
     "memoir": "wise.editors.memoir:make",
+    "memoria-lite": "wise.editors.memoria:make",
     "memoryllm-lite": "wise.editors.pool:make",
     "mend": "wise.editors.mend:make",
     "none": "wise.editors.corners:make_unedited",

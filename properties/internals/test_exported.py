@@ -22,7 +22,7 @@ pytestmark = pytest.mark.internals
 
 WITH_STATE = (
     "grace", "grace everywhere", "horen", "memoir", "defer", "ike", "retrieval", "serac",
-    "spalm-lite", "memllm-lite", "memoryllm-lite", "melo", "elder",
+    "spalm-lite", "memllm-lite", "memoria-lite", "memoryllm-lite", "melo", "elder",
 )  # fmt: skip
 PLAIN = [kind for kind in KINDS if kind not in WITH_STATE]
 

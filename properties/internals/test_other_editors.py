@@ -42,7 +42,9 @@ UNRAISED = {
     ("ke", "gemma2"): "behind a soft cap, a gradient may be far below those it is scaled for",
     ("defer", "phi3"): "inputs of W_v are so large that a first step shuts the gate for good",
 }
-WITH_TENSORS = (*LEARNING, "serac", "spalm-lite", "memllm-lite", "memoryllm-lite")
+WITH_TENSORS = (
+    *LEARNING, "serac", "spalm-lite", "memllm-lite", "memoria-lite", "memoryllm-lite",
+)  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # Conv1D; rows and tokens flattened; a norm between W_v and the stream.
 three_architectures = pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])

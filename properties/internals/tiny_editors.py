@@ -93,11 +93,13 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "elder": ("elder", _MIXTURE),
     "spalm-lite": ("spalm-lite", {}),
     "memllm-lite": ("memllm-lite", dict(reserve=6)),
+    "memoria-lite": ("memoria-lite", dict(reserve=6, n_reminded=2, n_short=2)),
     "memoryllm-lite": ("memoryllm-lite", dict(reserve=6, n_slots=12, n_newest=5)),
 }
 KEY_VALUE = ("rome", "memit", "alphaedit")
 _RECORDS = (  # they learn nothing by steps
-    "ike", "retrieval", "serac", "spalm-lite", "memllm-lite", "memoryllm-lite",
+    "ike", "retrieval", "serac", "spalm-lite", "memllm-lite", "memoria-lite",
+    "memoryllm-lite",
 )  # fmt: skip
 LEARNING = tuple(kind for kind in KINDS if kind not in _RECORDS)
 

@@ -21,7 +21,7 @@ Which = Literal["both", "released", "tuned"]
 GROUPS = ("online", "trained", "context", "mass", "corner")
 
 _TRAINED = ("ke", "mend", "serac")  # on the background, before the first edit
-_IN_CONTEXT = ("ike", "memllm-lite", "memoryllm-lite", "retrieval")
+_IN_CONTEXT = ("ike", "memllm-lite", "memoria-lite", "memoryllm-lite", "retrieval")
 # Mass edits: beside the online editor, or instead of it where the method has no online use.
 _ALSO_MASS = ("emmet", "memit", "ultraedit")
 _ONLY_MASS = ("locft-bf",)
