@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Int
@@ -110,13 +111,15 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> TextReading:
         labels = encode(tokenizer, [prompt], [answer], append_eos=False).labels
         return labels[labels != IGNORED].tolist()
 
-    return TextReading(
-        prompt=lambda prompt: tuple(prompt_tokens(tokenizer, [prompt])[0]),
-        answer=lambda answer: (
-            None if why_no_answer(tokenizer, answer) else canonical(tokenizer, answer)
-        ),
-        tokens=tokens,
-    )
+    @cache
+    def answer(text: str) -> str | None:
+        return None if why_no_answer(tokenizer, text) else canonical(tokenizer, text)
+
+    @cache
+    def prompt(text: str) -> tuple[int, ...]:
+        return tuple(prompt_tokens(tokenizer, [text])[0])
+
+    return TextReading(prompt, answer, tokens)
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
