@@ -13,7 +13,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +21,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from fixtures.models import FAMILIES, load_reading
+from fixtures.models import FAMILIES
 from properties.attainable import fault_lines
 from properties.meta.import_rules import loads_torch
 from properties.profiles import register_profiles
@@ -34,6 +33,7 @@ from properties.report import (
     facts_lines,
     header_lines,
     in_order,
+    reading_of_facts,
     rulings_of,
 )
 from properties.row_files import RowFiles
@@ -288,7 +288,7 @@ def _write_page(
             rows, out, thresholds=thresholds, confidence=settings.confidence,
             max_looks=settings.max_looks, verdicts=list(map(verdicts_beside, rows)),
             checks=[CheckRecord(**record) for record in records], notes=notes,
-            command=_again(arguments), reading=partial(load_reading, settings.model),
+            command=_again(arguments), reading=reading_of_facts(settings),
         )  # fmt: skip
     except ValueError as error:
         return f"no page: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from operator import itemgetter
@@ -16,7 +16,7 @@ from fixtures.models import load_reading
 from properties.attainable import fault_lines
 from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
-from wise.measures.ceilings import ceilings_of_rows
+from wise.measures.ceilings import TextReading, ceilings_of_rows
 from wise.measures.estimates import estimates_of_runs
 from wise.measures.quantities import told_of
 from wise.measures.rows import Row, read_rows
@@ -26,7 +26,7 @@ from wise.measures.text import by_number
 from wise.measures.verdicts import Ruling, Verdict
 
 __all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
-           "rulings_of"]  # fmt: skip
+           "reading_of_facts", "rulings_of"]  # fmt: skip
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
 _PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
@@ -79,7 +79,7 @@ def editor_lines(
 
 def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     found = estimates_of_runs(rows, confidence=settings.confidence)
-    at_most = ceilings_of_rows(rows, partial(load_reading, settings.model))
+    at_most = ceilings_of_rows(rows, reading_of_facts(settings))
     yield from table_text(found, at_most).splitlines()
     yield _interval_line(settings)
     shares = {each.share for of_t in at_most.values() for each in of_t.values() if each.n}
@@ -92,6 +92,11 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
         yield from told.lines
     first = rows[0]
     yield f"Stream {first.stream}, sha256 {first.stream_sha256[:16]}, seed {first.seed}"
+
+
+def reading_of_facts(settings: Settings) -> Callable[[], TextReading | None]:
+    """How the model's tokenizer reads a dataset; facts of a world do not contradict each other."""
+    return partial(load_reading, settings.model) if settings.dataset else lambda: None
 
 
 def _interval_line(settings: Settings) -> str:

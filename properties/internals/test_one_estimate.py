@@ -44,7 +44,7 @@ pytestmark = pytest.mark.internals
 
 SEEDS = [RUN._replace(seed=seed, stream=f"world-0/evaluation-{seed}") for seed in range(MAX_LOOKS)]
 SETTINGS: Any = SimpleNamespace(
-    confidence=0.95, max_looks=1, model="llama", protocols=("free",), editor_name=str
+    confidence=0.95, max_looks=1, model="llama", protocols=("free",), editor_name=str, dataset=""
 )
 OUTCOMES = {"pass": "passed", "fail": "failed", "inconclusive": "skipped"}  # in words of pytest
 shown = re.compile(r"[01<>]?\.\d+ \[\S+, \S+\]")
