@@ -181,6 +181,7 @@ SPACES: Mapping[str, Mapping[str, Range]] = {
     "memllm-lite": {"missed": _log(0.01, 0.001, 0.5), "style": _one_of("plain", "ike")},
     "memoria-lite": {
         "n_reminded": _whole(4, 1, 16), "n_short": _whole(8, 1, 32),
+        "false_positives": _log(0.05, 0.001, 0.5),
         "style": _one_of("plain", "ike"),
     },
     "memoryllm-lite": {"n_slots": _whole(64, 16, 128), "n_newest": _whole(8, 1, 16)},

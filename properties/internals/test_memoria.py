@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -11,15 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from properties.internals.tiny_editors import EDITS, asked, logits_of, make
+from fixtures.tiny import tiny_tokenizer
+from properties.internals.tiny_editors import EDITS, TEXTS, asked, logits_of, make, tiny
 from properties.internals.tiny_wise import is_same
-from wise.editor import Erasable, Growing, Layered, Retrieves, Routed
+from wise.editor import Erasable, Growing, Layered, Retrieves, Routed, load_editor
 from wise.editors.memoria import PRESETS, MemoriaConfig, fired, lasts, reminded
-from wise.edits import Edit
+from wise.edits import Background, Edit
+from wise.lm.tokens import encode
 
 pytestmark = pytest.mark.internals
 
 
+NAMES = ("Ada Lorn", "Bo Rask", "Cleo Vane", "Dov Hale", "Eve Moss", "Finn Oak")
+PEOPLE = Background((), tuple(Edit(f"{name} lives in", "Oslo", subject=name) for name in NAMES))
 SHORT = (EDITS[3], Edit("Bo is in", "Rome"))
 
 
@@ -53,7 +58,9 @@ def test_old_engrams_are_found_as_the_likeliest_partners(
     depth: int, n_most: int, expected: list[int]
 ) -> None:
     distances = [0.1, 0.6, 0.2, 0.9, 0.5, 0.7]
-    assert reminded(distances, COUNTS, n_short=2, depth=depth, n_most=n_most) == expected
+    assert (
+        reminded(distances, COUNTS, within=9.0, n_short=2, depth=depth, n_most=n_most) == expected
+    )
 
 
 @given(st.data())
@@ -64,11 +71,12 @@ def test_what_is_reminded_is_the_nearest_of_what_is_found(data: st.DataObject) -
     half = data.draw(st.lists(st.lists(numbers, min_size=E, max_size=E), min_size=E, max_size=E))
     counts = [[half[min(i, j)][max(i, j)] + 9 * (i == j) for j in range(E)] for i in range(E)]
     n_short, n_most = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    found = reminded(distances, counts, n_short=n_short, depth=3, n_most=n_most)
+    within = data.draw(st.integers(0, 4))
+    found = reminded(distances, counts, within=within, n_short=n_short, depth=3, n_most=n_most)
     assert len(set(found)) == len(found) <= min(n_most, E)
     assert found == sorted(found, key=lambda n: (distances[n], -n))
     assert all(any(counts[n][j] for j in range(E) if j != n) for n in found if n < E - n_short)
-    assert not E or found
+    assert bool(found) == any(each < within for each in distances[-n_short:])
 
 
 def test_what_fires_shares_the_gain_and_becomes_partners() -> None:
@@ -134,7 +142,7 @@ def test_a_question_ages_nothing_and_fires_nothing() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_prompt_is_told_what_it_reminds_of_the_nearest_last(side: str) -> None:
-    editor = memoria(edits=SHORT, n_reminded=2)
+    editor = memoria(edits=SHORT, n_reminded=2, reach=4.0)
     for edit, other in (SHORT, SHORT[::-1]):
         told = f"{other.prompt} {other.target}. ", f"{edit.prompt} {edit.target}. "
         ids = [editor._ids(text) for text in (*told, edit.prompt)]
@@ -145,10 +153,39 @@ def test_a_prompt_is_told_what_it_reminds_of_the_nearest_last(side: str) -> None
         torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_prompt_out_of_reach_is_answered_by_the_model() -> None:
+    texts = [*(edit.prompt for edit in SHORT), "Why", "It rains. It"]
+    batch = asked(texts)
+    near = memoria(edits=SHORT, reach=1e-6)
+    activation = near.routing_activation(batch.input_ids, batch.attention_mask)
+    assert (activation > near.threshold).tolist() == [True, True, False, False]
+    same = (logits_of(near) == logits_of(near._bare)).flatten(1).all(-1)
+    assert same.tolist() == [text != SHORT[0].prompt for text in TEXTS]
+    assert memoria().threshold == math.inf
+
+
+def test_an_answer_reminds_of_nothing() -> None:
+    editor = memoria(edits=SHORT, n_reminded=1, reach=4.0)
+    batch = encode(tiny_tokenizer(), [SHORT[0].prompt], ["Bo is in"])
+    n = int(batch.prompt_mask.sum())
+    found = editor.logits(batch.input_ids, batch.attention_mask, batch.prompt_mask)[:, :n]
+    torch.testing.assert_close(found, logits_of(editor, asked([SHORT[0].prompt])))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_the_reach_is_as_far_as_so_many_prompts_of_others(share: float) -> None:
+    editor = tiny(load_editor("memoria-lite"), background=PEOPLE, false_positives=share)
+    batch = asked([edit.prompt for edit in PEOPLE.edits])
+    directions = editor._directions(batch.input_ids, batch.attention_mask)
+    apart = (directions[:, None] - directions).square().sum(-1) + 9 * torch.eye(len(directions))
+    below, within = (int((apart.amin(-1) < f * editor._reach).sum()) for f in (0.999, 1.001))
+    assert below <= share * len(directions) <= within
+
+
 def test_an_older_engram_is_told_as_a_partner_alone() -> None:
     prompt = asked([EDITS[0].prompt])
     shown = [
-        memoria(edits=EDITS[:2], n_short=1, depth=depth)._shown(
+        memoria(edits=EDITS[:2], n_short=1, depth=depth, reach=4.0)._shown(
             prompt.input_ids, prompt.attention_mask
         )[0]
         for depth in (0, 1)
@@ -169,13 +206,14 @@ def test_an_edit_made_again_is_a_new_engram() -> None:
     assert editor._state.counts.diagonal().tolist() == [2, 1]
 
 
-def test_memoria_has_no_scope_and_takes_nothing_back() -> None:
+def test_memoria_is_routed_and_takes_nothing_back() -> None:
     editor = memoria(edits=EDITS[:1])
-    for capability in (Erasable, Growing, Layered, Retrieves, Routed):
+    assert isinstance(editor, Routed)
+    for capability in (Erasable, Growing, Layered, Retrieves):
         assert not isinstance(editor, capability)
 
 
 def test_released_options_of_memoria_are_the_papers() -> None:
     config = MemoriaConfig()
     found = config.n_reminded, config.n_short, config.depth, config.life, config.gain
-    assert (found, PRESETS["released"]) == ((50, 400, 10, 9, 8.0), {})
+    assert (found, PRESETS["released"]) == ((50, 400, 10, 9, 8.0), dict(reach=4.0))

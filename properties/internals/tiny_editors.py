@@ -93,7 +93,7 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # kind -> built-in name,
     "elder": ("elder", _MIXTURE),
     "spalm-lite": ("spalm-lite", {}),
     "memllm-lite": ("memllm-lite", dict(reserve=6)),
-    "memoria-lite": ("memoria-lite", dict(reserve=6, n_reminded=2, n_short=2)),
+    "memoria-lite": ("memoria-lite", dict(reserve=6, n_reminded=2, n_short=2, reach=4.0)),
     "memoryllm-lite": ("memoryllm-lite", dict(reserve=6, n_slots=12, n_newest=5)),
 }
 KEY_VALUE = ("rome", "memit", "alphaedit")

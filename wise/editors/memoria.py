@@ -6,8 +6,10 @@ reminded of, by a cross-attention that it trains; the "-lite" says that this tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +18,10 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from wise.editors.base import edits_of, factory, floats
+from wise.editors.gated import threshold_among
 from wise.editors.incontext import ContextBase, ContextConfig
+from wise.editors.options import Share
+from wise.editors.routing_inputs import unlike_prompts
 from wise.edits import Edit
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen
@@ -24,6 +29,8 @@ from wise.lm.tail import head_inputs
 from wise.lm.tokens import Batch, encode
 
 __all__ = ["PRESETS", "MemoriaConfig", "MemoriaLite", "fired", "lasts", "make", "reminded"]
+
+_FARTHEST = 4.0  # the squared distance of opposite directions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,10 @@ class MemoriaConfig(ContextConfig):
     depth: how far partners' partners are followed (released: 10).
     life: edits until an engram is forgotten, if it never fires (released: 9).
     gain: further ones that firing gives to all engrams of one edit together (released: 8).
+    reach: the squared distance of directions below which a prompt reminds of a new engram
+        (released: always, as none is above 4). None = what `false_positives` of the background's
+        prompts have to another subject's. An edit reminds at any distance.
+    n_background: prompts of different subjects for the reach.
     capacity: engrams at most (released: any number); of all but the newest the one with the least
         life, of equal ones the oldest, is forgotten first.
     """
@@ -45,11 +56,14 @@ class MemoriaConfig(ContextConfig):
     depth: NonNegativeInt = 10
     life: PositiveInt = 9
     gain: NonNegativeFloat = 8.0
+    reach: NonNegativeFloat | None = None
+    false_positives: Share = 0.05
+    n_background: PositiveInt = 100
     capacity: PositiveInt = 1000
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "released": {},
+    "released": dict(reach=_FARTHEST),
     # An edit is one engram here, of which few live at once, and not one of many.
     "embedded": dict(n_reminded=4, n_short=8),
 }
@@ -69,7 +83,8 @@ class _Engrams:
 class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
     """Tells a prompt the edits that it reminds of; an edit of which none reminds is forgotten.
 
-    It is Generates and Persistent. It is not Erasable: an edit ages the others and joins them.
+    It is Generates, Routed and Persistent. It is not Erasable: an edit ages the others and joins
+    them. A prompt reminds by its own tokens, once, and not by an answer behind it.
 
     An engram is the mean, over a prompt, of the states that the head reads, as a direction. An edit
     fires those that its prompt reminds of: each lives longer by its share of `gain`, a softmax of
@@ -82,6 +97,22 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
     """
 
     empty = _Engrams()
+
+    @property
+    def threshold(self) -> float:
+        """What minus the squared distance must exceed; infinite before the first edit."""
+        return -self._reach if self.edits else math.inf
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """Minus the squared distance of each prompt to the nearest new engram; -4 before one."""
+        directions = self._state.directions
+        queries = self._directions(input_ids, attention_mask)
+        if directions is None:
+            return queries.new_full((len(queries),), -_FARTHEST)
+        return -_squared_distances(queries, directions[-self.config.n_short :]).amin(-1)
 
     def _after(self, state: _Engrams, edits: tuple[Edit, ...]) -> _Engrams:
         self._require_told(edits)
@@ -99,8 +130,8 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
             kept = torch.tensor(stays, device=new.device)
             directions, lives = state.directions[kept], state.lives[kept]
             counts = state.counts[kept][:, kept]
-        distances = (directions - new).square().sum(-1)
-        found = self._reminded(distances, counts)
+        distances = _squared_distances(new, directions)[0]
+        found = self._reminded(distances, counts, within=math.inf)
         lives, counts = fired(lives, counts, distances, found, gain=self.config.gain)
         lives = torch.cat([lives - 1, lives.new_full((1,), float(self.config.life))])
         directions = torch.cat([directions, new])
@@ -122,10 +153,31 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
             states = head_inputs(self.lm, Batch.of_prompts(input_ids, own)).float()  # B T D
         return nn.functional.normalize(states.masked_fill(~own[..., None], 0.0).sum(1), dim=-1)
 
-    def _reminded(self, distances: Float[Tensor, " E"], counts: Float[Tensor, "E E"]) -> list[int]:
+    @cached_property
+    def _reach(self) -> float:
+        """The reach of the options, or that of the background."""
+        config = self.config
+        if config.reach is not None:
+            return config.reach
+        prompts = unlike_prompts(
+            self.lm, self.tokenizer, self.background, config.n_background, seed=self.seed
+        )
+
+        def compute() -> dict[str, Tensor]:
+            batches = (encode(self.tokenizer, [text]).to(self.lm.device) for text in prompts)
+            found = [self._directions(each.input_ids, each.attention_mask) for each in batches]
+            return {"directions": torch.cat(found)}
+
+        found = self.kept.get("directions of mean states", prompts, compute)["directions"]
+        likeness = -_squared_distances(found, found)
+        return -threshold_among(likeness, false_positives=config.false_positives)
+
+    def _reminded(
+        self, distances: Float[Tensor, " E"], counts: Float[Tensor, "E E"], *, within: float
+    ) -> list[int]:
         config = self.config
         return reminded(
-            distances.tolist(), counts.tolist(),
+            distances.tolist(), counts.tolist(), within=within,
             n_short=config.n_short, depth=config.depth, n_most=config.n_reminded,
         )  # fmt: skip
 
@@ -134,8 +186,8 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
         if state.directions is None or state.counts is None:
             return [()] * len(input_ids)
         queries = self._directions(input_ids, prompt_mask)
-        distances = (queries[:, None] - state.directions).square().sum(-1)  # B E
-        found = [self._reminded(each, state.counts) for each in distances]
+        distances = _squared_distances(queries, state.directions)
+        found = [self._reminded(each, state.counts, within=self._reach) for each in distances]
         return [[state.edits[n] for n in reversed(numbers)] for numbers in found]
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Engrams:
@@ -153,22 +205,24 @@ def reminded(
     distances: Sequence[float],
     counts: Sequence[Sequence[float]],
     *,
+    within: float,
     n_short: int,
     depth: int,
     n_most: int,
 ) -> list[int]:
-    """The engrams, oldest first, that something at these squared distances reminds of.
+    """Of the engrams, oldest first, those that something at these squared distances reminds of.
 
-    The nearest `n_most` of the newest `n_short`; then, `depth` times, of each one found the older
-    engram that is its likeliest partner, P(j | i) = n_ij / n_i; and of all these the nearest
-    `n_most`, the nearest first. Of equal ones the newer comes first. Source: section 3.
+    Of the newest `n_short` the nearest `n_most` that are nearer than `within`; then, `depth` times,
+    of each one found the older engram that is its likeliest partner, P(j | i) = n_ij / n_i; and of
+    all these the nearest `n_most`, the nearest first. Of equal ones the newer comes first. Source:
+    section 3.
     """
     n_old = max(0, len(distances) - n_short)
 
     def nearest(some: Sequence[int]) -> list[int]:
         return sorted(some, key=lambda n: (distances[n], -n))[:n_most]
 
-    found = last = nearest(range(n_old, len(distances)))
+    found = last = nearest([n for n in range(n_old, len(distances)) if distances[n] < within])
     for _ in range(depth):
         partners = dict[int, None]()
         for i in last:
@@ -178,6 +232,12 @@ def reminded(
         last = [*partners]
         found = [*found, *last]
     return nearest(found)
+
+
+def _squared_distances(
+    queries: Float[Tensor, "B D"], directions: Float[Tensor, "E D"]
+) -> Float[Tensor, "B E"]:
+    return (queries[:, None] - directions).square().sum(-1)
 
 
 def fired(
