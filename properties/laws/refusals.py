@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, needs, remade, require, require_error
 from properties.snapshots import require_same, snapshot
+from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Layered, takes
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
@@ -145,21 +146,27 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
     """An error from inside the model changes nothing, neither early in a turn nor where it ends.
 
     The turn gives an edit in force another target and makes a new one. Afterwards the next edit is
-    written, and a reset done, as if that turn had never begun.
+    written, and a reset done, as if that turn had never begun. Nor does it change the tokenizer or
+    the process, such as for the length of a turn alone.
     """
     known, new = bench.edits(2)
     turn = [replace(known, target=new.target), new]
     other = replace(new, target=known.target)
     block, n_forwards = _deepest_block(bench, known, turn)
-    n_interrupted = 0
+    tokenizer, n_interrupted = bench.loaded.tokenizer, 0
     for n in sorted({min(2, n_forwards), n_forwards}):
         model = bench.copy_model()
         editor = bench.editor([known], model=model)
         before = snapshot(bench, editor, bench.prompts)
-        if not _interrupt(model, editor, turn, block, n):
+        when = f"at forward {n} of the {n_forwards} of a turn"
+        with undisturbed(tokenizer):
+            world = Surroundings.of(model, tokenizer)
+            is_interrupted = _interrupt(model, editor, turn, block, n)
+            found = world.change_to(Surroundings.of(model, tokenizer), by_an_edit=True)
+        if not is_interrupted:
             continue  # it keeps what it computed for the first one
         n_interrupted += 1
-        when = f"at forward {n} of the {n_forwards} of a turn"
+        require(not found, f"an interruption {when} changed {found}")
         require_same(
             snapshot(bench, editor, bench.prompts), before, f"after an interruption {when}"
         )

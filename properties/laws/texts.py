@@ -99,6 +99,10 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
         kind: replace(edit, prompt=text, subject=next(s for s in (*subjects, "") if s in text))
         for kind, text in prompts.items()
     }
+    if edit.subject:
+        named = f"{edit.subject} (C++ [1)"
+        about = replace(edit, prompt=text.replace(edit.subject, named), subject=named)
+        forms["whose subject has signs"] = about
     return {**forms, "without a subject": replace(edit, subject="")}
 
 
@@ -136,17 +140,19 @@ def _filling(bench: Bench, prompt: str, most: int = _MOST_TOKENS) -> str:
     return " ".join(words)
 
 
-def _read(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:
+def _read(
+    bench: Bench, editor: Editor, edits: Iterable[Edit], *, append_eos: bool = False
+) -> tuple[Tensor, Tensor]:
     """[N V], [N]: the logits from which each token of the edits' targets is read, and the token."""
     prompts, targets = zip(*((edit.prompt, edit.target) for edit in edits), strict=True)
-    batch = bench.reader.encode(prompts, targets, append_eos=False)
+    batch = bench.reader.encode(prompts, targets, append_eos=append_eos)
     labelled = batch.labels != IGNORED
     return batch_logits(editor, batch)[labelled], batch.labels[labelled]
 
 
 def _chances(bench: Bench, editor: Editor, edits: Iterable[Edit]) -> tuple[Tensor, Tensor]:
-    """[N], [N]: log p of each token of the edits' targets, and whether it is the likeliest one."""
-    logits, labels = _read(bench, editor, edits)
+    """[N], [N]: log p of each token of the targets and of their EOS, and if it is the likeliest."""
+    logits, labels = _read(bench, editor, edits, append_eos=True)
     log_p = logits.float().log_softmax(-1)
     return log_p.gather(-1, labels[:, None])[:, 0], log_p.argmax(-1) == labels
 
@@ -155,7 +161,7 @@ def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
     """What is wrong with each of `edits` once `editor` has made these alone, in one turn; or "".
 
     An edit is written if its prompt is answered by the target, or if each token of the target is
-    likelier than before, as not every model can say every text.
+    likelier than before, as not every model can say every text; but what is said has to end there.
     """
     editor.reset()
     try:
@@ -175,16 +181,20 @@ def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
         found.append(
             ""
             if is_right or _is_likelier(bench, editor, edit)
-            else f"is answered {answer.text!r}, and not all of the target is likelier than "
-            "before the edit"
+            else f"is answered {answer.text!r}, and not all of the target, or EOS behind it, is "
+            "likelier than before the edit"
         )
     return found
 
 
 def _is_likelier(bench: Bench, editor: Editor, edit: Edit) -> bool:
-    """Whether each token of the target is likelier than on the unedited model, or the likeliest."""
+    """Whether each token of the target is likelier than on the unedited model, or the likeliest.
+
+    So is EOS then, where all of the target is the likeliest.
+    """
     (after, is_likeliest), (before, _) = (_chances(bench, e, [edit]) for e in (editor, bench.base))
-    return bool((is_likeliest | (after > before)).all())
+    *own, end = (is_likeliest | (after > before)).tolist()
+    return all(own) and (end or not bool(is_likeliest[:-1].all()))
 
 
 def _is_writable(bench: Bench, text: str) -> bool:

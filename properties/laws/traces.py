@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from properties.bench import Bench
 from properties.findings import Broken, require
+from properties.laws.undoing import too_long
 from properties.snapshots import Snapshot, is_same, require_same, snapshot
 from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed
@@ -84,7 +85,11 @@ def _calls(bench: Bench, editor: Editor, folder: Path) -> Iterator[_Call]:
         yield "retrieved", lambda: editor.retrieved(ids, mask)
     beyond = torch.full_like(ids, bench.loaded.model.config.vocab_size)
     yield "logits, of tokens that there are not,", lambda: editor.logits(beyond, mask)
-    yield "edit, of a turn that it refuses,", lambda: editor.edit([])
+    yield "edit, of a turn without edits,", lambda: editor.edit([])
+    yield (
+        "edit, of a turn with a target beyond the context,",
+        lambda: editor.edit([first, too_long(bench, second)]),
+    )
     if isinstance(editor, Persistent):
         yield "save", lambda: editor.save(folder / "state")
         yield "load", lambda: editor.load(folder / "state")

@@ -337,7 +337,10 @@ def _about(bench: Bench, edit: Edit) -> Edit | None:
 
 
 def check_edits_of_one_subject_hold_together(bench: Bench) -> None:
-    """A second edit of the same subject, in its turn or the next, does not take the first away."""
+    """A second edit of the same subject, in its turn or the next, does not take the first away.
+
+    Neither from its prompt nor from another wording, which the second's target does not answer.
+    """
     stream = bench.edits(2 * _N_PLACES, least=2)
     found = ((edit, _about(bench, edit)) for edit in stream if edit.subject)
     couples = [(edit, second) for edit, second in found if second is not None]
@@ -354,15 +357,29 @@ def check_edits_of_one_subject_hold_together(bench: Bench) -> None:
             in_one_turn = n % 2 == 0
             turns += [[edit, second]] if in_one_turn else [[edit], [second]]
             control += [[edit, other]] if in_one_turn else [[edit], [other]]
-        pairs = [(turn[0], turn[0]) for turn in turns if turn[0] in edits]
-        lost = _unwritten(bench, pairs, _as_before(bench), turns=turns, control=control)
-        return [
-            f"{edit.prompt!r} is edited to {edit.target!r}, and then "
-            f"{seconds[edit].prompt!r}, of the same subject; the first "
-            f"is answered {text!r}, as by the unedited model; with an edit of another subject "
-            "instead, it is right"
-            for edit, text, _ in lost
-        ]
+        firsts = [turn[0] for turn in turns if turn[0] in edits]
+        worded = {replace(edit, prompt=text): edit for edit in firsts
+                  for text in bench.wordings.get(edit.prompt, ())[:1]}  # fmt: skip
+
+        def stale(edit: Edit) -> list[str]:
+            if edit in worded:
+                return [seconds[worded[edit]].target]
+            return _as_before(bench)(edit)
+
+        lost = _unwritten(
+            bench, [(edit, edit) for edit in (*firsts, *worded)], stale,
+            turns=turns, control=control,
+        )  # fmt: skip
+        wrong = dict[Edit, str]()
+        for edit, text, _ in lost:
+            first = worded.get(edit, edit)
+            why = "to which the second is" if edit in worded else "as by the unedited model"
+            wrong.setdefault(first, (
+                f"{first.prompt!r} is edited to {first.target!r}, and then "
+                f"{seconds[first].prompt!r}, of the same subject; {edit.prompt!r} is answered "
+                f"{text!r}, {why}; with an edit of another subject instead, it is right"
+            ))  # fmt: skip
+        return [*wrong.values()]
 
     bench.repeatedly(find)
 
