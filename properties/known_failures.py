@@ -28,7 +28,8 @@ def known_failures(editor: str, file: str, model: str, n_edits: int) -> dict[str
 
 
 def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
-    """Check -> reason, for all models (`[checks]`) and for this one (`[models.NAME]`).
+    """Check -> reason, for all models (`[checks]`), for those that are embedded here (`[embedded]`)
+    and for this one (`[models.NAME]`).
 
     A reason is a text, or a table of a `reason` and the number of `edits` from which on it fails.
     Raises ValueError naming file and entry for anything else, and for an empty reason.
@@ -38,8 +39,8 @@ def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not TOML: {error}") from error
     for section in content:
-        if section not in ("checks", "models"):
-            raise ValueError(f"{path}: [{section}] is none of [checks], [models.NAME]")
+        if section not in ("checks", "embedded", "models"):
+            raise ValueError(f"{path}: [{section}] is none of [checks], [embedded], [models.NAME]")
     models = content.get("models", {})
     if not isinstance(models, dict):
         raise ValueError(f"{path}: models = {models!r} stands where tables [models.NAME] must")
@@ -47,12 +48,14 @@ def read_known_failures(path: Path, model: str, n_edits: int) -> dict[str, str]:
         if name not in (*FAMILIES, model):
             raise ValueError(f"{path}: [models.{name}] is none of {', '.join(FAMILIES)}, "
                              "nor the --model given")  # fmt: skip
-    for section in (content.get("checks", {}), *models.values()):
+    all_models, embedded = content.get("checks", {}), content.get("embedded", {})
+    for section in (all_models, embedded, *models.values()):
         if not isinstance(section, dict):
             raise ValueError(f"{path}: {section!r} stands where a table of checks must")
     found: dict[str, str] = {}
-    for section in (content.get("checks", {}), models.get(model, {})):
-        for check, entry in section.items():
+    sections = [all_models, *([embedded] if model in FAMILIES else []), models.get(model, {})]
+    for entries in sections:
+        for check, entry in entries.items():
             least, reason = 0, entry
             if isinstance(entry, dict) and entry.keys() == {"edits", "reason"}:
                 least, reason = entry["edits"], entry["reason"]

@@ -31,6 +31,7 @@ from wise.measures.verdicts import DEFAULT_THRESHOLDS, JUDGED
 __all__ = ["DEFAULT_EDITS", "Settings", "of_look"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_PATHS = ("dataset", "rows", "baseline", "known_failures", "report", "replay")
 DEFAULT_EDITS = 100
 
 
@@ -63,6 +64,8 @@ class Settings:
     def of(cls, config: pytest.Config) -> Settings:
         def text(name: str) -> str:
             value = config.getoption(f"editors_{name}")
+            if value == "" and name in _PATHS:
+                raise ValueError(f"--{name.replace('_', '-')}= is empty; needed: a path")
             return str(config.getini(f"editors_{name}") if value is None else value)
 
         def texts(name: str) -> list[str]:

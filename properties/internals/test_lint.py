@@ -135,8 +135,8 @@ faults: 3
   2 of 21 paraphrases are a paraphrase of an edit with another target too; one model cannot answer
     both
     e.g. Ada "Ada's home:" -> 'Adaville'; Bo -> 'Boville'
-  1 of 13 edits has a character in the target that cannot be seen; a text that looks the same has
-    other tokens
+  1 of 13 edits has a character in the target that cannot be seen, or another kind of space; a text
+    that looks the same has other tokens
     e.g. 'Lima\u202e', in late
 
 notes: 1
@@ -323,9 +323,18 @@ def test_a_thousand_edits_of_a_published_file_contradict_themselves(published: s
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u2009", "\u202f"])
+def test_a_space_of_another_kind_is_no_plain_space(space: str) -> None:
+    (found,) = lint(changed(BO, target=f"Bo{space}ville"))
+    assert (found.kind, found.n) == ("hidden-character", 1)
+    assert found.example == f"{f'Bo{space}ville'!r}, in Bo"
+
+
 def test_at_most_three_lines_tell_the_first_faults() -> None:
     lines = list(brief_lines(lint(CLEAN), "a command"))
     assert lines == ["no contradictions, and no probes within a scope"]
+    noted = lint(plus(CLEAN.probes[0]))
+    assert [*brief_lines(noted, "a command")] == ["no faults, and 1 note: a command"]
     stream = plus(late(ADA.prompt), late("Bo's home:"), Probe("Cleo lives in", "far"))
     assert list(brief_lines(lint(stream), "a command")) == [
         "1 of 14 edits is contradicted by a later edit of the same prompt",

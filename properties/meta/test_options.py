@@ -184,6 +184,7 @@ BAD = {
     "--confidence=.3": "--confidence=.3 is not a number in [0.5, 1)",
     "--confidence=nan": "--confidence=nan is not a number in [0.5, 1)",
     "--looks=0": "--looks=0 is not a whole number >= 1",
+    "--dataset=": "--dataset= is empty; needed: a path",
     "--baseline=no/folder/b.jsonl": "--baseline=no/folder/b.jsonl is not a file in a folder",
     "--known-failures=no_file": "--known-failures=no_file is not a file that exists",
     "--known-failures=README.md": "README.md: not TOML",

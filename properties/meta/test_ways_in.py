@@ -79,22 +79,25 @@ def test_checks_are_chosen_by_capability() -> None:
     assert not {"gate-far", "removing-an-edit-leaves-the-others"} & bare
 
 
-def test_known_failures_are_read_for_all_models_and_for_one(tmp_path: Path) -> None:
+def test_known_failures_are_read_for_all_models_embedded_ones_and_one(tmp_path: Path) -> None:
     file = tmp_path / "known.toml"
     file.write_text(
-        '[checks]\nfar = "a"\ngone = "b"\n'
+        '[checks]\nfar = "a"\ngone = "b"\n[embedded]\nreliability = "e"\n'
         '[models.gptj]\nfar = "c"\n[models.gptj.gate-far]\nedits = 50\nreason = "d"\n'
     )
-    assert read_known_failures(file, "llama", 100) == {"far": "a", "gone": "b"}
-    assert read_known_failures(file, "gptj", 49) == {"far": "c", "gone": "b"}
-    assert read_known_failures(file, "gptj", 50) == {"far": "c", "gone": "b", "gate-far": "d"}
+    here, of_all = {"reliability": "e"}, {"far": "a", "gone": "b"}
+    assert read_known_failures(file, "smollm2", 100) == of_all
+    assert read_known_failures(file, "llama", 100) == of_all | here
+    found = {"far": "c", "gone": "b"} | here
+    assert read_known_failures(file, "gptj", 49) == found
+    assert read_known_failures(file, "gptj", 50) == found | {"gate-far": "d"}
     assert stale(read_known_failures(file, "llama", 1)) == ["gone"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[check]", "[check] is none of [checks], [models.NAME]"),
+        ("[check]", "[check] is none of [checks], [embedded], [models.NAME]"),
         ('[checks]\nfar = ""', "far = ''; needed: a reason in words"),
         ("[checks]\nfar = 3", "far = 3; needed: a reason in words"),
         ("checks = 1", "1 stands where a table of checks must"),

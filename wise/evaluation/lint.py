@@ -17,7 +17,7 @@ from typing import NamedTuple
 from unicodedata import combining, is_normalized
 
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
-from wise.measures.text import hidden, normalized
+from wise.measures.text import by_number, hidden, normalized
 
 __all__ = ["Spelling", "StreamFinding", "lint"]
 
@@ -35,8 +35,8 @@ _NOTES = (
 )  # fmt: skip
 # What cannot be seen, in a field of edits.
 _UNSEEN = {
-    "hidden-character": "edits has|have a character in the {} that cannot be seen; a text that "
-    "looks the same has other tokens",
+    "hidden-character": "edits has|have a character in the {} that cannot be seen, or another kind "
+    "of space; a text that looks the same has other tokens",
     "outer-space": "edits begins|begin or ends|end the {} with a space; texts are taken as they "
     "are, and it has tokens of its own",
     "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
@@ -48,6 +48,7 @@ _GAP = re.compile(
     r"|[{<\[](subj|obj|subject|object|entity|target|answer|name|head|tail|mask|blank)[}>\]]",
     re.IGNORECASE,
 )
+_NO_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")  # but for the one of Chinese
 _LEAST = 10  # texts on either side, for what they share to be no chance
 _TELLING = 0.95  # least difference of two shares that tells one group from the other
 _MOST_NAMED = 5  # edits that one example names
@@ -429,7 +430,8 @@ class _Facts:
         yield _finding(
             "shared-subject", (f"{_short(subject)}, {n} edits" for subject, n in shared.items()),
             len(edits),
-            f"edits share their subject with another ({len(n_edits):,} subjects carry "
+            f"edits share their subject with another "
+            f"({by_number(len(n_edits), 'subject carries|subjects carry')} "
             f"{n_edits.total():,} edits); items of one subject are one cluster, so that every "
             "interval is wider",
             n=sum(shared.values()),
@@ -496,7 +498,9 @@ def _is_unseen(kind: str, field: str, text: str) -> bool:
     if kind == "outer-space":  # one space before a target is where any other target has it
         text = text.removeprefix(" ") if field == "target" else text
         return text != text.strip()
-    return bool(hidden(text)) if kind == "hidden-character" else not is_normalized("NFC", text)
+    if kind == "hidden-character":
+        return bool(hidden(text) or _NO_SPACE.search(text))
+    return not is_normalized("NFC", text)
 
 
 def _bare(text: str) -> str:

@@ -18,14 +18,17 @@ _MOST_BRIEF = 2  # faults that are told beside a run
 
 
 def brief_lines(findings: Sequence[StreamFinding], command: str) -> Iterator[str]:
-    """At most three lines on the faults; `command` shows all. One line where there is none."""
+    """At most three lines on the faults; `command` shows all. One line where there is none, which
+    counts the notes."""
     faults = [finding for finding in findings if finding.is_fault]
     for finding in faults[:_MOST_BRIEF]:
         yield visible(str(finding).partition(";")[0])
     more = len(faults) - _MOST_BRIEF
     if more > 0:
         yield f"{more} more finding{'s' * (more > 1)}: {command}"
-    if not faults:
+    if not faults and findings:
+        yield f"no faults, and {by_number(len(findings), 'note|notes')}: {command}"
+    if not findings:
         yield "no contradictions, and no probes within a scope"
 
 
