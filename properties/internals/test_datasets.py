@@ -91,6 +91,16 @@ def test_a_line_needs_prompt_and_target_only(tmp_path: Path) -> None:
     )
 
 
+def test_an_id_may_be_a_whole_number(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    lines = [{"prompt": "x", "target": "y", "id": 7},
+             {"id": 7, "probes": [{"prompt": "far", "kind": "far"}]}]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    loaded = load_stream(f"jsonl:{path}")
+    assert loaded.edits == (Edit("x", "y", id="7"),)
+    assert loaded.probes == (Probe("far", "far", edit_id="7"),)
+
+
 def test_probes_stand_with_their_edit(tmp_path: Path) -> None:
     probes = [Probe("p", "far", "", edit_id) for edit_id in ("a", "b", "b", "")]
     stream = EditStream((Edit("x", "y", id="a"), Edit("x", "y", id="b")), tuple(probes))

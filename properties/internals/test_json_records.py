@@ -98,7 +98,10 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
             'LINE\n{"prompts": "x"}',
             "line 2, record 1: prompts='x' is not known here; did you mean prompt",
         ),
-        ('{"prompt": "x", "target": "y", "id": 7}', "line 1, record 0: id=7 is not a text"),
+        (
+            '{"prompt": "x", "target": "y", "id": 7.5}',
+            "line 1, record 0: id=7.5 is not a text or a whole number",
+        ),
         ('{"prompt": "x", "target": "y", "subject": "z"}', "line 1, record 0: subject='z' is"),
         ('{"prompt": "x", "target": "y", "paraphrases": "z"}', "record 0: paraphrases='z' is not"),
         ('{"prompt": "x", "target": "y", "paraphrases": [1]}', "record 0: paraphrases[0]=1 is not"),

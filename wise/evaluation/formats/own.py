@@ -70,9 +70,9 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
         probes[start:end] = [replace(probe, edit_id=edit_id) for probe in probes[start:end]]
     known = {"", *(edit.id for edit in edits)}
     for field in references:
-        if field.value not in known:
+        if str(field.value) not in known:
             notes.refuse(field.error("the id of an edit in this file"))
-            probes = [probe for probe in probes if probe.edit_id != field.value]
+            probes = [probe for probe in probes if probe.edit_id != str(field.value)]
     if not edits and not probes and (why := notes.nothing_left()):
         raise why
     return EditStream(tuple(edits), tuple(probes))
@@ -81,7 +81,7 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
 def _parse(record: Field, notes: LoadingNotes) -> tuple[Edit | None, list[Probe]]:
     """A line's edit, if it has one, and its probes; the id is "" where none is given."""
     record.only(*_EDIT_KEYS)
-    edit_id = record["id"].text(blank=True) if _has_id(record) else ""
+    edit_id = _id_of(record)
     is_edit = record.members().keys() not in ({"probes"}, {"id", "probes"})
     edit = _edit_of(record, edit_id, notes) if is_edit else None
     items = record["probes"].items() if "probes" in record else []
@@ -92,6 +92,16 @@ def _parse(record: Field, notes: LoadingNotes) -> tuple[Edit | None, list[Probe]
 
 def _has_id(record: Field) -> bool:
     return "id" in record and record["id"].value is not None
+
+
+def _id_of(record: Field) -> str:
+    """The id of a line, a text or a whole number; "" where it has none."""
+    if not _has_id(record):
+        return ""
+    field = record["id"]
+    if isinstance(field.value, bool) or not isinstance(field.value, int | str):
+        raise field.error("a text or a whole number")
+    return str(field.value)
 
 
 def _edit_of(record: Field, edit_id: str, notes: LoadingNotes) -> Edit:
