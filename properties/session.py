@@ -26,9 +26,9 @@ from properties.runs import N_EXACT, make_runs
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
-from wise.evaluation.askable import UnaskableError, check_askable
+from wise.evaluation.askable import UnaskableError, at_record, check_askable
 from wise.evaluation.cell import Scene
-from wise.evaluation.datasets import drawn, place_of
+from wise.evaluation.datasets import drawn
 from wise.evaluation.lifelong import LifelongRun, check_resumable, run_lifelong
 from wise.lm.architectures import LanguageModel, context_length
 from wise.lm.digest import model_digest
@@ -120,9 +120,7 @@ class Session:
         except UnaskableError as error:
             if not source:
                 raise
-            place = place_of(source, error.edit_id, stream)
-            told = f"{place}: {error}; --skip-bad-records leaves such edits out"
-            raise ValueError(told) from error
+            raise ValueError(at_record(error, source, stream)) from error
 
     @property
     def rows(self) -> RowFiles:

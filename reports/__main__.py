@@ -389,17 +389,13 @@ def _why_not_asked(
     dataset: str, stream: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> str:
     """At which record a run on `stream` stops, as the model cannot be asked it; "" at none."""
-    from wise.evaluation.askable import UnaskableError, check_askable
-    from wise.evaluation.datasets import place_of
+    from wise.evaluation.askable import UnaskableError, at_record, check_askable
     from wise.evaluation.loading_notes import COUNTED
 
     try:
         check_askable(tokenizer, stream, max_length)
     except UnaskableError as error:
-        return (
-            f"a run stops at {place_of(dataset, error.edit_id, stream)}: {error}; "
-            f"--skip-bad-records leaves such edits out; {COUNTED}"
-        )
+        return f"a run stops at {at_record(error, dataset, stream)}; {COUNTED}"
     return ""
 
 

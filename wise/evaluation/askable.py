@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from wise.edits import Edit, EditStream
 from wise.evaluation.asked import Question, final_questions
+from wise.evaluation.datasets import place_of
 from wise.evaluation.lint import Spelling
 from wise.lm.decoding import EXTRA_TOKENS, answer_length
 from wise.lm.tokens import canonical, encode, special_token_in, why_no_answer, why_no_target
@@ -23,6 +24,7 @@ from wise.measures.text import by_number
 __all__ = [
     "UnaskableError",
     "askable",
+    "at_record",
     "check_askable",
     "n_new_tokens",
     "not_askable",
@@ -89,6 +91,12 @@ def check_askable(
             except ValueError as error:
                 raise UnaskableError(question.edit_id, str(error)) from error
         raise
+
+
+def at_record(error: UnaskableError, source: str, stream: EditStream) -> str:
+    """What cannot be asked of `stream`, at which record of its dataset, and what leaves it out."""
+    place = place_of(source, error.edit_id, stream)
+    return f"{place}: {error}; --skip-bad-records leaves such edits out"
 
 
 def askable(
