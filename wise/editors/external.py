@@ -25,7 +25,7 @@ from wise.editors.base import ErasableBase, edits_of, factory, floats, live
 from wise.editors.gated import threshold_among
 from wise.editors.incontext import ContextConfig, ErasableContextBase
 from wise.editors.options import Checked, Fraction, Share
-from wise.editors.routing_inputs import unlike_prompts
+from wise.editors.routing_inputs import of_unlike_prompts
 from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import require_readable
@@ -141,17 +141,14 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         config = self.config
         if config.tau is not None:
             return config.tau
-        prompts = unlike_prompts(
-            self.lm, self.tokenizer, self.background, config.n_background, seed=self.seed
-        )
 
-        def compute() -> dict[str, Tensor]:
-            return {"states": last_states(self.lm, self.tokenizer, prompts)}
+        def read(prompts: Sequence[str]) -> Float[Tensor, "N D"]:
+            return last_states(self.lm, self.tokenizer, prompts)
 
-        states = self.kept.get("states that the head reads", prompts, compute)["states"]
-        return -threshold_among(
-            -torch.cdist(states, states), false_positives=config.false_positives
-        )
+        states = of_unlike_prompts(self.kept, self.background, "states that the head reads", read,
+                                   n=config.n_background, seed=self.seed)  # fmt: skip
+        likeness = -torch.cdist(states, states)
+        return -threshold_among(likeness, false_positives=config.false_positives)
 
     def _after(self, state: _Datastore, edits: tuple[Edit, ...]) -> _Datastore:
         known = self._by_edit(state) | {edit: self._stored(edit) for edit in edits}

@@ -28,7 +28,7 @@ from wise.editors.gated import Latch, Read, ReadingBase, RowsSeen, threshold_amo
 from wise.editors.grace import distances
 from wise.editors.options import Checked, Share
 from wise.editors.router import select
-from wise.editors.routing_inputs import prompt_inputs, unlike_prompts
+from wise.editors.routing_inputs import of_unlike_prompts, prompt_inputs
 from wise.editors.trained import trained
 from wise.edits import Edit
 from wise.lm import hooks
@@ -107,16 +107,14 @@ class LowRankBase(ReadingBase[C, S, LowRank]):
     @cached_property
     def _unlike(self) -> Float[Tensor, "N M"]:
         """What is read of background prompts of different subjects."""
-        prompts = unlike_prompts(
-            self.lm, self.tokenizer, self.background, self.config.n_background, seed=self.seed
-        )
 
-        def compute() -> dict[str, Tensor]:
+        def read(prompts: Sequence[str]) -> Float[Tensor, "N M"]:
             with hooks.frozen(self.lm.model):
                 found = prompt_inputs(self.lm, self.tokenizer, self.layer, prompts, "last")
-            return {"keys": found.keys[:, 0].float()}
+            return found.keys[:, 0].float()
 
-        return self.kept.get(f"inputs {self.layer} of unlike prompts", prompts, compute)["keys"]
+        return of_unlike_prompts(self.kept, self.background, f"inputs {self.layer}", read,
+                                 n=self.config.n_background, seed=self.seed)  # fmt: skip
 
     def _drawn(self, rank: int, *purpose: str) -> Float[Tensor, "L M r"]:
         """The first A: uniform, as torch draws linear layers."""

@@ -21,7 +21,7 @@ from wise.editors.base import edits_of, factory, floats
 from wise.editors.gated import threshold_among
 from wise.editors.incontext import ContextBase, ContextConfig
 from wise.editors.options import Share
-from wise.editors.routing_inputs import unlike_prompts
+from wise.editors.routing_inputs import of_unlike_prompts
 from wise.edits import Edit
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen
@@ -159,16 +159,14 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
         config = self.config
         if config.reach is not None:
             return config.reach
-        prompts = unlike_prompts(
-            self.lm, self.tokenizer, self.background, config.n_background, seed=self.seed
-        )
 
-        def compute() -> dict[str, Tensor]:
+        def read(prompts: Sequence[str]) -> Float[Tensor, "N D"]:
             batches = (encode(self.tokenizer, [text]).to(self.lm.device) for text in prompts)
             found = [self._directions(each.input_ids, each.attention_mask) for each in batches]
-            return {"directions": torch.cat(found)}
+            return torch.cat(found)
 
-        found = self.kept.get("directions of mean states", prompts, compute)["directions"]
+        found = of_unlike_prompts(self.kept, self.background, "directions of mean states", read,
+                                  n=config.n_background, seed=self.seed)  # fmt: skip
         likeness = -_squared_distances(found, found)
         return -threshold_among(likeness, false_positives=config.false_positives)
 

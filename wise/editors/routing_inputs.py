@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -21,9 +22,9 @@ __all__ = [
     "background_inputs",
     "cut_anywhere",
     "of_different_subjects",
+    "of_unlike_prompts",
     "prompt_inputs",
     "readable",
-    "unlike_prompts",
 ]
 
 
@@ -78,19 +79,30 @@ def of_different_subjects(background: Background, n: int) -> list[str]:
     return [*prompts.values()][:n]
 
 
-def unlike_prompts(
-    lm: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
+def of_unlike_prompts(
+    kept: Kept,
     background: Background,
-    n: int,
+    what: str,
+    read: Callable[[list[str]], Tensor],
     *,
+    n: int,
     seed: int,
-) -> list[str]:
-    """The same, each cut to what the model reads; without two of them, texts that it draws."""
+) -> Tensor:
+    """What `read` gives of such prompts, each cut to what the model reads; computed once.
+
+    Where the background has not two of them, they are texts that the model draws. `what` is as of
+    Kept.get.
+    """
     prompts = of_different_subjects(background, n)
     if len(prompts) < 2:
-        prompts = [*dict.fromkeys(own_texts(lm, tokenizer, seed=seed))]
-    return readable(lm, tokenizer, prompts)
+        prompts = [*dict.fromkeys(own_texts(kept.lm, kept.tokenizer, seed=seed))]
+    prompts = readable(kept.lm, kept.tokenizer, prompts)
+
+    @wraps(read)
+    def compute() -> dict[str, Tensor]:
+        return {"read": read(prompts)}
+
+    return kept.get(f"{what} of unlike prompts", prompts, compute)["read"]
 
 
 def cut_anywhere(text: str, generator: torch.Generator) -> str:
