@@ -29,7 +29,6 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b"", "line 1: the file is empty"),
         (b"\xef\xbb\xbf \r\n", "line 1: the file is empty"),
         (b"[\n[GOOD],\n\xe9]", "line 6: byte 0xe9 is not UTF-8"),
-        ("[GOOD]".encode("utf-16"), "line 1: byte 0xff is not UTF-8; save the file as UTF-8"),
         (b"prompt,target\r\n", "line 1: the file starts with 'prompt,target'; it must hold"),
         (
             b'\n"GOOD"',
@@ -55,6 +54,20 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
             b'[\n{"prompt": ',
             "line 2, record 0: the record is not JSON: Expecting value at line 2 column 12; the "
             "file ends before the record does",
+        ),
+        (
+            b'[\n{"prompt": "x", \n}]',
+            "line 2, record 0: the record is not JSON: found '}' at line 3 column 1 after a comma; "
+            "the last value has none behind it",
+        ),
+        (
+            b'[{"a": [1,]}]',
+            "line 1, record 0: the record is not JSON: found ']' at line 1 column 11 after a comma",
+        ),
+        (
+            b'[\r{"prompt" 7}]',
+            "line 2, record 0: the record is not JSON: Expecting ':' delimiter at line 2 column "
+            "11, found '7'",
         ),
         (b"[\n[GOOD]\n]\n[]", "line 7: found '[' after the array"),
         (b"[\n[GOOD],\n 7]", "line 6, record 1: 7 is not an object"),
@@ -90,6 +103,22 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
         ("\n \t\r\n", "line 1: the file is empty"),
         ('LINE\n\n{"prompt": "x",\n', "line 3, record 1: the record is not JSON: Expecting prop"),
         ("LINE\nLINE LINE", 'line 2, record 1: found \'{"prompt"'),
+        ("LINE LINE", 'line 1, record 0: found \'{"prompt"'),
+        (
+            "LINE,\nLINE",
+            "line 1, record 0: a comma ends the line; only in an array do records have",
+        ),
+        ("LINE\nLINE ,\r\n", "line 2, record 1: a comma ends the line"),
+        ("LINE; fine", "line 1, record 0: found '; fine' after the object; a line holds one"),
+        (
+            'LINE\n{"prompt": "x",}',
+            "not JSON: found '}' at line 2 column 16 after a comma; the last",
+        ),
+        (
+            "LINE\n\ufeffLINE",
+            "line 2, record 1: the record is not JSON: Expecting value at line 2 "
+            "column 1, found '\\ufeff'",
+        ),
         ("LINE\n[]", "line 2, record 1: [] is not an object"),
         ("LINE\n\xa0\n", "line 2, record 1: the record is not JSON: Expecting value at line 2 col"),
         ("LINE\n{}", "line 2, record 1: prompt is missing; there are no keys"),
@@ -135,6 +164,10 @@ OTHER_KINDS = [
     (b"PK\x03\x04\x14\x00", "is a zip archive: unpack it"),
     (b"BZh91AY", "is compressed by bzip2: unpack it, or compress it by gzip"),
     (b"\x80\x04\x95", "is a pickle, which can run code and is not read"),
+    *((text.encode(code), "is UTF-16: save it as UTF-8")
+      for text in ("[{}]", '{"a": 1}') for code in ("utf-16", "utf-16-le", "utf-16-be")),
+    ("[{}]".encode("utf-32"), "is UTF-32: save it as UTF-8"),
+    (b"SQLite format 3\0", "is binary: it holds NUL bytes, which no text has"),
     (b"\n<!DOCTYPE html>\n<p>Sign in", "is a web page, not the data"),
     (b"facts.json".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive: unpack it"),
     (
@@ -142,7 +175,7 @@ OTHER_KINDS = [
         'a table of prompt, "target new", id: pandas.read_',
     ),
     (b"prompt\ttarget\nx\ty\n", "is a table of prompt, target: pandas.read_table(FILE)"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "said"), OTHER_KINDS)
@@ -172,14 +205,15 @@ def text_of(records: Sequence[object], *, form: str) -> str:
 
 @pytest.mark.parametrize("form", ["array", "one line", "lines"])
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
-def test_blocks_a_byte_order_mark_crlf_and_gzip_change_nothing(
+def test_blocks_a_byte_order_mark_ends_of_lines_and_gzip_change_nothing(
     block: int, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_records, "_BLOCK", block)
     text = text_of(RECORDS, form=form)
     windows = text.replace("\n", "\r\n").encode("utf-8-sig")
+    mac = text.replace("\n", "\r").encode()
     found = []
-    for number, content in enumerate([text.encode(), windows, gzip.compress(windows)]):
+    for number, content in enumerate([text.encode(), windows, gzip.compress(windows), mac]):
         path = tmp_path / f"{number}"
         path.write_bytes(content)
         found.append([(f.value, f.place.removeprefix(str(path))) for f in read_records(path)])
@@ -190,7 +224,7 @@ def test_blocks_a_byte_order_mark_crlf_and_gzip_change_nothing(
     assert [place for _, place in plain] == [
         f", line {first_line + by_line * index}, record {index}" for index in range(len(RECORDS))
     ]
-    assert found == [plain] * 3
+    assert found == [plain] * 4
 
 
 @pytest.mark.parametrize("block", [1, 5, 1 << 20])
@@ -222,12 +256,17 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
         "the record is not an object", "a is not JSON, in which every number is finite",
         "a key occurs twice", "a is not Unicode text: it holds a lone surrogate",
     ]  # fmt: skip
-    lines = [good, *bad, '{"a": ', "\xa0", good * 2, good]
+    lines = [good, *bad, '{"a": ', "\xa0", good * 2, f"{good},{good}", f"{good},", f"{good};", good]
     path.write_text("\n".join(lines))
     refused.clear()
     found = [f.place for f in read_records(path, lambda e: refused.append(e.reason))]
-    assert [place.partition(", ")[2] for place in found] == ["line 1, record 0", "line 9, record 8"]
-    assert refused[4:] == ["it is not JSON"] * 2 + ["more than one object is in the line"]
+    assert [place.partition(", ")[2] for place in found] == [
+        "line 1, record 0", "line 12, record 11",
+    ]  # fmt: skip
+    assert refused[4:] == [
+        *["it is not JSON"] * 2, *["more than one object is in the line"] * 2,
+        "a comma ends the line", "other text follows its object",
+    ]  # fmt: skip
 
 
 def test_a_bad_byte_ends_an_array_and_one_line(tmp_path: Path) -> None:

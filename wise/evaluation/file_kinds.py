@@ -11,6 +11,7 @@ _AS_LINES = (
     "pandas.{}(FILE).to_json('facts.jsonl', orient='records', lines=True) writes its records"
 )
 _COMPRESSED = "is compressed by {}: unpack it, or compress it by gzip"
+_UTF_16 = "is UTF-16: save it as UTF-8"
 _KINDS = (
     (
         b"version https://git-lfs",
@@ -23,6 +24,8 @@ _KINDS = (
     (b"BZh", _COMPRESSED.format("bzip2")),
     (b"\xfd7zXZ\x00", _COMPRESSED.format("xz")),
     (b"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
+    (b"\xff\xfe\0\0", "is UTF-32: save it as UTF-8"),
+    *((start, _UTF_16) for start in (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")),
     *((bytes([0x80, n]), "is a pickle, which can run code and is not read") for n in range(2, 6)),
 )
 _PAGES = (b"<!doctype html", b"<html")
@@ -43,6 +46,8 @@ def kind_of(start: bytes) -> str:
         return "is a web page, not the data that a link on it leads to"
     if start[_AT:].startswith(_TAR):
         return "is a tar archive: unpack it"
+    if b"\0" in start:
+        return "is binary: it holds NUL bytes, which no text has"
     return _table(start.decode(errors="replace").splitlines())
 
 

@@ -1,8 +1,8 @@
 """The JSON objects of a file, one after the other, each with its line and number.
 
 A file is an array of objects, or one object, or holds one a line (blank lines are skipped); gzip
-or plain; UTF-8 with or without a byte-order mark; its lines end in LF or CRLF. Lines count from 1,
-records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a
+or plain; UTF-8 with or without a byte-order mark; its lines end in LF, CRLF or CR. Lines count from
+1, records from 0. Stricter than `json`: constants such as NaN, a repeated key in one object and a
 lone surrogate are errors. A number with a fraction, an exponent or thousands of digits is a
 `Numeral`. No more of a file is held than its longest record takes.
 """
@@ -34,6 +34,7 @@ _JSON_BLANKS = re.compile(r"[ \t\r\n]*")
 # A record is searched only where it may hold what is not JSON: constants, lone surrogates.
 _SUSPECT = re.compile(r"NaN|Infinity|\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LAST_COMMA = re.compile(r",[ \t\r\n]*\Z")
 _NOT_JSON = "it is not JSON"
 _TOO_DEEP = "it is nested too deep"
 _MOST_DIGITS = 4000  # of a whole number, below what Python reads
@@ -53,7 +54,7 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
     not JSON or nested too deep, in a file that is empty, damaged or starts otherwise; OSError
     naming a file that cannot be read, and why.
     """
-    blocks = _blocks(path)
+    blocks = _with_line_feeds(_blocks(path))
     head = b""
     for block in blocks:
         head += block
@@ -65,9 +66,10 @@ def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> I
     place = f"{path}, line {line}"
     if not start.strip():
         raise ValueError(f"{path}, line 1: the file is empty; it must hold a record")
-    if start[:1] == b"[":
+    is_text = b"\0" not in start[:_LONGEST_CHARACTER]
+    if is_text and start[:1] == b"[":
         return _array(_Window(path, chain([text], blocks)), path, refuse)
-    if start[:1] == b"{":
+    if is_text and start[:1] == b"{":
         return _lines(chain([text], blocks), path, refuse)
     needed = "it must hold a JSON array of objects, or one JSON object a line"
     if kind := kind_of(_first_bytes(path)):
@@ -106,6 +108,18 @@ def _blocks(path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path}: the gzip file is damaged: {error}") from error
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _with_line_feeds(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, with a line feed for each end of a line: no value in JSON holds one as it is."""
+    held = b""
+    for block in blocks:
+        text = held + block
+        held = text[-1:] if text.endswith(b"\r") else b""  # a line feed may follow
+        if text := text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n"):
+            yield text
+    if held:
+        yield b"\n"
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
@@ -258,10 +272,9 @@ def _decoded_in(window: _Window, decoder: _Repeats, place: str) -> tuple[Any, in
             return decoder.decode(window.text, window.at)
         except json.JSONDecodeError as error:
             if not (window.is_cut(error) and window.more()):
-                told = error.msg.removesuffix(" at")
-                what = f"the record is not JSON: {told} {window.where(error.pos)}"
+                told = _why_not_json(error, window.where(error.pos))
                 ends = "; the file ends before the record does" * window.ends_before(error)
-                raise ValueError(f"{place}: {what}{ends}") from error
+                raise ValueError(f"{place}: the record is not JSON: {told}{ends}") from error
         except RecursionError as error:
             raise ValueError(str(_too_deep(place))) from error
 
@@ -308,18 +321,32 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
     except UnicodeDecodeError as error:
         raise RecordError(place, _not_utf8(error), "it is not UTF-8") from error
     except json.JSONDecodeError as error:
-        told = error.msg.removesuffix(" at")
-        raise _not_json(place, f"{told} at line {number} column {error.colno}") from error
+        told = _why_not_json(error, f"at line {number} column {error.colno}")
+        raise RecordError(place, f"the record is not JSON: {told}", _NOT_JSON) from error
     except RecursionError as error:
         raise _too_deep(place) from error
     if rest := text[end:].strip(" \t\r\n"):
-        what = f"found {rest[:40]!r} after the object; a line holds one"
-        raise RecordError(place, what, "more than one object is in the line")
+        raise _more_in_line(place, rest)
     return _checked(value, decoder.keys, text, start, end, place)
 
 
-def _not_json(place: str, what: str) -> RecordError:
-    return RecordError(place, f"the record is not JSON: {what}", _NOT_JSON)
+def _why_not_json(error: json.JSONDecodeError, where: str) -> str:
+    """What the decoder says, and what it found there."""
+    found = error.doc[error.pos : error.pos + 1]
+    if found in ("}", "]") and _LAST_COMMA.search(error.doc, 0, error.pos):
+        return f"found {found!r} {where} after a comma; the last value has none behind it"
+    told = f"{error.msg.removesuffix(' at')} {where}"
+    return f"{told}, found {found!r}" if found.strip() and found != '"' else told
+
+
+def _more_in_line(place: str, rest: str) -> RecordError:
+    if rest == ",":
+        what = "a comma ends the line; only in an array do records have commas between them"
+        return RecordError(place, what, "a comma ends the line")
+    what = f"found {rest[:40]!r} after the object; a line holds one"
+    is_object = rest.lstrip(", \t").startswith("{")
+    told = "more than one object is in the line" if is_object else "other text follows its object"
+    return RecordError(place, what, told)
 
 
 def _too_deep(place: str) -> RecordError:
@@ -331,7 +358,7 @@ def _one_object(path: Path) -> Field | None:
     """The object that is the whole file, over several lines; None where there is none."""
     decoder = _Repeats()
     try:
-        text = b"".join(_blocks(path)).decode("utf-8-sig").strip()
+        text = b"".join(_with_line_feeds(_blocks(path))).decode("utf-8-sig").strip()
         value, end = decoder.decode(text, 0)
     except (ValueError, RecursionError):
         return None
