@@ -13,6 +13,7 @@ from properties.reach import within_reach
 from wise.measures.estimates import Measure
 from wise.measures.paired import mcnemar
 from wise.measures.rows import Row
+from wise.measures.text import quoted
 from wise.measures.verdicts import RELATIVE, Verdict, judge_in_looks
 
 __all__ = [
@@ -126,7 +127,9 @@ def check_rate(bench: Bench, metric: str) -> str:
     missed = [row for row in judged_rows(bench, first, metric) if row.score == 0]
     if found.outcome == "fail" and missed:
         row = missed[0]
-        prompt, answer, expected = map(_short.repr, (row.prompt, row.answer, row.expected))
+        prompt, answer, expected = (
+            quoted(text, _short.repr) for text in (row.prompt, row.answer, row.expected)
+        )
         expected += " or an alias" * bool(row.aliases)
         text += f"; {prompt} is answered {answer}, needed: {expected}"
     return require_pass(bench, found, text)

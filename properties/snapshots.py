@@ -12,6 +12,7 @@ from properties.findings import Broken, close, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import Edit
 from wise.lm.decoding import Answer
+from wise.measures.text import quoted
 
 __all__ = [
     "Snapshot",
@@ -64,7 +65,7 @@ def require_same_answers(found: Snapshot, expected: Snapshot, when: str) -> None
     for prompt, own, other in rows:
         require(
             own.token_ids == other.token_ids,
-            f"{when}, {prompt!r} is answered {own.text!r}; needed: {other.text!r}",
+            f"{when}, {prompt!r} is answered {quoted(own.text)}; needed: {quoted(other.text)}",
         )
     routes = zip(found.prompts, found.is_open, expected.is_open, strict=False)
     for prompt, is_open, should in routes:

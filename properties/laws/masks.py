@@ -13,6 +13,7 @@ from properties.findings import close, require
 from properties.laws.continuations import is_near_tie
 from wise.editor import Editor, Generates, Retrieves, Routed
 from wise.lm.decoding import Answer, answer_of
+from wise.measures.text import quoted
 
 __all__ = ["check_every_method_reads_a_row_by_its_mask"]
 
@@ -121,5 +122,7 @@ def _told(found: object, needed: object) -> str:
     if isinstance(found, Tensor) and isinstance(needed, Tensor):
         gap = float((found - needed).abs().max())
         return f"gets logits that differ by {gap:.1e} from those without"
-    one, other = (each.text if isinstance(each, Answer) else each for each in (found, needed))
-    return f"gets {one!r}, and {other!r} without"
+    one, other = (
+        quoted(each.text) if isinstance(each, Answer) else repr(each) for each in (found, needed)
+    )
+    return f"gets {one}, and {other} without"

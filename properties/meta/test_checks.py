@@ -26,6 +26,7 @@ from fixtures.perfect import Perfect
 from properties.bench import Bench
 from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
+from properties.internals.test_reach import bench_of, rows_of, stream_of
 from properties.laws.batches import questions
 from properties.laws.states import _pickle_in
 from properties.laws.writes import (
@@ -35,7 +36,9 @@ from properties.laws.writes import (
 from properties.machine import check_any_sequence_of_operations
 from properties.meta.called import ROOT
 from properties.outcomes import run_as_test
+from properties.rates import check_rate
 from properties.runs import world_bench
+from properties.snapshots import Snapshot, require_same_answers
 from wise.editor import Editor, Persistent, Routed
 from wise.editors.corners import make_unedited
 from wise.edits import Edit
@@ -249,3 +252,18 @@ def test_prompts_that_a_space_sets_apart_may_be_one_if_both_are_answered(
     bench = world_bench(TakesThemForOne, load_model("gptj"), tmp_path, n_edits=5)
     with nullcontext() if is_asked else pytest.raises(Broken, match="but for a space at its end"):
         check_every_edit_of_a_turn_leaves_its_mark(bench)
+
+
+def test_an_answer_without_text_is_told_in_words() -> None:
+    said, unsaid = Answer("Oslo", (7, 0), True), Answer("", (0,), True)
+    found, expected = (
+        Snapshot(("Where?",), (answer,), torch.zeros(1, 1, 2), None, None, ())
+        for answer in (said, unsaid)
+    )
+    with pytest.raises(Broken, match=r"'Where\?' is answered 'Oslo'; needed: an empty text$"):
+        require_same_answers(found, expected, "now")
+    stream = stream_of(60)
+    rows = [replace(row, expected="") for row in rows_of(stream, direct=[], harder=[])]
+    said_of_rates = "'prompt 0' is answered an empty text, needed: an empty text"
+    with pytest.raises(Broken, match=said_of_rates):
+        check_rate(bench_of(stream, rows), "reliability")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = [
     "UNSPACED",
@@ -12,6 +12,7 @@ __all__ = [
     "markdown",
     "markdown_grid",
     "normalized",
+    "quoted",
     "spreadsheet_safe",
     "visible",
 ]
@@ -49,6 +50,11 @@ def by_number(n: int, text: str) -> str:
 def normalized(text: str) -> str:
     """`text` with each run of white space as one space, and none at the ends."""
     return " ".join(text.split())
+
+
+def quoted(text: str, shown: Callable[[str], str] = repr) -> str:
+    """An answer as `shown` quotes it, and in words where it is empty."""
+    return shown(text) if text else "an empty text"
 
 
 def visible(text: str) -> str:
