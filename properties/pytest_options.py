@@ -80,8 +80,8 @@ def add_options(parser: pytest.Parser) -> None:
     register(
         "skip-bad-records",
         action="store_true",
-        help="leave out bad records of --dataset, and edits too long for the model, and say why, "
-        "in place of stopping at the first",
+        help="leave out bad records of --dataset, and edits too long for the model, and "
+        "say why, in place of stopping at the first",
     )
     add("edits", None, "length T of the stream", shown=f"{DEFAULT_EDITS}, or all", metavar="T")
     add(

@@ -120,7 +120,7 @@ class Session:
         except UnaskableError as error:
             if not source:
                 raise
-            raise ValueError(at_record(error, source, stream)) from error
+            raise ValueError(at_record(error, source)) from error
 
     @property
     def rows(self) -> RowFiles:

@@ -395,7 +395,7 @@ def _why_not_asked(
     try:
         check_askable(tokenizer, stream, max_length)
     except UnaskableError as error:
-        return f"a run stops at {at_record(error, dataset, stream)}; {COUNTED}"
+        return f"a run stops at {at_record(error, dataset)}; {COUNTED}"
     return ""
 
 

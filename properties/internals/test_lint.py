@@ -471,8 +471,9 @@ def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Pa
     result = CliRunner().invoke(main, [*words, "--model=llama"])
     assert result.exit_code == 1
     told = " ".join(result.output.split())
-    limits = "prompts have at most 127 tokens, and answers 381"
-    assert f"1 edit that is too long for llama ({limits}): jsonl-1; left out" in told
+    limits = "what is asked has at most 128 tokens, and an answer 381"
+    named = "jsonl-1 (target 'a room a room a room a r...': 1801 tokens)"
+    assert f"1 edit with a text that is too long for llama ({limits}): {named}; left out" in told
     assert "the most that any editor can reach after 1 edit:" in told
     place = f"{tmp_path}/facts.jsonl, line 2, record 1"
     assert f"Error: a run stops at {place}: edit 'jsonl-1': target 'a room" in told

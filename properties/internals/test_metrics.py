@@ -371,5 +371,5 @@ def test_a_target_that_leaves_no_room_for_a_prompt_is_named() -> None:
     while len(tokenizer(f" {target}").input_ids) < model.config.max_position_embeddings - 2:
         target += "a"
     stream = EditStream((Edit("The first letter is", target),))
-    with pytest.raises(ValueError, match=f"target '{target[:60]}' has"):
+    with pytest.raises(ValueError, match=rf"target '{target[:60]}\.\.\.' has"):
         reader_of(model, tokenizer, stream)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from benchmarks import search
 from fixtures import scenes
 from fixtures.encyclopedia import Encyclopedia
-from fixtures.models import load_model, load_tokenizer
+from fixtures.models import load_context_length, load_model, load_tokenizer
 from fixtures.scenes import dataset_scene, scene_of, stream_seed
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.checks import check_editor
@@ -25,7 +25,10 @@ from reports.__main__ import main
 from wise.editor import load_editor
 from wise.editors.corners import make_unedited
 from wise.edits import Edit, EditStream, Probe
+from wise.evaluation.askable import askable, check_askable
 from wise.evaluation.datasets import load_stream, read_dataset, write_jsonl
+from wise.lm.decoding import answer_length
+from wise.lm.tokens import prompt_tokens
 from wise.measures.rows import read_rows
 
 pytestmark = pytest.mark.internals
@@ -170,7 +173,7 @@ def test_a_league_tells_the_faults_of_its_file_and_reads_it_once_in_a_process(
 def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     folder: str, tmp_path: Path
 ) -> None:
-    """The model reads 64 tokens: 15 of a prompt, and 45 of an answer."""
+    """The model reads 64 tokens: 16 of what is asked, and 45 of an answer."""
     ask, good = "Who is it, and where and when and why?", Edit("Bo is", "Rome", "Bo", id="good")
     long = [Edit("Al is", "Rome " * 40, "Al", id="answer"), Edit(ask, "Rome", id="prompt"),
             Edit("Cy is", "Rome", "Cy", id="probe")]  # fmt: skip
@@ -179,17 +182,23 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     words = f"--dataset={tmp_path / 'some.jsonl'}", f"--model={folder}"
     found, notes = settings_of(*words, "--skip-bad-records").facts
     assert (found.edits, found.probes) == ((good,), probes[:1])
-    limits = "prompts have at most 15 tokens, and answers 45"
-    told = f"3 edits that are too long for {folder} ({limits}): answer, prompt, probe"
-    assert notes == (f"{told}; left out",)
+    limits = "what is asked has at most 16 tokens, and an answer 45"
+    told = f"3 edits with a text that is too long for {folder} ({limits}): "
+    named = ("answer (target 'Rome Rome Rome Rome Rome...': 161 tokens), "
+             "prompt (prompt 'Who is it, and where and...': 30 tokens), "
+             "probe (far probe 'Who is it, and where and...': 30 tokens)")  # fmt: skip
+    assert notes == (f"{told}{named}; left out",)
     settings = settings_of(*words)
     assert len(settings.facts[0].edits) == 4
     place = rf"{tmp_path}/some.jsonl, line 2, record 1"
-    said = rf"{place}: edit 'answer': target 'Rome .*' has .*; --skip-bad-records leaves such edits"
-    with pytest.raises(ValueError, match=rf"^{said} out$"):
+    said = (
+        rf"{place}: edit 'answer': target 'Rome .*' has 161 tokens; at most 61 are allowed, as the "
+        "model reads 64 with its prompt; --skip-bad-records leaves it out"
+    )
+    with pytest.raises(ValueError, match=rf"^{said}$"):
         Session(settings, tmp_path).scene(0)
     write_jsonl(EditStream((good, replace(long[1], prompt=ask * 5))), tmp_path / "some.jsonl")
-    said = rf"{place}: edit 'prompt': prompt 'Who is it.*; --skip-bad-records leaves such edits out"
+    said = rf"{place}: edit 'prompt': prompt 'Who is it.*; --skip-bad-records leaves it out"
     with pytest.raises(ValueError, match=f"^{said}$"):
         Session(settings_of(*words), tmp_path).scene(0)
     linted = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
@@ -197,10 +206,61 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     assert re.search(rf"Error: a run stops at {said}; lines count from 1", linted.output)
 
 
+ASK = "Who is it, and where and when and why?" * 3
+TOO_LONG = {
+    "paraphrase": (Edit("Bo is", "Rome", id="bo", paraphrases=("Bo:", ASK)), "edit 'bo': "),
+    "near-relation probe": (Probe(ASK, "near-relation", edit_id="al"), "edit 'al': "),
+    "far probe": (Probe(ASK, "far"), ""),
+    "portability answer": (Probe("Bo has", "portability", "Rome " * 40), ""),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LONG)
+def test_a_text_that_does_not_fit_is_named_with_its_line_its_length_and_what_is_allowed(
+    what: str, folder: str, tmp_path: Path
+) -> None:
+    record, of = TOO_LONG[what]
+    path = tmp_path / "some.jsonl"
+    edits = [Edit(f"{name} is", "Rome", id=name) for name in ("di", "al")]
+    probes = [Probe("Cy is", "far"), record]
+    if isinstance(record, Edit):
+        edits, probes = [*edits, record], []
+    write_jsonl(EditStream(tuple(edits), tuple(probes)), path)
+    lines = path.read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "why" in text or "Rome Rome" in text)
+    words = f"--dataset={path}", f"--model={folder}"
+    allowed = "61 are allowed" if "answer" in what else "56 are allowed"
+    said = (
+        rf"{path}, line {line}, .*: {of}{what} '.*' has \d+ tokens; at most {allowed}, as the model"
+    )
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Session(settings_of(*words), tmp_path).scene(0)
+    skipping = settings_of(*words, "--skip-bad-records")
+    (note,) = skipping.facts[1]
+    assert f"{what} '" in note
+    assert Session(skipping, tmp_path).scene(0).stream.edits
+
+
+def test_what_may_be_asked_and_answered_fits_in_the_longest_together(folder: str) -> None:
+    """A quarter of the context is asked, and what is answered has three, less its end."""
+    tokenizer, most = load_tokenizer(folder), load_context_length(folder)
+    assert most == 64
+    asked = next(
+        text for n in range(60) if len(prompt_tokens(tokenizer, [text := "o" * n])[0]) > 16
+    )
+    answer = next(text for n in range(2, 60) if answer_length(tokenizer, text := "o" * n) > 45)
+    for prompt, target, n_left in [
+        (asked[:-1], answer[:-1], 1), (asked, "x", 0), ("x", answer, 0),
+    ]:  # fmt: skip
+        left, _ = askable(EditStream((Edit(prompt, target),)), tokenizer, most)
+        assert len(left.edits) == n_left
+        check_askable(tokenizer, left, most)
+
+
 def test_a_text_that_is_left_out_as_too_long_but_fits_stops_no_run(
     folder: str, tmp_path: Path
 ) -> None:
-    """Of the 64 tokens that the model reads a prompt may have 15, where others are left out."""
+    """Of the 64 tokens that the model reads a prompt may have 16, where others are left out."""
     ask = "Who is it, and where and when and why?"
     path = tmp_path / "some.jsonl"
     edits = Edit("Bo is", "Rome", id="short"), Edit(ask, "Rome", id="long")
@@ -211,7 +271,9 @@ def test_a_text_that_is_left_out_as_too_long_but_fits_stops_no_run(
         linted = CliRunner().invoke(main, ["lint", str(path), "--model", folder, *skip])
         assert linted.exit_code == 0, linted.output
         assert f"after {n_edits}:" in linted.output
-        assert ("): long; left out" in " ".join(linted.output.split())) == told
+        assert (
+            "): long (prompt 'Who is it, and where and" in " ".join(linted.output.split())
+        ) == told
 
 
 def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
@@ -227,10 +289,11 @@ def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
     why = f"holds the special token {end!r}, which is not text"
     found, notes = settings_of(*words, "--skip-bad-records").facts
     assert (found.edits, found.probes) == ((good,), ())
-    told = f"2 edits with an answer that {folder} cannot give: target ({why}), chain ({why})"
+    named = f"target (target 'Rome {end} x' {why}), chain (portability answer {end!r} {why})"
+    told = f"2 edits with a text that {folder} cannot read or write: {named}"
     assert notes == (f"{told}; left out",)
-    place = r"some.jsonl, line [23], record [12]"
-    with pytest.raises(ValueError, match=rf"{place}: edit '(target|chain)': answer .*; --skip-bad"):
+    place = r"some.jsonl, line 2, record 1"
+    with pytest.raises(ValueError, match=rf"{place}: edit 'target': target .*; --skip-bad"):
         Session(settings_of(*words), tmp_path).scene(0)
     said = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
     assert said.exit_code == 1
@@ -255,8 +318,8 @@ def test_a_league_leaves_out_what_a_model_cannot_be_asked_on_demand(
     found = CliRunner().invoke(main, [*words, "--skip-bad-records"])
     assert found.exit_code == 0, found.output
     page = (tmp_path / "league" / "league.md").read_text()
-    assert "1 edit that is too long for" in page
-    assert "1 edit that is too long for" in found.output
+    assert "1 edit with a text that is too long for" in page
+    assert "1 edit with a text that is too long for" in found.output
     (rows,) = (tmp_path / "league").glob("*.jsonl")
     assert max(row.t for row in read_rows(rows)) == 3
 

@@ -1,27 +1,34 @@
 """Which edits of a stream a model can be asked: how long their texts may be, and which answers.
 
-A text is read with the tokens of the answer behind it, within the model's context.
+What is asked, be it a prompt, a paraphrase or a probe, is read with room behind it for the longest
+target or consequence of the stream, and both together fit the model's context.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import compress
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from wise.edits import Edit, EditStream
-from wise.evaluation.asked import Question, final_questions
+from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.datasets import place_of
 from wise.evaluation.lint import Spelling
 from wise.lm.decoding import EXTRA_TOKENS, answer_length
-from wise.lm.tokens import canonical, encode, special_token_in, why_no_answer, why_no_target
+from wise.lm.tokens import (
+    canonical,
+    prompt_tokens,
+    special_token_in,
+    why_no_answer,
+    why_no_target,
+)
 from wise.measures.text import by_number
 
 __all__ = [
+    "LeftOut",
     "UnaskableError",
     "askable",
     "at_record",
@@ -34,14 +41,61 @@ __all__ = [
 _LEAST_TOKENS = 8
 _MOST_NAMED = 5  # edits that a note names
 _SHOWN = 60  # letters of a text
+_NAMED = 24  # of one among several
 
 
 class UnaskableError(ValueError):
-    """A model cannot be asked a stream, because of the edit `edit_id`, or "" of no edit's probe."""
+    """A model cannot be asked a stream, because of a text of `record`, an edit or a probe."""
 
-    def __init__(self, edit_id: str, what: str) -> None:
+    def __init__(self, record: Edit | Probe, what: str) -> None:
+        edit_id = record.id if isinstance(record, Edit) else record.edit_id
         super().__init__(f"edit {edit_id!r}: {what}" if edit_id else what)
-        self.edit_id = edit_id
+        self.record = record
+
+
+class LeftOut(NamedTuple):
+    """An edit, or a probe of none, that is left out; `why` names the text, and what it is."""
+
+    record: Edit | Probe
+    why: str
+    is_long: bool
+
+
+class _Text(NamedTuple):
+    """A text of a record, and what it is there."""
+
+    record: Edit | Probe
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {_cut(self.text, _SHOWN)}"
+
+    @property
+    def named(self) -> str:
+        """The text among several."""
+        return f"{self.what} {_cut(self.text, _NAMED)}"
+
+
+def _prompts(record: Edit | Probe) -> list[_Text]:
+    """What a model is asked of a record."""
+    if isinstance(record, Probe):
+        return [_Text(record, f"{record.kind} probe", record.prompt)]
+    paraphrases = [_Text(record, "paraphrase", text) for text in record.paraphrases]
+    return [_Text(record, "prompt", record.prompt), *paraphrases]
+
+
+def _answers(record: Edit | Probe) -> list[_Text]:
+    """What a model has to answer, word for word, that is asked of a record."""
+    if isinstance(record, Edit):
+        return [_Text(record, "target", record.target)]
+    is_consequence = record.kind == "portability"
+    return [_Text(record, "portability answer", record.answer)] if is_consequence else []
+
+
+def _texts(stream: EditStream, of: Callable[[Edit | Probe], list[_Text]]) -> list[_Text]:
+    records: list[Edit | Probe] = [*stream.edits, *stream.probes]
+    return [text for record in records for text in of(record)]
 
 
 def n_new_tokens(
@@ -49,19 +103,16 @@ def n_new_tokens(
 ) -> int:
     """How many tokens an answer may have: two more than the longest target or consequence, at
     least 8. Raises UnaskableError where no prompt fits before so many."""
-    owners = {edit.target: (edit.id, "target") for edit in reversed(stream.edits)}
-    for probe in stream.probes:
-        if probe.kind == "portability":
-            owners.setdefault(probe.answer, (probe.edit_id, "answer"))
-    lengths = {text: answer_length(tokenizer, text) for text in sorted(owners)}
-    longest = max(lengths, key=lengths.__getitem__, default="")
-    n_new = max(_LEAST_TOKENS, lengths.get(longest, 0) + EXTRA_TOKENS)
-    if max_length is not None and n_new >= max_length:
-        edit_id, what = owners[longest]
+    answers = _texts(stream, _answers)
+    lengths = {text: answer_length(tokenizer, text) for text in {each.text for each in answers}}
+    longest = max(answers, key=lambda each: lengths[each.text], default=None)
+    n_tokens = lengths[longest.text] if longest else 0
+    n_new = max(_LEAST_TOKENS, n_tokens + EXTRA_TOKENS)
+    if longest and max_length is not None and n_new >= max_length:
         raise UnaskableError(
-            edit_id,
-            f"{what} {longest[:_SHOWN]!r} has {lengths[longest]} tokens; the model reads at most "
-            f"{max_length} with its prompt",
+            longest.record,
+            f"{longest} has {n_tokens} tokens; at most {max_length - EXTRA_TOKENS - 1} are "
+            f"allowed, as the model reads {max_length} with its prompt",
         )
     return n_new
 
@@ -71,67 +122,83 @@ def check_askable(
 ) -> None:
     """Raise UnaskableError for an answer that is no text, and a prompt that leaves it no room."""
     n_new = n_new_tokens(tokenizer, stream, max_length)
-    asked = final_questions(stream)
-    if not asked:
-        return
-    for question in asked:
-        if question.expected and (why := _why_not_taught(tokenizer, question.expected)):
-            raise UnaskableError(question.edit_id, f"answer {question.expected[:_SHOWN]!r} {why}")
-
-    def read(questions: Sequence[Question]) -> None:
-        prompts = [question.prompt for question in questions]
-        encode(tokenizer, prompts, max_length=max_length, n_more=n_new)
-
-    try:
-        read(asked)
-    except ValueError:
-        for question in asked:
-            try:
-                read([question])
-            except ValueError as error:
-                raise UnaskableError(question.edit_id, str(error)) from error
-        raise
+    for each in _texts(stream, _answers):
+        if why := _why_not_taught(tokenizer, each.text):
+            raise UnaskableError(each.record, f"{each} {why}")
+    asked = _texts(stream, _prompts)
+    room = math.inf if max_length is None else max_length - n_new
+    rows = prompt_tokens(tokenizer, [each.text for each in asked]) if asked else []
+    for each, tokens in zip(asked, rows, strict=True):
+        if not tokens:
+            raise UnaskableError(each.record, f"{each} encodes to no token")
+        if len(tokens) > room:
+            raise UnaskableError(
+                each.record,
+                f"{each} has {len(tokens)} tokens; at most {room} are allowed, as the model reads "
+                f"{max_length}, and {n_new} are kept for the longest answer of the stream",
+            )
 
 
-def at_record(error: UnaskableError, source: str, stream: EditStream) -> str:
-    """What cannot be asked of `stream`, at which record of its dataset, and what leaves it out."""
-    place = place_of(source, error.edit_id, stream)
-    return f"{place}: {error}; --skip-bad-records leaves such edits out"
+def at_record(error: UnaskableError, source: str) -> str:
+    """What cannot be asked, at which record of a dataset, and what leaves it out."""
+    return f"{place_of(source, error.record)}: {error}; --skip-bad-records leaves it out"
 
 
 def askable(
     whole: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> tuple[EditStream, tuple[tuple[Edit, str], ...]]:
-    """The part of `whole` of which a model reads every text and can say every answer; and the edits
-    that are left out, with the reason for a target or a consequence, or "" where one is too long.
+) -> tuple[EditStream, tuple[LeftOut, ...]]:
+    """The part of `whole` of which a model reads every text and can say every answer; and what is
+    left out: edits with their probes, and probes of no edit.
 
-    Answers have three quarters of `max_length`, the tokens that the model reads, and prompts one.
+    Answers have three quarters of `max_length`, the tokens that the model reads, and what is asked
+    one. So all of them fit, whichever are drawn.
     """
-    room = _room(max_length)
-    of_edit = defaultdict(list)
+    probes = defaultdict[str, list[Probe]](list)
     for probe in whole.probes:
-        of_edit[probe.edit_id].append(probe)
-    texts = list[list[tuple[str, float]]]()  # of each edit, with how many tokens each may have
-    whys = list[str]()
-    for edit in whole.edits:
-        probes = of_edit[edit.id] if edit.id else []
-        prompts = (edit.prompt, *edit.paraphrases, *(probe.prompt for probe in probes))
-        answers = [each.answer for each in probes if each.kind == "portability"]
-        texts.append([(prompt, room) for prompt in prompts])
-        texts[-1] += [(f" {each}", 3 * room) for each in (edit.target, *answers)]
-        told = (_why_not_taught(tokenizer, each) for each in (edit.target, *answers))
-        whys.append(next((why for why in told if why), ""))
-    distinct = list(dict.fromkeys(text for of_one in texts for text, _ in of_one))
-    ids = tokenizer(distinct, add_special_tokens=False).input_ids if distinct else []
-    n_tokens = dict(zip(distinct, map(len, ids), strict=True))
-    fits = [not why and all(n_tokens[text] <= n for text, n in of_one)
-            for of_one, why in zip(texts, whys, strict=True)]  # fmt: skip
-    kept = tuple(compress(whole.edits, fits))
+        probes[probe.edit_id].append(probe)
+    alone = probes.pop("", [])
+    groups: list[list[Edit | Probe]] = [[edit, *probes[edit.id]] for edit in whole.edits]
+    groups += [[probe] for probe in alone]
+    n_tokens = _lengths(tokenizer, whole)
+    found = [_left_out(tokenizer, group, n_tokens, max_length) for group in groups]
+    lost = {id(group[0]) for group, why in zip(groups, found, strict=True) if why}
+    kept = tuple(edit for edit in whole.edits if id(edit) not in lost)
     known = {"", *(edit.id for edit in kept)}
-    asked = tuple(probe for probe in whole.probes if probe.edit_id in known)
-    lost = zip(whole.edits, whys, fits, strict=True)
-    left_out = tuple((edit, why) for edit, why, fit in lost if not fit)
-    return EditStream(kept, asked, whole.name), left_out
+    asked = tuple(p for p in whole.probes if p.edit_id in known and id(p) not in lost)
+    return EditStream(kept, asked, whole.name), tuple(each for each in found if each is not None)
+
+
+def _lengths(tokenizer: PreTrainedTokenizerBase, stream: EditStream) -> dict[_Text, int]:
+    """How many tokens each text has: what is asked with BOS, and an answer behind a space."""
+    asked, answers = (list(dict.fromkeys(_texts(stream, of))) for of in (_prompts, _answers))
+    rows = prompt_tokens(tokenizer, [each.text for each in asked]) if asked else []
+    lengths = dict(zip(asked, map(len, rows), strict=True))
+    return lengths | {each: answer_length(tokenizer, each.text) for each in answers}
+
+
+def _left_out(
+    tokenizer: PreTrainedTokenizerBase,
+    group: Sequence[Edit | Probe],
+    n_tokens: Mapping[_Text, int],
+    max_length: int | None,
+) -> LeftOut | None:
+    """Why an edit with its probes is left out; None where it is not."""
+    asked, answers = ([each for record in group for each in of(record)]
+                      for of in (_prompts, _answers))  # fmt: skip
+    for each in answers:
+        if why := _why_not_taught(tokenizer, each.text):
+            return LeftOut(group[0], f"{each.named} {why}", False)
+    for texts, most in zip((asked, answers), _most(max_length), strict=True):
+        for each in texts:
+            if not n_tokens[each]:
+                return LeftOut(group[0], f"{each.named} encodes to no token", False)
+            if n_tokens[each] > most:
+                return LeftOut(group[0], f"{each.named}: {n_tokens[each]} tokens", True)
+    return None
+
+
+def _cut(text: str, most: int) -> str:
+    return repr(text if len(text) <= most else f"{text[:most]}...")
 
 
 def _why_not_taught(tokenizer: PreTrainedTokenizerBase, answer: str) -> str:
@@ -145,28 +212,32 @@ def spelling_of(tokenizer: PreTrainedTokenizerBase) -> Spelling:
     return Spelling(*(partial(f, tokenizer) for f in (why_no_answer, canonical, special_token_in)))
 
 
-def _room(max_length: int | None) -> float:
-    """How many tokens a prompt may have, and an answer three times as many."""
-    return math.inf if max_length is None else max_length // 4 - 1  # behind BOS
+def _most(max_length: int | None) -> tuple[float, float]:
+    """How many tokens may be asked, and answered; with what is kept behind an answer they fit."""
+    quarter = math.inf if max_length is None else max_length // 4
+    return quarter, 3 * (quarter - 1)
 
 
-def not_askable(left_out: Sequence[tuple[Edit, str]], model: str, max_length: int | None) -> str:
-    """`3 edits that are too long for llama (...): zsre-1, zsre-4, zsre-9`; empty for none.
+def not_askable(left_out: Sequence[LeftOut], model: str, max_length: int | None) -> str:
+    """`2 edits with a text that is too long for llama (...): zsre-1 (target 'Ada ...': 400 tokens),
+    zsre-9 (...)`; empty for none.
 
-    After them come those with an answer that is no text, each with the reason.
+    After them come those with an answer that is no text.
     """
-    room = _room(max_length)
-    limits = f"prompts have at most {room} tokens, and answers {3 * room}"
-    named = [(edit.id or repr(edit.prompt[:_SHOWN]), why) for edit, why in left_out]
+    asked, answered = _most(max_length)
+    limits = f"what is asked has at most {asked} tokens, and an answer {answered}"
     kinds = {
-        f"edit|edits that is|are too long for {model} ({limits})": [
-            name for name, why in named if not why
-        ],
-        f"edit|edits with an answer that {model} cannot give": [
-            f"{name} ({why})" for name, why in named if why
-        ],
+        True: f"with a text that is too long for {model} ({limits})",
+        False: f"with a text that {model} cannot read or write",
     }
-    return "; ".join(_named(what, names) for what, names in kinds.items() if names)
+    named = defaultdict[str, list[str]](list)
+    for record, why, is_long in sorted(left_out, key=lambda each: not each.is_long):
+        if isinstance(record, Edit):
+            name = record.id or _cut(record.prompt, _NAMED)
+            named[f"edit|edits {kinds[is_long]}"].append(f"{name} ({why})")
+        else:
+            named[f"probe|probes of no edit, {kinds[is_long]}"].append(why)
+    return "; ".join(_named(what, names) for what, names in named.items())
 
 
 def _named(what: str, names: Sequence[str]) -> str:

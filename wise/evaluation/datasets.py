@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from wise.edits import EditStream
+from wise.edits import Edit, EditStream, Probe
 from wise.evaluation.fields import did_you_mean
 from wise.evaluation.formats import FORMATS
 from wise.evaluation.formats.own import write_jsonl
@@ -103,13 +103,14 @@ def read_dataset(
     return _read(spec, notes), tuple(notes.lines())
 
 
-def place_of(spec: str, edit_id: str, stream: EditStream) -> str:
-    """`FILE, line N, record N` of the first edit of that id in `stream`, which FILE or FORMAT:FILE
-    holds; FILE alone where it has no such edit. Raises as `read_dataset`."""
-    asked = next((edit for edit in stream.edits if edit.id == edit_id), None)
+def place_of(spec: str, record: Edit | Probe) -> str:
+    """`FILE, line N, record N` of the first such edit or probe that FILE or FORMAT:FILE holds; FILE
+    alone where there is none. Raises as `read_dataset`."""
     notes = LoadingNotes(skip_bad=True)
-    places = zip(_read(spec, notes).edits, notes.places, strict=True)
-    return next((place for edit, place in places if edit == asked), str(named_file(spec)[1]))
+    whole = _read(spec, notes)
+    places = [*zip(whole.edits, notes.places, strict=True),
+              *zip(whole.probes, notes.probe_places, strict=True)]  # fmt: skip
+    return next((place for each, place in places if each == record), str(named_file(spec)[1]))
 
 
 def _read(spec: str, notes: LoadingNotes) -> EditStream:

@@ -30,6 +30,7 @@ class LoadingNotes:
     def __init__(self, *, skip_bad: bool = False) -> None:
         self.counts = Counter[str]()
         self.places: list[str] = []  # of the edits that are read
+        self.probe_places: list[str] = []
         self._unread, self._n_with_unread = Counter[str](), 0
         self._meant = dict[str, str]()  # by key that is not read
         self._bad: dict[str, list[RecordError]] = {}  # by reason

@@ -75,9 +75,12 @@ def read_known(
     notes.add("edit|edits to the answer of another fact: a file of known facts has none to write",
               len(facts))  # fmt: skip
     try:
-        return stream_of(facts, name="known-facts")
+        stream = stream_of(facts, name="known-facts")
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
+    of_edit = dict(zip((edit.id for edit in stream.edits), notes.places, strict=True))
+    notes.probe_places = [of_edit[probe.edit_id] for probe in stream.probes]
+    return stream
 
 
 def _parse(record: Field, index: int, notes: LoadingNotes) -> KnownFact:

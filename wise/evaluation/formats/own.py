@@ -22,7 +22,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 
 from wise.edits import LEVELS, Edit, EditStream, Probe, fields_of
@@ -63,6 +63,7 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
             edits.append(edit)
             notes.places.append(record.place)
         probes += made_for_it
+        notes.probe_places += [record.place] * len(made_for_it)
     given = {edit.id for edit in edits}
     for index, at, start, end in unnamed:
         edit_id = unused(f"jsonl-{index}", index, given)
@@ -72,7 +73,9 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     for field in references:
         if str(field.value) not in known:
             notes.refuse(field.error("the id of an edit in this file"))
-            probes = [probe for probe in probes if probe.edit_id != str(field.value)]
+            kept = [probe.edit_id != str(field.value) for probe in probes]
+            probes = list(compress(probes, kept))
+            notes.probe_places = list(compress(notes.probe_places, kept))
     if not edits and not probes and (why := notes.nothing_left()):
         raise why
     return EditStream(tuple(edits), tuple(probes))

@@ -66,6 +66,7 @@ def read_published(
             edits += made
             notes.places += [record.place] * len(made)
             probes += made_for_them
+            notes.probe_places += [record.place] * len(made_for_them)
     if not edits and (why := notes.nothing_left()):
         raise why
     return EditStream(tuple(edits), tuple(probes))
