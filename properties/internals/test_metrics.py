@@ -17,7 +17,7 @@ from properties.internals.notebook import BO, STREAM, EndlessNotebook, Notebook,
 from properties.internals.test_tokenizer_kinds import tokenizer_of
 from wise.editor import Editor
 from wise.edits import Edit, EditStream, Probe
-from wise.evaluation.asked import Question, final_questions
+from wise.evaluation.asked import Question, final_questions, knowledge_questions
 from wise.evaluation.lifelong import reader_of
 from wise.evaluation.metrics import BaseAnswers, Measured, measure
 from wise.lm.decoding import Answer, Reader, Unedited
@@ -303,12 +303,28 @@ def test_an_answer_is_compared_a_token_with_the_one_that_it_was_exchanged_with()
         ("", "the record has no other answer to compare with"),
         (" warm", "the answers to compare are the same"),
         (EOS, f"an answer to compare holds the special token {EOS!r}, which is not text"),
+        ("cold " * 64, "an answer to compare is too long for the model"),
     ],
 )
 def test_what_cannot_be_compared_is_excluded_with_the_reason(truth: str, why: str) -> None:
     edit = Edit("The sun is", "warm", ground_truth=truth, id="sun")
     (question,) = final_questions(EditStream((edit,)))
     (found,) = measure(notebook(), READER, [question], "compared", BaseAnswers({}, {}))
+    assert (found.score, found.question.excluded) == (None, why)
+
+
+@pytest.mark.parametrize(
+    ("truth", "why"),
+    [
+        (EOS, f"the answer before the edit holds the special token {EOS!r}, which is not text"),
+        ("cold " * 64, "the answer before the edit is too long for the model"),
+    ],
+)
+def test_an_answer_before_the_edit_that_cannot_be_read_is_excluded_with_the_reason(
+    truth: str, why: str
+) -> None:
+    questions = knowledge_questions([Edit("The sun is", "warm", ground_truth=truth)])
+    (found,) = measure(notebook(), READER, questions, "forced", BaseAnswers({}, {}))
     assert (found.score, found.question.excluded) == (None, why)
 
 

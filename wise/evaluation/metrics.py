@@ -32,7 +32,7 @@ from wise.editor import Editor
 from wise.evaluation.asked import Question
 from wise.evaluation.drift import drifts
 from wise.lm.decoding import EXTRA_TOKENS, Answer, ForcedAnswer, Reader, Unedited, answer_length
-from wise.lm.tokens import canonical, prompt_tokens, why_no_target
+from wise.lm.tokens import canonical, encode, prompt_tokens, why_no_target
 from wise.measures.fluency import generation_entropy
 from wise.measures.rows import UNSTOPPED
 
@@ -107,6 +107,9 @@ def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseA
     tokenizer = reader.tokenizer
     if protocol == "drift":
         return _why_unread(question, reader)
+    if question.metric == "knowledge":
+        why = _why_no_answer(question.prompt, question.expected, reader)
+        return f"the answer before the edit {why}" if why else ""
     if protocol == "fluency":
         (ids,) = prompt_tokens(tokenizer, [question.prompt])
         room = math.inf if reader.max_length is None else reader.max_length - _N_CONTINUED
@@ -116,7 +119,7 @@ def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseA
         if not all(question.compared):
             return "the record has no other answer to compare with"
         right, wrong = (canonical(tokenizer, text) for text in question.compared)
-        whys = (why_no_target(tokenizer, text) for text in question.compared)
+        whys = (_why_no_answer(question.prompt, text, reader) for text in question.compared)
         same = "the answers to compare are the same" if right == wrong else ""
         return same or next((f"an answer to compare {why}" for why in whys if why), "")
     if (
@@ -127,6 +130,18 @@ def _why_unscored(question: Question, protocol: str, reader: Reader, base: BaseA
         text = base.free[question.prompt].text
         why = f"'s answer {why_no_target(tokenizer, text)}" if text else " answers nothing"
         return f"the unedited model{why}"
+    return ""
+
+
+def _why_no_answer(prompt: str, text: str, reader: Reader) -> str:
+    """Why `text` cannot be read as an answer to `prompt`; empty where it can."""
+    if why := why_no_target(reader.tokenizer, text):
+        return why
+    try:
+        encode(reader.tokenizer, [prompt], [text], max_length=reader.max_length)
+    except ValueError:
+        is_text = bool(answer_length(reader.tokenizer, text))
+        return "is too long for the model" if is_text else "encodes to no token"
     return ""
 
 
