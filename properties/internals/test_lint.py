@@ -104,6 +104,9 @@ PLANTED = {
     "outer-space": (changed(BO, target="Boville "), 1, "'Boville ', in Bo"),
     "decomposed": (changed(BO, target="Bovi\u0301lle"), 1, r"'Bovi\u0301lle', in Bo"),
     "template": (plus(Probe("{} lives in", "far")), 1, "'{} lives in'"),
+    "respelled-prompt": (changed(BO, paraphrases=("BO lives  in", "Bo's home:")), 1,
+                         "Bo 'BO lives  in' beside 'Bo lives in'"),
+    "special-token": (changed(BO, aliases=("Boby</s>",)), 1, "</s> in 'Boby</s>'"),
     "no-subject": (changed(BO, subject=""), 1, "Bo 'Bo lives in' -> 'Boville'"),
 }  # fmt: skip
 
@@ -199,7 +202,7 @@ def test_an_answer_that_is_right_by_an_alias_contradicts_nothing(
 
 def test_a_target_with_an_alias_that_can_be_written_has_a_right_answer() -> None:
     streams = [changed(ADA, aliases=aliases) for aliases in ((), ("Lima",), ("Adaby",))]
-    spelling = Spelling(lambda text: "holds an A" * ("A" in text))
+    spelling = Spelling(lambda text: "holds an A" * text.startswith("A"))
     found = [lint(stream, spelling=spelling) for stream in streams]
     assert [[each.kind for each in told] for told in found] == [
         ["unwritable-target"], [], ["unwritable-target"],
@@ -266,6 +269,37 @@ def test_a_target_that_a_tokenizer_writes_in_another_way_is_a_note() -> None:
     assert (found.kind, found.n, found.is_fault) == ("rewritten-target", len(NAMES), False)
     assert found.example == "Bo 'Bo lives in' -> 'Boville' is written 'BOVILLE'"
     assert lint(stream, spelling=Spelling()) == []
+
+
+@pytest.mark.parametrize("kind", ["edit", "portability"])
+def test_an_alias_that_a_tokenizer_cannot_write_is_a_fault(kind: str) -> None:
+    aliases = ("v1", "Botown", "v2")
+    chain = Probe("Bo's mayor has", "portability", "a cat", "Bo", aliases=aliases)
+    stream = changed(BO, aliases=aliases) if kind == "edit" else plus(chain)
+    (found,) = lint(stream, spelling=Spelling(lambda text: "holds a v" * text.startswith("v")))
+    assert (found.kind, found.n, found.n_of, found.is_fault) == ("unwritable-alias", 2, 3, True)
+    of = "'Bo lives in' -> 'Boville'" if kind == "edit" else "\"Bo's mayor has\" -> 'a cat'"
+    assert found.example == f"'v1' beside Bo {of}: holds a v"
+
+
+def test_a_consequence_that_a_tokenizer_cannot_write_is_told_as_a_target_is() -> None:
+    spelling = Spelling(lambda text: "holds Mr" * text.startswith("Mr Bo"))
+    (found,) = lint(CLEAN, spelling=spelling)
+    assert (found.kind, found.n, found.n_of) == ("unwritable-target", 1, len(NAMES))
+    assert found.example == "Bo \"Bo's mayor is\" -> 'Mr Bo' holds Mr"
+
+
+@pytest.mark.parametrize("mark", ["<s>", "</s>", "<|endoftext|>", "<eos>", "[CLS]", "<|im_end|>"])
+def test_what_some_tokenizer_takes_for_a_special_token_is_a_fault_wherever_it_stands(
+    mark: str,
+) -> None:
+    streams = [plus(late(f"{mark}Zoe lives in")), changed(ADA, paraphrases=(f"Home {mark}:",)),
+               plus(Probe(f"Zoe {mark}", "far", "x", aliases=("y",))),
+               plus(Probe("Zoe is", "far", f"x{mark}")), changed(ADA, target=f"Rome{mark}"),
+               changed(ADA, aliases=(f"Rome{mark}",))]  # fmt: skip
+    for stream in streams:
+        assert [each.kind for each in lint(stream)] == ["special-token"]
+        assert lint(stream, spelling=Spelling()) == []
 
 
 @pytest.mark.parametrize("text", ["<e>Ada's home:", "Ada's <e> home:"])
@@ -357,6 +391,19 @@ def test_the_command_counts_the_aliases(tmp_path: Path) -> None:
     write_jsonl(changed(BO, aliases=("Botown",)), tmp_path / "facts.jsonl")
     result = CliRunner().invoke(main, ["lint", f"jsonl:{tmp_path / 'facts.jsonl'}"])
     assert "12 portability probes, 1 alias\n" in result.output
+
+
+@pytest.mark.parametrize("text", [" Bo's home:", "Bo's home: ", "Bo's\u2060 home:"])
+def test_what_cannot_be_seen_in_a_paraphrase_is_told(text: str) -> None:
+    (found,) = lint(changed(BO, paraphrases=("Where is Bo?", text)))
+    assert (found.n, " a paraphrase " in found.claim) == (1, True)
+    assert found.example == f"{text!r}, in Bo"
+
+
+@pytest.mark.parametrize("space", [" {}", "{} ", "\n{}"])
+def test_a_paraphrase_that_outer_space_sets_apart_from_its_prompt_is_the_prompt(space: str) -> None:
+    found = lint(changed(BO, paraphrases=("Bo's home:", space.format(BO.prompt))))
+    assert [each.kind for each in found] == ["outer-space", "respelled-prompt"]
 
 
 @pytest.mark.parametrize("field", ["prompt", "subject", "target"])

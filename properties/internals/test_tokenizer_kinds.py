@@ -240,6 +240,7 @@ def test_what_a_model_writes_is_never_told_as_what_none_can_write(
             "Paris \u0416uk",
             "holds '\u0416uk', for which the tokenizer has no tokens",
         ),
+        ("word pieces", "\u200d", "encodes to no token of text"),
         ("CLIP", "\u0416", "holds '\u0416', for which the tokenizer has no tokens"),
         ("unigram, NFKC", "\u0416", "holds '\u0416', for which the tokenizer has no tokens"),
         ("word pieces", "New York", ""),  # is written in small letters, and is right so

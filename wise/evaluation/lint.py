@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
@@ -25,9 +25,10 @@ __all__ = ["Spelling", "StreamFinding", "lint"]
 _FAULTS = (
     "contradicted-edit", "unwritable-target", "shared-paraphrase", "shared-probe",
     "contradicted-paraphrase", "edited-probe", "probe-in-scope", "contradicted-wording", "shortcut",
-    "shared-background", "no-change", "known-target", "target-in-prompt", "repeated-edit",
+    "shared-background", "unwritable-alias", "no-change", "known-target", "target-in-prompt",
+    "repeated-edit",
     "repeated-id", "template", "special-token", "hidden-character", "outer-space", "decomposed",
-    "prompt-as-paraphrase", "repeated-paraphrase",
+    "prompt-as-paraphrase", "respelled-prompt", "repeated-paraphrase",
 )  # fmt: skip
 _NOTES = (
     "shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject",
@@ -35,17 +36,29 @@ _NOTES = (
 )  # fmt: skip
 # What cannot be seen, in a field of edits.
 _UNSEEN = {
-    "hidden-character": "edits has|have a character in the {} that cannot be seen, or another kind "
+    "hidden-character": "edits has|have a character in {} that cannot be seen, or another kind "
     "of space; a text that looks the same has other tokens",
-    "outer-space": "edits begins|begin or ends|end the {} with a space; texts are taken as they "
+    "outer-space": "edits begins|begin or ends|end {} with a space; texts are taken as they "
     "are, and it has tokens of its own",
-    "decomposed": "edits has|have letters in the {} that are put together (not in NFC); a text "
+    "decomposed": "edits has|have letters in {} that are put together (not in NFC); a text "
     "that looks the same has other tokens",
+}
+_FIELDS: Mapping[str, Callable[[Edit], Sequence[str]]] = {
+    "the prompt": lambda edit: (edit.prompt,),
+    "the subject": lambda edit: (edit.subject,),
+    "the target": lambda edit: (edit.target,),
+    "a paraphrase": lambda edit: edit.paraphrases,
 }
 # What stands for a subject or an object: {}, {0}, {subject}, {{name}}, [X], <SUBJ>, %s.
 _GAP = re.compile(
     r"\{\d*\}|%s\b|\[[XYZ]\]"
     r"|[{<\[](subj|obj|subject|object|entity|target|answer|name|head|tail|mask|blank)[}>\]]",
+    re.IGNORECASE,
+)
+# How special tokens are written: <s>, </s>, <eos>, <|im_end|>, [CLS], <extra_id_0>.
+_MARK = re.compile(
+    r"</?s>|<(eos|bos|pad|unk|sep|cls|(start|end)_of_turn|extra_id_\d+)>|<\|\w+\|>"
+    r"|\[/?(CLS|SEP|PAD|UNK|EOS|BOS|INST)\]",
     re.IGNORECASE,
 )
 _NO_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")  # but for the one of Chinese
@@ -116,8 +129,7 @@ def lint(
     ]
     if background is not None:
         found += facts.on_background(background)
-    if spelling is not None:
-        found += facts.on_spelling(spelling)
+    found += facts.on_marks() if spelling is None else facts.on_spelling(spelling)
     if is_known is not None:
         found += facts.on_known(is_known)
     found += facts.on_subjects()
@@ -174,6 +186,10 @@ class _Facts:
         """`zsre-3 'Who ...?' -> 'Ada'`, of the prompt or of a paraphrase."""
         return f"{self.name(edit)} {_short(text or edit.prompt)} -> {_short(edit.target)}"
 
+    def of_probe(self, probe: Probe) -> str:
+        """`zsre-3 'Who ...?' -> 'Ada'`, of a consequence."""
+        return f"{probe.edit_id} {_short(probe.prompt)} -> {_short(probe.answer)}".lstrip()
+
     def name(self, edit: Edit) -> str:
         return edit.id or f"edit {self.stream.edits.index(edit) + 1}"
 
@@ -228,18 +244,19 @@ class _Facts:
         )  # fmt: skip
 
     def on_texts(self) -> _Found:
-        """What cannot be seen in a prompt, subject or target."""
-        for field, (kind, claim) in product(("prompt", "subject", "target"), _UNSEEN.items()):
-            found = [
-                edit for edit in self.stream.edits if _is_unseen(kind, field, getattr(edit, field))
-            ]
+        """What cannot be seen in a prompt, subject, target or paraphrase."""
+        for (field, texts), (kind, claim) in product(_FIELDS.items(), _UNSEEN.items()):
+            unseen = {
+                edit: text for edit in self.stream.edits for text in texts(edit)
+                if _is_unseen(kind, field, text)
+            }  # fmt: skip
+            found = list(unseen)
             if found:
                 named = ", ".join(map(self.name, found[:_MOST_NAMED]))
                 named += f" and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
-                text = min((getattr(edit, field) for edit in found), key=len)
                 yield _finding(
-                    kind, [f"{_bare(text)}, in {named}"], len(self.stream.edits),
-                    claim.format(field), n=len(found),
+                    kind, [f"{_bare(min(unseen.values(), key=len))}, in {named}"],
+                    len(self.stream.edits), claim.format(field), n=len(found),
                 )  # fmt: skip
 
     @cached_property
@@ -259,7 +276,7 @@ class _Facts:
 
     def on_paraphrases(self) -> _Found:
         n_all = sum(map(len, self.paraphrases.values()))
-        edited, own, clashing, again = (list[str]() for _ in range(4))
+        edited, own, clashing, again, respelled = (list[str]() for _ in range(5))
         for text, edits in self.paraphrases.items():
             writer = self.editing(text)
             for edit in edits:
@@ -269,6 +286,11 @@ class _Facts:
                     where.append(self.told(edit) if is_own else self.both(edit, writer, text))
                 elif other := next((each for each in edits if not _agree(each, edit)), None):
                     clashing.append(self.both(edit, other, text))
+            respelled += [
+                f"{self.name(edit)} {_cut(text)} beside {_cut(edit.prompt)}"
+                for edit in edits
+                if text != edit.prompt and _folded(text) == _folded(edit.prompt)
+            ]
             n_apart = len({normalized(edit.target) for edit in edits})
             again += [self.told(edits[0], text)] * (len(edits) - n_apart) * (writer is None)
         yield _finding(
@@ -284,6 +306,11 @@ class _Facts:
             "prompt-as-paraphrase", own, n_all,
             "paraphrases is|are the prompt of an edit with that target; asking them is asking for "
             "reliability",
+        )  # fmt: skip
+        yield _finding(
+            "respelled-prompt", respelled, n_all,
+            "paraphrases is|are the prompt of the edit but for case and white space, in no other "
+            "words; they ask for little more than reliability",
         )  # fmt: skip
         yield _finding(
             "repeated-paraphrase", again, n_all,
@@ -334,7 +361,7 @@ class _Facts:
             asked[probe.prompt].append(probe)
         edited, in_scope = list[str](), list[str]()
         for probe in probes:
-            told = f"{probe.edit_id} {_short(probe.prompt)} -> {_short(probe.answer)}"
+            told = self.of_probe(probe)
             writer = self.editing(probe.prompt)
             if writer is not None and not _is_right(writer.target, probe.answers):
                 edited.append(f"{told}; {self.name(writer)} -> {_short(writer.target)}")
@@ -387,15 +414,43 @@ class _Facts:
             "beforehand what it will be asked",
         )  # fmt: skip
 
+    def on_marks(self) -> _Found:
+        """What is a special token to some tokenizers."""
+        own = (text for edit in self.stream.edits for text in edit.answers)
+        of_probes = (text for probe in self.stream.probes for text in probe.answers)
+        texts = [*self.asked, *own, *filter(None, of_probes)]
+        yield _finding(
+            "special-token",
+            [f"{mark[0]} in {_short(text)}" for text in texts if (mark := _MARK.search(text))],
+            len(texts),
+            "prompts, paraphrases, probes and answers holds|hold what is a special token to some "
+            "tokenizers; one that has it reads no text there",
+        )  # fmt: skip
+
     def on_spelling(self, spelling: Spelling) -> _Found:
         edits = self.stream.edits
-        why = {text: spelling.why_unwritable(text) for edit in edits for text in edit.answers}
+        chains = [probe for probe in self.stream.probes if probe.kind == "portability"]
+        asked = [(edit.answers, self.told(edit)) for edit in edits]
+        asked += [(probe.answers, self.of_probe(probe)) for probe in chains]
+        why = {text: spelling.why_unwritable(text) for answers, _ in asked for text in answers}
+        for of, what in (
+            (asked[: len(edits)], "edits has|have a target"),
+            (asked[len(edits) :], "portability probes has|have an answer"),
+        ):
+            yield _finding(
+                "unwritable-target",
+                (f"{told} {why[answers[0]]}" for answers, told in of
+                 if all(why[text] for text in answers)),
+                len(of),
+                f"{what} that the tokenizer cannot write; free-run no answer is right",
+            )  # fmt: skip
         yield _finding(
-            "unwritable-target",
-            (f"{self.told(edit)} {why[edit.target]}" for edit in edits
-             if all(why[text] for text in edit.answers)),
-            len(edits),
-            "edits has|have a target that the tokenizer cannot write; free-run no answer is right",
+            "unwritable-alias",
+            (f"{_short(text)} beside {told}: {why[text]}" for answers, told in asked
+             for text in answers[1:] if why[text] and not all(why[each] for each in answers)),
+            self.stream.n_aliases,
+            "aliases is|are such as the tokenizer cannot write, and never right; only the other "
+            "answers count",
         )  # fmt: skip
         written = {edit: spelling.written(edit.target) for edit in edits if not why[edit.target]}
         yield _finding(
@@ -468,6 +523,11 @@ def _apart(edits: Sequence[Edit]) -> tuple[Edit, Edit] | None:
     return next((pair for pair in combinations(edits, 2) if not _agree(*pair)), None)
 
 
+def _folded(text: str) -> str:
+    """A text but for case and white space."""
+    return normalized(text).casefold()
+
+
 def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
@@ -496,7 +556,7 @@ def _begins(opening: str) -> Callable[[str], bool]:
 
 def _is_unseen(kind: str, field: str, text: str) -> bool:
     if kind == "outer-space":  # one space before a target is where any other target has it
-        text = text.removeprefix(" ") if field == "target" else text
+        text = text.removeprefix(" ") if field == "the target" else text
         return text != text.strip()
     if kind == "hidden-character":
         return bool(hidden(text) or _NO_SPACE.search(text))

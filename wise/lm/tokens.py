@@ -83,6 +83,8 @@ def why_no_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     be: a word that is read as unknown may still be written, piece by piece."""
     if why := why_no_target(tokenizer, text):
         return why
+    if not canonical(tokenizer, text):
+        return "encodes to no token of text"
     (ids,) = _own_tokens(tokenizer, [normalized(text)])
     words = text.split() if _has_unknown(tokenizer, ids) else []
     unwritten = next((word for word in words if not _is_made_of_pieces(tokenizer, word)), "")
