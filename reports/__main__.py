@@ -257,7 +257,7 @@ def study(model: Sequence[str], out: Path, write: Path | None, **asked: Any) -> 
         raise click.ClickException(f"--model={', '.join(model)} must differ in their last names")
     try:
         source, skip = asked["facts_file"], asked["skip_bad_records"]
-        n_facts = len(_facts_of(source, skip)[0].edits) if source is not None else None
+        n_facts = None if source is None else _facts_to_study(source, model, skip)
         made = {folder: _study_of(name, asked, n_facts) for name, folder in folders.items()}
         found = [_studied(each, folder, asked) for folder, each in made.items()]
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
@@ -386,14 +386,22 @@ def _file_to_run(
 
 
 def _why_not_asked(
-    dataset: str, stream: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    dataset: str,
+    stream: EditStream,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    truths: bool = False,
 ) -> str:
-    """At which record a run on `stream` stops, as the model cannot be asked it; "" at none."""
+    """At which record a run on `stream` stops, as the model cannot be asked it; "" at none.
+
+    With `truths` it is asked for the answers before the edits too.
+    """
     from wise.evaluation.askable import UnaskableError, at_record, check_askable
     from wise.evaluation.loading_notes import COUNTED
 
     try:
-        check_askable(tokenizer, stream, max_length)
+        check_askable(tokenizer, stream, max_length, truths=truths)
     except UnaskableError as error:
         return f"a run stops at {at_record(error, dataset)}; {COUNTED}"
     return ""
@@ -469,6 +477,47 @@ def _study_of(model: str, asked: Mapping[str, Any], n_candidates: int | None) ->
     )  # fmt: skip
     click.echo(_plan(made, loaded, asked["jobs"] or os.cpu_count() or 1), err=True)
     return made
+
+
+def _facts_to_study(source: str, models: Sequence[str], skip_bad_records: bool) -> int:
+    """How many edits a file of facts holds; what is left out of a study is told here.
+
+    Raises ValueError naming the first record where no fact can be traced, and one that a model
+    cannot be asked, unless these are skipped.
+    """
+    from fixtures.models import load_context_length, load_tokenizer
+    from wise.evaluation.askable import askable, not_askable
+    from wise.evaluation.datasets import place_of
+    from wise.localization.study import traceable
+
+    whole, _ = _facts_of(source, skip_bad_records)
+    facts = traceable(whole)
+    needed = "a subject in its prompt and a ground_truth, the answer before the edit"
+    if not whole.edits:
+        raise ValueError(f"{source}: {whole.name} has no edits; a study needs facts to trace")
+    if not facts.edits:
+        first = whole.edits[0]
+        told = {"subject": first.subject, "ground_truth": first.ground_truth}
+        lacks = " and ".join(name for name, text in told.items() if not text.strip())
+        raise ValueError(
+            f"{place_of(source, first)}: the edit has no {lacks}, and of {len(whole.edits)} none "
+            f"can be traced; a fact needs {needed}"
+        )
+    if n_lost := len(whole.edits) - len(facts.edits):
+        click.echo(f"{whole.name}: {n_lost} of {len(whole.edits)} edits are not traced, as a fact "
+                   f"needs {needed}", err=True)  # fmt: skip
+    for model in models:
+        tokenizer, most = load_tokenizer(model), load_context_length(model)
+        if skip_bad_records:
+            kept, left_out = askable(facts, tokenizer, most, truths=True)
+            why = f"{whole.name}: {not_askable(left_out, model, most)}; left out"
+            if not kept.edits:
+                raise ValueError(f"{why}, and no fact is left to trace")
+            if left_out:
+                click.echo(why, err=True)
+        elif why := _why_not_asked(source, facts, tokenizer, most, truths=True):
+            raise ValueError(f"{model}: {why}")
+    return len(whole.edits)
 
 
 def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:

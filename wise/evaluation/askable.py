@@ -93,17 +93,33 @@ def _answers(record: Edit | Probe) -> list[_Text]:
     return [_Text(record, "portability answer", record.answer)] if is_consequence else []
 
 
-def _texts(stream: EditStream, of: Callable[[Edit | Probe], list[_Text]]) -> list[_Text]:
+def _with_truths(record: Edit | Probe) -> list[_Text]:
+    """The answers, and what an edit's was before."""
+    found = _answers(record)
+    if isinstance(record, Edit) and record.ground_truth.strip():
+        found.append(_Text(record, "ground_truth", record.ground_truth))
+    return found
+
+
+_TextsOf = Callable[[Edit | Probe], list[_Text]]
+
+
+def _texts(stream: EditStream, of: _TextsOf) -> list[_Text]:
     records: list[Edit | Probe] = [*stream.edits, *stream.probes]
     return [text for record in records for text in of(record)]
 
 
 def n_new_tokens(
-    tokenizer: PreTrainedTokenizerBase, stream: EditStream, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    stream: EditStream,
+    max_length: int | None,
+    *,
+    truths: bool = False,
 ) -> int:
-    """How many tokens an answer may have: two more than the longest target or consequence, at
-    least 8. Raises UnaskableError where no prompt fits before so many."""
-    answers = _texts(stream, _answers)
+    """How many tokens an answer may have: two more than the longest target or consequence, or with
+    `truths` answer before the edit; at least 8. Raises UnaskableError where no prompt fits before
+    so many."""
+    answers = _texts(stream, _with_truths if truths else _answers)
     lengths = {text: answer_length(tokenizer, text) for text in {each.text for each in answers}}
     longest = max(answers, key=lambda each: lengths[each.text], default=None)
     n_tokens = lengths[longest.text] if longest else 0
@@ -118,11 +134,18 @@ def n_new_tokens(
 
 
 def check_askable(
-    tokenizer: PreTrainedTokenizerBase, stream: EditStream, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    stream: EditStream,
+    max_length: int | None,
+    *,
+    truths: bool = False,
 ) -> None:
-    """Raise UnaskableError for an answer that is no text, and a prompt that leaves it no room."""
-    n_new = n_new_tokens(tokenizer, stream, max_length)
-    for each in _texts(stream, _answers):
+    """Raise UnaskableError for an answer that is no text, and a prompt that leaves it no room.
+
+    With `truths` the answers before the edits are asked for too.
+    """
+    n_new = n_new_tokens(tokenizer, stream, max_length, truths=truths)
+    for each in _texts(stream, _with_truths if truths else _answers):
         if why := _why_not_taught(tokenizer, each.text):
             raise UnaskableError(each.record, f"{each} {why}")
     asked = _texts(stream, _prompts)
@@ -145,13 +168,17 @@ def at_record(error: UnaskableError, source: str) -> str:
 
 
 def askable(
-    whole: EditStream, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    whole: EditStream,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    *,
+    truths: bool = False,
 ) -> tuple[EditStream, tuple[LeftOut, ...]]:
     """The part of `whole` of which a model reads every text and can say every answer; and what is
     left out: edits with their probes, and probes of no edit.
 
     Answers have three quarters of `max_length`, the tokens that the model reads, and what is asked
-    one. So all of them fit, whichever are drawn.
+    one. So all of them fit, whichever are drawn. `truths` as in `check_askable`.
     """
     probes = defaultdict[str, list[Probe]](list)
     for probe in whole.probes:
@@ -159,8 +186,9 @@ def askable(
     alone = probes.pop("", [])
     groups: list[list[Edit | Probe]] = [[edit, *probes[edit.id]] for edit in whole.edits]
     groups += [[probe] for probe in alone]
-    n_tokens = _lengths(tokenizer, whole)
-    found = [_left_out(tokenizer, group, n_tokens, max_length) for group in groups]
+    of = _with_truths if truths else _answers
+    n_tokens = _lengths(tokenizer, whole, of)
+    found = [_left_out(tokenizer, group, of, n_tokens, max_length) for group in groups]
     lost = {id(group[0]) for group, why in zip(groups, found, strict=True) if why}
     kept = tuple(edit for edit in whole.edits if id(edit) not in lost)
     known = {"", *(edit.id for edit in kept)}
@@ -168,9 +196,11 @@ def askable(
     return EditStream(kept, asked, whole.name), tuple(each for each in found if each is not None)
 
 
-def _lengths(tokenizer: PreTrainedTokenizerBase, stream: EditStream) -> dict[_Text, int]:
+def _lengths(
+    tokenizer: PreTrainedTokenizerBase, stream: EditStream, of: _TextsOf
+) -> dict[_Text, int]:
     """How many tokens each text has: what is asked with BOS, and an answer behind a space."""
-    asked, answers = (list(dict.fromkeys(_texts(stream, of))) for of in (_prompts, _answers))
+    asked, answers = (list(dict.fromkeys(_texts(stream, each))) for each in (_prompts, of))
     rows = prompt_tokens(tokenizer, [each.text for each in asked]) if asked else []
     lengths = dict(zip(asked, map(len, rows), strict=True))
     return lengths | {each: answer_length(tokenizer, each.text) for each in answers}
@@ -179,12 +209,14 @@ def _lengths(tokenizer: PreTrainedTokenizerBase, stream: EditStream) -> dict[_Te
 def _left_out(
     tokenizer: PreTrainedTokenizerBase,
     group: Sequence[Edit | Probe],
+    of: _TextsOf,
     n_tokens: Mapping[_Text, int],
     max_length: int | None,
 ) -> LeftOut | None:
     """Why an edit with its probes is left out; None where it is not."""
-    asked, answers = ([each for record in group for each in of(record)]
-                      for of in (_prompts, _answers))  # fmt: skip
+    asked, answers = (
+        [text for record in group for text in texts(record)] for texts in (_prompts, of)
+    )
     for each in answers:
         if why := _why_not_taught(tokenizer, each.text):
             return LeftOut(group[0], f"{each.named} {why}", False)

@@ -29,7 +29,7 @@ from wise.localization.scoring import SCORES, said_of
 from wise.localization.study_part import SAID, STREAM, Part, run_part
 from wise.localization.tracing import causal_trace
 
-__all__ = ["Study", "StudyTables", "run_study", "tables_of"]
+__all__ = ["Study", "StudyTables", "run_study", "tables_of", "traceable"]
 
 _FORMAT = 1
 _TRACE = "tracing.jsonl"
@@ -144,6 +144,17 @@ def _shown(parts: Sequence[Part], folder: Path, *, progress: bool) -> Iterator[N
                 bar.update(n_done() - bar.n)
 
 
+def traceable(stream: EditStream) -> EditStream:
+    """The edits with a fact to trace, which has a subject and an answer before the edit, and their
+    probes. Raises ValueError where two have one id."""
+    edits = [edit for edit in stream.edits if edit.ground_truth.strip() and edit.subject.strip()]
+    if repeated := [i for i, n in Counter(edit.id for edit in edits).items() if n > 1]:
+        raise ValueError(
+            f"{stream.name}: several facts have the id {repeated[0]!r}; a study needs one for each"
+        )
+    return stream.with_only(edits)
+
+
 def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, Trace]:
     """The facts and their traces, kept in `folder` with what the model says of their subjects."""
     n = study.n_facts if study.n_candidates is None else study.n_candidates
@@ -163,10 +174,7 @@ def _prepared(study: Study, folder: Path, progress: bool) -> tuple[EditStream, T
 
 def _known(scene: Scene, n_facts: int) -> EditStream:
     """The first edits of facts that the model knows, with their probes."""
-    edits = [edit for edit in scene.stream.edits
-             if edit.ground_truth and edit.subject and edit.subject in edit.prompt]  # fmt: skip
-    if repeated := [i for i, n in Counter(edit.id for edit in edits).items() if n > 1]:
-        raise ValueError(f"several facts have the id {repeated[0]!r}; a study needs one for each")
+    edits = traceable(scene.stream).edits
     facts = known(scene.model, scene.tokenizer, [*map(fact_of, edits)], most=n_facts)
     if not facts:
         raise ValueError(f"the model knows none of {len(edits)} facts; a study needs known ones")
