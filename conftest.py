@@ -67,9 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     settings = config.stash[SETTINGS] = Settings.of(config)
     shared = getattr(config, "workerinput", {}).get("folder")
-    _ = settings.facts
-    if config.getoption("markexpr") not in WITHOUT_RATES:
-        settings.refuse_missing_facts()
+    rates = config.getoption("markexpr") not in WITHOUT_RATES
+    settings.refuse_missing_facts(rates=rates)
     config.stash[FOLDER] = Path(shared or tempfile.mkdtemp(prefix="editors-"))
     if shared is None and not settings.resume:
         settings.refuse_existing_rows()

@@ -20,7 +20,7 @@ from fixtures.models import source_of
 from properties.known_failures import known_failures
 from wise.editor import BUILT_IN, factory_options, load_editor
 from wise.edits import EditStream
-from wise.evaluation.datasets import named_file, read_dataset
+from wise.evaluation.datasets import named_file, read_dataset, require_edits
 from wise.evaluation.fields import RecordError
 from wise.evaluation.loading_notes import to_go_on
 from wise.measures.estimates import MAIN_PROTOCOLS, PROTOCOL_WORDS
@@ -143,12 +143,17 @@ class Settings:
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
 
-    def refuse_missing_facts(self) -> None:
-        """Raise UsageError where --dataset has no edit, or fewer than the run is to make."""
-        whole, _ = self.facts
-        if self.dataset and not whole.edits:
-            raise pytest.UsageError(f"--dataset={self.dataset}: {whole.name} has no edits")
-        if self.dataset and (self.n_edits or 0) > len(whole.edits):
+    def refuse_missing_facts(self, *, rates: bool = True) -> None:
+        """Raise UsageError where --dataset has no edit, or for `rates` fewer than the run is to
+        make."""
+        if not self.dataset:
+            return
+        whole, notes = self.facts
+        try:
+            require_edits(whole, notes)
+        except ValueError as error:
+            raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
+        if rates and (self.n_edits or 0) > len(whole.edits):
             raise pytest.UsageError(
                 f"--edits={self.n_edits}: {whole.name} has "
                 f"{by_number(len(whole.edits), 'edit|edits')}; without --edits a run makes all, or "

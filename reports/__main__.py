@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import thread_time
@@ -298,8 +298,6 @@ def lint(
             held = by_number(len(whole.edits), "edit|edits")
             stops.append(f"--edits={edits}: {whole.name} has {held}, and a run stops")
             edits = None
-        if not whole.edits:
-            stops.append(f"{whole.name} has no edits, and a run stops")
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
             from wise.evaluation.askable import askable, not_askable, spelling_of
@@ -316,6 +314,8 @@ def lint(
             stops += [why] * bool(why)
             reading, spelling = reading_of(tokenizer), spelling_of(tokenizer)
             protocols = ["free", "forced"]
+        if not whole.edits:
+            stops.append(f"{whole.name} has no edits, and a run stops")
         stream = drawn(whole, n_edits=edits, seed=seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -358,31 +358,55 @@ def _file_to_run(
     """
     from fixtures.models import load_context_length, load_tokenizer
     from wise.evaluation.askable import askable, not_askable
-    from wise.evaluation.datasets import drawn, makes_probes
-    from wise.evaluation.lint import lint as findings_of
-    from wise.evaluation.lint_text import brief_lines
+    from wise.evaluation.datasets import drawn
 
     whole, left_out = _facts_of(dataset, skip_bad_records)
-    asked, told = [whole], list[str]()
+    asked: dict[str, EditStream] = {}
+    told = list[str]()
     for model in models:
         tokenizer, most = load_tokenizer(model), load_context_length(model)
+        asked[model] = whole
         if skip_bad_records:
-            kept, too_long = askable(whole, tokenizer, most)
-            asked.append(kept)
-            told += [f"{not_askable(too_long, model, most)}; left out"] * bool(too_long)
+            asked[model], lost = askable(whole, tokenizer, most)
+            told += [f"{not_askable(lost, model, most)}; left out"] * bool(lost)
         for seed in () if skip_bad_records else range(n_seeds):
             stream = drawn(whole, n_edits=edits or min(_N_EDITS, len(whole.edits)), seed=seed)
             if why := _why_not_asked(dataset, stream, tokenizer, most):
                 raise ValueError(f"{model}: {why}")
     for note in told:
         click.echo(f"{whole.name}: {note}", err=True)
-    fewest = min(asked, key=lambda each: len(each.edits))
-    n_edits = edits or min(_N_EDITS, len(fewest.edits))
-    first = drawn(fewest, n_edits=n_edits, seed=0)
-    how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0"
-    for line in brief_lines(findings_of(first, made_probes=makes_probes(first)), how):
-        click.echo(f"{whole.name}, T={n_edits}, seed 0: {line}", err=True)
+    n_edits = edits or min(_N_EDITS, *(len(each.edits) for each in asked.values()))
+    if not n_edits:
+        raise ValueError(f"{dataset}: no edit of {whole.name} is left that all models can be asked")
+    skip = " --skip-bad-records" * skip_bad_records
+    how = f"python -m reports lint {shlex.quote(dataset)} --edits {n_edits} --seed 0{skip}"
+    firsts = {model: drawn(each, n_edits=n_edits, seed=0) for model, each in asked.items()}
+    for line in _faults_by_model(firsts, how):
+        click.echo(f"{whole.name}, T={n_edits}, seed 0{line}", err=True)
     return n_edits, (*left_out, *told)
+
+
+def _faults_by_model(streams: Mapping[str, EditStream], command: str) -> Iterator[str]:
+    """The faults of each model's stream, by its tokenizer; what all models share is told once.
+
+    A line begins with the models where they differ.
+    """
+    from fixtures.models import load_tokenizer
+    from wise.evaluation.askable import spelling_of
+    from wise.evaluation.datasets import makes_probes
+    from wise.evaluation.lint import StreamFinding
+    from wise.evaluation.lint import lint as findings_of
+    from wise.evaluation.lint_text import brief_lines
+
+    alike = dict[tuple[StreamFinding, ...], list[str]]()
+    for model, stream in streams.items():
+        spelling = spelling_of(load_tokenizer(model))
+        found = findings_of(stream, spelling=spelling, made_probes=makes_probes(stream))
+        alike.setdefault(tuple(found), []).append(model)
+    for same, models in alike.items():
+        who = f", {', '.join(models)}" * (len(alike) > 1)
+        for line in brief_lines(same, f"{command} --model {shlex.quote(models[0])}"):
+            yield f"{who}: {line}"
 
 
 def _why_not_asked(
@@ -491,10 +515,11 @@ def _facts_to_study(source: str, models: Sequence[str], skip_bad_records: bool) 
     from wise.localization.study import traceable
 
     whole, _ = _facts_of(source, skip_bad_records)
-    facts = traceable(whole)
+    try:
+        facts = traceable(whole)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     needed = "a subject in its prompt and a ground_truth, the answer before the edit"
-    if not whole.edits:
-        raise ValueError(f"{source}: {whole.name} has no edits; a study needs facts to trace")
     if not facts.edits:
         first = whole.edits[0]
         told = {"subject": first.subject, "ground_truth": first.ground_truth}
@@ -521,8 +546,12 @@ def _facts_to_study(source: str, models: Sequence[str], skip_bad_records: bool) 
 
 
 def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str, ...]]:
-    """All facts of a file; what its reader left out or changed is told, here alone."""
+    """All facts of a file; what its reader left out or changed is told, here alone.
+
+    Raises ValueError where it has no edit.
+    """
     from fixtures.scenes import facts_of
+    from wise.evaluation.datasets import require_edits
     from wise.evaluation.fields import RecordError
     from wise.evaluation.loading_notes import to_go_on
 
@@ -532,6 +561,10 @@ def _facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[st
         raise ValueError(f"{error}; {to_go_on(source)}") from error
     for note in left_out:
         click.echo(f"{whole.name}: {note}", err=True)
+    try:
+        require_edits(whole)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     return whole, left_out
 
 

@@ -507,6 +507,15 @@ def test_a_file_without_edits_is_told_as_such(more: list[str], tmp_path: Path) -
     )
 
 
+def test_a_file_of_which_no_edit_is_left_is_told_as_one_without_edits(tmp_path: Path) -> None:
+    long = {"prompt": "Bo is in", "target": "a room " * 600}
+    (tmp_path / "facts.jsonl").write_text(json.dumps(long))
+    words = ["lint", f"{tmp_path}/facts.jsonl", "--model=gpt2", "--skip-bad-records"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 1
+    assert result.output.endswith("Error: jsonl:facts.jsonl has no edits, and a run stops\n")
+
+
 def test_edits_that_a_model_cannot_read_are_told_as_bad_records_are(tmp_path: Path) -> None:
     good, long = (
         '{"prompt": "Ada is in", "target": "Rome"}',

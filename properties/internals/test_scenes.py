@@ -170,6 +170,28 @@ def test_a_league_tells_the_faults_of_its_file_and_reads_it_once_in_a_process(
     assert len(dataset_scene(folder, 0, 8, source=str(path)).stream.edits) == 8
 
 
+def test_a_league_tells_what_only_the_tokenizers_of_its_models_show(
+    folder: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<e>"]})
+    tokenizer.save_pretrained(other)
+    path = tmp_path / "some.jsonl"
+    edits = [replace(STREAM.edits[0], aliases=("Rome<e>",)), *STREAM.edits[1:]]
+    write_jsonl(EditStream(tuple(edits)), path)
+    words = ["league", "--editors=no-such", f"--dataset={path}", f"--out={tmp_path / 'league'}"]
+    told = "some.jsonl, T=6, seed 0{}: 1 of 1 aliases is such as the tokenizer cannot write"
+    alone = CliRunner().invoke(main, [*words, f"--models={other}"])
+    assert told.format("") in alone.output
+    both = CliRunner().invoke(main, [*words, f"--models={folder},{other}"])
+    assert told.format(f", {other}") in both.output
+    assert f"T=6, seed 0, {folder}: no " in both.output
+    same = CliRunner().invoke(main, [*words, f"--models={folder},gpt2"])
+    assert same.output.count("T=6, seed 0: no ") == 1
+
+
 def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     folder: str, tmp_path: Path
 ) -> None:

@@ -296,6 +296,52 @@ def test_a_file_with_fewer_edits_than_asked_is_refused_at_once(tmp_path: Path) -
     assert "--edits=20: jsonl:facts.jsonl has 1 edit; without --edits a run" in done.stderr
 
 
+WITHOUT_EDITS = {
+    "none": ('{"probes": []}', [], ""),
+    "probes alone": ('{"probes": [{"prompt": "Who?", "kind": "far"}]}', [], ""),
+    "too long": (
+        '{"prompt": "Ada is at", "target": "%s"}' % ("CERN " * 600),
+        ["--skip-bad-records"],
+        "; 1 edit with a text that is too long for gpt2 (what is asked has at most 64 tokens, and "
+        "an answer 189): jsonl-0 (target 'CERN CERN CERN CERN CERN...': ",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_EDITS)
+@pytest.mark.parametrize("rates", [True, False])
+def test_a_file_without_an_edit_is_refused_at_once(what: str, rates: bool, tmp_path: Path) -> None:
+    text, words, why = WITHOUT_EDITS[what]
+    path = tmp_path / "facts.jsonl"
+    path.write_text(text)
+    settings = settings_of(f"--dataset={path}", "--model=gpt2", *words)
+    said = f"--dataset={path}: jsonl:facts.jsonl has no edits; at least one is needed{why}"
+    with pytest.raises(pytest.UsageError, match=f"^{re.escape(said)}") as caught:
+        settings.refuse_missing_facts(rates=rates)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("lifelong", '{"probes": []}', "jsonl:facts.jsonl has no edits; at least one is needed"),
+        ("contract", '{"probes": []}', "jsonl:facts.jsonl has no edits; at least one is needed"),
+        ("lifelong", "[]", "facts.jsonl, line 1: the array is empty; it must hold a record"),
+        ("lifelong", '{"prompt": 7, "target": "x"}', "record 0: prompt=7 is not a non-blank text"),
+    ],
+)
+def test_a_run_on_a_file_without_an_edit_is_a_usage_error_of_one_line(
+    kind: str, text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text(text)
+    done = run_pytest("-m", kind, "--skip-bad-records", f"--dataset={path}")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    (line,) = (done.stdout + done.stderr).split("\n\n")[0].strip().splitlines()
+    assert line.startswith(f"ERROR: --dataset={path}: ")
+    assert said in line
+
+
 def test_pytest_takes_an_option_from_its_own_settings() -> None:
     ran = run_pytest("-o", "editors_editor=none", "-o", "editors_edits=3", "--collect-only", "-q",
                      "-m", "triangle", "properties/test_editors.py")  # fmt: skip

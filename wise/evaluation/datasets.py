@@ -33,6 +33,7 @@ __all__ = [
     "named_file",
     "place_of",
     "read_dataset",
+    "require_edits",
     "write_jsonl",
 ]
 
@@ -121,6 +122,13 @@ def _read(spec: str, notes: LoadingNotes) -> EditStream:
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)
     return replace(stream, name=f"{format_name}:{path.name}")
+
+
+def require_edits(whole: EditStream, notes: Sequence[str] = ()) -> None:
+    """Raise ValueError where a dataset has no edit, with the `notes` on what was left out of it."""
+    if not whole.edits:
+        told = "; ".join([f"{whole.name} has no edits; at least one is needed", *notes])
+        raise ValueError(told)
 
 
 def makes_probes(stream: EditStream) -> bool:

@@ -149,9 +149,7 @@ def traceable(stream: EditStream) -> EditStream:
     probes. Raises ValueError where two have one id."""
     edits = [edit for edit in stream.edits if edit.ground_truth.strip() and edit.subject.strip()]
     if repeated := [i for i, n in Counter(edit.id for edit in edits).items() if n > 1]:
-        raise ValueError(
-            f"{stream.name}: several facts have the id {repeated[0]!r}; a study needs one for each"
-        )
+        raise ValueError(f"several facts have the id {repeated[0]!r}; a study needs one for each")
     return stream.with_only(edits)
 
 
