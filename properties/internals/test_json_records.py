@@ -162,6 +162,7 @@ OTHER_KINDS = [
     (b"/annex/objects/MD5E-s190--ab.json\n", "`git annex get` fetches it"),
     (b"PAR1\x15\x04", "is Parquet: pandas.read_parquet(FILE).to_json('facts.jsonl', orient="),
     (b"PK\x03\x04\x14\x00", "is a zip archive: unpack it"),
+    (gzip.compress(gzip.compress(b"[{}]")), "is compressed by gzip twice: unpack it once"),
     (b"BZh91AY", "is compressed by bzip2: unpack it, or compress it by gzip"),
     (b"\x80\x04\x95", "is a pickle, which can run code and is not read"),
     *((text.encode(code), "is UTF-16: save it as UTF-8")

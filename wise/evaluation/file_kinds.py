@@ -21,6 +21,7 @@ _KINDS = (
     (b"PAR1", f"is Parquet: {_AS_LINES.format('read_parquet')}"),
     (b"ARROW1", f"is Arrow: {_AS_LINES.format('read_feather')}"),
     (b"PK\x03\x04", "is a zip archive: unpack it"),
+    (b"\x1f\x8b", "is compressed by gzip twice: unpack it once"),
     (b"BZh", _COMPRESSED.format("bzip2")),
     (b"\xfd7zXZ\x00", _COMPRESSED.format("xz")),
     (b"\x28\xb5\x2f\xfd", _COMPRESSED.format("zstd")),
