@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 
 from wise.editors.saved import background_digest
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
-from wise.evaluation.datasets import FORMATS, drawn, load_stream, read_dataset, write_jsonl
+from wise.evaluation.datasets import (
+    FORMATS,
+    drawn,
+    load_stream,
+    place_of,
+    read_dataset,
+    write_jsonl,
+)
 
 pytestmark = pytest.mark.internals
 
@@ -149,6 +156,39 @@ def test_aliases_that_are_none_are_an_error(
     path.write_text(json.dumps({"prompt": "x", "target": "y", **record}), encoding="utf-8")
     with pytest.raises(ValueError, match=f"record 0: {said}"):
         load_stream(f"jsonl:{path}")
+
+
+def test_the_place_of_an_edit_or_a_probe_is_that_of_its_own_record(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    probe = {"kind": "far", "prompt": "p"}
+    lines = [
+        {"prompt": "x", "target": "y", "id": "a", "probes": [probe]},
+        {"id": "no such edit", "probes": [probe | {"prompt": "q"}]},
+        {"prompt": 7, "target": "y"},
+        {"probes": [probe | {"prompt": "r"}]},
+        {"id": "a", "probes": [probe | {"prompt": "s"}]},
+        {"prompt": "z", "target": "y"},
+    ]
+    path.write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
+    stream, _ = read_dataset(str(path), skip_bad_records=True)
+    places = [place_of(str(path), each) for each in (*stream.edits, *stream.probes)]
+    assert [place.partition(", ")[2] for place in places] == [
+        "line 1, record 0", "line 11, record 5",
+        "line 1, record 0", "line 7, record 3", "line 9, record 4",
+    ]  # fmt: skip
+    assert place_of(str(path), Edit("other", "y")) == str(path)
+
+
+def test_neighbours_that_a_reader_made_have_the_place_of_their_edit(tmp_path: Path) -> None:
+    path = tmp_path / "known.json"
+    facts = [{"prompt": f"{name} is in", "subject": name, "attribute": place}
+             for name, place in (("Ada", "Rome"), ("Bo", "Oslo"))]  # fmt: skip
+    path.write_text(json.dumps(facts, indent=1))
+    stream = load_stream(str(path))
+    places = [place_of(str(path), each) for each in (*stream.edits, *stream.probes)]
+    assert [place.partition(", ")[2] for place in places] == [
+        "line 2, record 0", "line 7, record 1",
+    ] * 2  # fmt: skip
 
 
 NUMBERS = {
