@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from fixtures.models import model_folder
 from properties.internals.small_study import scene
-from reports.__main__ import study as study_command
+from reports.cli.study_command import study as study_command
 from reports.study_tables import STUDY, read_columns
 from wise.evaluation.datasets import load_stream
 

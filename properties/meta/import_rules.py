@@ -24,6 +24,7 @@ MEASURED = ("wise.measures",)
 LEDGER = ("wise.jobs.ledger",)
 RECORDS = ("wise.edits", "wise.editor", *LEDGER, *MEASURED)
 VOCABULARY = (*RECORDS, "wise.seeds")
+COMMAND_LINE = ("reports.__main__", "reports.cli")
 IMPORTS_TORCH = ("torch", "transformers", "safetensors.torch")
 
 
@@ -118,13 +119,13 @@ RULES = (
     Rule(
         "reports stand on rows, without torch or a model",
         modules=("reports",),
-        but=("reports.__main__",),
+        but=COMMAND_LINE,
         only=("reports", *MEASURED),
         never=IMPORTS_TORCH,
     ),
     Rule(
         "the command line imports the rest inside its commands",
-        modules=("reports.__main__",),
+        modules=COMMAND_LINE,
         only=("reports", *MEASURED),
         never=IMPORTS_TORCH,
         whens=("load",),

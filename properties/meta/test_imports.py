@@ -114,7 +114,7 @@ PLANTED = {
         {"reports stand on rows, without torch or a model"},
     ),
     "the command line loads torch at once": (
-        "reports/__main__.py",
+        "reports/cli/league_command.py",
         "import torch",
         {"the command line imports the rest inside its commands"},
     ),
@@ -139,7 +139,9 @@ KEPT = {
     "fixtures/models.py": "import torch\nfrom wise.lm import tokens",
     "properties/checks.py": "import torchmetrics\nfrom fixtures import world",
     "properties/internals/test_page.py": "from reports import page",
-    "reports/__main__.py": "from reports import page\ndef league():\n    import fixtures.models",
+    "reports/cli/league_command.py": (
+        "from reports import page\ndef league():\n    import fixtures.models"
+    ),
     "reports/page.py": "import pandas\nfrom wise.measures import rows\nfrom . import tables",
 }
 
