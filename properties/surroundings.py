@@ -178,6 +178,11 @@ class Surroundings:
         weights = {name: weight.detach().clone() for name, weight in _weights(model)}
         return cls(weights, dict(_edited(model)), dict(_kept(model, tokenizer)))
 
+    def is_written(self, later: Surroundings) -> bool:
+        """Whether a weight has another name or other values then."""
+        one, other = self.weights, later.weights
+        return one.keys() != other.keys() or any(not one[n].equal(other[n]) for n in one)
+
     def change_to(self, later: Surroundings, *, by_an_edit: bool = False) -> str:
         """The first difference in words; "" where there is none.
 

@@ -86,15 +86,23 @@ def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
 
 
 def check_two_editors_do_not_influence_each_other(bench: Bench) -> None:
-    """Edits of one editor change nothing in another that has a model of its own."""
+    """Edits of one editor change nothing in another that has a model of its own.
+
+    Nor do they in another of the same model, where they are none of its weights.
+    """
     one, other, *_ = bench.edits(least=2)
-    alone = bench.logits(bench.editor([one]), bench.prompts)
-    first = bench.editor([one])
-    second = bench.editor()
-    when = "with edits in another editor"
-    bench.same(bench.logits(second, bench.prompts), bench.base_logits, when)
-    second.edit([other])
-    bench.same(bench.logits(first, bench.prompts), alone, "after edits in another editor")
+    model, edited = bench.copy_model(), bench.editor([one])
+    alone = bench.logits(edited, bench.prompts)
+    pairs = {"": (edited, bench.editor())}
+    edited = bench.editor([one], model=model)
+    if not bench.change_of(model):
+        pairs[" of the same model"] = edited, bench.editor(model=model)
+    for which, (first, second) in pairs.items():
+        when = f"with edits in another editor{which}"
+        bench.same(bench.logits(second, bench.prompts), bench.base_logits, when)
+        second.edit([other])
+        when = f"after edits in another editor{which}"
+        bench.same(bench.logits(first, bench.prompts), alone, when)
 
 
 def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:

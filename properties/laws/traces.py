@@ -107,7 +107,8 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
     logging, the environment, and files in the working folder. A call that raises is no exception.
     Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
     tokenizer that pads on the right and has a chat template, gradients off, hooks of its own on the
-    model, a generation configuration that is not greedy.
+    model, a generation configuration that is not greedy. An edit that changes no weight leaves no
+    gradient in any.
     """
     for settings in ((), tuple(_SETTINGS)):
         with undisturbed(bench.loaded.tokenizer):
@@ -128,15 +129,27 @@ def _leaves_the_world(bench: Bench, settings: Sequence[str]) -> None:
         with chdir(inside):
             before = first = Surroundings.of(model, tokenizer)
             for name, call in _calls(bench, editor, Path(folder)):
+                had = _with_gradients(model)
                 with suppress(Exception):
                     call()
                 after = Surroundings.of(model, tokenizer)
+                if not before.is_written(after):
+                    left = sorted(_with_gradients(model) - had)
+                    require(
+                        not left,
+                        f"{name} left gradients in {len(left)} weights that it does not change, "
+                        f"first {', '.join(left[:1])}; needed: none",
+                    )
                 is_edit = name.partition(",")[0] in _EDITING
                 found = before.change_to(after, by_an_edit=is_edit)
                 require(not found, f"{name} changed {found}")
                 before = after
             found = first.change_to(before)
             require(not found, f"after the last reset, something is not as it was: {found}")
+
+
+def _with_gradients(model: PreTrainedModel) -> set[str]:
+    return {name for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def check_the_callers_settings_change_no_answer(bench: Bench) -> None:
