@@ -19,6 +19,7 @@ __all__ = [
     "check_a_question_in_another_script_is_read",
     "check_another_number_is_another_question",
     "check_one_letter_makes_another_name",
+    "longer_named",
     "numbered",
 ]
 
@@ -26,6 +27,7 @@ _N_TRIED = 20  # edits
 _N_IN_SCRIPT = 6
 _CYRILLIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхижклмнопярстувшыйз")
 _OTHER_LETTERS = "щщщщщ ъщ ъщ ъщ"
+_LAST_NAME = "Rarberg"
 _BEFORE = f"{OPENINGS[0]} {EVENTS[0]}"  # a sentence, by which a prompt is not the edit's own
 
 
@@ -39,6 +41,11 @@ def numbered(edit: Edit, number: int) -> Edit:
     if edit.subject and edit.subject in edit.prompt:
         return _about(edit, f"{edit.subject} {number}")
     return replace(edit, prompt=f"{number}. {edit.prompt}")
+
+
+def longer_named(edit: Edit) -> Edit:
+    """The edit about another, whose name begins with the subject; itself without a subject."""
+    return _about(edit, f"{edit.subject} {_LAST_NAME}") if edit.subject else edit
 
 
 def check_another_number_is_another_question(bench: Bench) -> None:
@@ -96,10 +103,10 @@ def check_a_question_in_another_script_is_read(bench: Bench) -> None:
     )
 
 
-def _misspelt(subject: str) -> dict[str, str]:
-    """Other names that differ from a subject in one letter, by what that is."""
+def _other_names(subject: str) -> dict[str, str]:
+    """Other names that differ from a subject in one letter or word, by what that is."""
     last = "n" if subject[-1:] != "n" else "r"
-    names = {"the last letter": subject[:-1] + last}
+    names = {"the last letter": subject[:-1] + last, "a word behind": f"{subject} {_LAST_NAME}"}
     for n, letter in enumerate(subject):
         if accented(letter) != letter:
             return {**names, "an accent": subject[:n] + accented(letter) + subject[n + 1 :]}
@@ -109,14 +116,15 @@ def _misspelt(subject: str) -> dict[str, str]:
 def check_one_letter_makes_another_name(bench: Bench) -> None:
     """Two edits, of names that differ in one letter or accent, are not both answered by one target.
 
-    Not in all of several pairs of which each edit alone is right. They are so many that an editor
-    at the reliability threshold, which errs at random, fails with a chance of 1e-4.
+    Nor are those of names of which one begins the other. Not in all of several pairs of which each
+    edit alone is right. They are so many that an editor at the reliability threshold, which errs at
+    random, fails with a chance of 1e-4.
     """
     edits = [edit for edit in bench.edits(_N_TRIED, least=2)
              if edit.subject and edit.subject in edit.prompt]  # fmt: skip
     pairs: dict[str, list[tuple[Edit, Edit]]] = {}
     for edit, next_edit in zip(edits, [*edits[1:], *edits[:1]], strict=True):
-        for kind, name in _misspelt(edit.subject).items():
+        for kind, name in _other_names(edit.subject).items():
             other = replace(_about(edit, name), target=next_edit.target, id=next_edit.id)
             if not bench.same_text(edit.target, other.target) and _differ(bench, edit, other):
                 pairs.setdefault(kind, []).append((edit, other))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from properties.bench import Bench
 from properties.findings import Broken, needs, remade, require, take_back
 from properties.laws.batches import questions
+from properties.laws.retrieving import require_in_force
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from properties.surroundings import full_disk
 from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
@@ -120,9 +121,10 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
     """Each state lies in the folder that it was saved to, whole, wherever that is moved.
 
     Whatever the folder's name, and whether its path is a text or a Path, relative or absolute; also
-    a state of many edits, with which an editor goes on as if it had never stopped, and one with a
-    target that is not ASCII. An edit of it whose prompt ends in white space can still be removed.
-    A state that is saved again after a removal takes the place of the one before it.
+    a state of many edits, one of them made anew, with which an editor goes on as if it had never
+    stopped, and one with a target that is not ASCII. An edit of it whose prompt ends in white space
+    can still be removed. What `retrieved` gives of the many is in force. A state that is saved
+    again after a removal takes the place of the one before it.
     """
     editor, loader = bench.editor(), bench.editor()
     with _folder() as folder:
@@ -135,6 +137,7 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
         asked = {[*paths][-1]: questions(bench, _N_ASKED)}  # where there are many edits
         taken: list[str] = []
         edits = bench.edits(_MANY, least=2)
+        anew = replace(edits[1], target=edits[0].target)
         for n, (name, path) in enumerate(paths.items()):
             editor.edit([replace(edits[n % len(edits)], target=edits[(n + 1) % len(edits)].target)])
             if n == 1:
@@ -144,15 +147,20 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
                         editor.edit([unusual])
                         taken.append(unusual.prompt)
             if n == len(paths) - 1:
-                remade(editor, [edits])
+                remade(editor, [edits, [anew]])
             with chdir(root):
                 if n == _SAVED_AGAIN:
                     _save_before_a_removal(editor, path, edits[n % len(edits)])
                 shown[name] = snapshot(bench, editor, asked.get(name, ()))
                 _save(editor, path)
             require((root / name).is_dir(), f"save({path!r}) makes no folder of this name")
-        expected = {name.partition("/")[0] for name in paths}
-        stray = sorted({entry.name for entry in root.iterdir()} - expected)
+        require_in_force(
+            shown[[*paths][-1]].retrieved, {*edits, anew} - {edits[1]},
+            f"a turn of {len(edits)} edits, the second of which was edited anew",
+        )  # fmt: skip
+        stray = sorted(
+            {each.name for each in root.iterdir()} - {n.partition("/")[0] for n in paths}
+        )
         require(not stray, f"save wrote {stray[:3]} outside of the folder that it was given")
         for n, name in enumerate(paths):
             moved = folder / f"moved-{n}"
@@ -168,7 +176,8 @@ def check_saved_states_are_kept_apart(bench: Bench) -> None:
             each.edit([replace(edits[0], target=edits[1].target)])
         require_same(
             snapshot(bench, loader), snapshot(bench, editor),
-            f"after a turn of {len(edits)} edits was saved and loaded, and one edited anew",
+            f"after a turn of {len(edits)} edits, and one edited anew, were saved and loaded, and "
+            "another edited anew",
         )  # fmt: skip
 
 
