@@ -29,16 +29,30 @@ from wise.lm.decoding import Answer, Reader, Unedited
 from wise.lm.tokens import Batch, canonical, encode
 from wise.measures.rows import Row
 
-__all__ = ["PHASES", "Bench", "Operation", "subject_in"]
+__all__ = ["PHASES", "Bench", "Compared", "Operation", "subject_in"]
 
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and its edits
 _FALSE_FAIL = 1e-4
+_LOOKS = (24, 48, 120)  # edits compared when a law that compares is judged
 PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing law's time
 
 
 def subject_in(edit: Edit, prompt: str) -> str:
     """The subject of `edit`, for an edit of `prompt`: "" where that spells it otherwise."""
     return edit.subject if edit.subject in prompt else ""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How edits fare with what a law is about, beside how they fare without it.
+
+    `n` hold with it or without; `worse` says what is wrong with each that holds without it alone;
+    `n_better` hold with it alone.
+    """
+
+    n: int
+    worse: Sequence[str]
+    n_better: int
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,18 @@ class Bench:
         if len(live) < needed:
             raise Unasked(f"the stream has {len(live)} edits; this law needs {needed}")
         return tuple(edit.as_taught() for edit in live[:n])
+
+    @cached_property
+    def many_edits(self) -> tuple[Edit, ...]:
+        """Up to 120 edits with different prompts: the stream's, and more of its world.
+
+        Raises Unasked where the stream has fewer than two.
+        """
+        own, world = self.edits(max(_LOOKS), least=2), self.loaded.world
+        known = {edit.prompt for edit in own}
+        more = () if world is None else world.stream(self.seed, 2 * max(_LOOKS)).live()
+        others = (edit.as_taught() for edit in more if edit.prompt not in known)
+        return (*own, *others)[: max(_LOOKS)]
 
     @cached_property
     def wordings(self) -> dict[str, tuple[str, ...]]:
@@ -354,6 +380,35 @@ class Bench:
             f"{wrong[0]} ({len(wrong)} of {n} edits are wrong so, and in each of {n_sets} sets of "
             "edits more than a third; needed: a third at most)"
         )
+
+    def no_worse(self, compare: Callable[[Sequence[Edit]], Compared], *, n: int = 6) -> None:
+        """Require that `compare`, given `n` edits, finds no more of them worse than better.
+
+        It is given further ones while it finds more, none of them twice, and judged after 24, 48
+        and 120. Broken where more than a fifth of those that hold, with or without, are worse,
+        those that are better taken off, and where by chance so many are in one of 10,000 editors
+        that err at random, alike with and without (exact sign test, over all looks). Unasked where
+        none holds.
+        """
+        edits = self.many_edits
+        edits = edits[: len(edits) - (len(edits) % n == 1)]  # one alone has no other beside it
+        n_held, n_better = 0, 0
+        worse: list[str] = []
+        for begin in range(0, len(edits), n):
+            found = compare(edits[begin : begin + n])
+            n_held, n_better = n_held + found.n, n_better + found.n_better
+            worse += found.worse
+            excess, n_asked = len(worse) - n_better, min(begin + n, len(edits))
+            if n_held and excess <= 0:
+                return
+            if n_asked not in (*_LOOKS, len(edits)):
+                continue
+            if not n_held:
+                raise Unasked(f"none of {n_asked} edits is answered by its target, either way")
+            chance = binom.sf(len(worse) - 1, len(worse) + n_better, 0.5)
+            if excess > n_held / 5 and chance < _FALSE_FAIL / len(_LOOKS):
+                gained = f", and {n_better} the other way round" if n_better else ""
+                raise Broken(f"{worse[0]} ({len(worse)} of {n_held} edits are wrong so{gained})")
 
     def saved_copy(self, editor: Persistent, folder: Any) -> Editor:
         """Another editor that has loaded what `editor` saved."""
