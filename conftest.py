@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from properties.session import Session
 
 RATES = ("test_triangle", "test_router")
+OF_THEIR_ROWS = ("retention", "at-edit-is-not-below-final", "misses-look-like-chance")
 KINDS = ("lifelong", "contract", "triangle", "router", "localization")
 WITHOUT_RATES = ("contract", "router", "localization")
 _KEPT = re.compile(r"--(editors-)?(resume|rows=.*)", re.DOTALL)
@@ -126,7 +127,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class RatesTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "rates" if re.split(r"::|\[", nodeid)[1] in RATES else nodeid
+            is_rate = re.split(r"::|\[", nodeid)[1] in RATES
+            is_of_rows = nodeid.endswith(tuple(f"-{check}]" for check in OF_THEIR_ROWS))
+            return "rates" if is_rate or is_of_rows else nodeid
 
     return RatesTogether(config, log)
 

@@ -56,12 +56,12 @@ def check_edits_are_written_in_half_precision(bench: Bench) -> None:
 
 
 def _require_as_written(bench: Bench, half: Bench) -> None:
-    editors = bench.editor(), half.editor()
+    editor = half.editor()
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        own, other = (remade(editor, ([edit] for edit in edits)) for editor in editors)
-        prompts = [edit.prompt for edit in edits]
-        rows = zip(edits, bench.says(own, edits), half.ask(other, prompts), strict=True)
+        turns = [[edit] for edit in edits]
+        answers = half.ask(remade(editor, turns), [edit.prompt for edit in edits])
+        rows = zip(edits, bench.held(turns, edits), answers, strict=True)
         return [
             f"{edit.prompt!r}, edited to {edit.target!r} on the model in "
             f"{half.loaded.model.dtype}, is answered {answer.text!r}; in "

@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import OF_THEIR_ROWS
 from fixtures.models import load_model
 from fixtures.perfect import Perfect
+from properties import patterns, retention
 from properties.bench import Bench
 from properties.checks import CHECKS, Check, laws_of
 from properties.findings import Broken, for_metrics, needs
@@ -267,3 +269,7 @@ def test_an_answer_without_text_is_told_in_words() -> None:
     said_of_rates = "'prompt 0' is answered an empty text, needed: an empty text"
     with pytest.raises(Broken, match=said_of_rates):
         check_rate(bench_of(stream, rows), "reliability")
+
+
+def test_whatever_reads_the_rows_of_rates_goes_to_their_process() -> None:
+    assert {check.name for check in laws_of(retention, patterns)} == set(OF_THEIR_ROWS)
