@@ -486,14 +486,15 @@ class _Facts:
             "shared-subject", (f"{_short(subject)}, {n} edits" for subject, n in shared.items()),
             len(edits),
             f"edits share their subject with another "
-            f"({by_number(len(n_edits), 'subject carries|subjects carry')} "
+            f"({by_number(len(n_edits), 'subject|subjects carries|carry')} "
             f"{n_edits.total():,} edits); items of one subject are one cluster, so that every "
             "interval is wider",
             n=sum(shared.values()),
         )  # fmt: skip
         yield _finding(
             "no-subject", (self.told(edit) for edit in edits if not edit.subject), len(edits),
-            "edits has|have no subject; what edits at its last token has no place for them",
+            "edits has|have no subject; an editor that writes at the last token of a subject, as "
+            "ROME does, has no place for them",
         )  # fmt: skip
 
 
