@@ -84,7 +84,7 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     yield _interval_line(settings)
     shares = {each.share for of_t in at_most.values() for each in of_t.values() if each.n}
     if settings.dataset and shares == {1}:
-        yield "The most that any editor can reach on this file: 1.00 of every score."
+        yield "The most that any editor can reach in this run: 1.00 of every score."
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
     yield from _perplexity_lines(rows)

@@ -129,7 +129,7 @@ def test_a_run_on_a_file_says_where_all_can_be_reached(clashing: Path, tmp_path:
         return [line for line in told if "most that any editor can reach" in line]
 
     path = write_rows(tmp_path / "rows.jsonl", run_rows())
-    said = "The most that any editor can reach on this file: 1.00 of every score."
+    said = "The most that any editor can reach in this run: 1.00 of every score."
     assert lines(f"--dataset=jsonl:{clashing}") == [said]
     assert lines() == []
     alike = [replace(row, prompt="Q", expected=f"answer {n}") if row.metric == "generalization"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,15 @@ def test_known_facts_get_another_answer_and_neighbours_of_their_kind(tmp_path: P
     assert stream == stream_of([*facts, odd], name="four")
     with pytest.raises(ValueError, match="all facts answer 'Rex'"):
         stream_of([odd], name="one")
+
+
+def test_a_fact_without_its_like_takes_the_answer_of_its_relation() -> None:
+    facts = [KnownFact("Ann plays the", "Ann", "oboe", relation="P1303"),
+             KnownFact("What Bo plays is the", "Bo", "harp", relation="P1303"),
+             *(KnownFact(f"{n} is in", str(n), f"{n}", relation="P131") for n in range(9))]  # fmt: skip
+    edits = stream_of(facts, name="ten").edits
+    assert [edit.target for edit in edits[:2]] == ["harp", "oboe"]
+    assert replace(facts[0], relation="").sha256 == facts[0].sha256
 
 
 def simulated(partial_r2: float, *, n_facts: int = 80, choose: float = 0.0) -> pd.DataFrame:
