@@ -38,7 +38,7 @@ def test_known_facts_get_another_answer_and_neighbours_of_their_kind(tmp_path: P
 def test_a_fact_without_its_like_takes_the_answer_of_its_relation() -> None:
     facts = [KnownFact("Ann plays the", "Ann", "oboe", relation="P1303"),
              KnownFact("What Bo plays is the", "Bo", "harp", relation="P1303"),
-             *(KnownFact(f"{n} is in", str(n), f"{n}", relation="P131") for n in range(9))]  # fmt: skip
+             *(KnownFact(f"{n} is", n, n, relation="P131") for n in "abcdefghi")]  # fmt: skip
     edits = stream_of(facts, name="ten").edits
     assert [edit.target for edit in edits[:2]] == ["harp", "oboe"]
     assert replace(facts[0], relation="").sha256 == facts[0].sha256

@@ -20,7 +20,7 @@ from wise.jobs.ledger import json_digest
 __all__ = ["KNOWN", "KnownFact", "read_known", "stream_of"]
 
 KNOWN = Keys(
-    needs="attribute prompt subject", may="known_id", ignores="template prediction relation_id"
+    needs="attribute prompt subject", may="known_id relation_id", ignores="template prediction"
 )
 _N_NEIGHBOURS = 10  # as in CounterFact
 _MOST_SHOWN = 60  # characters of an answer
@@ -31,8 +31,8 @@ class KnownFact:
     """Asked `prompt`, which holds `subject`, the model answers `target` (o_true).
 
     `alternative` is the other answer of the logit difference, `counterpart` the subject that
-    replaces this one in symmetric token replacement; both are optional. Raises ValueError naming
-    field and value.
+    replaces this one in symmetric token replacement; both are optional, and so is the relation.
+    Raises ValueError naming field and value.
     """
 
     prompt: str
@@ -41,6 +41,7 @@ class KnownFact:
     alternative: str = ""
     counterpart: str = ""
     id: str = ""
+    relation: str = ""
 
     def __post_init__(self) -> None:
         for field in asdict(self):
@@ -52,8 +53,9 @@ class KnownFact:
 
     @property
     def sha256(self) -> str:
-        """Digest of what is asked and answered; the id does not count."""
-        return json_digest({**asdict(self), "id": ""})
+        """Digest of what is asked and answered; id and relation do not count."""
+        asked = {name: text for name, text in asdict(self).items() if name != "relation"}
+        return json_digest({**asked, "id": ""})
 
 
 def read_known(
@@ -89,12 +91,14 @@ def _parse(record: Field, index: int, notes: LoadingNotes) -> KnownFact:
         number = record["known_id"].value
         if not isinstance(number, str | int):
             raise record["known_id"].error("a whole number or a text")
+    relation = record["relation_id"].value if "relation_id" in record else ""
     return record.build(
         KnownFact,
         prompt=record["prompt"].text(),
         subject=record["subject"].text(),
         target=answer_of(record["attribute"], notes),
         id=str(number),
+        relation=relation if isinstance(relation, str) else "",
     )
 
 
@@ -102,17 +106,21 @@ def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditSt
     """An edit of each fact to another's answer, and up to ten neighbours.
 
     The answer (o_false) and the neighbours are those of facts that ask the same of other subjects;
-    where there is none, the answer is that of any fact. Facts have no paraphrases. A repeated id
+    where there is none, the answer is that of a fact of the same relation, or else of any. Facts
+    have no paraphrases. A repeated id
     gets a number. Raises ValueError where all facts have the same answer.
     """
     alike: dict[tuple[str, str], list[KnownFact]] = defaultdict(list)
+    related: dict[str, list[KnownFact]] = defaultdict(list)
     for fact in facts:
         alike[_template(fact)].append(fact)
+        related[fact.relation].append(fact)
     edits, probes, taken = [], [], set[str]()
     for number, fact in enumerate(facts):
         rng = random.Random(f"stream {seed} {fact.sha256}")
         others = [other for other in alike[_template(fact)] if other.subject != fact.subject]
-        answers = _answers(others, fact) or _answers(facts, fact)
+        of_relation = related[fact.relation] if fact.relation else []
+        answers = _answers(others, fact) or _answers(of_relation, fact) or _answers(facts, fact)
         if not answers:
             shown = repr(fact.target[:_MOST_SHOWN])
             raise ValueError(f"all facts answer {shown}; an edit needs another answer")
