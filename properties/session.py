@@ -132,8 +132,8 @@ class Session:
         """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
+        n_edits = len(self.scene(0).stream.edits)  # first: where it stops, lint says too
         exact = self.exact_scene
-        n_edits = len(self.scene(0).stream.edits)
         for t in settings.checkpoints_of(n_edits):
             if t > n_edits:
                 raise ValueError(f"--checkpoints: {t} is beyond the stream's {n_edits} edits")

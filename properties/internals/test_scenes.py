@@ -226,6 +226,12 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
     linted = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
     assert linted.exit_code == 1
     assert re.search(rf"Error: a run stops at {said}; lines count from 1", linted.output)
+    many = [replace(long[1], prompt=ask * n, id=f"{n}") for n in range(5, 12)]
+    write_jsonl(EditStream((long[0], *many)), tmp_path / "some.jsonl")
+    lint = ["lint", str(tmp_path / "some.jsonl"), "--model", folder, "--edits=2", "--seed=0"]
+    with pytest.raises(ValueError, match="leaves it out") as stopped:  # exact laws take all eight
+        Session(settings_of(*words, "--edits=2"), tmp_path).bench("none")
+    assert f"a run stops at {stopped.value}" in CliRunner().invoke(main, lint).output
 
 
 ASK = "Who is it, and where and when and why?" * 3
