@@ -181,6 +181,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
+    if hasattr(config, "workerinput"):  # what takes long goes first, so that no process ends late
+        items.sort(key=lambda item: getattr(item, "originalname", "") != "test_lifelong")
 
 
 def pytest_collection_finish() -> None:
