@@ -34,6 +34,7 @@ __all__ = ["PHASES", "Bench", "Compared", "Operation", "subject_in"]
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and its edits
 _FALSE_FAIL = 1e-4
 _LOOKS = (24, 48, 120)  # edits compared when a law that compares is judged
+_TOGETHER = 6  # of them, in force together
 PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing law's time
 
 
@@ -381,8 +382,8 @@ class Bench:
             "edits more than a third; needed: a third at most)"
         )
 
-    def no_worse(self, compare: Callable[[Sequence[Edit]], Compared], *, n: int = 6) -> None:
-        """Require that `compare`, given `n` edits, finds no more of them worse than better.
+    def no_worse(self, compare: Callable[[Sequence[Edit]], Compared]) -> None:
+        """Require that `compare`, given six edits, finds no more of them worse than better.
 
         It is given further ones while it finds more, none of them twice, and judged after 24, 48
         and 120. Broken where more than a fifth of those that hold, with or without, are worse,
@@ -391,14 +392,14 @@ class Bench:
         none holds.
         """
         edits = self.many_edits
-        edits = edits[: len(edits) - (len(edits) % n == 1)]  # one alone has no other beside it
+        edits = edits[: len(edits) - (len(edits) % _TOGETHER == 1)]  # one alone has none beside it
         n_held, n_better = 0, 0
         worse: list[str] = []
-        for begin in range(0, len(edits), n):
-            found = compare(edits[begin : begin + n])
+        for begin in range(0, len(edits), _TOGETHER):
+            found = compare(edits[begin : begin + _TOGETHER])
             n_held, n_better = n_held + found.n, n_better + found.n_better
             worse += found.worse
-            excess, n_asked = len(worse) - n_better, min(begin + n, len(edits))
+            excess, n_asked = len(worse) - n_better, min(begin + _TOGETHER, len(edits))
             if n_held and excess <= 0:
                 return
             if n_asked not in (*_LOOKS, len(edits)):
