@@ -25,12 +25,25 @@ from wise.measures.summary import perplexity_text, table_text
 from wise.measures.text import by_number
 from wise.measures.verdicts import Ruling, Verdict
 
-__all__ = ["check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
+__all__ = ["PRESUMED", "check_records", "editor_lines", "facts_lines", "header_lines", "in_order",
            "reading_of_facts", "rulings_of"]  # fmt: skip
 
 _LEAST_AGED = 8  # edits below which quarters would say nothing
 _PASSES = "[XPASS(strict)] "  # pytest's word for a strict xfail that passes
 _OUTCOMES = {"passed": "pass", "failed": "fail", "skipped": "inconclusive"}
+# Laws that other laws take for granted, the most general first: an editor that breaks one of them
+# breaks others too, whose messages tell what follows and not why.
+PRESUMED = (
+    "answers-have-the-promised-form",
+    "making-an-editor-changes-nothing",
+    "without-edits-it-is-the-base-model",
+    "reset-restores-the-base-model",
+    "every-call-leaves-the-world-as-it-was",
+    "same-seed-gives-the-same-editor",
+    "two-editors-do-not-influence-each-other",
+    "padding-does-not-matter",
+    "batch-mates-do-not-matter",
+)
 
 
 def header_lines(settings: Settings) -> Iterator[str]:
@@ -156,20 +169,27 @@ def check_records(reports: Iterable[object]) -> Iterator[dict[str, str]]:
 def in_order(
     records: Iterable[Mapping[str, str]], editors: Sequence[str]
 ) -> list[Mapping[str, str]]:
-    """By editor in the order given, then by outcome and name, in any order of the processes."""
+    """By editor in the order given, then by outcome, what others presume, and name.
+
+    So it is in any order of the processes.
+    """
     asked = list(editors)
     return sorted(records, key=lambda each: (
-        asked.index(each["editor"]), each["outcome"], each["name"]
+        asked.index(each["editor"]), each["outcome"], _rank(each["name"]), each["name"]
     ))  # fmt: skip
+
+
+def _rank(check: str) -> int:
+    """The place of a check among those that others presume; behind them all for another."""
+    return PRESUMED.index(check) if check in PRESUMED else len(PRESUMED)
 
 
 def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
     """A line for each check with a message and for what the stream cannot ask; then counts."""
     quiet: Counter[str] = Counter()
     unasked: dict[str, list[str]] = {}
-    for record in check_records(reports):
-        if record["editor"] != editor:
-            continue
+    is_presumed = False
+    for record in in_order((r for r in check_records(reports) if r["editor"] == editor), [editor]):
         detail, name = record["detail"], record["name"]
         if not detail:
             quiet["are not asked of it" if record["outcome"] == "excluded" else "hold"] += 1
@@ -180,6 +200,9 @@ def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
         detail = detail.removeprefix("pass: ").removeprefix("fail: ").removeprefix("inconclusive: ")
         told = detail if detail.startswith(f"{name} ") else f"{name}: {detail}"
         known = f" (known: {record['reason']})" if record["reason"] else ""
+        was_presumed, is_presumed = is_presumed, record["outcome"] == "fail" and name in PRESUMED
+        if was_presumed and record["outcome"] == "fail" and not is_presumed:
+            yield "These may only follow from the above:"
         yield f"{record['outcome']:<12} {told}{known}"
     for reason, names in unasked.items():
         yield f"{'not asked':<12} {', '.join(names)}: {reason}"

@@ -20,7 +20,8 @@ from fixtures.perfect import make_perfect
 from properties.checks import CHECKS, EditorFailedError, check_editor, checks_for, table_of
 from properties.known_failures import known_failures, read_known_failures, stale
 from properties.meta.called import ROOT, run_pytest
-from properties.report import in_order
+from properties.meta.test_options import settings_of
+from properties.report import PRESUMED, editor_lines, in_order
 from wise.editor import BUILT_IN
 from wise.editors.corners import make_unedited
 from wise.edits import Background
@@ -276,6 +277,27 @@ def test_checks_stand_in_one_order_whichever_process_ends_first() -> None:
                for outcome in ("fail", "pass") for name in ("x", "y")]  # fmt: skip
     assert in_order(reversed(records), ["b", "a"]) == records
     assert in_order(records[3:] + records[:3], ["b", "a"]) == records
+
+
+def failed(check: str) -> pytest.TestReport:
+    told = [("check", check), ("editor", "wise"), ("message", "no")]
+    return pytest.TestReport(
+        check, ("", 0, ""), {}, "failed", "no", "call", user_properties=list(told)
+    )
+
+
+def test_what_others_presume_is_told_before_what_may_follow_from_it(tmp_path: Path) -> None:
+    assert set(PRESUMED) < set(CHECKS)
+    reset, padding, other = PRESUMED[3], PRESUMED[-2], "a-long-prompt-is-edited"
+    reports = [failed(name) for name in (other, padding, reset)]
+    for some, expected in (
+        (reports, [reset, padding, "These may only follow", other]),
+        (reports[:1], [other]),
+        (reports[1:], [reset, padding]),
+    ):
+        [(_, lines)] = editor_lines(settings_of("--editor=wise"), tmp_path / "none", "wise", some)
+        for line, part in zip(lines, expected, strict=True):
+            assert part in line
 
 
 def test_a_page_has_the_call_and_says_that_its_rates_are_of_the_first_look(tmp_path: Path) -> None:
