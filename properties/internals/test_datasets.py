@@ -270,7 +270,8 @@ def test_a_bad_record_after_the_first_n_is_an_error(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("zsre.json", "'zsre.json': there is no file 'zsre.json' in .*, FORMAT one of "),
-        ("zsre:", "'zsre:': there is no file '' in .*; a dataset is FILE or FORMAT:FILE"),
+        ("zsre:", "'zsre:': it names no file; a dataset is FILE or FORMAT:FILE"),
+        ("", "dataset='': it names no file; a dataset is FILE or FORMAT:FILE, FORMAT one of "),
         (":zsre.json", "':zsre.json': there is no file ':zsre.json' in "),
         (
             f"mend:{__file__}",

@@ -636,17 +636,14 @@ def test_bad_records_are_skipped_on_demand_and_told_by_reason(
     stream, notes = read_dataset(str(path), skip_bad_records=True)
     assert [edit.id for edit in stream.edits] == ["hallucination-0", "hallucination-6"]
     assert list(notes) == [
-        "2 bad records left out, as subject is not a text: records 2 and 3; the first, line 4: "
-        "subject=7 is not a text",
-        "1 bad record left out, as target_new is not a text, a number, null or an array of "
-        "these: record 1; the first, line 3: target_new=true is not a text, a number, null or an "
-        "array of these",
-        "1 bad record left out, as the record is not an object: record 4; the first, line 6: "
-        "7 is not an object",
-        "1 bad record left out, as portability is not read here: this hallucination has "
-        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new: record "
-        "5; the first, line 7: portability={} is not read here: this hallucination has "
-        "case_id, id, locality_ground_truth, locality_prompt, prompt, subject, target_new",
+        "2 bad records of one kind left out: records 2 and 3; the first, line 4: subject=7 is not "
+        "a text",
+        "1 bad record left out: record 1, line 3: target_new=true is not a text, a number, null or "
+        "an array of these",
+        "1 bad record left out: record 4, line 6: 7 is not an object",
+        "1 bad record left out: record 5, line 7: portability={} is not read here: a key of "
+        "knowedit, zsre, counterfact, cknowedit; this hallucination has case_id, id, "
+        "locality_ground_truth, locality_prompt, prompt, subject, target_new",
         "1 record with a blank prompt, left out: record 6",
     ]
 
@@ -669,8 +666,7 @@ def test_bad_lines_of_the_own_format_are_skipped_on_demand(tmp_path: Path) -> No
     assert [edit.id for edit in stream.edits] == ["a"]
     assert [probe.edit_id for probe in stream.probes] == ["a", "a"]
     assert [note.partition(": ")[2].partition("=")[0] for note in notes] == [
-        "record 1; the first, line 3: levels", "record 4; the first, line 6: promt",
-        "record 3; the first, line 5: id",
+        "record 1, line 3: levels", "record 4, line 6: promt", "record 3, line 5: id",
     ]  # fmt: skip
 
 
@@ -682,15 +678,18 @@ def test_unlike_mistakes_are_told_apart_with_the_numbers_of_the_first(tmp_path: 
     ]  # fmt: skip
     path = write_lines(tmp_path, one, *bad)
     _, notes = read_dataset(str(path), skip_bad_records=True)
-    assert [note.partition("; the first, ")[0] for note in notes] == [
-        "7 bad records left out, as subject is not in the prompt: records 1, 2, 3, 4, 5 and 2 more",
-        "1 bad record left out, as levels grades n of n paraphrases; grade all or none: record 8",
-        "1 bad record left out, as levels is not a level: a whole number from 1 to 5: record 9",
+    assert list(notes) == [
+        "7 bad records of one kind left out: records 1, 2, 3, 4, 5 and 2 more; the first, line 3: "
+        "subject='Bo 0' is not in the prompt 'Ada is in'",
+        "1 bad record left out: record 8, line 10: levels=[1, 2] grades 2 of 1 paraphrases; grade "
+        "all or none",
+        "1 bad record left out: record 9, line 11: levels[0]=6 is not a level: a whole number from "
+        "1 to 5",
     ]
     with pytest.raises(NothingLeftError, match="no record of the file can be read") as error:
         read_dataset(str(write_lines(tmp_path, *bad)), skip_bad_records=True)
-    assert [note.partition(",")[0] for note in error.value.notes] == [
-        "7 bad records left out", *["1 bad record left out"] * 2,
+    assert [note.partition(":")[0] for note in error.value.notes] == [
+        "7 bad records of one kind left out", *["1 bad record left out"] * 2,
     ]  # fmt: skip
 
 
@@ -706,6 +705,22 @@ def test_a_key_that_is_not_read_is_asked_back_where_it_nearly_is_one_that_lacks(
     assert notes[-1] == (
         "1 record with keys that are not read: 'extra', 'ground_truht' (did you mean ground_truth?)"
     )
+
+
+def test_a_record_of_another_format_is_told_as_one_of_that(tmp_path: Path) -> None:
+    path = write(tmp_path, KNOWEDIT, OWN)
+    with pytest.raises(ValueError, match="record 1") as caught:
+        read_dataset(str(path))
+    said = " is not read here: the record is one of jsonl, and the file is read as knowedit"
+    assert str(caught.value).endswith(said)
+
+
+def test_a_key_that_the_record_has_is_not_asked_back(tmp_path: Path) -> None:
+    one = {"prompt": "Ada is at", "target": "CERN"}
+    for more, meant in (({"target_new": "MIT"}, ""), ({"idd": "7"}, "; did you mean id? The")):
+        with pytest.raises(ValueError, match="is not known here") as caught:
+            read_dataset(f"jsonl:{write(tmp_path, one | more)}")
+        assert (meant or "; the") + " allowed keys are: " in str(caught.value)
 
 
 def test_a_format_that_nearly_is_one_is_asked_back(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b'[\n{"a": [{"b": -Infinity}]}]', "line 2, record 0: a[0].b=-Infinity is not JSON"),
         (b'[\n{"a": "\\ud800"}]', "line 2, record 0: a='\\ud800' is not Unicode text"),
         (b'[\n{"a": 1, "a": 1}]', "line 2, record 0: the record is not JSON: the key 'a' occurs"),
+        (
+            b'[\n{"a": 1, "a": 1, "a": 1}]',
+            "line 2, record 0: the record is not JSON: the key 'a' occurs 3 times in one object",
+        ),
         (b'[\n{"a": ' + b"[" * 200_000, "line 2, record 0: the record has arrays or objects in"),
         (b"[\n[GOOD], null]", "line 5, record 1: null is not an object"),
         (b"[\n[GOOD], [true]]", "line 5, record 1: [true] is not an object"),
@@ -255,7 +259,8 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
     assert [f.value for f in read_records(path, lambda e: refused.append(e.reason))] == [{"a": 1}]
     assert refused == [
         "the record is not an object", "a is not JSON, in which every number is finite",
-        "a key occurs twice", "a is not Unicode text: it holds a lone surrogate",
+        "the key 'a' occurs more than once in one object",
+        "a is not Unicode text: it holds a lone surrogate",
     ]  # fmt: skip
     lines = [good, *bad, '{"a": ', "\xa0", good * 2, f"{good},{good}", f"{good},", f"{good};", good]
     path.write_text("\n".join(lines))

@@ -141,7 +141,7 @@ def test_a_league_says_once_which_records_it_skipped_and_on_its_page(
     assert f"reports lint {path}` tells all that is wrong, and --skip-bad-records" in refused.output
     found = CliRunner().invoke(main, [*words, "--skip-bad-records"])
     assert found.exit_code == 0, found.output
-    note = "1 bad record left out, as target is missing: record 6; the first, line 7"
+    note = "1 bad record left out: record 6, line 7: target is missing"
     assert found.output.count(note) == 1
     assert (tmp_path / "league" / "league.md").read_text().count(note) == 1
 
@@ -225,13 +225,14 @@ def test_edits_that_are_too_long_for_a_model_are_left_out_on_demand(
         Session(settings_of(*words), tmp_path).scene(0)
     linted = CliRunner().invoke(main, ["lint", str(tmp_path / "some.jsonl"), "--model", folder])
     assert linted.exit_code == 1
-    assert re.search(rf"Error: a run stops at {said}; lines count from 1", linted.output)
+    would = "Error: lint read on, and a run would stop at"
+    assert re.search(rf"{would} {said}; lines count from 1", linted.output)
     many = [replace(long[1], prompt=ask * n, id=f"{n}") for n in range(5, 12)]
     write_jsonl(EditStream((long[0], *many)), tmp_path / "some.jsonl")
     lint = ["lint", str(tmp_path / "some.jsonl"), "--model", folder, "--edits=2", "--seed=0"]
     with pytest.raises(ValueError, match="leaves it out") as stopped:  # exact laws take all eight
         Session(settings_of(*words, "--edits=2"), tmp_path).bench("none")
-    assert f"a run stops at {stopped.value}" in CliRunner().invoke(main, lint).output
+    assert f"a run would stop at {stopped.value}" in CliRunner().invoke(main, lint).output
 
 
 ASK = "Who is it, and where and when and why?" * 3
@@ -327,7 +328,7 @@ def test_edits_with_an_answer_that_is_no_text_are_left_out_on_demand(
     assert said.exit_code == 1
     output = " ".join(said.output.split())
     assert f"{told}; left out" in output
-    assert "Error: a run stops at" in output
+    assert "Error: lint read on, and a run would stop at" in output
 
 
 def test_a_league_leaves_out_what_a_model_cannot_be_asked_on_demand(

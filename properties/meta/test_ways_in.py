@@ -237,7 +237,7 @@ def test_what_a_dataset_left_out_is_said_once_where_all_pass_and_where_some_fail
         ran = run_pytest(*skipping, *more, f"--report={tmp_path / 'page'}")
         assert (ran.returncode, ran.stdout.count(note)) == (code, 1), ran.stdout
         assert ran.stdout.count("  1 record with a blank prompt, left out: record 25") == 1
-        assert ran.stdout.count("  1 bad record left out, as target_new is not") == 1
+        assert ran.stdout.count("  1 bad record left out: record 26, line 1: target_new={}") == 1
         assert ran.stdout.index(note) < ran.stdout.index("collected ")
         page = html.unescape((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
         assert page.count(f"zsre:records.json: {note}") == 1

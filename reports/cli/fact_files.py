@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     from wise.edits import EditStream
 
-__all__ = ["N_EDITS", "facts_of", "facts_to_lint", "facts_to_study", "file_to_run", "why_not_asked"]
+__all__ = [
+    "N_EDITS",
+    "facts_of",
+    "facts_to_lint",
+    "facts_to_study",
+    "file_to_run",
+    "why_not_asked",
+    "would_stop",
+]
 
 N_EDITS = 100  # of a league
 
@@ -49,7 +57,7 @@ def why_not_asked(
     *,
     truths: bool = False,
 ) -> str:
-    """At which record a run on `stream` stops, as the model cannot be asked it; "" at none.
+    """The record at which a run on `stream` stops, and why it cannot be asked; "" for none.
 
     With `truths` it is asked for the answers before the edits too.
     """
@@ -59,7 +67,7 @@ def why_not_asked(
     try:
         check_askable(tokenizer, stream, max_length, truths=truths)
     except UnaskableError as error:
-        return f"a run stops at {at_record(error, dataset)}; {COUNTED}"
+        return f"{at_record(error, dataset)}; {COUNTED}"
     return ""
 
 
@@ -86,7 +94,7 @@ def file_to_run(
         for seed in () if skip_bad_records else range(n_seeds):
             stream = drawn(whole, n_edits=edits or min(N_EDITS, len(whole.edits)), seed=seed)
             if why := why_not_asked(dataset, stream, tokenizer, most):
-                raise ValueError(f"{model}: {why}")
+                raise ValueError(f"{model}: a run stops at {why}")
     for note in told:
         click.echo(f"{whole.name}: {note}", err=True)
     n_edits = edits or min(N_EDITS, *(len(each.edits) for each in asked.values()))
@@ -161,14 +169,19 @@ def facts_to_study(source: str, models: Sequence[str], skip_bad_records: bool) -
             if left_out:
                 click.echo(why, err=True)
         elif why := why_not_asked(source, facts, tokenizer, most, truths=True):
-            raise ValueError(f"{model}: {why}")
+            raise ValueError(f"{model}: a run stops at {why}")
     return len(whole.edits)
+
+
+def would_stop(where: str) -> str:
+    """What lint says at its end where it left out what a run stops at."""
+    return f"lint read on, and a run would stop at {where}"
 
 
 def facts_to_lint(
     dataset: str, skip_bad_records: bool
 ) -> tuple[EditStream, tuple[str, ...], list[str]]:
-    """All good records of a file, the notes on it, and at which bad record a run stops, if any."""
+    """All good records of a file, the notes on it, and where a run would stop, if it would."""
     from wise.evaluation.datasets import read_dataset
     from wise.evaluation.fields import RecordError
     from wise.evaluation.lint_text import notes_lines
@@ -180,8 +193,8 @@ def facts_to_lint(
         except RecordError as error:
             if skip_bad_records:
                 raise
-            stops = f"a run stops at {error.place}; --skip-bad-records leaves bad records out"
-            return *read_dataset(dataset, skip_bad_records=True), [f"{stops}; {COUNTED}"]
+            why = f"{error.place}, as {error.reason}; --skip-bad-records leaves bad records out"
+            return *read_dataset(dataset, skip_bad_records=True), [would_stop(f"{why}; {COUNTED}")]
     except NothingLeftError as error:
         click.echo("\n".join(notes_lines(error.notes)))
         raise click.ClickException(f"{dataset}: no record can be read; {COUNTED}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from reports.cli.command_options import option, skip_option
-from reports.cli.fact_files import facts_to_lint, why_not_asked
+from reports.cli.fact_files import facts_to_lint, why_not_asked, would_stop
 
 __all__ = ["lint"]
 
@@ -38,7 +38,7 @@ def lint(
         whole, notes, stops = facts_to_lint(dataset, skip_bad_records)
         if edits is not None and edits > len(whole.edits):
             held = by_number(len(whole.edits), "edit|edits")
-            stops.append(f"--edits={edits}: {whole.name} has {held}, and a run stops")
+            stops.append(f"--edits={edits}: {whole.name} has {held}, and a run would stop")
             edits = None
         if model is not None:
             from fixtures.models import load_context_length, load_tokenizer
@@ -53,11 +53,11 @@ def lint(
                 whole, left_out = askable(whole, tokenizer, most)
                 notes += (f"{not_askable(left_out, model, most)}; left out",) * bool(left_out)
                 edits = None if edits is None else min(edits, len(whole.edits))
-            stops += [why] * bool(why)
+            stops += [would_stop(why)] * bool(why)
             reading, spelling = reading_of(tokenizer), spelling_of(tokenizer)
             protocols = ["free", "forced"]
         if not whole.edits:
-            stops.append(f"{whole.name} has no edits, and a run stops")
+            stops.append(f"{whole.name} has no edits, and a run would stop")
         stream = drawn(whole, n_edits=edits, seed=seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -57,12 +57,14 @@ def named_file(spec: str) -> tuple[str, Path]:
     if not is_file:
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         what = f"there is no file {file!r}"
-        if file and path.exists():
+        if not file:
+            what, where = "it names no file", ""
+        elif path.exists():
             what = f"{file!r} is {'a folder' if path.is_dir() else 'no regular file'}"
         elif path.is_symlink():
             what = f"{file!r} is a link to no file"
         first, _, rest = file.partition(":")
-        if not path.exists() and Path(rest).expanduser().is_file():
+        if rest and not path.exists() and Path(rest).expanduser().is_file():
             meant = did_you_mean(first, FORMATS)
             what, where = f"{first!r} is no format" + f";{meant}" * bool(meant), ""
         raise ValueError(

@@ -137,7 +137,7 @@ class Field:
         """The object's members; raises where it has a key that is none of `keys`."""
         for key in self.members():
             if key not in keys:
-                meant = did_you_mean(key, keys)
+                meant = did_you_mean(key, set(keys) - self.members().keys())
                 told = f";{meant} The" if meant else "; the"
                 error = self[key].error(f"known here{told} allowed keys are: {', '.join(keys)}")
                 name = _INDEX.sub("", self[key].name)

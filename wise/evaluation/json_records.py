@@ -127,10 +127,11 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 class _Repeats:
-    """A decoder of JSON, and the keys that stood twice in one object of the last value."""
+    """A decoder of JSON, and a key that stands more than once in one object of the last value, with
+    how often it does."""
 
     def __init__(self) -> None:
-        self.keys: list[str] = []
+        self.repeated: tuple[str, int] | None = None
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._members, parse_float=Numeral, parse_int=_whole,
             parse_constant=Numeral,
@@ -139,12 +140,11 @@ class _Repeats:
     def _members(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) < len(pairs):
-            [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-            self.keys.append(key)
+            [self.repeated] = Counter(key for key, _ in pairs).most_common(1)
         return members
 
     def decode(self, text: str, start: int) -> tuple[Any, int]:
-        self.keys.clear()
+        self.repeated = None
         return self._decoder.raw_decode(text, start)
 
 
@@ -153,12 +153,14 @@ def _whole(written: str) -> float:
     return int(written) if len(written) <= _MOST_DIGITS else Numeral(written)
 
 
-def _checked(value: Any, repeats: list[str], source: str, start: int, end: int,
+def _checked(value: Any, repeated: tuple[str, int] | None, source: str, start: int, end: int,
              place: str) -> Field:  # fmt: skip
     """The record that `source` holds from `start` to `end`."""
-    if repeats:
-        what = f"the key {shown_key(repeats[0])!r} occurs twice in one object"
-        raise RecordError(place, f"the record is not JSON: {what}", "a key occurs twice")
+    if repeated is not None:
+        key, n = repeated
+        what, times = f"the key {shown_key(key)!r} occurs", "twice" if n == 2 else f"{n} times"
+        told = f"the record is not JSON: {what} {times} in one object"
+        raise RecordError(place, told, f"{what} more than once in one object")
     record = Field(value, place)
     record.members()
     if _SUSPECT.search(source, start, end):
@@ -242,7 +244,7 @@ def _array(window: _Window, path: Path, refuse: Callable[[RecordError], None]) -
         place = f"{path}, line {window.line}, record {index}"
         value, end = _decoded_in(window, decoder, place)
         try:
-            record = _checked(value, decoder.keys, window.text, window.at, end, place)
+            record = _checked(value, decoder.repeated, window.text, window.at, end, place)
         except RecordError as error:
             refuse(error)
         else:
@@ -289,7 +291,12 @@ def _lines(
         try:
             record = _decoded_line(line, decoder, f"{path}, line {number}, record {index}", number)
         except RecordError as error:
-            if not index and (one := _one_object(path)):
+            try:
+                one = None if index else _one_object(path)
+            except RecordError as of_whole:
+                refuse(of_whole)
+                return
+            if one:
                 yield one
                 return
             if not index and error.reason == _NOT_JSON:
@@ -327,7 +334,7 @@ def _decoded_line(line: bytes, decoder: _Repeats, place: str, number: int) -> Fi
         raise _too_deep(place) from error
     if rest := text[end:].strip(" \t\r\n"):
         raise _more_in_line(place, rest)
-    return _checked(value, decoder.keys, text, start, end, place)
+    return _checked(value, decoder.repeated, text, start, end, place)
 
 
 def _why_not_json(error: json.JSONDecodeError, where: str) -> str:
@@ -363,4 +370,4 @@ def _one_object(path: Path) -> Field | None:
     except (ValueError, RecursionError):
         return None
     place = f"{path}, line 1, record 0"
-    return _checked(value, decoder.keys, text, 0, end, place) if end == len(text) else None
+    return _checked(value, decoder.repeated, text, 0, end, place) if end == len(text) else None

@@ -79,13 +79,7 @@ class LoadingNotes:
 
     def lines(self) -> list[str]:
         """How often each holds: bad records first, each kind with the first of them."""
-        told = []
-        for reason, errors in sorted(self._bad.items(), key=lambda item: -len(item[1])):
-            line, what = errors[0].place.split(", ")[-2], errors[0].what
-            told.append(
-                f"{by_number(len(errors), 'bad record|records')} left out, as {reason}: "
-                f"{_numbers(errors)}; the first, {line}: {what}"
-            )
+        told = [_left_out(errors) for errors in sorted(self._bad.values(), key=len, reverse=True)]
         told += [self._alike] * bool(self._alike)
         told += [by_number(n, note) for note, n in self.counts.items()]
         for reason, errors in self._blank.items():
@@ -108,6 +102,15 @@ class NothingLeftError(RecordError):
         what = f"{first.what}; no record of the file can be read" * (len(errors) > 1)
         super().__init__(first.place, what or first.what, first.reason)
         self.notes = tuple(notes)
+
+
+def _left_out(errors: Sequence[RecordError]) -> str:
+    """Bad records of one kind, and what is wrong with the first."""
+    line, what = errors[0].place.split(", ")[-2], errors[0].what
+    if len(errors) == 1:
+        return f"1 bad record left out: {_numbers(errors)}, {line}: {what}"
+    counted = f"{len(errors):,} bad records of one kind left out"
+    return f"{counted}: {_numbers(errors)}; the first, {line}: {what}"
 
 
 def _numbers(errors: Sequence[RecordError]) -> str:

@@ -31,10 +31,10 @@ from wise.evaluation.formats.known import KNOWN, read_known
 from wise.evaluation.formats.long_form import EDITEVERYTHING, UNKE
 from wise.evaluation.formats.mquake import MQUAKE
 from wise.evaluation.formats.own import OWN, read_own
-from wise.evaluation.formats.published_files import Format, read_published
+from wise.evaluation.formats.published_files import AllKeys, Format, read_published
 from wise.evaluation.formats.qaedit import QAEDIT
 from wise.evaluation.formats.ripple_edits import RIPPLE_EDITS
-from wise.evaluation.formats.schema import Keys, Schema
+from wise.evaluation.formats.schema import Schema
 from wise.evaluation.formats.uniedit import UNIEDIT
 from wise.evaluation.formats.wikibigedit import WIKIBIGEDIT
 from wise.evaluation.formats.wikiupdate import WIKIUPDATE
@@ -59,14 +59,13 @@ _PUBLISHED: dict[str, tuple[Schema, ...]] = {
     "editeverything": (EDITEVERYTHING,),
     "uniedit": (UNIEDIT,),
 }
-_KINDS: list[Keys] = [*OWN, KNOWN, *(kind for kinds in _PUBLISHED.values() for kind in kinds)]
-_READ_BY_SOME = frozenset(key for kind in _KINDS for key in kind.reads)
+_ALL_KEYS = AllKeys({"jsonl": OWN, "known-facts": (KNOWN,), **_PUBLISHED})
 
 FORMATS: dict[str, Format] = {
     "jsonl": Format(read_own, OWN),
-    "known-facts": Format(partial(read_known, _READ_BY_SOME), (KNOWN,), makes_probes=True),
+    "known-facts": Format(partial(read_known, _ALL_KEYS), (KNOWN,), makes_probes=True),
     **{
-        name: Format(partial(read_published, name, schemas, _READ_BY_SOME), schemas)
+        name: Format(partial(read_published, name, schemas, _ALL_KEYS), schemas)
         for name, schemas in _PUBLISHED.items()
     },
 }

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from wise.edits import Edit, EditStream, Probe, check_text
 from wise.evaluation.fields import Field, RecordError
-from wise.evaluation.formats.published_files import check_keys
+from wise.evaluation.formats.published_files import AllKeys, check_keys
 from wise.evaluation.formats.schema import Keys, answer_of
 from wise.evaluation.loading_notes import LoadingNotes
 from wise.jobs.ledger import json_digest
@@ -58,16 +58,14 @@ class KnownFact:
         return json_digest({**asked, "id": ""})
 
 
-def read_known(
-    read_by_some: Collection[str], records: Iterable[Field], notes: LoadingNotes
-) -> EditStream:
+def read_known(all_keys: AllKeys, records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     """The stream of a file of known facts, whose records have prompt, subject and attribute."""
     facts: list[KnownFact] = []
     place = ""
     for index, record in enumerate(records):
         place = place or record.place
         try:
-            check_keys("known-facts", (KNOWN,), read_by_some, record, notes)
+            check_keys("known-facts", (KNOWN,), all_keys, record, notes)
             facts.append(_parse(record, index, notes))
             notes.places.append(record.place)
         except RecordError as error:

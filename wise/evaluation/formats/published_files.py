@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +16,15 @@ from wise.evaluation.formats.schema import ID_KEYS, Case, Keys, Schema
 from wise.evaluation.loading_notes import LoadingNotes
 from wise.measures.text import by_number
 
-__all__ = ["Format", "check_keys", "read_published", "recognised", "unfolded", "unused"]
+__all__ = [
+    "AllKeys",
+    "Format",
+    "check_keys",
+    "read_published",
+    "recognised",
+    "unfolded",
+    "unused",
+]
 
 _Kind = TypeVar("_Kind", bound=Keys)
 _MOST_LOOKED_AT = 100  # records, of which the first that fits one format tells it
@@ -35,10 +44,47 @@ class Format:
     makes_probes: bool = False
 
 
+@dataclass(frozen=True)
+class AllKeys:
+    """The kinds of records of all formats, by name."""
+
+    kinds: Mapping[str, tuple[Keys, ...]]
+
+    @cached_property
+    def read_by_some(self) -> frozenset[str]:
+        return frozenset(key for kinds in self.kinds.values() for kind in kinds
+                         for key in kind.reads)  # fmt: skip
+
+    def readers(self, key: str) -> list[str]:
+        """The formats that read a key."""
+        return [name for name, kinds in self.kinds.items() if any(key in k.reads for k in kinds)]
+
+    def fitting(self, record: Field) -> list[tuple[str, Keys]]:
+        """The formats that a record fits: it lacks no key, and has none that only others read."""
+        return [(name, kind) for name, kind, _, misfit in self.misfits(record) if not misfit]
+
+    def misfits(self, record: Field) -> list[tuple[str, Keys, float, str]]:
+        """For each format and its kinds: how much of the record does not fit, from 0 to 1, and
+        that in words. A kind is that of the first format which has it."""
+        keys, found, seen = record.members(), [], set[Keys]()
+        for name, kinds in self.kinds.items():
+            for kind in kinds:
+                if kind in seen:
+                    continue
+                seen.add(kind)
+                lacks = kind.lacks(keys)
+                foreign = sorted(keys.keys() & self.read_by_some - kind.known)
+                words = [f"lacks {', '.join(lacks)}"] * bool(lacks)
+                words += [f"does not read {', '.join(foreign)}"] * bool(foreign)
+                share = (len(lacks) + len(foreign)) / (len(kind.needs.split()) + len(foreign))
+                found.append((name, kind, share, " and ".join(words)))
+        return found
+
+
 def read_published(
     name: str,
     schemas: tuple[Schema, ...],
-    read_by_some: Collection[str],
+    all_keys: AllKeys,
     records: Iterable[Field],
     notes: LoadingNotes,
 ) -> EditStream:
@@ -55,7 +101,7 @@ def read_published(
     for index, record in enumerate(records):
         try:
             own = _own_id(record)
-            schema = check_keys(name, schemas, read_by_some, record, notes)
+            schema = check_keys(name, schemas, all_keys, record, notes)
             edit_id = unused(f"{name}-{index if own is None else own}", index, taken)
             made, made_for_them = schema.parse(Case(record, edit_id, notes))
         except BlankTextError as error:
@@ -94,7 +140,7 @@ def unused(candidate: str, index: int, taken: set[str]) -> str:
 def check_keys(
     name: str,
     kinds: tuple[_Kind, ...],
-    read_by_some: Collection[str],
+    all_keys: AllKeys,
     record: Field,
     notes: LoadingNotes,
 ) -> _Kind:
@@ -106,10 +152,23 @@ def check_keys(
     known = found[0].known
     others = sorted(record.members().keys() - known)
     for key in others:
-        if key in read_by_some:
-            raise record[key].error(f"read here: this {name} has {', '.join(sorted(known))}")
+        if key in all_keys.read_by_some:
+            raise _foreign(record, key, name, known, all_keys)
     notes.unread(others, known - record.members().keys())
     return found[0]
+
+
+def _foreign(
+    record: Field, key: str, name: str, known: Collection[str], all_keys: AllKeys
+) -> RecordError:
+    """The error for a key of a record that is not read in the format `name`."""
+    if fitting := [each for each, _ in all_keys.fitting(record)]:
+        why = f"the record is one of {' and '.join(fitting)}, and the file is read as {name}"
+    else:
+        readers = ", ".join(all_keys.readers(key))
+        why = f"a key of {readers}; this {name} has {', '.join(sorted(known))}"
+    error = record[key].error("read here")
+    return RecordError(error.place, f"{error.what}: {why}", f"{key} is no key of {name}")
 
 
 def recognised(
@@ -120,13 +179,11 @@ def recognised(
     A record fits a format that it lacks no key for, where it has none that only others read. The
     first that fits one format tells it. Raises ValueError naming the formats that come near.
     """
-    read_by_some = {key for each in formats.values() for kind in each.kinds for key in kind.reads}
+    all_keys = AllKeys({name: each.kinds for name, each in formats.items()})
     seen: list[Field] = []
     for record in islice(records, _MOST_LOOKED_AT):
         seen.append(record)
-        fitting = [(name, kind) for name, kind, _, misfit in _misfits(record, formats, read_by_some)
-                   if not misfit]  # fmt: skip
-        if len(fitting) == 1:
+        if len(fitting := all_keys.fitting(record)) == 1:
             [(name, kind)] = fitting
             notes.alike(name, [each for each, of in formats.items() if kind in of.kinds])
             return name, chain(seen, records)
@@ -138,7 +195,7 @@ def recognised(
         raise ValueError(f"{seen[0].place}: {what}; {advice}")
     first = next(each for each in seen if each.members())
     near = dict[str, str]()  # the nearest kind of each format
-    for name, _, _, misfit in sorted(_misfits(first, formats, read_by_some), key=itemgetter(2)):
+    for name, _, _, misfit in sorted(all_keys.misfits(first), key=itemgetter(2)):
         near.setdefault(name, misfit or "fits")
     keys = list(map(shown_key, first.members()))
     there = ", ".join(keys[:_MOST_KEYS])
@@ -146,10 +203,11 @@ def recognised(
     reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
     if "image" in first:
         advice = "a record with an image asks a model that sees, and only text is edited here"
-    elif len(seen) == 1 and (within := _records_within(first, formats, read_by_some)):
+    elif len(seen) == 1 and (within := _records_within(first, all_keys)):
         advice = within
     for key in first.members():
-        if key not in read_by_some and (meant := did_you_mean(key, read_by_some)):
+        known = all_keys.read_by_some
+        if key not in known and (meant := did_you_mean(key, known - first.members().keys())):
             advice += f"; by {shown_key(key)},{meant}"
     raise ValueError(
         f"{first.place}: no format is recognised by the keys {there}{more} ({reasons}); "
@@ -171,39 +229,15 @@ def unfolded(
     return chain(seen, records)
 
 
-def _records_within(
-    holder: Field, formats: Mapping[str, Format], read_by_some: Collection[str]
-) -> str:
+def _records_within(holder: Field, all_keys: AllKeys) -> str:
     """How to get at the records of an object that holds nothing but arrays of them, and plain
     values; empty for any other."""
     arrays = {key: v for key, v in holder.members().items() if isinstance(v, dict | list)}
     for array in arrays.values():
         first = array[0] if isinstance(array, list) and array else None
-        if not isinstance(first, dict) or all(
-            misfit for *_, misfit in _misfits(Field(first, ""), formats, read_by_some)
-        ):
+        if not isinstance(first, dict) or not all_keys.fitting(Field(first, "")):
             return ""
     for key, array in arrays.items():
         held = by_number(len(array), "record|records")
         return f"its {shown_key(key)} holds {held}: keep that array alone"
     return ""
-
-
-def _misfits(
-    record: Field, formats: Mapping[str, Format], read_by_some: Collection[str]
-) -> list[tuple[str, Keys, float, str]]:
-    """For each format and its kinds: how much of the record does not fit, from 0 to 1, and that in
-    words. A kind is that of the first format which has it."""
-    keys, found, seen = record.members(), [], set[Keys]()
-    for name, each in formats.items():
-        for kind in each.kinds:
-            if kind in seen:
-                continue
-            seen.add(kind)
-            lacks = kind.lacks(keys)
-            foreign = sorted(key for key in keys if key in read_by_some and key not in kind.known)
-            words = [f"lacks {', '.join(lacks)}"] * bool(lacks)
-            words += [f"does not read {', '.join(foreign)}"] * bool(foreign)
-            share = (len(lacks) + len(foreign)) / (len(kind.needs.split()) + len(foreign))
-            found.append((name, kind, share, " and ".join(words)))
-    return found
