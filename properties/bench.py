@@ -29,18 +29,13 @@ from wise.lm.decoding import Answer, Reader, Unedited
 from wise.lm.tokens import Batch, canonical, encode
 from wise.measures.rows import Row
 
-__all__ = ["PHASES", "Bench", "Compared", "Operation", "subject_in"]
+__all__ = ["PHASES", "Bench", "Compared", "Operation"]
 
 Operation = tuple[str, list[dict[str, Any]]]  # its name, and its edits
 _FALSE_FAIL = 1e-4
 _LOOKS = (24, 48, 120)  # edits compared when a law that compares is judged
 _TOGETHER = 6  # of them, in force together
 PHASES = (Phase.generate, Phase.shrink)  # explaining takes most of a failing law's time
-
-
-def subject_in(edit: Edit, prompt: str) -> str:
-    """The subject of `edit`, for an edit of `prompt`: "" where that spells it otherwise."""
-    return edit.subject if edit.subject in prompt else ""
 
 
 @dataclass(frozen=True)
@@ -233,6 +228,11 @@ class Bench:
     def few_prompts(self) -> tuple[str, ...]:
         """The first of `prompts`, in the scope of edits, and the last, out of it."""
         return tuple(dict.fromkeys(self.prompts[:6] + self.prompts[-2:]))
+
+    @cached_property
+    def far_prompts(self) -> tuple[str, ...]:
+        """The stream's prompts far from every edit."""
+        return tuple(probe.prompt for probe in self.stream.probes if probe.kind == "far")
 
     def batch(self, prompts: Sequence[str], targets: Sequence[str] | None = None) -> Batch:
         batch = encode(self.loaded.tokenizer, prompts, targets)

@@ -179,7 +179,7 @@ def _shared_beginning(texts: Sequence[str], background: Sequence[str]) -> str:
 @needs(Routed)
 def check_router_needs_no_shortcut(bench: Bench) -> str:
     """Far probes stay separated without the words that they share with the background."""
-    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"]
+    far = bench.far_prompts
     seen = [text for edit in bench.background.edits for text in (edit.prompt, *edit.paraphrases)]
     shortcut = _shared_beginning(far, [*bench.background.texts, *seen]) if far else ""
     if not shortcut:

@@ -86,8 +86,7 @@ def _require_some_order(
 
 def _flops(bench: Bench, editor: Editor) -> dict[str, float]:
     """Multiply-adds of one forward, and of one generated token, over prompts out of scope."""
-    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_FAR]
-    batch = bench.batch(far or bench.prompts)
+    batch = bench.batch(bench.far_prompts[:_N_FAR] or bench.prompts)
     asked: dict[str, Callable[[], object]] = {
         "a forward": lambda: editor.logits(batch.input_ids, batch.attention_mask)
     }

@@ -19,7 +19,7 @@ from properties.laws.batches import padded, questions
 from wise.editor import Editor, Generates, Routed, takes
 from wise.edits import Edit
 from wise.lm.architectures import context_length
-from wise.lm.decoding import Answer, answer_of, batch_logits, greedy_by_logits
+from wise.lm.decoding import Answer, answer_length, answer_of, batch_logits, greedy_by_logits
 from wise.lm.tokens import IGNORED, Batch, pad, prompt_tokens
 
 __all__ = [
@@ -38,9 +38,7 @@ _N_EDITS = 6
 _N_MANY, _N_FEW = 65, 8  # rows of a batch
 _N_ASKED = 16
 _N_SHORT = 3  # edits of a prompt of one token
-_N_RESPELLED = (
-    2  # prompts in scope, and as many out of it, in tokens that their text is not read as
-)
+_N_RESPELLED = 2  # prompts in scope, and as many out of it, in tokens that are not their text's
 _N_STEPPED = 8  # prompts whose decoding is watched step by step
 _N_PADDED = 2  # prompts that are padded to the whole context
 _WIDEST = 1024  # tokens: a context to which rows are padded
@@ -52,13 +50,12 @@ _IN_PIECES = " (tokens that are not those of their text)"
 _NEAR = 0.01  # nats a token: two continuations as likely as that are nearly tied
 
 
-def _n_tokens(bench: Bench, edit: Edit) -> int:
-    return len(bench.loaded.tokenizer(f" {edit.target}", add_special_tokens=False).input_ids)
-
-
 def _edits(bench: Bench) -> list[Edit]:
     """Edits with the longest and the shortest targets of the stream."""
-    by_length = sorted(bench.edits(20, least=1), key=lambda edit: -_n_tokens(bench, edit))
+    tokenizer = bench.loaded.tokenizer
+    by_length = sorted(
+        bench.edits(20, least=1), key=lambda edit: -answer_length(tokenizer, edit.target)
+    )
     n_long = min(_N_EDITS // 2, len(by_length))
     return [*by_length[:n_long], *by_length[n_long:][-_N_EDITS // 2 :]]
 
@@ -171,10 +168,9 @@ def _require_answers(
     """Require equal answers up to EOS, but for nearly tied tokens."""
     for row, (prompt, *both) in enumerate(zip(prompts, found.tolist(), expected, strict=True)):
         one, other = (answer_of(bench.loaded.tokenizer, list(ids)) for ids in both)
-        same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
         asked = prompt if batch is None else batch[torch.tensor([row])]
         require(
-            same or is_near_tie(bench, editor, asked, one, other),
+            one == other or is_near_tie(bench, editor, asked, one, other),
             f"after {prompt!r}, {says} {_quoted(one)}, but {wanted} {_quoted(other)}",
         )
 
@@ -347,9 +343,8 @@ def check_beams_of_a_batch_are_those_of_its_rows_alone(bench: Bench) -> None:
         for prompt, together in zip(prompts, continued(prompts, **options), strict=True):
             for found, needed in zip(together, continued([prompt], **options)[0], strict=True):
                 one, other = (answer_of(bench.loaded.tokenizer, ids) for ids in (found, needed))
-                same = (one.token_ids, one.stopped) == (other.token_ids, other.stopped)
                 require(
-                    same or _is_as_likely(bench, editor, prompt, one, other),
+                    one == other or _is_as_likely(bench, editor, prompt, one, other),
                     f"after {prompt!r}, with {options}, generate says {_quoted(one)} in a batch "
                     f"of {len(prompts)} prompts, but {_quoted(other)} alone",
                 )

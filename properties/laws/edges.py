@@ -239,7 +239,7 @@ def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:
 def check_an_edit_without_a_subject_has_no_wider_scope(bench: Bench) -> None:
     """Edits whose subject is not given reach no more prompts out of scope than with a subject."""
     edits = [edit for edit in bench.edits(_N_MADE, least=2) if edit.subject]
-    probes = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_ASKED]
+    probes = bench.far_prompts[:_N_ASKED]
     if not edits or not probes:
         raise Unasked("the stream has no edits with a subject, or no far probes")
     without = [replace(edit, subject="") for edit in edits]

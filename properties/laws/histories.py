@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from hypothesis import Phase
 
-from properties.bench import Bench, subject_in
+from properties.altered import reworded, subject_in, too_long
+from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, require
 from properties.laws.exports import taken
-from properties.laws.undoing import too_long
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from wise.editor import Editor, Erasable, Exports, Persistent, Prepares
 from wise.edits import Edit
@@ -51,8 +51,7 @@ def _facts(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
     if not worded:
         raise Unasked("the stream has no paraphrases")
     first, last = sorted((c.prompt, worded[0]))
-    c, named = replace(c, prompt=last, subject=subject_in(c, last)), subject_in(c, first)
-    return a, b, c, Edit(first, other.target, named)
+    return a, b, reworded(c, last), Edit(first, other.target, subject_in(c, first))
 
 
 def _turns(bench: Bench) -> dict[str, _Turn]:
@@ -204,8 +203,8 @@ class _Histories:
         """The prompts of all edits, a paraphrase of A and one of C and D, and one out of scope."""
         edits, wordings = _facts(self.bench), self.bench.wordings
         a, _, c, _ = self.bench.edits()
-        far = [probe.prompt for probe in self.bench.stream.probes if probe.kind == "far"]
-        others = [*wordings[a.prompt][:1], *wordings[c.prompt][1:2], *far[:1]]
+        far = self.bench.far_prompts[:1]
+        others = [*wordings[a.prompt][:1], *wordings[c.prompt][1:2], *far]
         return list(dict.fromkeys([*(edit.prompt for edit in edits), *others]))
 
     @cached_property

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fixtures.lexicon import EVENTS, OPENINGS
+from properties.altered import accented, longer_named, neighbours, numbered, of_its_target, renamed
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, needs, remade, require
-from properties.laws.texts import accented
 from wise.editor import Editor, Routed
 from wise.edits import Edit
 
@@ -19,33 +19,13 @@ __all__ = [
     "check_a_question_in_another_script_is_read",
     "check_another_number_is_another_question",
     "check_one_letter_makes_another_name",
-    "longer_named",
-    "numbered",
 ]
 
 _N_TRIED = 20  # edits
 _N_IN_SCRIPT = 6
 _CYRILLIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхижклмнопярстувшыйз")
 _OTHER_LETTERS = "щщщщщ ъщ ъщ ъщ"
-_LAST_NAME = "Rarberg"
 _BEFORE = f"{OPENINGS[0]} {EVENTS[0]}"  # a sentence, by which a prompt is not the edit's own
-
-
-def _about(edit: Edit, subject: str) -> Edit:
-    """The edit with another name in the place of its subject."""
-    return replace(edit, prompt=edit.prompt.replace(edit.subject, subject), subject=subject)
-
-
-def numbered(edit: Edit, number: int) -> Edit:
-    """The edit with a number behind its subject, or before its prompt."""
-    if edit.subject and edit.subject in edit.prompt:
-        return _about(edit, f"{edit.subject} {number}")
-    return replace(edit, prompt=f"{number}. {edit.prompt}")
-
-
-def longer_named(edit: Edit) -> Edit:
-    """The edit about another, whose name begins with the subject; itself without a subject."""
-    return _about(edit, f"{edit.subject} {_LAST_NAME}") if edit.subject else edit
 
 
 def check_another_number_is_another_question(bench: Bench) -> None:
@@ -56,7 +36,7 @@ def check_another_number_is_another_question(bench: Bench) -> None:
     two edits.
     """
     one, other, *_ = bench.edits(least=2)
-    pair = numbered(one, 14), replace(numbered(one, 17), target=other.target, id=other.id)
+    pair = numbered(one, 14), of_its_target(other, numbered(one, 17))
     prompts = [edit.prompt for edit in (*pair, one, other)]
     unedited = bench.logits(bench.base, prompts)
     if close(unedited[0], unedited[1]):
@@ -103,10 +83,11 @@ def check_a_question_in_another_script_is_read(bench: Bench) -> None:
     )
 
 
-def _other_names(subject: str) -> dict[str, str]:
-    """Other names that differ from a subject in one letter or word, by what that is."""
+def _other_names(edit: Edit) -> dict[str, str]:
+    """Other names that differ from the subject in one letter or word, by what that is."""
+    subject = edit.subject
     last = "n" if subject[-1:] != "n" else "r"
-    names = {"the last letter": subject[:-1] + last, "a word behind": f"{subject} {_LAST_NAME}"}
+    names = {"the last letter": subject[:-1] + last, "a word behind": longer_named(edit).subject}
     for n, letter in enumerate(subject):
         if accented(letter) != letter:
             return {**names, "an accent": subject[:n] + accented(letter) + subject[n + 1 :]}
@@ -123,9 +104,9 @@ def check_one_letter_makes_another_name(bench: Bench) -> None:
     edits = [edit for edit in bench.edits(_N_TRIED, least=2)
              if edit.subject and edit.subject in edit.prompt]  # fmt: skip
     pairs: dict[str, list[tuple[Edit, Edit]]] = {}
-    for edit, next_edit in zip(edits, [*edits[1:], *edits[:1]], strict=True):
-        for kind, name in _other_names(edit.subject).items():
-            other = replace(_about(edit, name), target=next_edit.target, id=next_edit.id)
+    for edit, next_edit in neighbours(edits):
+        for kind, name in _other_names(edit).items():
+            other = of_its_target(next_edit, renamed(edit, name))
             if not bench.same_text(edit.target, other.target) and _differ(bench, edit, other):
                 pairs.setdefault(kind, []).append((edit, other))
     if not pairs:

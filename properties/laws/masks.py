@@ -112,8 +112,7 @@ def _is_same(bench: Bench, editor: Editor, prompt: str, found: object, needed: o
     if isinstance(found, Tensor) and isinstance(needed, Tensor):
         return close(found, needed)
     if isinstance(found, Answer) and isinstance(needed, Answer):
-        same = (found.token_ids, found.stopped) == (needed.token_ids, needed.stopped)
-        return same or is_near_tie(bench, editor, prompt, found, needed)
+        return found == needed or is_near_tie(bench, editor, prompt, found, needed)
     return found == needed
 
 

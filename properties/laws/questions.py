@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from properties.altered import accented, numbered
 from properties.bench import Bench
 from properties.findings import Broken, require
-from properties.laws.lookalikes import numbered
-from properties.laws.texts import accented
 from wise.editor import Editor, Generates, Routed
 
 __all__ = [

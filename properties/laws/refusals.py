@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from properties.altered import context_to_exceed
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, needs, remade, require, require_error
 from properties.snapshots import require_same, snapshot
@@ -55,9 +56,7 @@ def _refuses(bench: Bench, editor: Editor, turn: Sequence[Edit], what: str) -> N
 
 def check_refuses_a_prompt_beyond_the_context(bench: Bench) -> None:
     """A turn with one prompt longer than the model's context is refused as a whole."""
-    length = LanguageModel(bench.loaded.model).context_length
-    if length is None or length > 100_000:
-        raise Unasked(f"the model's context of {length} tokens is too long to exceed")
+    length = context_to_exceed(bench)
     good, other, last, *_ = bench.edits(least=3)
     text = " ".join([other.prompt] * (1 + length // 2))
     _refuses(bench, bench.editor([last]), [good, replace(other, prompt=text)],

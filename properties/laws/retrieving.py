@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
+from properties.altered import longer_named, other_targets
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, needs, remade, take_back
 from properties.laws.batches import questions
-from properties.laws.lookalikes import longer_named
 from wise.editor import Editor, Erasable, Retrieves, Routed
 from wise.edits import Edit
 
@@ -78,8 +78,8 @@ def check_a_name_that_begins_another_opens_its_own_edit(bench: Bench) -> None:
     """
 
     def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, replace(longer_named(edit), target=other.target, id=""))
-                 for edit, other in zip(edits, [*edits[1:], *edits[:1]], strict=True)
+        pairs = [(edit, replace(longer_named(anew), id=""))
+                 for edit, anew in zip(edits, other_targets(edits), strict=True)
                  if edit.subject]  # fmt: skip
         if not pairs:
             raise Unasked("no edit names its subject")

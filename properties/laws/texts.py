@@ -14,6 +14,7 @@ from itertools import combinations
 
 from torch import Tensor
 
+from properties.altered import accented, renamed
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, close, require
 from wise.editor import Editor
@@ -22,7 +23,6 @@ from wise.lm.decoding import batch_logits
 from wise.lm.tokens import IGNORED
 
 __all__ = [
-    "accented",
     "check_a_long_prompt_is_edited",
     "check_a_prompt_may_name_its_subject_twice",
     "check_a_prompt_of_any_text_is_edited",
@@ -32,7 +32,6 @@ __all__ = [
     "check_similar_targets_are_not_mixed_up",
 ]
 
-_ACCENTS = str.maketrans("aeiouyAEIOUY", "áéíóúýÁÉÍÓÚÝ")
 _MOST_TOKENS = 512  # of a long prompt
 _MOST_COMPARED = 192  # of prompts that differ at one place only
 _N_EDITS = 20
@@ -100,15 +99,8 @@ def _prompts(bench: Bench, edit: Edit) -> _Variants:
         for kind, text in prompts.items()
     }
     if edit.subject:
-        named = f"{edit.subject} (C++ [1)"
-        about = replace(edit, prompt=text.replace(edit.subject, named), subject=named)
-        forms["whose subject has signs"] = about
+        forms["whose subject has signs"] = renamed(edit, f"{edit.subject} (C++ [1)")
     return {**forms, "without a subject": replace(edit, subject="")}
-
-
-def accented(text: str) -> str:
-    """`text` with an accent on each vowel."""
-    return text.translate(_ACCENTS)
 
 
 def _decomposed(text: str) -> str:
@@ -168,7 +160,7 @@ def _wrong(bench: Bench, editor: Editor, edits: Sequence[Edit]) -> list[str]:
         editor.edit(edits)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's editor raises
         return [f"is refused by a {type(error).__name__}: {error}"] * len(edits)
-    far = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_PROBES]
+    far = bench.far_prompts[:_N_PROBES]
     if far:
         now, before = (bench.logits(each, far).argmax(-1) for each in (editor, bench.base))
         n_changed = int((now != before).sum())

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from properties.altered import too_long
 from properties.bench import Bench
 from properties.findings import Broken, require
-from properties.laws.undoing import too_long
 from properties.snapshots import Snapshot, is_same, require_same, snapshot
 from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed

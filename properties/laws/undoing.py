@@ -10,7 +10,15 @@ from functools import partial
 from itertools import compress
 from pathlib import Path
 
-from properties.bench import Bench, subject_in
+from properties.altered import (
+    about_its_subject,
+    of_its_target,
+    other_targets,
+    reworded,
+    subject_in,
+    too_long,
+)
+from properties.bench import Bench
 from properties.findings import (
     Broken,
     Unasked,
@@ -31,7 +39,6 @@ from properties.snapshots import (
 )
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
-from wise.lm.architectures import LanguageModel
 
 __all__ = [
     "check_a_refused_removal_changes_nothing",
@@ -55,10 +62,7 @@ _N_AGAIN = 5  # edits: an editor that misses 15 % by chance misses all of them w
 def _twins(bench: Bench) -> tuple[Edit, Edit, Edit, Edit]:
     """An edit, one with its target and id, one of its subject, and one of another fact."""
     one, two, three, four = bench.edits()
-    about = one.subject or one.prompt
-    of_target = replace(two, target=one.target, id=one.id)
-    of_subject = Edit(f"The song that was written about {about} is", four.target, one.subject)
-    return one, of_target, of_subject, three
+    return one, of_its_target(one, two), about_its_subject(one, four), three
 
 
 def _asked(bench: Bench, edits: Sequence[Edit]) -> list[str]:
@@ -161,19 +165,6 @@ def check_removing_a_close_edit_undoes_it(bench: Bench) -> None:
         require_same_answers(snapshot(bench, editor, asked), expected, when)
 
 
-def _of_target(older: Edit, other: Edit) -> Edit:
-    return replace(other, target=older.target, id=older.id)
-
-
-def _of_subject(older: Edit, other: Edit) -> Edit:
-    about = older.subject or older.prompt
-    return Edit(f"The song that was written about {about} is", other.target, older.subject)
-
-
-def _of_nothing(older: Edit, other: Edit) -> Edit:
-    return other
-
-
 def _wrong_pairs(
     bench: Bench, pairs: Sequence[tuple[Edit, Edit]], editor: Editor
 ) -> dict[Edit, str]:
@@ -185,7 +176,7 @@ def _wrong_pairs(
     olders, youngers = [older for older, _ in pairs], [younger for _, younger in pairs]
     of = [(older, text) for older in olders
           for text in (older.prompt, *bench.wordings.get(older.prompt, ())[:2])]  # fmt: skip
-    worded = [replace(older, prompt=text, subject=subject_in(older, text)) for older, text in of]
+    worded = [reworded(older, text) for older, text in of]
     had = bench.says(editor, [*youngers, *worded])
     for some in filter(None, (olders[:1], olders[1:])):  # one alone, and several at once
         take_back(editor, some)
@@ -219,7 +210,10 @@ def check_removing_an_edit_leaves_the_others(bench: Bench) -> None:
     def wrong_of(pairs: Sequence[tuple[Edit, Edit]]) -> dict[Edit, str]:
         return _wrong_pairs(bench, pairs, bench.editor([edit for pair in pairs for edit in pair]))
 
-    twins = {"its target and id": _of_target, "its subject": _of_subject, "nothing": _of_nothing}
+    twins: dict[str, Callable[[Edit, Edit], Edit]] = {
+        "its target and id": of_its_target, "its subject": about_its_subject,
+        "nothing": lambda older, other: other,
+    }  # fmt: skip
     edits = bench.edits(2 * len(twins), least=2)
     pairs = zip(twins.items(), edits[::2], edits[1::2], strict=False)
     first = {shared: (older, twin(older, other)) for (shared, twin), older, other in pairs}
@@ -311,8 +305,7 @@ def check_a_refused_removal_changes_nothing(bench: Bench) -> None:
     refuse([of_target], "an edit never made, with the target and id of one in force,")
     refuse([of_subject], "an edit never made, about the subject of one in force,")
     for prompt in bench.wordings.get(one.prompt, ())[:1]:
-        worded = replace(one, prompt=prompt, subject=subject_in(one, prompt))
-        refuse([worded], "what one in force says, in other words,")
+        refuse([reworded(one, prompt)], "what one in force says, in other words,")
     before = snapshot(bench, editor)
     with suppress(KeyError, ValueError):
         editor.remove([])
@@ -346,10 +339,7 @@ def check_a_removed_edit_can_be_made_again(bench: Bench) -> None:
     written = [edit for edit, is_right in zip(edits, right, strict=True) if is_right]
     if len(written) < min(len(edits), _N_AGAIN - 1):
         raise Undecided(f"{len(written)} of {len(edits)} edits were written; too few to be missed")
-    targets = [edit.target for edit in written]
-    others = [replace(edit, target=target)
-              for edit, target in zip(written, targets[1:] + targets[:1], strict=True)]  # fmt: skip
-    for again, how in ((written, "alike"), (others, "with another target")):
+    for again, how in ((written, "alike"), (other_targets(written), "with another target")):
         take_back(editor, written)
         for edit in again:
             editor.edit([edit])
@@ -358,14 +348,6 @@ def check_a_removed_edit_can_be_made_again(bench: Bench) -> None:
             f"of {len(again)} edits that were removed and made again, {how}, none is answered; the "
             f"first is {again[0].prompt!r} -> {again[0].target!r}",
         )
-
-
-def too_long(bench: Bench, edit: Edit) -> Edit:
-    """`edit` with a target beyond the model's context. Raises Unasked where there is no limit."""
-    length = LanguageModel(bench.loaded.model).context_length
-    if length is None or length > 100_000:
-        raise Unasked(f"the model's context of {length} tokens is too long to exceed")
-    return replace(edit, target=" ".join([edit.target] * (1 + length)))
 
 
 def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fixtures.candidates import plain_prompt
 from fixtures.world_facts import unrelated_sentences
+from properties.altered import about_its_subject, accented, of_its_target, other_targets
 from properties.bench import Bench, Compared
 from properties.findings import Broken, Unasked, remade, require
-from properties.laws.texts import accented
 from wise.edits import Edit
 
 __all__ = [
@@ -128,11 +128,6 @@ def _last_of(bench: Bench, versions: Turns, *, ask: bool = False) -> Compared:
     ])  # fmt: skip
 
 
-def _other_targets(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits, each to the next one's target."""
-    return [replace(e, target=o.target) for e, o in zip(edits, [*edits[1:], edits[0]], strict=True)]
-
-
 def check_the_last_write_wins(bench: Bench) -> None:
     """A prompt that is edited to a second target is not answered with the first.
 
@@ -140,7 +135,7 @@ def check_the_last_write_wins(bench: Bench) -> None:
     """
     bench.edits(least=2)
     try:
-        bench.no_worse(lambda edits: _last_of(bench, [edits, _other_targets(edits)]))
+        bench.no_worse(lambda edits: _last_of(bench, [edits, other_targets(edits)]))
     except Unasked as error:
         raise Broken(f"no edit is written: {error}") from error
 
@@ -152,7 +147,7 @@ def check_the_last_write_wins_at_once(bench: Bench) -> None:
     def compare(edits: Sequence[Edit]) -> Compared:
         held = bench.says(remade(editor, _singly(edits)), edits)
         n, worse, n_better = 0, [], 0
-        for edit, anew, is_held in zip(edits, _other_targets(edits), held, strict=True):
+        for edit, anew, is_held in zip(edits, other_targets(edits), held, strict=True):
             editor.edit([anew])
             (answer,) = bench.ask(editor, [edit.prompt])
             is_right = bench.same_text(answer.text, anew.target)
@@ -182,7 +177,7 @@ def check_an_edit_holds_again_after_another(bench: Bench) -> None:
     """A prompt edited to A, to B and to A again is not answered B, asked in between or not."""
 
     def compare(edits: Sequence[Edit], *, ask: bool) -> Compared:
-        return _last_of(bench, [edits, _other_targets(edits), edits], ask=ask)
+        return _last_of(bench, [edits, other_targets(edits), edits], ask=ask)
 
     for ask in (False, True):
         bench.no_worse(partial(compare, ask=ask))
@@ -246,7 +241,6 @@ _NOTHING = "nothing"
 
 def _alike(bench: Bench, edit: Edit, other: Edit) -> dict[str, Edit]:
     """Edits that share something with `edit`, by what that is; the last, of `other`, nothing."""
-    about = edit.subject or edit.prompt
     forms: dict[str, Edit] = {}
     for what, form in _FORMS.items():
         text = form(edit.prompt)
@@ -254,9 +248,9 @@ def _alike(bench: Bench, edit: Edit, other: Edit) -> dict[str, Edit]:
         if text != edit.prompt:
             forms[what] = replace(edit, prompt=text, subject=subject, target=other.target)
     return {
-        "its subject": Edit(f"The song that was written about {about} is", other.target, about),
+        "its subject": about_its_subject(edit, other),
         **forms,
-        "its target and id": replace(other, target=edit.target, id=edit.id),
+        "its target and id": of_its_target(edit, other),
         _NOTHING: other,
     }
 
@@ -401,7 +395,7 @@ def check_edits_to_one_target_hold_together(bench: Bench) -> None:
     def compare(edits: Sequence[Edit]) -> Compared:
         target = edits[0].target
         pairs = [(replace(edit, target=target), other)
-                 for edit, other in zip(edits, _other_targets(edits), strict=True)
+                 for edit, other in zip(edits, other_targets(edits), strict=True)
                  if edit.ground_truth != target]  # fmt: skip
         found = _asked(bench, pairs, _as_before(bench))
         return found.told([
@@ -416,7 +410,7 @@ def check_edits_to_one_target_hold_together(bench: Bench) -> None:
 
 def check_a_shared_target_opens_no_other_prompt(bench: Bench) -> None:
     """Edits to one target change no more answers out of scope than edits to several targets."""
-    probes = [probe.prompt for probe in bench.stream.probes if probe.kind == "far"][:_N_PROBES]
+    probes = bench.far_prompts[:_N_PROBES]
     if not probes:
         raise Unasked("the stream has no far probes")
     before = bench.base_answers(probes)
@@ -429,7 +423,7 @@ def check_a_shared_target_opens_no_other_prompt(bench: Bench) -> None:
     def find(edits: Sequence[Edit]) -> list[str]:
         target = edits[0].target
         shared = n_changed([replace(edit, target=target) for edit in edits])
-        apart = n_changed(_other_targets(edits))
+        apart = n_changed(other_targets(edits))
         if shared - apart <= len(probes) / 2:
             return []
         return [f"{len(edits)} edits to the one target {target!r} change {shared} of "
