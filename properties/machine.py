@@ -22,7 +22,7 @@ from fixtures import strategies
 from properties.bench import Bench, Operation
 from properties.findings import Broken, Unasked, require
 from wise.editor import Erasable, Persistent
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 
 __all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
 
@@ -217,4 +217,4 @@ def replay(bench: Bench, log: list[Operation]) -> None:
     """Run a sequence of operations again; Broken where it breaks."""
     operations = Operations(bench)
     for name, edits in log:
-        operations.do(name, *(Edit(**edit) for edit in edits))
+        operations.do(name, *edits_of(edits))

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from fixtures.models import FAMILIES, load_model, model_folder
 from wise.editor import Editor, load_editor
-from wise.edits import Background, Edit
+from wise.edits import Background, Edit, edits_of
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import encode
 
@@ -76,7 +76,7 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
     """[B V] by number of threads."""
     loaded = load_model(request["model"], device=request["device"], dtype=request["dtype"])
     texts = request["background"]["texts"]
-    background = Background(texts, tuple(Edit(**e) for e in request["background"]["edits"]))
+    background = Background(texts, edits_of(request["background"]["edits"]))
     factory = load_editor(request["spec"])
 
     def make(
@@ -84,7 +84,7 @@ def _answers(request: Mapping[str, Any]) -> dict[str, Tensor]:
     ) -> Editor:
         return factory(model, tokenizer, background, seed=request["seed"], **request["options"])
 
-    turns = [[Edit(**edit) for edit in turn] for turn in request["turns"]]
+    turns = [edits_of(turn) for turn in request["turns"]]
     batch = encode(loaded.tokenizer, request["prompts"]).to(loaded.model.device)
     torch.set_num_threads(request["n_threads"][0])
     if request["after_others"]:

@@ -5,7 +5,7 @@ Plain frozen data, without torch: a stream is fixed, digested and printed before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "EditStream",
     "Probe",
     "check_text",
+    "edits_of",
     "fields_of",
     "turn_of",
 ]
@@ -165,6 +166,11 @@ def fields_of(record: Any) -> dict[str, Any]:
     if not record.aliases:
         del found["aliases"]
     return found
+
+
+def edits_of(records: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:
+    """The edits of their fields. Raises TypeError where fields are not those of an edit."""
+    return tuple(Edit(**record) for record in records)
 
 
 @dataclass(frozen=True)

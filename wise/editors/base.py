@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
@@ -38,12 +38,12 @@ __all__ = [
     "ErasableBase",
     "ValueEditorBase",
     "added",
-    "edits_of",
     "factory",
     "floats",
     "live",
     "prepared",
     "summed",
+    "without",
 ]
 
 
@@ -111,7 +111,8 @@ class EditorBase(ABC, Generic[C, S]):
 
     @abstractmethod
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
-        """The state of a record and tensors; ValueError or KeyError where they make none."""
+        """The state of a record with edits, and tensors; ValueError or KeyError where they make
+        none."""
 
     def _weights(self, state: S) -> Mapping[int, Float[Tensor, "M D"]] | None:
         """The change of W_v by layer, where the edits are that and nothing else; else None."""
@@ -183,7 +184,11 @@ class EditorBase(ABC, Generic[C, S]):
 
     def load(self, path: str | Path) -> None:
         """Load a saved state. One that does not fit raises ValueError and changes nothing."""
-        self._state = saved.read(Path(path), self._identity(), self._restored, self.lm.device)
+
+        def state_of(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
+            return self.empty if record.get("edits") == [] else self._restored(record, tensors)
+
+        self._state = saved.read(Path(path), self._identity(), state_of, self.lm.device)
 
     def export(self, path: str | Path) -> None:
         """Write the edited model into the new folder `path`; see `wise.editor.Exports`."""
@@ -323,11 +328,6 @@ def summed(
     return found
 
 
-def edits_of(record: Mapping[str, Any]) -> tuple[Edit, ...]:
-    """The edits of a record. Raises KeyError or TypeError where it has none."""
-    return tuple(Edit(**edit) for edit in record["edits"])
-
-
 def floats(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
     """A saved tensor. Raises KeyError without it, ValueError where it is not of this shape."""
     found = tensors[name]
@@ -338,8 +338,12 @@ def floats(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
 
 def live(edits: Sequence[Edit], turn: Sequence[Edit]) -> tuple[Edit, ...]:
     """The edits in force after a turn: the last write per prompt wins."""
-    rewritten = {edit.prompt for edit in turn}
-    return (*(edit for edit in edits if edit.prompt not in rewritten), *turn)
+    return (*without(edits, {edit.prompt for edit in turn}), *turn)
+
+
+def without(edits: Iterable[Edit], prompts: Collection[str]) -> tuple[Edit, ...]:
+    """The edits of other prompts."""
+    return tuple(edit for edit in edits if edit.prompt not in prompts)
 
 
 def prepared(

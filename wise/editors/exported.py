@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from wise.editor import BUILT_IN, Editor, EditorFactory, Persistent, load_editor
 from wise.editors.saved import record_of
-from wise.edits import Background, Edit
+from wise.edits import Background, edits_of
 from wise.lm.architectures import LanguageModel
 
 __all__ = ["load_exported", "new_folder", "write_model", "write_with_state"]
@@ -127,7 +127,7 @@ def load_exported(path: str | Path, *, factory: EditorFactory | None = None) -> 
         folder / _MODEL, dtype="auto", use_safetensors=True, **options
     )
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / _MODEL, **options)
-    background = Background(given["texts"], tuple(Edit(**edit) for edit in given["edits"]))
+    background = Background(given["texts"], edits_of(given["edits"]))
     editor = factory(model.eval(), tokenizer, background, seed=made["seed"], **made["options"])
     if not isinstance(editor, Persistent):
         raise ValueError(f"{type(editor).__name__} cannot load the state in {folder / _STATE}")

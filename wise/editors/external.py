@@ -21,17 +21,18 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.base import ErasableBase, factory, floats, live, without
 from wise.editors.gated import threshold_among
+from wise.editors.grace import distances
 from wise.editors.incontext import ContextConfig, ErasableContextBase
 from wise.editors.options import Checked, Fraction, Share
-from wise.editors.routing_inputs import of_unlike_prompts
-from wise.edits import Edit
+from wise.editors.routing_inputs import of_unlike_prompts, read_in_batches
+from wise.edits import Edit, edits_of
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen, replace
 from wise.lm.tail import head_inputs
-from wise.lm.tokens import IGNORED, Batch, encode, last_column, of_like_length
+from wise.lm.tokens import IGNORED, Batch, last_column
 from wise.measures.text import UNSPACED
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "last_states", "make_memllm", "make_spalm", "near_keys", "recalled", "stands_in",
 ]  # fmt: skip
 
-_BATCH = 64
 _UNCALIBRATED = 0.8  # the likeness of relations where the background has no paraphrase of a subject
 _LETTER = rf"[^\W{UNSPACED}]"  # of a word with spaces around it
 
@@ -155,8 +155,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         return self._of(live(state.edits, edits), known)
 
     def _without(self, state: _Datastore, prompts: frozenset[str]) -> _Datastore:
-        kept = tuple(edit for edit in state.edits if edit.prompt not in prompts)
-        return self._of(kept, self._by_edit(state))
+        return self._of(without(state.edits, prompts), self._by_edit(state))
 
     def _stored(self, edit: Edit) -> tuple[Float[Tensor, "n D"], Int[Tensor, " n"]]:
         """The states before the tokens of an edit's target, and these tokens."""
@@ -186,9 +185,7 @@ class SPALMLite(ErasableBase[SPALMConfig, _Datastore]):
         return _Datastore(edits, torch.cat(keys), torch.cat(tokens), _owners(tokens))
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Datastore:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         labels = [self._batch(edit).labels for edit in edits]
         own = [each[each != IGNORED] for each in labels]
         tokens, owners = torch.cat(own), _owners(own)
@@ -214,13 +211,12 @@ def last_states(
     lm: LanguageModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> Float[Tensor, "N D"]:
     """What the head reads at the last token of each text, in float32."""
-    lengths = torch.tensor([len(ids) for ids in tokenizer([*texts]).input_ids])
-    batches, found = [*of_like_length(lengths, _BATCH)], []
-    for rows in batches:
-        batch = encode(tokenizer, [texts[row] for row in rows]).to(lm.device)
+
+    def read(batch: Batch) -> Float[Tensor, "n D"]:
         with frozen(lm.model):
-            found.append(head_inputs(lm, batch)[:, -1].float())
-    return torch.cat(found)[torch.cat(batches).argsort()]
+            return head_inputs(lm, batch)[:, -1].float()
+
+    return read_in_batches(lm, tokenizer, texts, read)
 
 
 def near_keys(
@@ -230,10 +226,9 @@ def near_keys(
 
     Of the keys it says first which are nearer than `tau`; of equally near ones the last are taken.
     """
-    flat = states.flatten(0, -2).float()
-    distances = torch.cdist(flat, keys.flip(0), compute_mode="donot_use_mm_for_euclid_dist")
-    at = (distances < tau).any(-1)
-    found = distances[at].sort(stable=True)
+    apart = distances(states.flatten(0, -2), keys.flip(0))
+    at = (apart < tau).any(-1)
+    found = apart[at].sort(stable=True)
     is_near, index = found.values[:, :n] < tau, len(keys) - 1 - found.indices[:, :n]
     return at.view(states.shape[:-1]), is_near, index
 
@@ -427,9 +422,7 @@ class MemLLMLite(ErasableContextBase[MemLLMConfig, _Triples]):
         return {} if state.relations is None else {"relations": state.relations}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Triples:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         relations = floats(tensors, "relations", len(edits), _width(self.lm))
         return _Triples(edits, tuple(self._key_of(edit) for edit in edits), relations)
 

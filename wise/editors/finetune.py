@@ -19,10 +19,10 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from wise.editors.base import ValueEditorBase, edits_of, factory, floats, live, prepared
+from wise.editors.base import ValueEditorBase, factory, floats, live, prepared, without
 from wise.editors.key_value.facts import Corrupts
 from wise.editors.options import Checked, Objective, Units
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import background_texts, own_texts
@@ -133,7 +133,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         if state.tau is None and len(edits) == 1 and edits[0] in self._prepared:
             tau = self._prepared[edits[0]]
         else:
-            earlier = [e for e in state.edits if e.prompt not in {edit.prompt for edit in edits}]
+            earlier = without(state.edits, {edit.prompt for edit in edits})
             generator = seeded(self.seed, "turn", number)
             order = torch.randperm(len(earlier), generator=generator)
             chosen = order[: self.config.replay].tolist()
@@ -261,9 +261,7 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         return hooks.replace(self.lm.embedding, change)
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FineTuned:
-        edits = edits_of(record)
-        if not edits:
-            return FineTuned()
+        edits = edits_of(record["edits"])
         tau = floats(tensors, "tau", *self._shape)
         return FineTuned(tau, edits, int(record["n_turns"]))
 

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.base import ErasableBase, factory, floats, live, without
 from wise.editors.gated import Read, SubstitutingBase, places
 from wise.editors.options import Checked, Units
 from wise.editors.router import select
 from wise.editors.routing_inputs import background_inputs, prompt_inputs
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm.sampling import own_texts
 from wise.lm.tail import Tail
 from wise.seeds import seeded
@@ -210,8 +210,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
         return read
 
     def _without(self, state: _State, prompts: frozenset[str]) -> _State:
-        kept = tuple(edit for edit in state.edits if edit.prompt not in prompts)
-        return self._written(state, self.empty, kept)
+        return self._written(state, self.empty, without(state.edits, prompts))
 
     def _after(self, state: _State, edits: tuple[Edit, ...]) -> _State:
         """The method writes edits one after the other; an earlier edit of a prompt goes first."""
@@ -282,9 +281,7 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
                 "owner": owner}  # fmt: skip
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         inner, hidden = self._weight.shape
         n_keys, owner = len(tensors["keys"]), tensors["owner"].tolist()
         keys = floats(tensors, "keys", n_keys, inner)

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.base import ErasableBase, factory, floats, live, without
 from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.grace import descended
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory
 from wise.editors.routing_inputs import of_different_subjects
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm.tail import Tail
 from wise.lm.tokens import last_column
 from wise.seeds import seeded
@@ -196,7 +196,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         return self._of(live(state.edits, edits), state, learned)
 
     def _without(self, state: _State, prompts: frozenset[str]) -> _State:
-        return self._of(tuple(e for e in state.edits if e.prompt not in prompts), state, {})
+        return self._of(without(state.edits, prompts), state, {})
 
     def _of(
         self, edits: tuple[Edit, ...], state: _State, learned: Mapping[Edit, tuple[Tensor, Tensor]]
@@ -226,9 +226,7 @@ class HoReN(GatedBase[HoReNConfig, _State], ErasableBase[HoReNConfig, _State]):
         return found - unedited
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         inner, hidden = self._weight.shape
         n = len(edits)
         keys, values = floats(tensors, "keys", n, inner), floats(tensors, "values", n, hidden)

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from wise.editors.base import ErasableBase, edits_of, factory, live
+from wise.editors.base import ErasableBase, factory, live, without
 from wise.editors.prefixed import PrefixedBase, PrefixedConfig
-from wise.edits import Background, Edit
+from wise.edits import Background, Edit, edits_of
 from wise.seeds import seeded
 
 __all__ = [
@@ -152,7 +152,7 @@ class ErasableContextBase(ContextBase[C, S], ErasableBase[C, S]):
         return self._of(live(state.edits, edits), state)
 
     def _without(self, state: S, prompts: frozenset[str]) -> S:
-        return self._of(tuple(edit for edit in state.edits if edit.prompt not in prompts), state)
+        return self._of(without(state.edits, prompts), state)
 
     @abstractmethod
     def _of(self, edits: tuple[Edit, ...], state: S) -> S:
@@ -181,7 +181,7 @@ class InContext(ErasableContextBase[InContextConfig, _Store]):
         return _Store(edits)
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Store:
-        return _Store(edits_of(record))
+        return _Store(edits_of(record["edits"]))
 
 
 class Retrieval(InContext):

@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import ValueEditorBase, edits_of, factory, floats, live
+from wise.editors.base import ValueEditorBase, factory, floats, live
 from wise.editors.finetune import weight_scale
 from wise.editors.key_value.facts import Facts
 from wise.editors.key_value.keyvalue import ValueConfig, optimize
 from wise.editors.options import Fraction, Units
 from wise.editors.routing_inputs import readable
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm import hooks
 from wise.lm.sampling import background_texts, own_texts
 from wise.lm.tail import block_call, first_tensor
@@ -227,9 +227,7 @@ class UnKE(ValueEditorBase[UnKEConfig, Retrained]):
         return dict(state.weights)
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Retrained:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         weights = {name: floats(tensors, name, *w.shape) for name, w in self._own.items()}
         return Retrained(edits, weights, int(record["n_turns"]))
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, where
 
-from wise.editors.base import ErasableBase, edits_of, factory, floats, live
+from wise.editors.base import ErasableBase, factory, floats, live
 from wise.editors.clusters import Clusters, placed, scope
 from wise.editors.gated import Latch, Read, ReadingBase, RowsSeen, threshold_among
 from wise.editors.grace import distances
@@ -30,7 +30,7 @@ from wise.editors.options import Checked, Share
 from wise.editors.router import select
 from wise.editors.routing_inputs import of_unlike_prompts, prompt_inputs
 from wise.editors.trained import trained
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm import hooks
 from wise.lm.tail import Tail
 from wise.lm.tokens import Batch
@@ -289,9 +289,7 @@ class MELO(LowRankBase[MELOConfig, _Blocks], ErasableBase[MELOConfig, _Blocks]):
                 if isinstance(part, Tensor)}  # fmt: skip
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Blocks:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         (inner, hidden), rank = self._weight.shape, self.config.rank
         E, L, C = len(edits), len(self.layers), len(tensors["radii"])
         owners = tensors["owners"]
@@ -552,9 +550,7 @@ class ELDER(LowRankBase[ELDERConfig, _Experts]):
         return {**super()._record(state), "epsilon": state.epsilon}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Experts:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         (inner, hidden), (L, N) = self._weight.shape, self._code_shape
         codes, n_wide = tensors["codes"], N * self.config.rank
         is_of_codes = codes.dtype == torch.bool and codes.shape == (len(edits), L, N)

@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from wise.editors.base import edits_of, factory, floats, live
+from wise.editors.base import factory, floats, live
 from wise.editors.gated import GatedBase, OneEdit, threshold_among
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import RouterBase, RoutingInputs, SideMemory, select
 from wise.editors.routing_inputs import background_inputs, of_different_subjects
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm.sampling import fitting_starts, model_prefixes, own_texts
 from wise.lm.tail import Tail
 from wise.lm.tokens import encode
@@ -251,9 +251,7 @@ class MEMOIR(GatedBase[MEMOIRConfig, _State]):
         )  # fmt: skip
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _State:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         memory, rows = floats(tensors, "memory", *self._weight.shape), tensors["rows"]
         expected = len(edits), self.router.n_rows
         is_of_rows = rows.dtype == torch.int32 and rows.shape == expected

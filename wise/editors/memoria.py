@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import edits_of, factory, floats
+from wise.editors.base import factory, floats
 from wise.editors.gated import threshold_among
 from wise.editors.incontext import ContextBase, ContextConfig
 from wise.editors.options import Share
 from wise.editors.routing_inputs import of_unlike_prompts
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm.decoding import require_readable
 from wise.lm.hooks import frozen
 from wise.lm.tail import head_inputs
@@ -189,9 +189,7 @@ class MemoriaLite(ContextBase[MemoriaConfig, _Engrams]):
         return [[state.edits[n] for n in reversed(numbers)] for numbers in found]
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Engrams:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         E, D = len(edits), tensors["directions"].shape[1]
         return _Engrams(
             edits, floats(tensors, "directions", E, D), floats(tensors, "lives", E),

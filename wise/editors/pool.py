@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor
 
-from wise.editors.base import edits_of, factory, floats, live
+from wise.editors.base import factory, floats, live
 from wise.editors.prefixed import PrefixedBase, PrefixedConfig, placed
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm.hooks import replace_input
 from wise.lm.tail import block_inputs_seen
 from wise.lm.tokens import joined, padding_id, prompt_tokens
@@ -151,9 +151,7 @@ class MemoryLLMLite(PrefixedBase[MemoryLLMConfig, _Pool]):
         return {**super()._record(state), "n_writes": state.n_writes}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Pool:
-        edits, n_writes = edits_of(record), record["n_writes"]
-        if not edits:
-            return self.empty
+        edits, n_writes = edits_of(record["edits"]), record["n_writes"]
         if type(n_writes) is not int or n_writes < len(edits):
             raise ValueError(f"n_writes={n_writes!r} is not the number of {len(edits)} edits")
         n = tensors["slots"].shape[1]

@@ -15,7 +15,7 @@ from wise.edits import Background
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import own_texts
 from wise.lm.tail import value_inputs
-from wise.lm.tokens import encode
+from wise.lm.tokens import Batch, encode, of_like_length
 from wise.seeds import seeded, shuffled
 
 __all__ = [
@@ -24,8 +24,11 @@ __all__ = [
     "of_different_subjects",
     "of_unlike_prompts",
     "prompt_inputs",
+    "read_in_batches",
     "readable",
 ]
+
+_BATCH = 64  # prompts
 
 
 def prompt_inputs(
@@ -34,16 +37,29 @@ def prompt_inputs(
     layer: int,
     prompts: Sequence[str],
     how: str,
-    *,
-    batch_size: int = 64,
 ) -> RoutingInputs:
     """Routing inputs of `prompts`, in their order."""
     parts = []
-    for start in range(0, len(prompts), batch_size):
-        rows = prompts[start : start + batch_size]
+    for start in range(0, len(prompts), _BATCH):
+        rows = prompts[start : start + _BATCH]
         batch = encode(tokenizer, rows, max_length=lm.context_length).to(lm.device)
         parts.append(select(value_inputs(lm, layer, batch), batch.prompt_mask, how))
     return stack(parts)
+
+
+def read_in_batches(
+    lm: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    read: Callable[[Batch], Tensor],
+) -> Tensor:
+    """What `read` gives of each of `texts`, in their order; those of like length are a batch."""
+    lengths = torch.tensor([len(ids) for ids in tokenizer([*texts]).input_ids])
+    batches, found = [*of_like_length(lengths, _BATCH)], []
+    for rows in batches:
+        some = [texts[row] for row in rows]
+        found.append(read(encode(tokenizer, some, max_length=lm.context_length).to(lm.device)))
+    return torch.cat(found)[torch.cat(batches).argsort()]
 
 
 def background_inputs(

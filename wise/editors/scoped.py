@@ -20,19 +20,20 @@ from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn, where
 
-from wise.editors.base import edits_of, factory, floats, live
+from wise.editors.base import factory, floats, live
 from wise.editors.gated import Read, SubstitutingBase
 from wise.editors.grace import nearest
 from wise.editors.incontext import ContextConfig, ErasableContextBase
 from wise.editors.memoir import mean_of
 from wise.editors.options import Checked, Fraction, Share
 from wise.editors.router import select
+from wise.editors.routing_inputs import read_in_batches
 from wise.editors.trained import lessons, trained
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm import hooks
 from wise.lm.decoding import require_readable
 from wise.lm.tail import Tail, block_states
-from wise.lm.tokens import Batch, encode, last_column, of_like_length
+from wise.lm.tokens import Batch, last_column
 from wise.seeds import seeded
 
 __all__ = [
@@ -42,7 +43,6 @@ __all__ = [
 
 _FAR = 4.0  # the mean squared distance of two prompts before training; exp(-4) is out of scope
 _LEAST_SPREAD = 1e-3  # of the largest one
-_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,14 +155,11 @@ class SERAC(ErasableContextBase[SERACConfig, _Memory]):
 
     def _of_texts(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """The features of texts."""
-        lengths = torch.tensor([len(ids) for ids in self.tokenizer([*texts]).input_ids])
-        batches, found = [*of_like_length(lengths, _BATCH)], []
-        for rows in batches:
-            batch = encode(
-                self.tokenizer, [texts[row] for row in rows], max_length=self.lm.context_length
-            ).to(self.lm.device)
-            found.append(self._features(batch.input_ids, batch.attention_mask))
-        return torch.cat(found)[torch.cat(batches).argsort()]
+
+        def read(batch: Batch) -> Float[Tensor, "n D"]:
+            return self._features(batch.input_ids, batch.attention_mask)
+
+        return read_in_batches(self.lm, self.tokenizer, texts, read)
 
     @cached_property
     def _trained(self) -> Float[Tensor, "D k"]:
@@ -231,9 +228,7 @@ class SERAC(ErasableContextBase[SERACConfig, _Memory]):
         return _Memory(edits, torch.stack(keys), classifier)
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Memory:
-        edits, n_dims = edits_of(record), self.config.n_dims
-        if not edits:
-            return self.empty
+        edits, n_dims = edits_of(record["edits"]), self.config.n_dims
         keys = floats(tensors, "keys", len(edits), n_dims)
         hidden = self.lm.value_weight(self._layer).shape[1]
         return _Memory(edits, keys, floats(tensors, "classifier", hidden, n_dims))
@@ -365,9 +360,7 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
         return heads[0].detach(), heads[1].detach()
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> _Heads:
-        edits = edits_of(record)
-        if not edits:
-            return self.empty
+        edits = edits_of(record["edits"])
         inner, hidden = self._weight.shape
         gate = floats(tensors, "gate", inner + 1)
         return _Heads(edits, gate, floats(tensors, "value", inner + 1, hidden))

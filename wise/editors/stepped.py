@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from wise.editors.base import ErasableBase, added, edits_of, floats, live
-from wise.edits import Edit, fields_of
+from wise.editors.base import ErasableBase, added, floats, live, without
+from wise.edits import Edit, edits_of, fields_of
 from wise.lm.tail import Tail, value_gradients
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SteppedEditor(ErasableBase[C, S]):
             return tail, value_gradients(tail, self.layers)
 
     def _without(self, state: S, prompts: frozenset[str]) -> S:
-        turns = (tuple(e for e in turn if e.prompt not in prompts) for turn in state.turns)
+        turns = (without(turn, prompts) for turn in state.turns)
         return reduce(self._after, filter(None, turns), self.empty)
 
     @property
@@ -89,7 +89,7 @@ class SteppedEditor(ErasableBase[C, S]):
         return {f"change.{layer}": change for layer, change in state.changes.items()}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> S:
-        turns = tuple(edits_of({"edits": turn}) for turn in record["turns"])
+        turns = tuple(edits_of(turn) for turn in record["turns"])
         if not turns:
             return self.empty
         changes = {layer: floats(tensors, f"change.{layer}", *self._shape) for layer in self.layers}

@@ -9,7 +9,7 @@ has read and written them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 
@@ -164,18 +164,21 @@ class Batch:
     def __getitem__(self, rows: Int[Tensor, " N"]) -> Batch:
         """Some rows, without the columns that are padding in all of them."""
         columns = self.attention_mask[rows].any(0)
-        return Batch(*(getattr(self, field.name)[rows][:, columns] for field in fields(self)))
+        return self._changed(lambda part: part[rows][:, columns])
 
-    def without_last(self, n: int) -> Batch:
-        """The rows without their last `n` columns."""
-        return Batch(*(getattr(self, field.name)[:, :-n] for field in fields(self)))
+    def columns(self, some: slice) -> Batch:
+        """Some columns of all rows."""
+        return self._changed(lambda part: part[:, some])
 
     @property
     def position_ids(self) -> Int[Tensor, "B T"]:
         return position_ids(self.attention_mask)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self._changed(lambda part: part.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 def position_ids(attention_mask: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

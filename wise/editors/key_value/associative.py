@@ -16,13 +16,13 @@ from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wise.editors.base import EditorBase, added, edits_of, floats, live, prepared, summed
+from wise.editors.base import EditorBase, added, floats, live, prepared, summed
 from wise.editors.key_value.covariance import Covariance
 from wise.editors.key_value.facts import Corrupts, Facts, n_chunks
 from wise.editors.key_value.keyvalue import KeyValueConfig, optimize, read
 from wise.editors.key_value.restraint import most_changed, restrained
 from wise.editors.options import Fraction, Lengths
-from wise.edits import Edit
+from wise.edits import Edit, edits_of
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import model_prefixes
@@ -164,9 +164,7 @@ class AssociativeEditor(EditorBase[Config, KeyValueState]):
         return {f"{name}.{layer}": part for name, group in groups for layer, part in group.items()}
 
     def _restored(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> KeyValueState:
-        edits = edits_of(record)
-        if not edits:
-            return KeyValueState()
+        edits = edits_of(record["edits"])
         n_keys = sum(n_chunks(self.tokenizer, edits, self._chunk, append_eos=self._ends))
         changes, keys = {}, {}
         for layer in self.layers:

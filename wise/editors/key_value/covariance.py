@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -18,7 +18,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.sampling import background_texts, own_texts
 from wise.lm.tail import inputs_at
-from wise.lm.tokens import Batch, encode, of_like_length
+from wise.lm.tokens import encode, of_like_length
 from wise.seeds import seeded
 
 __all__ = ["Covariance", "second_moments"]
@@ -51,8 +51,7 @@ def second_moments(
     lengths = torch.tensor([len(ids) for ids in tokenizer(list(texts)).input_ids])
     for rows in of_like_length(lengths, batch_size):
         batch = encode(tokenizer, [texts[row] for row in rows.tolist()], padding_side="right")
-        parts = (getattr(batch, part.name)[:, : lm.context_length] for part in fields(batch))
-        batch = Batch(*parts).to(lm.device)
+        batch = batch.columns(slice(lm.context_length)).to(lm.device)
         held = batch.attention_mask.bool()
         for total, inputs in zip(totals.values(), inputs_at(lm, [*totals], batch), strict=True):
             k = inputs[held].double()  # tokens M

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wise.editors.router import RoutingInputs
 from wise.editors.wise.memory import Change, Memory, Shard, Turn, WISEState
-from wise.edits import Edit, fields_of
+from wise.edits import edits_of, fields_of
 
 __all__ = ["record_of", "state_of", "tensors_of"]
 
@@ -100,4 +100,4 @@ def _turns_out(turns: tuple[Turn, ...]) -> list[Any]:
 
 
 def _turns_in(turns: list[Any]) -> tuple[Turn, ...]:
-    return tuple(Turn(number, tuple(Edit(**edit) for edit in edits)) for number, edits in turns)
+    return tuple(Turn(number, edits_of(edits)) for number, edits in turns)

@@ -386,7 +386,7 @@ class Learner:
         if n_left_out <= 0 or not contexts:
             return [batch]
         rows = torch.arange(len(batch.labels)).split([len(prompts), len(contexts)])
-        return [batch[rows[0]], batch.without_last(n_left_out)[rows[1]]]
+        return [batch[rows[0]], batch.columns(slice(-n_left_out))[rows[1]]]
 
     def _starts(self, turn: Turn) -> list[str]:
         """What a turn's prompts begin with: nothing, and each prefix that all of them have room

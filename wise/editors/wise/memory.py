@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wise.editors.base import without
 from wise.editors.router import RoutingInputs, epsilon
 from wise.edits import Edit
 
@@ -118,7 +119,7 @@ class Turn:
     edits: tuple[Edit, ...]
 
     def without(self, prompts: frozenset[str]) -> Turn:
-        return replace(self, edits=tuple(edit for edit in self.edits if edit.prompt not in prompts))
+        return replace(self, edits=without(self.edits, prompts))
 
 
 @dataclass(frozen=True)
