@@ -70,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     shared = getattr(config, "workerinput", {}).get("folder")
     rates = config.getoption("markexpr") not in WITHOUT_RATES
     settings.refuse_missing_facts(rates=rates)
+    settings.refuse_late_checkpoints()
     config.stash[FOLDER] = Path(shared or tempfile.mkdtemp(prefix="editors-"))
     if shared is None and not settings.resume:
         settings.refuse_existing_rows()

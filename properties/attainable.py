@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 from fixtures.models import FAMILIES, load_tokenizer, model_folder, world_of
-from properties.settings import DEFAULT_EDITS, Settings
+from properties.settings import Settings
 from wise.edits import EditStream
 from wise.evaluation.asked import final_questions
 from wise.evaluation.datasets import drawn, makes_probes
@@ -17,12 +17,7 @@ from wise.measures.estimates import Measure
 from wise.measures.text import by_number, normalized
 from wise.measures.verdicts import RELATIVE
 
-__all__ = ["check_thresholds", "fault_lines", "n_edits_of"]
-
-
-def n_edits_of(settings: Settings, whole: EditStream) -> int:
-    """T of a run on the dataset `whole`."""
-    return settings.n_edits or min(DEFAULT_EDITS, len(whole.edits))
+__all__ = ["check_thresholds", "fault_lines"]
 
 
 def fault_lines(settings: Settings) -> Iterator[str]:
@@ -33,7 +28,7 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     if not settings.dataset:
         return
     whole, _ = settings.facts
-    n_edits = n_edits_of(settings, whole)
+    n_edits = settings.n_to_make
     try:
         stream = drawn(whole, n_edits=n_edits, seed=settings.seed)
     except ValueError:

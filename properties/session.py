@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from fixtures.models import FAMILIES, LoadedModel, load_model
 from fixtures.scenes import scene_of, stream_seed
-from properties.attainable import check_thresholds, n_edits_of
+from properties.attainable import check_thresholds
 from properties.bench import Bench, Operation
 from properties.row_files import RowFiles
 from properties.runs import N_EXACT, make_runs
-from properties.settings import DEFAULT_EDITS, Settings
+from properties.settings import Settings
 from wise.editor import load_editor, with_cache
 from wise.edits import EditStream
 from wise.evaluation.askable import UnaskableError, at_record, check_askable
@@ -78,10 +78,7 @@ class Session:
 
     def scene(self, look: int) -> Scene:
         """The model, with the stream of a look, of T edits, and its background."""
-        settings = self.settings
-        if settings.dataset:
-            return self._scene(look, n_edits_of(settings, settings.facts[0]))
-        return self._scene(look, settings.n_edits or DEFAULT_EDITS)
+        return self._scene(look, self.settings.n_to_make)
 
     @property
     def exact_scene(self) -> Scene:
@@ -103,10 +100,9 @@ class Session:
         if not settings.dataset or self._baseline():
             return
         whole, _ = settings.facts
-        n_edits = n_edits_of(settings, whole)
         check_thresholds(
             settings.thresholds,
-            (drawn(whole, n_edits=n_edits, seed=self.seed(look))
+            (drawn(whole, n_edits=settings.n_to_make, seed=self.seed(look))
              for look in range(settings.max_looks)),
             protocol=settings.protocols[0], reading=reading_of(self.loaded.tokenizer),
         )  # fmt: skip
@@ -132,11 +128,8 @@ class Session:
         """The bench of one editor. Raises ValueError where its factory does not take the options
         or refuses the model."""
         settings = self.settings
-        n_edits = len(self.scene(0).stream.edits)  # first: where it stops, lint says too
+        self.scene(0)  # first: where it stops, lint says too
         exact = self.exact_scene
-        for t in settings.checkpoints_of(n_edits):
-            if t > n_edits:
-                raise ValueError(f"--checkpoints: {t} is beyond the stream's {n_edits} edits")
         bench = Bench(
             name=settings.editor_name(spec),
             factory=with_cache(load_editor(spec), self.folder / "cache"),

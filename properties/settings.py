@@ -154,11 +154,27 @@ class Settings:
         except ValueError as error:
             raise pytest.UsageError(f"--dataset={self.dataset}: {error}") from error
         if rates and (self.n_edits or 0) > len(whole.edits):
+            held = f"{whole.name} has {by_number(len(whole.edits), 'edit|edits')}"
+            told = "; ".join([held, *notes])
             raise pytest.UsageError(
-                f"--edits={self.n_edits}: {whole.name} has "
-                f"{by_number(len(whole.edits), 'edit|edits')}; without --edits a run makes all, or "
+                f"--edits={self.n_edits}: {told}; without --edits a run makes all, or "
                 f"{DEFAULT_EDITS} of more"
             )
+
+    @property
+    def n_to_make(self) -> int:
+        """T of a run: how many edits it is to make."""
+        n_known = len(self.facts[0].edits) if self.dataset else DEFAULT_EDITS
+        return self.n_edits or min(DEFAULT_EDITS, n_known)
+
+    def refuse_late_checkpoints(self) -> None:
+        """Raise UsageError for a checkpoint that no run comes to."""
+        for t in self.checkpoints:
+            if t > self.n_to_make:
+                raise pytest.UsageError(
+                    f"--checkpoints={t} is beyond the last of the {self.n_to_make} edits that are "
+                    f"made; allowed is 1 to {self.n_to_make}, and --edits makes more"
+                )
 
     def rows_of(self, spec: str) -> Path | None:
         """The rows file of one editor: --rows itself, or beside it where several editors run."""

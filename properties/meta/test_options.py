@@ -296,6 +296,38 @@ def test_a_file_with_fewer_edits_than_asked_is_refused_at_once(tmp_path: Path) -
     assert "--edits=20: jsonl:facts.jsonl has 1 edit; without --edits a run" in done.stderr
 
 
+def test_fewer_edits_than_asked_are_told_with_what_was_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "Ada is at", "target": "CERN"}\n{"prompt": 7, "target": "CERN"}')
+    settings = settings_of(f"--dataset={path}", "--edits=2", "--skip-bad-records", "--model=gpt2")
+    with pytest.raises(pytest.UsageError) as caught:
+        settings.refuse_missing_facts()
+    assert str(caught.value) == (
+        "--edits=2: jsonl:facts.jsonl has 1 edit; 1 bad record left out: record 1, line 2: "
+        "prompt=7 is not a non-blank text; without --edits a run makes all, or 100 of more"
+    )
+
+
+@pytest.mark.parametrize("more", [("-p", "no:xdist"), ("-n", "2")], ids=["one", "two"])
+def test_a_checkpoint_beyond_the_last_edit_is_one_usage_error(more: tuple[str, str]) -> None:
+    done = run_pytest("-m", "triangle", "--edits=5", "--checkpoints=5,50", *more)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stdout + done.stderr == (
+        "ERROR: --checkpoints=50 is beyond the last of the 5 edits that are made; allowed is 1 to "
+        "5, and --edits makes more\n\n"
+    )
+
+
+def test_the_checkpoints_of_a_dataset_end_with_its_edits(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text('{"prompt": "Ada is at", "target": "CERN"}\n' * 3)
+    settings_of(f"--dataset={path}", "--checkpoints=1,3").refuse_late_checkpoints()
+    settings_of("--checkpoints=100").refuse_late_checkpoints()
+    for words in ((f"--dataset={path}", "--checkpoints=4"), ("--checkpoints=101",)):
+        with pytest.raises(pytest.UsageError, match=r"beyond the last of the (3|100) edits"):
+            settings_of(*words).refuse_late_checkpoints()
+
+
 WITHOUT_EDITS = {
     "none": ('{"probes": []}', [], ""),
     "probes alone": ('{"probes": [{"prompt": "Who?", "kind": "far"}]}', [], ""),
