@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.stats import fisher_exact
+from transformers.utils import logging
 
 from fixtures.atlas import PACKAGES, Atlas
 from fixtures.encyclopedia import Encyclopedia
 from fixtures.models import FAMILIES, PRETRAINED, LoadedModel, _atlas, load_model, world_of
 from fixtures.tiny import tiny_model, tiny_tokenizer
 from fixtures.train import exact_match
+from wise.lm.loading_bars import no_bars
 from wise.lm.tokens import encode
 
 pytestmark = pytest.mark.internals
@@ -45,6 +49,26 @@ def card_of(family: str) -> dict[str, Any]:
 @cache
 def loaded(family: str) -> LoadedModel:
     return load_model(family)
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_bars_of_loading_are_shown_on_a_terminal_alone(
+    is_terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    load_model("gptj")
+    assert ("Loading weights" in capfd.readouterr().err) == is_terminal
+
+
+@pytest.mark.parametrize("are_shown", [False, True])
+def test_progress_bars_are_afterwards_as_a_user_set_them(
+    are_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "_tqdm_active", are_shown)
+    with suppress(KeyError), no_bars():
+        assert not logging.is_progress_bar_enabled()
+        raise KeyError
+    assert logging.is_progress_bar_enabled() == are_shown
 
 
 @every_family

@@ -19,6 +19,7 @@ from properties.surroundings import Surroundings, full_disk
 from wise.editor import Editor, Exports
 from wise.editors.exported import load_exported
 from wise.lm.decoding import Unedited
+from wise.lm.loading_bars import bars_on_a_terminal
 
 __all__ = [
     "check_an_export_replaces_nothing",
@@ -29,6 +30,7 @@ __all__ = [
 _N = 4  # edits
 
 
+@bars_on_a_terminal()
 def taken(bench: Bench, folder: Path) -> Editor:
     """What a user makes of an exported folder: a model of transformers, or else an editor."""
     if not (folder / "config.json").is_file():

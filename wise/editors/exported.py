@@ -22,6 +22,7 @@ from wise.editor import BUILT_IN, Editor, EditorFactory, Persistent, load_editor
 from wise.editors.saved import record_of
 from wise.edits import Background, edits_of
 from wise.lm.architectures import LanguageModel
+from wise.lm.loading_bars import bars_on_a_terminal
 
 __all__ = ["load_exported", "new_folder", "write_model", "write_with_state"]
 
@@ -57,6 +58,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@bars_on_a_terminal()
 def write_model(
     folder: Path,
     lm: LanguageModel,
@@ -102,6 +104,7 @@ def _built_in(editor: type) -> str:
     return next((name for name in of_module if vars(load_editor(name)).get("editor") is editor), "")
 
 
+@bars_on_a_terminal()
 def load_exported(path: str | Path, *, factory: EditorFactory | None = None) -> Editor:
     """The editor whose model and state an export wrote, ready to answer and to edit on.
 
