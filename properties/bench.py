@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fixtures.models import LoadedModel
-from properties.findings import Broken, Unasked, remade
+from properties.findings import Broken, Unasked, gap, remade
 from properties.surroundings import Surroundings
 from wise.editor import Editor, EditorFactory, Persistent, Retrieves, Routed
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
@@ -277,6 +277,11 @@ class Bench:
         """An editor after all edits of the stream, one by one; it is asked, and never edited."""
         return self.editor(self.edits(len(self.stream.live()), least=2))
 
+    def changed(self, editor: Editor, prompts: Sequence[str]) -> list[bool]:
+        """Whether each prompt is answered otherwise than by the unedited model."""
+        pairs = zip(self.ask(editor, prompts), self.base_answers(prompts), strict=True)
+        return [not self.same_text(is_now.text, was.text) for is_now, was in pairs]
+
     def held(self, turns: Sequence[Sequence[Edit]], edits: Sequence[Edit]) -> list[bool]:
         """Whether each of `edits` is answered by its target after `turns` alone.
 
@@ -340,10 +345,10 @@ class Bench:
         apart = (found != expected).any(-1).nonzero()[:, 0].tolist()
         if apart:
             row = apart[0]
-            gap = float((found[row] - expected[row]).abs().max())
             raise Broken(
-                f"{when}, logits differ by up to {gap:.1e} on {len(apart)} of {len(found)} "
-                f"prompts, first on {self.prompts[row]!r}; needed: bitwise equal"
+                f"{when}, logits differ by up to {gap(found[row], expected[row]):.1e} on "
+                f"{len(apart)} of {len(found)} prompts, first on {self.prompts[row]!r}; needed: "
+                "bitwise equal"
             )
 
     def allowed_misses(self, n: int, *, n_tests: int = 1) -> int:

@@ -12,7 +12,7 @@ from wise.editor import Editor, Erasable
 from wise.edits import Edit
 
 __all__ = [
-    "Broken", "Unasked", "Undecided", "close", "for_metrics", "needs", "remade", "require",
+    "Broken", "Unasked", "Undecided", "close", "for_metrics", "gap", "needs", "remade", "require",
     "require_error", "take_back", "tolerance",
 ]  # fmt: skip
 
@@ -106,6 +106,11 @@ def tolerance(logits: Tensor) -> float:
     in half precision."""
     factor = _TOLERANCES[logits.dtype] * torch.finfo(logits.dtype).eps
     return factor * float(logits.abs().max())
+
+
+def gap(one: Tensor, other: Tensor) -> float:
+    """The most by which two logits differ."""
+    return float((one - other).abs().max())
 
 
 def close(one: Tensor, other: Tensor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, close, require, tolerance
+from properties.findings import Broken, close, gap, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import Edit
 from wise.lm.decoding import Answer
@@ -87,11 +87,11 @@ def require_close(
     for prompt, own, other in zip(found.prompts, found.logits, expected.logits, strict=True):
         if close(own, other):
             continue
-        gap, most = float((own - other).abs().max()), 0.0 if rounding is None else rounding()
+        apart, most = gap(own, other), 0.0 if rounding is None else rounding()
         by_rounding = f", by {most:.1e} here" if most else ""
         require(
-            gap <= most,
-            f"{when}, logits of {prompt!r} differ by {gap:.1e}; only rounding may{by_rounding}",
+            apart <= most,
+            f"{when}, logits of {prompt!r} differ by {apart:.1e}; only rounding may{by_rounding}",
         )
     require_same_threshold(found, expected, when)
 
@@ -126,10 +126,9 @@ def require_same(found: Snapshot, expected: Snapshot, when: str) -> None:
             continue
         apart = (own != other).reshape(len(own), -1).any(-1).nonzero()[:, 0].tolist()
         if apart:
-            gap = float((own - other).abs().max())
             raise Broken(
-                f"{when}, {what} differ by up to {gap:.1e} on {len(apart)} of {len(own)} prompts, "
-                f"first on {found.prompts[apart[0]]!r}; needed: bitwise equal",
+                f"{when}, {what} differ by up to {gap(own, other):.1e} on {len(apart)} of "
+                f"{len(own)} prompts, first on {found.prompts[apart[0]]!r}; needed: bitwise equal",
             )
     require(
         found.retrieved == expected.retrieved,

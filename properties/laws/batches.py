@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fixtures.strategies import Queries, queries
 from properties.bench import Bench
-from properties.findings import Broken, close, needs, require, tolerance
+from properties.findings import Broken, close, gap, needs, require, tolerance
 from wise.editor import Editor, Retrieves, Routed
 from wise.edits import PROBE_KINDS
 from wise.lm.decoding import batch_logits, most_rows
@@ -111,10 +111,6 @@ def _require_rows(
     )
 
 
-def _gap(one: Tensor, other: Tensor) -> str:
-    return f"{float((one - other).abs().max()):.1e}"
-
-
 def _check(bench: Bench, side: str, **sizes: int) -> None:
     editor = bench.editor(bench.edits(least=1))
     alone = _alone(bench, editor, bench.prompts)
@@ -183,9 +179,8 @@ def check_a_short_row_is_answered_in_any_padding(bench: Bench) -> None:
         found = editor.logits(padded, mask)[0, -n:]
         require(
             close(found, alone),
-            f"the row {bench.loaded.tokenizer.decode(ids)!r} is answered otherwise "
-            f"in a batch with a longer one than alone: logits differ by {_gap(found, alone)}; only "
-            "rounding may",
+            f"the row {bench.loaded.tokenizer.decode(ids)!r} is answered otherwise in a batch with "
+            f"a longer one than alone: logits differ by {gap(found, alone):.1e}; only rounding may",
         )
 
 
@@ -330,6 +325,6 @@ def check_a_target_does_not_open_the_gate(bench: Bench) -> None:
             require(
                 close(found, expected),
                 f"{prompt!r} alone is routed to {'an edit' if opens else 'no edit'}; with "
-                f"{follows!r} teacher-forced after it, logits differ by {_gap(found, expected)}; "
-                "the route must be decided on the prompt",
+                f"{follows!r} teacher-forced after it, logits differ by "
+                f"{gap(found, expected):.1e}; the route must be decided on the prompt",
             )

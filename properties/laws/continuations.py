@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, close, needs, require, tolerance
+from properties.findings import Broken, Unasked, close, gap, needs, require, tolerance
 from properties.laws.batches import padded, questions
 from wise.editor import Editor, Generates, Routed, takes
 from wise.edits import Edit
@@ -299,7 +299,7 @@ def check_a_cached_step_has_the_logits_of_the_whole_row(bench: Bench) -> None:
             )
             raise Broken(
                 f"after {prompt!r}, generate decodes token {n}, which follows {said!r}, from "
-                f"logits that differ by {float((found - needed).abs().max()):.1e} from those of "
+                f"logits that differ by {gap(found, needed):.1e} from those of "
                 "the whole row; its first token has the same: what is edited is lost, or another, "
                 "in the steps that read the cache",
             )

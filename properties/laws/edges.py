@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 
 from fixtures.world_facts import unrelated_sentences
 from properties.bench import Bench
@@ -229,11 +230,8 @@ def check_a_name_that_holds_a_subject_is_another(bench: Bench) -> None:
 def _reached(bench: Bench, editor: Editor, probes: Sequence[str]) -> list[str]:
     """Those of `probes`, out of every scope, that are routed to an edit or answered otherwise."""
     if isinstance(editor, Routed):
-        is_changed = bench.opens(editor, probes)
-    else:
-        pairs = zip(bench.ask(editor, probes), bench.base_answers(probes), strict=True)
-        is_changed = [not bench.same_text(is_now.text, was.text) for is_now, was in pairs]
-    return [probe for probe, changed in zip(probes, is_changed, strict=True) if changed]
+        return [*compress(probes, bench.opens(editor, probes))]
+    return [*compress(probes, bench.changed(editor, probes))]
 
 
 def check_an_edit_without_a_subject_has_no_wider_scope(bench: Bench) -> None:

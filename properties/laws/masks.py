@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from properties.bench import Bench
-from properties.findings import close, require
+from properties.findings import close, gap, require
 from properties.laws.continuations import is_near_tie
 from wise.editor import Editor, Generates, Retrieves, Routed
 from wise.lm.decoding import Answer, answer_of
@@ -119,8 +119,7 @@ def _is_same(bench: Bench, editor: Editor, prompt: str, found: object, needed: o
 def _told(found: object, needed: object) -> str:
     """How two answers differ."""
     if isinstance(found, Tensor) and isinstance(needed, Tensor):
-        gap = float((found - needed).abs().max())
-        return f"gets logits that differ by {gap:.1e} from those without"
+        return f"gets logits that differ by {gap(found, needed):.1e} from those without"
     one, other = (
         quoted(each.text) if isinstance(each, Answer) else repr(each) for each in (found, needed)
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, needs, require
+from properties.findings import Broken, Unasked, gap, needs, require
 from properties.processes import asked_in_another_process
 from properties.surroundings import random_states
 from wise.editor import Editor, Layered, takes
@@ -80,7 +80,7 @@ def check_without_edits_it_is_the_base_model(bench: Bench) -> None:
     require(
         torch.equal(found, needed),
         f"before any edit, logits of rows with EOS as a token of theirs differ by up to "
-        f"{float((found - needed).abs().max()):.1e} from the unedited model's; needed: bitwise "
+        f"{gap(found, needed):.1e} from the unedited model's; needed: bitwise "
         "equal, as the mask alone tells what is padding",
     )
 
@@ -124,7 +124,7 @@ def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
         require(
             not n_apart,
             f"an editor{which} is not as {when}: logits of {n_apart} of {len(found)} prompts "
-            f"differ by {float((found - needed).abs().max()):.1e}; needed: what is kept of a "
+            f"differ by {gap(found, needed):.1e}; needed: what is kept of a "
             "model, a layer or a background is kept for these alone, by content",
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from properties.bench import Bench
-from properties.findings import Broken, Unasked, needs, remade, require
+from properties.findings import Broken, Unasked, gap, needs, remade, require
 from wise.editor import Persistent, Routed
 from wise.edits import Edit
 from wise.lm.architectures import context_length
@@ -146,6 +146,6 @@ def check_out_of_scope_rows_keep_every_bit_in_half_precision(bench: Bench) -> No
         require(
             found.equal(needed),
             f"{prompt!r} opens no edit, and its logits differ by up to "
-            f"{float((found - needed).abs().max()):.1e} from the unedited model's in "
+            f"{gap(found, needed):.1e} from the unedited model's in "
             f"{needed.dtype}; needed: bitwise equal",
         )

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from properties.bench import Bench
-from properties.findings import Broken, needs, remade, require, take_back
+from properties.findings import Broken, gap, needs, remade, require, take_back
 from properties.laws.batches import questions
 from properties.laws.retrieving import require_in_force
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
@@ -406,7 +406,7 @@ def _require_as_unprepared(bench: Bench, editor: Editor, turns: Sequence[Edit], 
     def rounding() -> float:
         made = (bench.editor(turns, model=bench.nudged_model(n)) for n in range(_N_NUDGED))
         shown = [snapshot(bench, each).logits for each in made]
-        return _MORE * max(float((each - expected.logits).abs().max()) for each in shown)
+        return _MORE * max(gap(each, expected.logits) for each in shown)
 
     when = f"{when}, an editor is not as without that"
     require_close(snapshot(bench, editor), expected, when, rounding=rounding)

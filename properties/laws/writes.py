@@ -413,12 +413,9 @@ def check_a_shared_target_opens_no_other_prompt(bench: Bench) -> None:
     probes = bench.far_prompts[:_N_PROBES]
     if not probes:
         raise Unasked("the stream has no far probes")
-    before = bench.base_answers(probes)
 
     def n_changed(edits: Sequence[Edit]) -> int:
-        answers = bench.ask(bench.editor(edits), probes)
-        pairs = zip(answers, before, strict=True)
-        return sum(not bench.same_text(is_now.text, was.text) for is_now, was in pairs)
+        return sum(bench.changed(bench.editor(edits), probes))
 
     def find(edits: Sequence[Edit]) -> list[str]:
         target = edits[0].target
