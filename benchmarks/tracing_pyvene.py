@@ -15,7 +15,6 @@ from torch import Tensor
 from fixtures.models import LoadedModel
 from wise.lm.architectures import LanguageModel
 from wise.localization.corruption import gaussian
-from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion
 from wise.localization.model_runs import Target
 from wise.localization.records import TraceSettings
@@ -62,7 +61,7 @@ def trace(loaded: LoadedModel, fact: KnownFact, settings: TraceSettings) -> Tens
         )  # fmt: skip
         return target.scores(output.logits[:, question.places])[:, 0].double().mean()
 
-    windows = [range(*window_about(l, settings.window, lm.n_layers)) for l in settings.layers]
+    windows = [range(*lm.window(l, settings.window)) for l in settings.layers]
     noise = {"layer": 0, "component": "block_input", "group_key": 0,
              "intervention": _Noise(corruption.noise)}  # fmt: skip
     site = {"component": _COMPONENTS[settings.site], "group_key": 1}

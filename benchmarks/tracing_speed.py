@@ -24,7 +24,6 @@ from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import gaussian
-from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
 from wise.localization.model_runs import METRICS
 from wise.localization.records import Site, Trace, TraceSettings
@@ -61,7 +60,7 @@ def loop(
     scores = partial(
         naive_trace, lm, base, target_ids=question.target_ids.tolist(), alternative=0, place=0
     )
-    windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
+    windows = [lm.window(l, settings.window) for l in settings.layers]
     tokens = range(0 if published else begin, question.n_prompt)
     with frozen(loaded.model):
         restored = scores(source, tokens=tokens, windows=windows, site=settings.site)

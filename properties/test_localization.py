@@ -16,7 +16,6 @@ from properties.session import Session
 from wise.lm.architectures import LanguageModel
 from wise.lm.hooks import frozen
 from wise.localization.corruption import Corruption, embedding_deviation, gaussian
-from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of, known
 from wise.localization.model_runs import ModelRun, Target, run_rows
 from wise.localization.sweep import sweep
@@ -81,7 +80,7 @@ class AskedFact:
         return self.target.scores(self.lm.head(run.hidden[-1][:, places]))
 
     def windows(self, width: int) -> list[tuple[int, int]]:
-        return [window_about(l, width, self.lm.n_layers) for l in range(self.lm.n_layers)]
+        return [self.lm.window(l, width) for l in range(self.lm.n_layers)]
 
 
 def close(one: Tensor, other: Tensor) -> None:

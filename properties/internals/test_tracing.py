@@ -17,7 +17,6 @@ from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.lm.decoding import Reader, Unedited
 from wise.localization.attribution import rank_correlations
 from wise.localization.corruption import embedding_deviation, gaussian, replacement
-from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion, fact_of
 from wise.localization.records import Trace
 from wise.localization.tracing import causal_trace
@@ -49,7 +48,7 @@ def naive_effects(
     added[:, slice(*question.span)] = corruption.noise
     corrupted, clean = Reading(corruption.input_ids, added), Reading(question.input_ids[None])
     common = dict(target_ids=question.target_ids.tolist(), alternative=0, place=0, site="mlp")
-    windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
+    windows = [lm.window(l, settings.window) for l in settings.layers]
     restored = naive_trace(
         lm, corrupted, clean, tokens=range(question.n_prompt), windows=windows, **common
     )

@@ -12,7 +12,6 @@ from fixtures.tiny import tiny_model, tiny_tokenizer
 from properties.internals.tracing_reference import Reading, naive_trace
 from wise.lm.architectures import ARCHITECTURES, LanguageModel
 from wise.localization.corruption import Corruption, gaussian
-from wise.localization.effects import window_about
 from wise.localization.known_facts import KnownFact, TracedQuestion
 from wise.localization.model_runs import Target, run_rows
 from wise.localization.records import Site
@@ -58,9 +57,10 @@ def assert_same(one: Tensor, other: Tensor, lm: LanguageModel) -> None:
 
 
 def test_a_window_lies_about_its_layer_and_is_cut_off_at_the_ends() -> None:
-    assert [window_about(l, 1, 12) for l in (0, 5, 11)] == [(0, 1), (5, 6), (11, 12)]
-    assert [window_about(l, 5, 12) for l in (0, 5, 11)] == [(0, 3), (3, 8), (9, 12)]
-    assert [window_about(l, 10, 12) for l in (0, 5, 11)] == [(0, 5), (0, 10), (6, 12)]
+    lm = LanguageModel(tiny_model("llama", n_layers=12))
+    assert [lm.window(l, 1) for l in (0, 5, 11)] == [(0, 1), (5, 6), (11, 12)]
+    assert [lm.window(l, 5) for l in (0, 5, 11)] == [(0, 3), (3, 8), (9, 12)]
+    assert [lm.window(l, 10) for l in (0, 5, 11)] == [(0, 5), (0, 10), (6, 12)]
 
 
 @pytest.mark.parametrize(("padding_side", "noising"), [("left", False), ("right", True)])

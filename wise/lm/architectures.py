@@ -141,10 +141,15 @@ class LanguageModel:
             raise ValueError(f"layer={layer} is outside the model's 0..{self.n_layers - 1}")
         return layer
 
-    def around(self, layer: int, n: int) -> tuple[int, ...]:
-        """`n` neighbouring layers with `layer` at their centre, cut off at the model's ends."""
+    def window(self, layer: int, n: int) -> tuple[int, int]:
+        """[first, last) of `n` neighbouring layers with `layer` at their centre, cut off at the
+        model's ends. Source: ROME, trace_important_window."""
         self.check_layer(layer)
-        return tuple(range(max(0, layer - n // 2), min(self.n_layers, layer + (n + 1) // 2)))
+        return max(0, layer - n // 2), min(self.n_layers, layer + (n + 1) // 2)
+
+    def around(self, layer: int, n: int) -> tuple[int, ...]:
+        """The layers of a `window`."""
+        return tuple(range(*self.window(layer, n)))
 
     def part(self, layer: int, name: str) -> nn.Module:
         """The `attention`, `mlp` or `value` module of a block."""

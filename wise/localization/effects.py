@@ -16,7 +16,7 @@ from wise.localization.model_runs import ModelRun, Target, run_rows
 from wise.localization.records import TraceSettings
 from wise.localization.sweep import sweep
 
-__all__ = ["Effects", "measure", "window_about"]
+__all__ = ["Effects", "measure"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,6 @@ class Effects:
     clean: Float[Tensor, "1 3"]
     corrupted: Float[Tensor, "N 3"]
     effect: Float[Tensor, "W K N 3"]  # K tokens, from the subject's first to the prompt's last
-
-
-def window_about(layer: int, width: int, n_layers: int) -> tuple[int, int]:
-    """[first, last) of `width` layers about `layer`, cut off at the model's ends.
-
-    Source: ROME, trace_important_window.
-    """
-    return max(0, layer - width // 2), min(n_layers, layer - (-width // 2))
 
 
 @torch.no_grad()
@@ -66,7 +58,7 @@ def measure(
     )
     base, source = (corrupted, clean) if denoising else (clean, corrupted)
     tokens = range(question.span[0], question.n_prompt)
-    windows = [window_about(l, settings.window, lm.n_layers) for l in settings.layers]
+    windows = [lm.window(l, settings.window) for l in settings.layers]
     if exact:
         swept = sweep(base, source, target, tokens=tokens, windows=windows)
         change = swept.double() - (after if denoising else before)
