@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from reports.figures.style import INK, intervals, mark, t_axis
 from reports.routing_tables import OUTSIDE
-from wise.measures.statistics import format_share
+from wise.measures.estimates import bounded
 
 __all__ = ["draw_activations", "draw_drift"]
 
@@ -32,7 +32,7 @@ def draw_activations(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_yticks(range(len(kinds)), kinds)
     ax.set_xlabel("routing activation / threshold")
     for place, row in enumerate(table.itertuples()):
-        text = f"{format_share(row.mean)} [{format_share(row.low)}, {format_share(row.high)}]"
+        text = bounded(row.mean, row.low, row.high)
         ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
     ax.text(1.02, -0.75, "let through", transform=ax.get_yaxis_transform(), fontsize=7)
     ax.tick_params(axis="y", length=0)

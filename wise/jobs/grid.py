@@ -87,7 +87,6 @@ def run_grid(
     *,
     executor: Executor | None = None,
     name: str = "grid",
-    unit: str = "cell",
     progress: bool = True,
 ) -> None:
     """Run the open ones of `cells`, in this process or by `executor`.
@@ -97,7 +96,7 @@ def run_grid(
     """
     execute = executor or partial(run_apart, n_processes=1)
     todo = [cell for cell in cells if cell.is_open(folder)]
-    with tqdm(total=len(cells), initial=len(cells) - len(todo), unit=unit, desc=name,
+    with tqdm(total=len(cells), initial=len(cells) - len(todo), unit="cell", desc=name,
               disable=not progress) as bar:  # fmt: skip
         while todo:
             again = []

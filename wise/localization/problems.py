@@ -136,15 +136,17 @@ def pose(
         return replace(edit, target=answer.strip())
     if problem.objective == "lower":
         question = TracedQuestion.of(tokenizer, fact)
-        p = _joint(model, question.input_ids[None], question)
+        p = _joint(model, question)
         if p < min_probability:
             raise ValueError(f"p(o_true)={p:.4f} is below min_probability={min_probability}")
     return replace(edit, target=fact.target)
 
 
-def _joint(model: PreTrainedModel, rows: Tensor, question: TracedQuestion) -> float:
+def _joint(model: PreTrainedModel, question: TracedQuestion) -> float:
+    """p of the target."""
+    rows = question.input_ids[None].to(model.device)
     with torch.no_grad(), hooks.frozen(model):
-        logits = model(input_ids=rows.to(model.device), use_cache=False).logits[0]
+        logits = model(input_ids=rows, use_cache=False).logits[0]
     log_p = logits[question.places].float().log_softmax(-1).cpu()
     return float(log_p.gather(-1, question.target_ids[:, None]).sum().exp())
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, mannwhitneyu, rankdata
 
+from wise.measures.estimates import bounded
 from wise.measures.statistics import Interval, format_p, format_share, interval, interval_at
 from wise.measures.verdicts import Verdict, judge_mean
 
@@ -42,9 +43,7 @@ class Rates(NamedTuple):
 
 
 def _share(share: float, bounds: Interval | None) -> str:
-    if bounds is None:
-        return format_share(share)
-    return f"{format_share(share)} [{format_share(bounds.low)}, {format_share(bounds.high)}]"
+    return format_share(share) if bounds is None else bounded(share, *bounds)
 
 
 @dataclass(frozen=True, slots=True)
