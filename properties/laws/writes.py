@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, product
 
@@ -55,56 +55,42 @@ def _singly(edits: Sequence[Edit]) -> list[list[Edit]]:
     return [[edit] for edit in edits]
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Edits asked for with and without a history: those lost by it, each with its answer.
-
-    `n` hold with it or without, `n_gained` with it alone.
-    """
-
-    n: int
-    lost: Sequence[tuple[Edit, str]]
-    n_gained: int
-
-    def told(self, worse: Sequence[str]) -> Compared:
-        """The same, with what is wrong with each that is lost."""
-        return Compared(self.n, worse, self.n_gained)
-
-
-def _asked(
+def _compared(
     bench: Bench,
-    pairs: Sequence[tuple[Edit, Edit]],
+    edits: Sequence[Edit],
     stale: Callable[[Edit], Sequence[str]],
+    say: Callable[[Edit, str], str],
     *,
+    plain: Sequence[Edit] | None = None,
     turns: Turns | None = None,
     control: Turns | None = None,
     ask: bool = False,
-) -> _Asked:
-    """What becomes of `pairs` (an edit, and what it is in `control`) after `turns`.
+) -> Compared:
+    """How `edits` fare after `turns`, beside how they do, as they are in `plain`, after `control`.
 
     Both make each edit in a turn of its own, unless they are given. An edit that holds after
-    `control` is lost if it gets a `stale` answer, as any other one may come from a disturbance; one
-    that holds after `turns` alone is gained. With `ask`, all are asked after every turn.
+    `control` is worse if it gets a `stale` answer, as any other one may come from a disturbance:
+    `say` tells what is wrong with it and its answer. With `ask`, all are asked after every turn.
     """
-    if not pairs:
-        return _Asked(0, [], 0)
-    edits, others = ([pair[n] for pair in pairs] for n in (0, 1))
-    held = bench.held(_singly(others) if control is None else control, others)
+    if not edits:
+        return Compared(0, [], 0)
+    plain = edits if plain is None else plain
+    held = bench.held(_singly(plain) if control is None else control, plain)
     editor = bench.editor()
     prompts = [edit.prompt for edit in edits]
     for turn in _singly(edits) if turns is None else turns:
         editor.edit(turn)
         if ask:
             bench.ask(editor, prompts)
-    lost, n, n_gained = [], 0, 0
+    n, worse, n_better = 0, [], 0
     for edit, is_held, answer in zip(edits, held, bench.ask(editor, prompts), strict=True):
         is_right = bench.same_text(answer.text, edit.target)
         is_stale = any(bench.same_text(answer.text, text) for text in stale(edit))
         if is_held and is_stale and not is_right:
-            lost.append((edit, answer.text))
+            worse.append(say(edit, answer.text))
         n += is_held or is_right
-        n_gained += is_right and not is_held
-    return _Asked(n, lost, n_gained)
+        n_better += is_right and not is_held
+    return Compared(n, worse, n_better)
 
 
 def _as_before(bench: Bench, *others: Edit) -> Callable[[Edit], list[str]]:
@@ -117,15 +103,16 @@ def _last_of(bench: Bench, versions: Turns, *, ask: bool = False) -> Compared:
     """Prompts that are edited to each of `versions` in turn, one by one."""
     last = versions[-1]
     targets = {edit.prompt: [each[n].target for each in versions] for n, edit in enumerate(last)}
-    found = _asked(
-        bench, [(edit, edit) for edit in last], lambda edit: targets[edit.prompt][:-1],
+
+    def say(edit: Edit, text: str) -> str:
+        made = " and then to ".join(map(repr, targets[edit.prompt]))
+        return (f"{edit.prompt!r}, edited to {made}, is answered {text!r}; edited to the last "
+                "target alone, it is right")  # fmt: skip
+
+    return _compared(
+        bench, last, lambda edit: targets[edit.prompt][:-1], say,
         turns=_singly([*chain(*versions)]), ask=ask,
     )  # fmt: skip
-    return found.told([
-        f"{edit.prompt!r}, edited to {' and then to '.join(map(repr, targets[edit.prompt]))}, is "
-        f"answered {text!r}; edited to the last target alone, it is right"
-        for edit, text in found.lost
-    ])  # fmt: skip
 
 
 def check_the_last_write_wins(bench: Bench) -> None:
@@ -187,14 +174,12 @@ def check_a_repeated_edit_is_still_written(bench: Bench) -> None:
     """An edit that is made a second time is not answered as if it had never been made."""
 
     def compare(edits: Sequence[Edit]) -> Compared:
-        twice = _singly([*edits, *edits])
-        pairs = [(edit, edit) for edit in edits]
-        found = _asked(bench, pairs, _as_before(bench), turns=twice)
-        return found.told([
-            f"{edit.prompt!r}, edited to {edit.target!r} twice, is answered "
-            f"{text!r}, as by the unedited model; edited once, it is right"
-            for edit, text in found.lost
-        ])  # fmt: skip
+        return _compared(
+            bench, edits, _as_before(bench),
+            lambda edit, text: f"{edit.prompt!r}, edited to {edit.target!r} twice, is answered "
+            f"{text!r}, as by the unedited model; edited once, it is right",
+            turns=_singly([*edits, *edits]),
+        )  # fmt: skip
 
     bench.no_worse(compare)
 
@@ -371,20 +356,19 @@ def check_edits_of_one_subject_hold_together(bench: Bench) -> None:
                 return [seconds[worded[edit]].target]
             return _as_before(bench)(edit)
 
-        found = _asked(
-            bench, [(edit, edit) for edit in (*firsts, *worded)], stale,
-            turns=turns, control=control,
-        )  # fmt: skip
-        wrong = dict[Edit, str]()
-        for edit, text in found.lost:
+        wrong = dict[Edit, str]()  # by first edit
+
+        def say(edit: Edit, text: str) -> str:
             first = worded.get(edit, edit)
             why = "to which the second is" if edit in worded else "as by the unedited model"
-            wrong.setdefault(first, (
+            return wrong.setdefault(first, (
                 f"{first.prompt!r} is edited to {first.target!r}, and then "
                 f"{seconds[first].prompt!r}, of the same subject; {edit.prompt!r} is answered "
                 f"{text!r}, {why}; with an edit of another subject instead, it is right"
             ))  # fmt: skip
-        return found.told([*wrong.values()])
+
+        found = _compared(bench, [*firsts, *worded], stale, say, turns=turns, control=control)
+        return replace(found, worse=[*wrong.values()])
 
     bench.no_worse(compare)
 
@@ -394,16 +378,14 @@ def check_edits_to_one_target_hold_together(bench: Bench) -> None:
 
     def compare(edits: Sequence[Edit]) -> Compared:
         target = edits[0].target
-        pairs = [(replace(edit, target=target), other)
-                 for edit, other in zip(edits, other_targets(edits), strict=True)
-                 if edit.ground_truth != target]  # fmt: skip
-        found = _asked(bench, pairs, _as_before(bench))
-        return found.told([
-            f"{edit.prompt!r}, edited like {len(pairs) - 1} other prompts to "
+        apart = [edit for edit in other_targets(edits) if edit.ground_truth != target]
+        return _compared(
+            bench, [replace(edit, target=target) for edit in apart], _as_before(bench),
+            lambda edit, text: f"{edit.prompt!r}, edited like {len(apart) - 1} other prompts to "
             f"{edit.target!r}, is answered {text!r}, as by the unedited model; to a target of its "
-            "own, it is right"
-            for edit, text in found.lost
-        ])  # fmt: skip
+            "own, it is right",
+            plain=apart,
+        )  # fmt: skip
 
     bench.no_worse(compare)
 
@@ -434,13 +416,13 @@ def check_an_edit_without_a_subject_is_written(bench: Bench) -> None:
     """Edits whose subject is not given are written as well as with it."""
 
     def compare(edits: Sequence[Edit]) -> Compared:
-        pairs = [(replace(edit, subject=""), edit) for edit in edits if edit.subject]
-        found = _asked(bench, pairs, _as_before(bench))
-        return found.told([
-            f"{edit.prompt!r}, edited to {edit.target!r} without a subject, is "
-            f"answered {text!r}, as by the unedited model; with its subject, it is right"
-            for edit, text in found.lost
-        ])  # fmt: skip
+        named = [edit for edit in edits if edit.subject]
+        return _compared(
+            bench, [replace(edit, subject="") for edit in named], _as_before(bench),
+            lambda edit, text: f"{edit.prompt!r}, edited to {edit.target!r} without a subject, is "
+            f"answered {text!r}, as by the unedited model; with its subject, it is right",
+            plain=named,
+        )  # fmt: skip
 
     bench.no_worse(compare)
 
@@ -448,18 +430,17 @@ def check_an_edit_without_a_subject_is_written(bench: Bench) -> None:
 def check_a_turn_of_mixed_lengths_is_written(bench: Bench) -> None:
     """Edits of short and long prompts in one turn are written as well as in turns of their own."""
 
-    def find(edits: Sequence[Edit]) -> list[str]:
+    def find(edits: Sequence[Edit]) -> Sequence[str]:
         rng = random.Random(bench.seed)
         starts = [f"{unrelated_sentences(rng, n)} " if n else "" for n in range(len(edits))]
         mixed = [replace(edit, prompt=start + edit.prompt)
                  for edit, start in zip(edits, starts, strict=True)]  # fmt: skip
-        pairs = [(edit, edit) for edit in mixed]
-        found = _asked(bench, pairs, _as_before(bench, *edits), turns=[mixed])
-        return [
-            f"{edit.prompt!r}, edited to {edit.target!r} in a turn of prompts "
-            f"of mixed lengths, is answered {text!r}; in a turn of its own, it is right"
-            for edit, text in found.lost
-        ]
+        return _compared(
+            bench, mixed, _as_before(bench, *edits),
+            lambda edit, text: f"{edit.prompt!r}, edited to {edit.target!r} in a turn of prompts "
+            f"of mixed lengths, is answered {text!r}; in a turn of its own, it is right",
+            turns=[mixed],
+        ).worse  # fmt: skip
 
     bench.repeatedly(find)
 
@@ -468,16 +449,14 @@ def check_the_first_edits_outlive_many_others(bench: Bench) -> None:
     """After 70 more edits the first are not as if never made, if they hold after ten more."""
     others = _many_others(bench)
 
-    def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, edit) for edit in edits]
-        turns, control = [edits, others], [edits, others[:_FEW]]
-        found = _asked(bench, pairs, _as_before(bench), turns=turns, control=control)
-        return [
-            f"{edit.prompt!r}, edited to {edit.target!r} and followed by "
+    def find(edits: Sequence[Edit]) -> Sequence[str]:
+        return _compared(
+            bench, edits, _as_before(bench),
+            lambda edit, text: f"{edit.prompt!r}, edited to {edit.target!r} and followed by "
             f"{_MANY} other edits, is answered {text!r}, as by the unedited model; followed by "
-            f"{_FEW}, it is right"
-            for edit, text in found.lost
-        ]
+            f"{_FEW}, it is right",
+            turns=[edits, others], control=[edits, others[:_FEW]],
+        ).worse  # fmt: skip
 
     bench.repeatedly(find)
 
@@ -486,15 +465,13 @@ def check_new_edits_are_written_after_many_others(bench: Bench) -> None:
     """After 70 other edits a new one is not as if never made, if it holds after ten others."""
     others = _many_others(bench)
 
-    def find(edits: Sequence[Edit]) -> list[str]:
-        pairs = [(edit, edit) for edit in edits]
-        turns, control = [others, edits], [others[:_FEW], edits]
-        found = _asked(bench, pairs, _as_before(bench), turns=turns, control=control)
-        return [
-            f"{edit.prompt!r}, edited to {edit.target!r} after {_MANY} other "
-            f"edits, is answered {text!r}, as by the unedited model; after {_FEW}, it is right"
-            for edit, text in found.lost
-        ]
+    def find(edits: Sequence[Edit]) -> Sequence[str]:
+        return _compared(
+            bench, edits, _as_before(bench),
+            lambda edit, text: f"{edit.prompt!r}, edited to {edit.target!r} after {_MANY} other "
+            f"edits, is answered {text!r}, as by the unedited model; after {_FEW}, it is right",
+            turns=[others, edits], control=[others[:_FEW], edits],
+        ).worse  # fmt: skip
 
     bench.repeatedly(find)
 
@@ -517,12 +494,12 @@ def check_edits_that_begin_alike_are_kept_apart(bench: Bench) -> None:
         start += unrelated_sentences(rng, 1) + " "
 
     def compare(edits: Sequence[Edit]) -> Compared:
-        pairs = [(replace(edit, prompt=start + edit.prompt), edit) for edit in edits]
-        found = _asked(bench, pairs, _as_before(bench, *edits))
-        return found.told([
-            f"{edit.prompt!r} is edited to {edit.target!r} among prompts with "
-            f"the same beginning, and is answered {text!r}; without the beginning, it is right"
-            for edit, text in found.lost
-        ])  # fmt: skip
+        return _compared(
+            bench, [replace(edit, prompt=start + edit.prompt) for edit in edits],
+            _as_before(bench, *edits),
+            lambda edit, text: f"{edit.prompt!r} is edited to {edit.target!r} among prompts with "
+            f"the same beginning, and is answered {text!r}; without the beginning, it is right",
+            plain=edits,
+        )  # fmt: skip
 
     bench.no_worse(compare)
