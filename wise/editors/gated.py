@@ -136,25 +136,27 @@ class Gate:
         return self.choice
 
 
-Read = Callable[[Float[Tensor, "B M"]], tuple[Bool[Tensor, " B"], F]]
+Read = Callable[[Float[Tensor, "B M"]], tuple[Float[Tensor, " B"], F]]
 
 
 @dataclass
 class Latch(Generic[F]):
     """Reads each row of a batch at its first forward, and keeps for later ones what it found then.
 
-    reader: from inputs of W_v at last prompt tokens, which rows are in scope, and what is found
-        for them.
+    reader: from inputs of W_v at last prompt tokens, the routing activation of each row, which is
+        in scope where that exceeds `threshold`, and what is found for it.
     """
 
     reader: Read[F]
+    threshold: float
     rows: RowsSeen
     found: tuple[Bool[Tensor, " R"], F] | None = None
 
     def read(self, inputs: Float[Tensor, "R n M"]) -> tuple[Bool[Tensor, " R"], F]:
         """What was found of the rows, of which these are the inputs of W_v."""
         if self.found is None:
-            self.found = self.reader(select(inputs, self.rows.mask, "last").keys[:, 0])
+            activation, found = self.reader(select(inputs, self.rows.mask, "last").keys[:, 0])
+            self.found = activation > self.threshold, found
         return self.found
 
 
@@ -186,11 +188,29 @@ def places(
 
 
 class ReadingBase(ValueEditorBase[C, S], Generic[C, S, F]):
-    """An editor that changes outputs of W_v by what a Latch reads at the last prompt token."""
+    """An editor that changes outputs of W_v by what a Latch reads at the last prompt token.
+
+    It is Routed.
+    """
+
+    @property
+    @abstractmethod
+    def threshold(self) -> float:
+        """What a routing activation must exceed; infinite before the first edit."""
 
     @abstractmethod
     def _reader(self, state: S) -> Read[F] | None:
         """How prompts are read; None before the first edit."""
+
+    @torch.no_grad()
+    def routing_activation(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+    ) -> Float[Tensor, " B"]:
+        """The activation that is read of each prompt; 0 before the first edit."""
+        read = self._reader(self._state)
+        if read is None:
+            return torch.zeros(len(input_ids), device=input_ids.device)
+        return read(self._queries(input_ids, attention_mask))[0]
 
     @abstractmethod
     def _changed(self, read: Read[F], rows: RowsSeen) -> AbstractContextManager[None]:
@@ -219,9 +239,8 @@ class SubstitutingBase(ReadingBase[C, S, Float[Tensor, "R D"]]):
     def _changed(
         self, read: Read[Float[Tensor, "R D"]], rows: RowsSeen
     ) -> AbstractContextManager[None]:
-        return hooks.replace(
-            self.lm.part(self.layer, "value"), Substitute(read, rows, span=self.span)
-        )
+        substitute = Substitute(read, self.threshold, rows, span=self.span)
+        return hooks.replace(self.lm.part(self.layer, "value"), substitute)
 
 
 @dataclass(frozen=True)

@@ -179,16 +179,6 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
 
     empty = _State()
 
-    @torch.no_grad()
-    def routing_activation(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> Float[Tensor, " B"]:
-        """How deep each prompt lies in the ball of its nearest key; 0 before the first edit."""
-        codebook = self._state.codebook
-        if codebook is None:
-            return torch.zeros(len(input_ids), device=input_ids.device)
-        return scope(codebook, self._queries(input_ids, attention_mask))[0]
-
     @property
     def threshold(self) -> float:
         """What a routing activation must exceed; infinite where there is no key."""
@@ -199,13 +189,14 @@ class GRACE(SubstitutingBase[GRACEConfig, _State], ErasableBase[GRACEConfig, _St
         return self.config.replacement
 
     def _reader(self, state: _State) -> Read[Float[Tensor, "B D"]] | None:
+        """By how deep a prompt lies in the ball of its nearest key."""
         codebook = state.codebook
         if codebook is None:
             return None
 
         def read(queries: Tensor) -> tuple[Tensor, Tensor]:
             depth, index = scope(codebook, queries)
-            return depth > 0, codebook.values[index]
+            return depth, codebook.values[index]
 
         return read
 

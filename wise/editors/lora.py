@@ -85,7 +85,7 @@ class LowRankBase(ReadingBase[C, S, LowRank]):
         self.layers = tuple(range(self.layer, end))
 
     def _changed(self, read: Read[LowRank], rows: RowsSeen) -> AbstractContextManager[None]:
-        return self._adding(_Added(read, rows))
+        return self._adding(_Added(read, self.threshold, rows))
 
     @contextmanager
     def _adding(self, added: _Added, start: int = 0) -> Iterator[None]:
@@ -98,8 +98,10 @@ class LowRankBase(ReadingBase[C, S, LowRank]):
 
     def _loss(self, tail: Tail, batch: Batch, change: LowRank) -> Float[Tensor, ""]:
         """-log p of the labels of rows that are all in scope."""
-        is_open = batch.prompt_mask.new_ones(len(batch.prompt_mask))
-        added = _Added(lambda _queries: (is_open, change), RowsSeen(batch.prompt_mask))
+        added = _Added(
+            lambda queries: (queries.new_zeros(len(queries)), change), -math.inf,
+            RowsSeen(batch.prompt_mask),
+        )  # fmt: skip
         value = added(0, tail.inputs, tail.value)
         with self._adding(added, start=1):
             return tail.loss(value)
@@ -190,16 +192,6 @@ class MELO(LowRankBase[MELOConfig, _Blocks], ErasableBase[MELOConfig, _Blocks]):
         return 3 * len(self._weight) / (2 * self.lm.model.num_parameters())
 
     @torch.no_grad()
-    def routing_activation(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> Float[Tensor, " B"]:
-        """How deep each prompt lies in the ball of its nearest centre; 0 before the first edit."""
-        clusters = self._state.clusters
-        if clusters is None:
-            return torch.zeros(len(input_ids), device=input_ids.device)
-        return scope(clusters, self._queries(input_ids, attention_mask))[0]
-
-    @torch.no_grad()
     def retrieved(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
     ) -> list[tuple[Edit, ...]]:
@@ -216,13 +208,14 @@ class MELO(LowRankBase[MELOConfig, _Blocks], ErasableBase[MELOConfig, _Blocks]):
         return math.inf if self._state.clusters is None else 0.0
 
     def _reader(self, state: _Blocks) -> Read[LowRank] | None:
+        """By how deep a prompt lies in the ball of its nearest centre."""
         clusters, down, up = state.clusters, state.down, state.up
         if clusters is None or down is None or up is None:
             return None
 
         def read(queries: Tensor) -> tuple[Tensor, LowRank]:
             depth, key = scope(clusters, queries)
-            return depth > 0, LowRank(down[key], up[key])
+            return depth, LowRank(down[key], up[key])
 
         return read
 
@@ -447,22 +440,8 @@ class ELDER(LowRankBase[ELDERConfig, _Experts]):
         """Minus epsilon, which a routing activation must exceed; infinite before the first edit."""
         return -float(self._state.epsilon) if self.edits else math.inf
 
-    @torch.no_grad()
-    def routing_activation(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> Float[Tensor, " B"]:
-        """Minus the bits by which each prompt's code differs from the likest one stored.
-
-        0 before the first edit.
-        """
-        state = self._state
-        if state.codes is None or state.routers is None:
-            return torch.zeros(len(input_ids), device=input_ids.device)
-        queries = self._queries(input_ids, attention_mask) / self._unit
-        codes = self._codes(chances(queries, state.routers))
-        return -hamming(codes, state.codes).amin(-1).float()
-
     def _reader(self, state: _Experts) -> Read[LowRank] | None:
+        """By minus the bits in which a prompt's code differs from the likest one stored."""
         stored, routers, down, up = state.codes, state.routers, state.down, state.up
         if stored is None or routers is None or down is None or up is None:
             return None
@@ -471,7 +450,7 @@ class ELDER(LowRankBase[ELDERConfig, _Experts]):
         def read(queries: Tensor) -> tuple[Tensor, LowRank]:
             log_p = chances(queries / unit, routers)
             apart = hamming(self._codes(log_p), stored).amin(-1)
-            return apart < state.epsilon, self._mixture(log_p, down, up)
+            return -apart.float(), self._mixture(log_p, down, up)
 
         return read
 

@@ -302,22 +302,14 @@ class DEFER(SubstitutingBase[DEFERConfig, _Heads]):
         """What the gate must exceed; infinite before the first edit."""
         return _LEAST if self.edits else math.inf
 
-    @torch.no_grad()
-    def routing_activation(
-        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
-    ) -> Float[Tensor, " B"]:
-        """The gate at the last token of each prompt; 0 before the first edit."""
-        if self._state.gate is None:
-            return torch.zeros(len(input_ids), device=input_ids.device)
-        return deferral(self._queries(input_ids, attention_mask), self._state.gate)
-
     def _reader(self, state: _Heads) -> Read[Float[Tensor, "B D"]] | None:
+        """By the gate."""
         gate, value = state.gate, state.value
         if gate is None or value is None:
             return None
 
         def read(queries: Tensor) -> tuple[Tensor, Tensor]:
-            return deferral(queries, gate) > _LEAST, with_one(queries) @ value
+            return deferral(queries, gate), with_one(queries) @ value
 
         return read
 
