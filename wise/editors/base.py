@@ -9,7 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Unedited
 from wise.lm.digest import model_digest
+from wise.lm.tail import changed_values
 from wise.lm.tokens import Batch, encode, of_like_length
 
 if TYPE_CHECKING:
@@ -305,17 +306,15 @@ def _learning(lm: LanguageModel) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def added(lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]) -> Iterator[None]:
+def added(
+    lm: LanguageModel, taus: Mapping[int, Float[Tensor, "M D"]]
+) -> AbstractContextManager[None]:
     """The model with W_v + tau at each layer of `taus`."""
 
     def add(tau: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
         return value + (inputs.to(tau.dtype) @ tau).to(value.dtype)
 
-    with ExitStack() as stack:
-        for layer, tau in taus.items():
-            stack.enter_context(hooks.replace(lm.part(layer, "value"), partial(add, tau)))
-        yield
+    return changed_values(lm, {layer: partial(add, tau) for layer, tau in taus.items()})
 
 
 def summed(

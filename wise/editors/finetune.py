@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -205,17 +205,14 @@ class FineTuning(ValueEditorBase[FineTuneConfig, FineTuned]):
         """
         config, N = self.config, len(tau)
         information = self._fisher if config.ewc else None  # of the unedited model
-        lowest, *others = zip(self.layers, tau.unbind(1), strict=True)
+        of_layers = zip(self.layers, tau.unbind(1), strict=True)
 
         def changed(by: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
             change = inputs.to(by.dtype).reshape(N, -1, inputs.shape[-1]) @ by
             return value + change.view(value.shape).to(value.dtype)
 
-        with torch.enable_grad(), ExitStack() as stack:
-            for layer, by in others:
-                part = self.lm.part(layer, "value")
-                stack.enter_context(hooks.replace(part, partial(changed, by)))
-            logits = tail.logits(changed(lowest[1], tail.inputs, tail.value)).float()
+        with torch.enable_grad():
+            logits = tail.changed({at: partial(changed, by) for at, by in of_layers}).float()
             loss = _losses(logits, tail, N, config.objective)
             total = loss
             if information is not None:

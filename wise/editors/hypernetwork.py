@@ -11,7 +11,6 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,9 +26,8 @@ from wise.editors.options import Checked, Units
 from wise.editors.stepped import SteppedEditor, SteppedState
 from wise.editors.trained import Asked, Lessons, lessons, trained
 from wise.edits import Edit
-from wise.lm import hooks
 from wise.lm.divergence import divergence
-from wise.lm.tail import Tail
+from wise.lm.tail import Tail, ValueChanger
 from wise.lm.tokens import encode, of_like_length
 from wise.seeds import seeded
 
@@ -281,21 +279,17 @@ class Training(ABC, Generic[N]):
         self, network: N, tail: Tail, turns: Sequence[Sequence[int]]
     ) -> Float[Tensor, "N V"]:
         """The tail's logits, its rows in as many equal parts as `turns`, each after its own."""
-        layers, M, G = self.editor.layers, tail.inputs.shape[-1], len(turns)
+        M, G = tail.inputs.shape[-1], len(turns)
         readings = [[self.readings[number] for number in turn] for turn in turns]
-        by = list[tuple[Tensor, Tensor]]()  # u~ and delta~ of each turn
-        for index in range(len(layers)):
-            found = network.factors(readings, index, M)
-            u, delta = nn.utils.rnn.pad_sequence(found, batch_first=True).tensor_split([M], -1)
-            by.append((u, delta))
 
-        def changed(by: tuple[Tensor, Tensor], inputs: Tensor, value: Tensor) -> Tensor:
-            a = inputs.float().reshape(G, -1, M)
-            change = a @ by[0].mT @ by[1]  # G R*T D
+        def changed(u: Tensor, delta: Tensor, inputs: Tensor, value: Tensor) -> Tensor:
+            change = inputs.float().reshape(G, -1, M) @ u.mT @ delta  # G R*T D
             return value + change.view(value.shape).to(value.dtype)
 
-        with torch.enable_grad(), ExitStack() as stack:
-            for layer, of_layer in zip(layers[1:], by[1:], strict=True):
-                part = self.editor.lm.part(layer, "value")
-                stack.enter_context(hooks.replace(part, partial(changed, of_layer)))
-            return tail.logits(changed(by[0], tail.inputs, tail.value))
+        changes = dict[int, ValueChanger]()
+        for index, layer in enumerate(self.editor.layers):
+            found = network.factors(readings, index, M)
+            both = nn.utils.rnn.pad_sequence(found, batch_first=True)  # u~ and delta~ of each turn
+            changes[layer] = partial(changed, *both.tensor_split([M], -1))
+        with torch.enable_grad():
+            return tail.changed(changes)

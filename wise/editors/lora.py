@@ -11,8 +11,8 @@ edit has changed it. Its change then holds for all of its tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Any, TypeVar
@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from torch import Tensor, where
+from torch import Tensor, nn, where
 
 from wise.editors.base import ErasableBase, factory, floats, live
 from wise.editors.clusters import Clusters, placed, scope
@@ -32,7 +32,7 @@ from wise.editors.routing_inputs import of_unlike_prompts, prompt_inputs
 from wise.editors.trained import trained
 from wise.edits import Edit, edits_of
 from wise.lm import hooks
-from wise.lm.tail import Tail
+from wise.lm.tail import Tail, ValueChanger, changed_values
 from wise.lm.tokens import Batch
 from wise.seeds import seeded
 
@@ -85,16 +85,10 @@ class LowRankBase(ReadingBase[C, S, LowRank]):
         self.layers = tuple(range(self.layer, end))
 
     def _changed(self, read: Read[LowRank], rows: RowsSeen) -> AbstractContextManager[None]:
-        return self._adding(_Added(read, self.threshold, rows))
+        return changed_values(self.lm, self._of_layers(_Added(read, self.threshold, rows)))
 
-    @contextmanager
-    def _adding(self, added: _Added, start: int = 0) -> Iterator[None]:
-        """The model with the changes of its blocks, from that of number `start` up."""
-        with ExitStack() as stack:
-            for number, layer in enumerate(self.layers[start:], start):
-                part = self.lm.part(layer, "value")
-                stack.enter_context(hooks.replace(part, partial(added, number)))
-            yield
+    def _of_layers(self, added: _Added) -> dict[int, ValueChanger]:
+        return {layer: partial(added, number) for number, layer in enumerate(self.layers)}
 
     def _loss(self, tail: Tail, batch: Batch, change: LowRank) -> Float[Tensor, ""]:
         """-log p of the labels of rows that are all in scope."""
@@ -102,9 +96,8 @@ class LowRankBase(ReadingBase[C, S, LowRank]):
             lambda queries: (queries.new_zeros(len(queries)), change), -math.inf,
             RowsSeen(batch.prompt_mask),
         )  # fmt: skip
-        value = added(0, tail.inputs, tail.value)
-        with self._adding(added, start=1):
-            return tail.loss(value)
+        logits = tail.changed(self._of_layers(added)).float()
+        return nn.functional.cross_entropy(logits, tail.labels)
 
     @cached_property
     def _unlike(self) -> Float[Tensor, "N M"]:

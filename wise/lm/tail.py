@@ -7,7 +7,7 @@ only at labelled positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +24,13 @@ from wise.lm.hooks import observe, replace
 from wise.lm.tokens import IGNORED, Batch
 
 __all__ = [
-    "BlockStates", "Tail", "block_call", "block_inputs_seen", "block_states", "first_tensor",
+    "BlockStates", "Tail", "ValueChanger", "block_call", "block_inputs_seen", "block_states",
+    "changed_values", "first_tensor",
     "head_inputs", "inputs_at", "inputs_seen", "value_gradients", "value_inputs",
 ]  # fmt: skip
+
+
+ValueChanger = Callable[[Tensor, Tensor], Tensor]  # of what W_v reads and gives: another output
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -165,6 +169,16 @@ def _run(lm: LanguageModel, batch: Batch, cache: Cache | None = None) -> None:
     )
 
 
+@contextmanager
+def changed_values(lm: LanguageModel, changes: Mapping[int, ValueChanger]) -> Iterator[None]:
+    """The model with other outputs of W_v at some layers: what `changes` make of what it reads and
+    gives there, whose rows and tokens some blocks flatten."""
+    with ExitStack() as stack:
+        for layer, change in changes.items():
+            stack.enter_context(replace(lm.part(layer, "value"), change))
+        yield
+
+
 @dataclass(frozen=True)
 class Tail:
     """The blocks above `layer` on fixed rows, ready to run for new outputs of W_v."""
@@ -224,6 +238,12 @@ class Tail:
             hidden = first_tensor(block(hidden, **arguments))
         return self.lm.head(hidden[self.rows, self.columns])
 
+    def changed(self, changes: Mapping[int, ValueChanger]) -> Float[Tensor, "N V"]:
+        """Logits at the labelled positions with `changed_values`; the first layer is the tail's."""
+        (_, own), *others = changes.items()
+        with changed_values(self.lm, dict(others)):
+            return self.logits(own(self.inputs, self.value))
+
     def loss(self, value: Float[Tensor, "B T D"], reduction: str = "mean") -> Tensor:
         """-log p of the labels if W_v gives `value`, in float32; `reduction` as of torch."""
         logits = self.logits(value).float()
@@ -239,18 +259,17 @@ def value_gradients(
     a row do not depend on the others.
     """
     shifts = [torch.zeros_like(tail.value).requires_grad_() for _ in layers]
-    inputs = {layers[0]: tail.inputs}
+    inputs = list[Tensor]()
 
-    def shifted(layer: int, shift: Tensor, seen: Tensor, value: Tensor) -> Tensor:
-        inputs[layer] = seen.detach().view(*shift.shape[:2], -1)  # B T M
+    def shifted(shift: Tensor, seen: Tensor, value: Tensor) -> Tensor:
+        inputs.append(seen.detach().view(*shift.shape[:2], -1))  # B T M
         return value + shift.view(value.shape)
 
-    with torch.enable_grad(), ExitStack() as stack:
-        for layer, shift in zip(layers[1:], shifts[1:], strict=True):
-            part = tail.lm.part(layer, "value")
-            stack.enter_context(replace(part, partial(shifted, layer, shift)))
-        logits = tail.logits(tail.value + shifts[0])
+    with torch.enable_grad():
+        logits = tail.changed({
+            layer: partial(shifted, shift) for layer, shift in zip(layers, shifts, strict=True)
+        })  # fmt: skip
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = nn.functional.cross_entropy(logits, tail.labels, reduction="sum")
     gradients = torch.autograd.grad(loss, shifts)
-    return [(inputs[layer], v) for layer, v in zip(layers, gradients, strict=True)]
+    return list(zip(inputs, gradients, strict=True))
