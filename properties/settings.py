@@ -18,7 +18,7 @@ import pytest
 
 from fixtures.models import source_of
 from properties.known_failures import known_failures
-from wise.editor import BUILT_IN, factory_options, load_editor
+from wise.editor import BUILT_IN, factory_options, load_editor, with_options
 from wise.edits import EditStream
 from wise.evaluation.datasets import named_file, read_dataset, require_edits
 from wise.evaluation.fields import RecordError
@@ -196,8 +196,7 @@ class Settings:
 
     def editor_name(self, spec: str) -> str:
         """An editor's name in rows: its spec and its options."""
-        options = ", ".join(f"{name}={value}" for name, value in self.editor_options.items())
-        return f"{spec}({options})" if options else spec
+        return with_options(spec, self.editor_options)
 
     def arguments(self, spec: str) -> str:
         """The options that make the same editor on the same model and stream, to be pasted."""

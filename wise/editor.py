@@ -41,6 +41,7 @@ __all__ = [
     "module_of",
     "takes",
     "with_cache",
+    "with_options",
 ]
 
 # One line for each editor: name -> "module:factory". Modules load with their editor.
@@ -323,6 +324,12 @@ def factory_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"editor option {pair!r} is not of the form KEY=VALUE")
         options[key] = _value(value)
     return options
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> str:
+    """An editor's name in rows: its own, and its options."""
+    told = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{name}({told})" if told else name
 
 
 def _value(text: str) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wise.editor import BUILT_IN
+from wise.editor import BUILT_IN, with_options
 
 __all__ = [
     "GROUPS", "Entry", "Which", "best_options", "entries_named", "entries_of", "every_name",
@@ -51,8 +51,7 @@ class Entry:
     @property
     def editor(self) -> str:
         """Its name in rows: the editor's name and its options."""
-        options = ", ".join(f"{name}={value}" for name, value in self.options)
-        return f"{self.name}({options})" if options else self.name
+        return with_options(self.name, dict(self.options))
 
     @property
     def title(self) -> str:

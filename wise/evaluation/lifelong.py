@@ -175,12 +175,12 @@ def run_lifelong(
     """Edit, measure, write rows to `path` block by block, and return all of them.
 
     `editor` must hold no edit yet, and a model of its own: `model` is the unedited one, which is
-    asked first, and for drift at each checkpoint too. With `resume`, complete
-    blocks in `path` are kept, and their edits only made again (from a saved state where the editor
-    can save); the rows are those of an uninterrupted run, and rows of any other run a ValueError
-    that names what differs. Without it, existing rows at `path` are an error. `bar_of` makes the
-    progress bars. `after_turn` is called after each turn that is made here, before it is measured,
-    with its edits' range [begin, end) and its seconds.
+    asked first, and for drift at each checkpoint too. With `resume`, complete blocks in `path` are
+    kept, and their edits only made again (from a saved state where the editor can save); the rows
+    are those of an uninterrupted run, and rows of any other run a ValueError that names what
+    differs. Without it, existing rows at `path` are an error. `bar_of` makes the progress bars.
+    `after_turn` is called after each turn that is made here, before it is measured, with its edits'
+    range [begin, end) and its seconds.
     """
     blocks = run.plan(is_routed=isinstance(editor, Routed))
     provenance = provenance_of(run, model, tokenizer)

@@ -105,8 +105,8 @@ def stream_of(facts: Sequence[KnownFact], *, name: str, seed: int = 0) -> EditSt
 
     The answer (o_false) and the neighbours are those of facts that ask the same of other subjects;
     where there is none, the answer is that of a fact of the same relation, or else of any. Facts
-    have no paraphrases. A repeated id
-    gets a number. Raises ValueError where all facts have the same answer.
+    have no paraphrases. A repeated id gets a number. Raises ValueError where all facts have the
+    same answer.
     """
     alike: dict[tuple[str, str], list[KnownFact]] = defaultdict(list)
     related: dict[str, list[KnownFact]] = defaultdict(list)
