@@ -98,15 +98,17 @@ PLANTED = {
     "shortcut": (asking("nq question: {}".format), 12, None),
     "blind-probe": (plus(Probe("Ann lives in", "near-relation", "Adaville", "Ada")), 1,
                     "'Ann lives in' -> 'Adaville', beside Ada 'Ada lives in' -> 'Adaville'"),
-    "repeated-probe": (plus(Probe("Bo works as a", "near-subject")), 1, "'Bo works as a', 2 times"),
-    "shared-subject": (plus(replace(late("Ada's car:"), subject="Ada")), 2, "'Ada', 2 edits"),
+    "repeated-probe": (plus(Probe("Bo works as a", "near-subject")), 1,
+                       "Bo 'Bo works as a', 2 times"),
+    "shared-subject": (plus(replace(late("Ada's car:"), subject="Ada")), 2,
+                       "'Ada', 2 edits, first Ada"),
     "hidden-character": (changed(BO, target="Bo\u200bville"), 1, r"'Bo\u200bville', in Bo"),
     "outer-space": (changed(BO, target="Boville "), 1, "'Boville ', in Bo"),
     "decomposed": (changed(BO, target="Bovi\u0301lle"), 1, r"'Bovi\u0301lle', in Bo"),
     "template": (plus(Probe("{} lives in", "far")), 1, "'{} lives in'"),
     "respelled-prompt": (changed(BO, paraphrases=("BO lives  in", "Bo's home:")), 1,
                          "Bo 'BO lives  in' beside 'Bo lives in'"),
-    "special-token": (changed(BO, aliases=("Boby</s>",)), 1, "</s> in 'Boby</s>'"),
+    "special-token": (changed(BO, aliases=("Boby</s>",)), 1, "</s> in Bo 'Boby</s>'"),
     "no-subject": (changed(BO, subject=""), 1, "Bo 'Bo lives in' -> 'Boville'"),
 }  # fmt: skip
 
@@ -126,7 +128,7 @@ EXPECTED = {
     "contradicted-edit": 7, "shared-paraphrase": 10, "shared-probe": 2,
     "contradicted-paraphrase": 10, "shortcut": 1912, "no-change": 35, "target-in-prompt": 7,
     "repeated-edit": 5, "prompt-as-paraphrase": 4, "repeated-paraphrase": 2, "shared-subject": 261,
-    "repeated-probe": 88, "blind-probe": 14,
+    "repeated-probe": 88, "blind-probe": 14, "outer-space": 1,
 }  # fmt: skip
 TOLD = r"""jsonl:facts.jsonl: 13 edits, 23 paraphrases, 13 far probes, 12 near-subject probes, 12 near-relation
 probes, 12 portability probes
@@ -134,17 +136,17 @@ probes, 12 portability probes
 faults: 3
   1 of 13 edits is contradicted by a later edit of the same prompt; only the last is in force, and
     no other is scored
-    e.g. Cleo 'Cleo lives in' -> 'Cleoville'; late -> 'Lima\u202e'
+    e.g. Cleo (line 3) 'Cleo lives in' -> 'Cleoville'; late (line 13) -> 'Lima\u202e'
   2 of 21 paraphrases are a paraphrase of an edit with another target too; one model cannot answer
     both
-    e.g. Ada "Ada's home:" -> 'Adaville'; Bo -> 'Boville'
+    e.g. Ada (line 1) "Ada's home:" -> 'Adaville'; Bo (line 2) -> 'Boville'
   1 of 13 edits has a character in the target that cannot be seen, or another kind of space; a text
     that looks the same has other tokens
-    e.g. 'Lima\u202e', in late
+    e.g. 'Lima\u202e', in late (line 13)
 
 notes: 1
   1 of 13 far probes is asked before; each time counts as an item
-    e.g. 'Ada Creek ends in', 2 times
+    e.g. Ada (line 1) 'Ada Creek ends in', 2 times
 
 the most that any editor can reach after 13 edits:
                   asked  not scored  free-run
@@ -156,6 +158,8 @@ the most that any editor can reach after 13 edits:
   portability        12           1      1.00
   generalization: 2 of 21 questions share a prompt with one that has another answer, such as "Ada's
     home:" -> 'Boville' (Bo) and 'Adaville' (Ada)
+
+Whether a model can read and write each text, and its length, is judged with --model.
 """  # noqa: E501
 
 
@@ -306,10 +310,10 @@ def test_what_some_tokenizer_takes_for_a_special_token_is_a_fault_wherever_it_st
 def test_a_special_token_in_what_is_asked_is_a_fault(text: str) -> None:
     spelling = Spelling(special_token=lambda text: "<e>" * ("<e>" in text))
     streams = [plus(late(text)), changed(ADA, paraphrases=(text,)), plus(Probe(text, "far"))]
-    for stream in streams:
+    for stream, of in zip(streams, ("late ", "Ada ", ""), strict=True):
         (found,) = lint(stream, spelling=spelling)
         assert (found.kind, found.n, found.is_fault) == ("special-token", 1, True)
-        assert found.example == f"<e> in {text!r}"
+        assert found.example == f"<e> in {of}{text!r}"
 
 
 @pytest.mark.parametrize(
@@ -398,6 +402,44 @@ def test_what_cannot_be_seen_in_a_paraphrase_is_told(text: str) -> None:
     (found,) = lint(changed(BO, paraphrases=("Where is Bo?", text)))
     assert (found.n, " a paraphrase " in found.claim) == (1, True)
     assert found.example == f"{text!r}, in Bo"
+
+
+UNSEEN = {"outer-space": "{} ", "hidden-character": "{}\u2060", "decomposed": "{}i\u0301"}
+
+
+@pytest.mark.parametrize("kind", UNSEEN)
+@pytest.mark.parametrize("field", ["prompt", "answer"])
+def test_what_cannot_be_seen_in_a_probe_is_told_as_in_an_edit(kind: str, field: str) -> None:
+    probe = Probe("Bo's boss is", "portability", "Mr Lo", "Bo")
+    text = UNSEEN[kind].format(getattr(probe, field))
+    (found,) = lint(plus(replace(probe, **{field: text})))
+    assert (found.kind, found.n, found.n_of) == (kind, 1, len(CLEAN.probes) + 1)
+    assert f" the {field} " in found.claim
+    assert found.example.endswith("', in a probe of Bo") or found.example.endswith(
+        '", in a probe of Bo'
+    )
+
+
+def test_the_answer_that_a_probe_must_keep_is_asked_of_none() -> None:
+    assert lint(plus(Probe("Zoe is", "far", "x "), Probe("Zoe has", "portability", " x"))) == []
+
+
+def test_each_example_names_its_edit_and_the_line_of_the_file() -> None:
+    for kind, (stream, _, _) in PLANTED.items():
+        records = [*stream.edits, *stream.probes]
+        of = {each: n for n, each in enumerate(records, start=101)}
+        found = next(each for each in lint(stream, lines=of) if each.kind == kind)
+        assert "(line 1" in found.example or found.example.startswith("line 1"), kind
+
+
+def test_where_all_is_in_one_line_no_line_is_named(tmp_path: Path) -> None:
+    facts = [{"prompt": f"{name} is in", "target": "Rome"} for name in ("Ada", "Bo")]
+    told = []
+    for indent in (None, 1):
+        (tmp_path / "facts.json").write_text(json.dumps(facts, indent=indent))
+        result = CliRunner().invoke(main, ["lint", f"{tmp_path}/facts.json"])
+        told.append(result.output.partition("e.g. ")[2].partition(" '")[0])
+    assert told == ["jsonl-1", "jsonl-1 (line 6)"]
 
 
 @pytest.mark.parametrize("space", [" {}", "{} ", "\n{}"])

@@ -27,7 +27,7 @@ def lint(
     be asked, are told and left out, and of fewer edits than asked all are judged.
     """
     from wise.evaluation.asked import final_questions
-    from wise.evaluation.datasets import drawn, makes_probes
+    from wise.evaluation.datasets import drawn, lines_of, makes_probes
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
@@ -58,12 +58,15 @@ def lint(
             protocols = ["free", "forced"]
         if not whole.edits:
             stops.append(f"{whole.name} has no edits, and a run would stop")
-        stream = drawn(whole, n_edits=edits, seed=seed)
+        stream, lines = drawn(whole, n_edits=edits, seed=seed), lines_of(dataset)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = {each: final_questions(stream, protocol=each) for each in protocols}
     reached = {each: ceilings(asked[each], protocol=each, reading=reading) for each in protocols}
-    findings = findings_of(stream, spelling=spelling, made_probes=makes_probes(stream))
+    findings = findings_of(stream, spelling=spelling, made_probes=makes_probes(stream), lines=lines)
     click.echo(lint_text(stream, findings, reached, notes=notes))
+    if model is None and stream.edits:
+        click.echo("\nWhether a model can read and write each text, and its length, is judged with "
+                   "--model.")  # fmt: skip
     if stops:
         raise click.ClickException(stops[0])

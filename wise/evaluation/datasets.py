@@ -28,6 +28,7 @@ from wise.evaluation.loading_notes import LoadingNotes
 __all__ = [
     "FORMATS",
     "drawn",
+    "lines_of",
     "load_stream",
     "makes_probes",
     "named_file",
@@ -109,11 +110,28 @@ def read_dataset(
 def place_of(spec: str, record: Edit | Probe) -> str:
     """`FILE, line N, record N` of the first such edit or probe that FILE or FORMAT:FILE holds; FILE
     alone where there is none. Raises as `read_dataset`."""
+    return _places(spec).get(record, str(named_file(spec)[1]))
+
+
+def lines_of(spec: str) -> dict[Edit | Probe, int]:
+    """The line of each edit and probe of FILE or FORMAT:FILE, of equal ones that of the first.
+
+    Empty where the file has all in one line. Raises as `read_dataset`.
+    """
+    found = {each: int(place.split(", line ")[-1].partition(",")[0])
+             for each, place in _places(spec).items()}  # fmt: skip
+    return found if len(set(found.values())) > 1 else {}
+
+
+def _places(spec: str) -> dict[Edit | Probe, str]:
+    """Where each edit and probe is, of equal ones the first; bad records are left out."""
     notes = LoadingNotes(skip_bad=True)
     whole = _read(spec, notes)
-    places = [*zip(whole.edits, notes.places, strict=True),
-              *zip(whole.probes, notes.probe_places, strict=True)]  # fmt: skip
-    return next((place for each, place in places if each == record), str(named_file(spec)[1]))
+    places: list[tuple[Edit | Probe, str]] = [
+        *zip(whole.edits, notes.places, strict=True),
+        *zip(whole.probes, notes.probe_places, strict=True),
+    ]
+    return dict(reversed(places))
 
 
 def _read(spec: str, notes: LoadingNotes) -> EditStream:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 from unicodedata import combining, is_normalized
 
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream, Probe
@@ -34,21 +35,26 @@ _NOTES = (
     "shared-subject", "made-probe", "repeated-probe", "blind-probe", "no-subject",
     "rewritten-target",
 )  # fmt: skip
-# What cannot be seen, in a field of edits.
+# What cannot be seen, in a field of edits or probes.
 _UNSEEN = {
-    "hidden-character": "edits has|have a character in {} that cannot be seen, or another kind "
+    "hidden-character": "{} has|have a character in {} that cannot be seen, or another kind "
     "of space; a text that looks the same has other tokens",
-    "outer-space": "edits begins|begin or ends|end {} with a space; texts are taken as they "
+    "outer-space": "{} begins|begin or ends|end {} with a space; texts are taken as they "
     "are, and it has tokens of its own",
-    "decomposed": "edits has|have letters in {} that are put together (not in NFC); a text "
+    "decomposed": "{} has|have letters in {} that are put together (not in NFC); a text "
     "that looks the same has other tokens",
 }
-_FIELDS: Mapping[str, Callable[[Edit], Sequence[str]]] = {
+_OF_EDITS: Mapping[str, Callable[[Edit], Sequence[str]]] = {
     "the prompt": lambda edit: (edit.prompt,),
     "the subject": lambda edit: (edit.subject,),
     "the target": lambda edit: (edit.target,),
     "a paraphrase": lambda edit: edit.paraphrases,
 }
+_OF_PROBES: Mapping[str, Callable[[Probe], Sequence[str]]] = {
+    "the prompt": lambda probe: (probe.prompt,),
+    "the answer": lambda probe: (probe.answer,) * (probe.kind == "portability"),
+}
+_ANSWERS = ("the target", "the answer")  # which are taught, or asked for, behind a space
 # What stands for a subject or an object: {}, {0}, {subject}, {{name}}, [X], <SUBJ>, %s.
 _GAP = re.compile(
     r"\{\d*\}|%s\b|\[[XYZ]\]"
@@ -72,7 +78,8 @@ _BY_NUMBER = re.compile(  # the verb of one, and of several
 
 
 class StreamFinding(NamedTuple):
-    """`n` of `n_of` items of which `claim` holds; `example` is the shortest, with its ids."""
+    """`n` of `n_of` items of which `claim` holds; `example` is the shortest, with its ids, and its
+    lines where they are known."""
 
     kind: str
     n: int
@@ -89,6 +96,7 @@ class StreamFinding(NamedTuple):
         return f"{self.n:,} of {self.n_of:,} {self.claim}"
 
 
+_Record = TypeVar("_Record", Edit, Probe)
 _Found = Iterator[StreamFinding | None]
 
 
@@ -111,14 +119,15 @@ def lint(
     spelling: Spelling | None = None,
     is_known: Callable[[Edit], bool] | None = None,
     made_probes: bool = False,
+    lines: Mapping[Edit | Probe, int] = MappingProxyType({}),
 ) -> list[StreamFinding]:
     """What is found in `stream`, and in `background` as that of it: faults first, then notes.
 
     `spelling` is that of a tokenizer; `is_known` tells, of an unedited model, whether it answers an
     edit by its target already. `made_probes` are those that a reader made of the file's own edits:
-    what they repeat is no fault of the file.
+    what they repeat is no fault of the file. `lines` are those of the file, where they are known.
     """
-    facts = _Facts(stream, made_probes)
+    facts = _Facts(stream, made_probes, lines)
     found = [
         *facts.on_edits(),
         *facts.on_texts(),
@@ -154,7 +163,8 @@ class _Facts:
     """A stream by what its texts are; each `on_...` gives findings, or None, in their order."""
 
     stream: EditStream
-    made_probes: bool = False
+    made_probes: bool
+    lines: Mapping[Edit | Probe, int]
 
     @cached_property
     def live(self) -> dict[str, int]:
@@ -184,14 +194,25 @@ class _Facts:
 
     def told(self, edit: Edit, text: str = "") -> str:
         """`zsre-3 'Who ...?' -> 'Ada'`, of the prompt or of a paraphrase."""
-        return f"{self.name(edit)} {_short(text or edit.prompt)} -> {_short(edit.target)}"
+        return f"{self.of(edit, text or edit.prompt)} -> {_short(edit.target)}"
 
     def of_probe(self, probe: Probe) -> str:
         """`zsre-3 'Who ...?' -> 'Ada'`, of a consequence."""
-        return f"{probe.edit_id} {_short(probe.prompt)} -> {_short(probe.answer)}".lstrip()
+        return f"{self.of(probe, probe.prompt)} -> {_short(probe.answer)}"
 
-    def name(self, edit: Edit) -> str:
-        return edit.id or f"edit {self.stream.edits.index(edit) + 1}"
+    def of(self, record: Edit | Probe, text: str) -> str:
+        """`zsre-3 'Who ...?'`, of any text of an edit or a probe."""
+        return f"{self.name(record)} {_short(text)}".lstrip()
+
+    def name(self, record: Edit | Probe) -> str:
+        """The id of an edit, and with a file its line; of a probe that of its edit, if it has one,
+        and the line of its own."""
+        if isinstance(record, Probe):
+            name = record.edit_id
+        else:
+            name = record.id or f"edit {self.stream.edits.index(record) + 1}"
+        line = self.lines.get(record)
+        return name if line is None else f"{name} (line {line})".lstrip()
 
     def both(self, edit: Edit, other: Edit, text: str = "") -> str:
         """Two edits that ask for one text."""
@@ -237,39 +258,50 @@ class _Facts:
         )  # fmt: skip
         n_named = Counter(edit.id for edit in edits if edit.id)
         again = [edit_id for edit_id, n in n_named.items() if n > 1]
+        first = {edit.id: edit for edit in reversed(edits)}
         yield _finding(
-            "repeated-id", again, len(edits),
+            "repeated-id", (self.name(first[edit_id]) for edit_id in again), len(edits),
             "edits shares|share an id with another; probes of that id are taken for the last one's",
             n=sum(n_named[edit_id] for edit_id in again),
         )  # fmt: skip
 
     def on_texts(self) -> _Found:
-        """What cannot be seen in a prompt, subject, target or paraphrase."""
-        for (field, texts), (kind, claim) in product(_FIELDS.items(), _UNSEEN.items()):
-            unseen = {
-                edit: text for edit in self.stream.edits for text in texts(edit)
-                if _is_unseen(kind, field, text)
-            }  # fmt: skip
-            found = list(unseen)
-            if found:
-                named = ", ".join(map(self.name, found[:_MOST_NAMED]))
-                named += f" and {len(found) - _MOST_NAMED} more" * (len(found) > _MOST_NAMED)
-                yield _finding(
-                    kind, [f"{_bare(min(unseen.values(), key=len))}, in {named}"],
-                    len(self.stream.edits), claim.format(field), n=len(found),
-                )  # fmt: skip
+        """What cannot be seen in a prompt, subject, target or paraphrase, or in a probe."""
+        for texts, (kind, claim) in product(_OF_EDITS.items(), _UNSEEN.items()):
+            yield self._unseen(kind, claim, "edits", self.stream.edits, *texts)
+        for of_probe, (kind, claim) in product(_OF_PROBES.items(), _UNSEEN.items()):
+            yield self._unseen(kind, claim, "probes", self.stream.probes, *of_probe)
+
+    def _unseen(
+        self, kind: str, claim: str, what: str, records: Sequence[_Record], field: str,
+        texts: Callable[[_Record], Sequence[str]],
+    ) -> StreamFinding | None:  # fmt: skip
+        """The finding of a kind in one field of edits or probes, with the first that have it."""
+        unseen = {record: text for record in records for text in texts(record)
+                  if _is_unseen(kind, field, text)}  # fmt: skip
+        if not unseen:
+            return None
+        names = [self.name(record) or "none" for record in unseen]
+        named = ", ".join(names[:_MOST_NAMED])
+        named += f" and {len(names) - _MOST_NAMED} more" * (len(names) > _MOST_NAMED)
+        whose = "in" if what == "edits" else "in a probe of" if len(names) == 1 else "in probes of"
+        return _finding(
+            kind, [f"{_bare(min(unseen.values(), key=len))}, {whose} {named}"], len(records),
+            claim.format(what, field), n=len(names),
+        )  # fmt: skip
 
     @cached_property
-    def asked(self) -> list[str]:
-        """All prompts, paraphrases and probes."""
-        own = (text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases))
-        return [*own, *(probe.prompt for probe in self.stream.probes)]
+    def asked(self) -> list[tuple[Edit | Probe, str]]:
+        """All prompts, paraphrases and probes, with what they are of."""
+        edits, probes = self.stream.edits, self.stream.probes
+        own = ((edit, text) for edit in edits for text in (edit.prompt, *edit.paraphrases))
+        return [*own, *((probe, probe.prompt) for probe in probes)]
 
     def on_templates(self) -> StreamFinding | None:
         """Prompts and targets that still have a gap for a subject or an object."""
-        texts = [*self.asked, *(edit.target for edit in self.stream.edits)]
+        texts = [*self.asked, *((edit, edit.target) for edit in self.stream.edits)]
         return _finding(
-            "template", [_short(text) for text in texts if _GAP.search(text)], len(texts),
+            "template", [self.of(*each) for each in texts if _GAP.search(each[1])], len(texts),
             "prompts, paraphrases, probes and targets holds|hold a gap such as {} or [X], as a "
             "template that was not filled in; each is taken as it stands",
         )  # fmt: skip
@@ -353,7 +385,19 @@ class _Facts:
             "it leaked",
         )  # fmt: skip
         if not self.made_probes:
-            yield _repeated(kind, probes)
+            yield self._repeated(kind, probes)
+
+    def _repeated(self, kind: str, probes: Sequence[Probe]) -> StreamFinding | None:
+        n_asked = Counter(probe.prompt for probe in probes)
+        first = {probe.prompt: probe for probe in reversed(probes)}
+        again = {prompt: n for prompt, n in n_asked.items() if n > 1}
+        return _finding(
+            "repeated-probe",
+            (f"{self.of(first[prompt], prompt)}, {n} times" for prompt, n in again.items()),
+            len(probes),
+            f"{kind} probes is|are asked before; each time counts as an item",
+            n=sum(again.values()) - len(again),
+        )  # fmt: skip
 
     def _on_consequences(self, kind: str, probes: Sequence[Probe]) -> _Found:
         asked = defaultdict(list)
@@ -368,7 +412,7 @@ class _Facts:
             same = asked[probe.prompt]
             other = next((each for each in same if not _agree(each, probe)), None)
             if writer is None and other is not None:
-                in_scope.append(f"{told}; {other.edit_id} -> {_short(other.answer)}")
+                in_scope.append(f"{told}; {self.name(other)} -> {_short(other.answer)}")
         yield _finding(
             "edited-probe", edited, len(probes),
             f"{kind} probes is|are the prompt of an edit with another target, and not scored",
@@ -382,7 +426,8 @@ class _Facts:
         """What tells the probes of a kind from the edits at a glance."""
         texts = [text for edit in self.stream.edits for text in (edit.prompt, *edit.paraphrases)]
         for kind in PROBE_KINDS[:-1]:
-            probes = list(dict.fromkeys(p.prompt for p in self.stream.probes if p.kind == kind))
+            first = {p.prompt: p for p in reversed(self.stream.probes) if p.kind == kind}
+            probes = list(reversed(first))
             if min(len(probes), len(self.stream.edits)) < _LEAST:
                 continue
             openings = dict.fromkeys(filter(None, map(_opening, (probes, texts))))
@@ -397,7 +442,7 @@ class _Facts:
                 told = marked if apart > 0 else [p for p in probes if not has(p)]
                 if abs(apart) >= _TELLING:
                     yield _finding(
-                        "shortcut", map(_short, told), len(probes),
+                        "shortcut", (self.of(first[p], p) for p in told), len(probes),
                         f"{kind} probes {'do not ' * (apart < 0)}{what}, but {n_edits:,} of "
                         f"{len(texts):,} prompts and paraphrases of edits do; a router can tell "
                         "them apart by that alone",
@@ -416,12 +461,12 @@ class _Facts:
 
     def on_marks(self) -> _Found:
         """What is a special token to some tokenizers."""
-        own = (text for edit in self.stream.edits for text in edit.answers)
-        of_probes = (text for probe in self.stream.probes for text in probe.answers)
-        texts = [*self.asked, *own, *filter(None, of_probes)]
+        records: list[Edit | Probe] = [*self.stream.edits, *self.stream.probes]
+        answers = ((record, text) for record in records for text in record.answers if text)
+        texts = [*self.asked, *answers]
         yield _finding(
             "special-token",
-            [f"{mark[0]} in {_short(text)}" for text in texts if (mark := _MARK.search(text))],
+            [f"{mark[0]} in {self.of(*each)}" for each in texts if (mark := _MARK.search(each[1]))],
             len(texts),
             "prompts, paraphrases, probes and answers holds|hold what is a special token to some "
             "tokenizers; one that has it reads no text there",
@@ -461,10 +506,11 @@ class _Facts:
             "edits has|have a target that the tokenizer writes in another way, as it changes or "
             "drops letters; what it writes is right",
         )  # fmt: skip
-        special = {text: spelling.special_token(text) for text in dict.fromkeys(self.asked)}
+        special = {text: spelling.special_token(text) for text in {text for _, text in self.asked}}
         yield _finding(
             "special-token",
-            [f"{special[text]} in {_short(text)}" for text in self.asked if special[text]],
+            [f"{special[text]} in {self.of(record, text)}" for record, text in self.asked
+             if special[text]],
             len(self.asked),
             "prompts, paraphrases and probes holds|hold a special token of the tokenizer; a model "
             "reads it as a mark, and not as its letters",
@@ -482,8 +528,11 @@ class _Facts:
         edits = self.stream.edits
         n_edits = Counter(edit.subject for edit in edits if edit.subject)
         shared = {subject: n for subject, n in n_edits.items() if n > 1}
+        first = {edit.subject: edit for edit in reversed(edits)}
         yield _finding(
-            "shared-subject", (f"{_short(subject)}, {n} edits" for subject, n in shared.items()),
+            "shared-subject",
+            (f"{_short(subject)}, {n} edits, first {self.name(first[subject])}"
+             for subject, n in shared.items()),
             len(edits),
             f"edits share their subject with another "
             f"({by_number(len(n_edits), 'subject|subjects carries|carry')} "
@@ -496,17 +545,6 @@ class _Facts:
             "edits has|have no subject; an editor that writes at the last token of a subject, as "
             "ROME does, has no place for them",
         )  # fmt: skip
-
-
-def _repeated(kind: str, probes: Sequence[Probe]) -> StreamFinding | None:
-    n_asked = Counter(probe.prompt for probe in probes)
-    again = {prompt: n for prompt, n in n_asked.items() if n > 1}
-    return _finding(
-        "repeated-probe", (f"{_short(prompt)}, {n} times" for prompt, n in again.items()),
-        len(probes),
-        f"{kind} probes is|are asked before; each time counts as an item",
-        n=sum(again.values()) - len(again),
-    )  # fmt: skip
 
 
 def _is_right(text: str, answers: Sequence[str]) -> bool:
@@ -556,8 +594,8 @@ def _begins(opening: str) -> Callable[[str], bool]:
 
 
 def _is_unseen(kind: str, field: str, text: str) -> bool:
-    if kind == "outer-space":  # one space before a target is where any other target has it
-        text = text.removeprefix(" ") if field == "the target" else text
+    if kind == "outer-space":  # one space before an answer is where any other answer has it
+        text = text.removeprefix(" ") if field in _ANSWERS else text
         return text != text.strip()
     if kind == "hidden-character":
         return bool(hidden(text) or _NO_SPACE.search(text))
