@@ -17,7 +17,7 @@ from wise.measures.estimates import Measure
 from wise.measures.text import by_number, normalized
 from wise.measures.verdicts import RELATIVE
 
-__all__ = ["check_thresholds", "fault_lines"]
+__all__ = ["check_thresholds", "fault_lines", "unlearnt_targets"]
 
 
 def fault_lines(settings: Settings) -> Iterator[str]:
@@ -25,14 +25,10 @@ def fault_lines(settings: Settings) -> Iterator[str]:
 
     None where the file has fewer edits than asked, as the run will say.
     """
-    if not settings.dataset:
+    stream = _first_stream(settings)
+    if stream is None:
         return
-    whole, _ = settings.facts
     n_edits = settings.n_to_make
-    try:
-        stream = drawn(whole, n_edits=n_edits, seed=settings.seed)
-    except ValueError:
-        return
     chosen = f"--edits {n_edits} --seed {settings.seed} --model {shlex.quote(settings.model)}"
     chosen += " --skip-bad-records" * settings.skip_bad_records
     command = f"python -m reports lint {shlex.quote(settings.dataset)} {chosen}"
@@ -45,22 +41,35 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     found = lint(stream, spelling=spelling, made_probes=makes_probes(stream))
     for line in brief_lines(found, command):
         yield f"of T={n_edits}: {line}"
-    yield from _unlearnt(settings.model, stream)
-
-
-def _unlearnt(model: str, stream: EditStream) -> Iterator[str]:
-    """How many targets an embedded model never saw: those are mostly beyond any edit."""
-    world = world_of(model_folder(model)) if model in FAMILIES else None
-    if world is None:
-        return
-    known = set(map(normalized, world.answers))
-    n = sum(normalized(edit.target) not in known for edit in stream.edits)
-    if n:
+    if unlearnt := unlearnt_targets(settings):
         yield (
-            f"{n:,} of {len(stream.edits):,} targets are no answer in the world that {model} was "
-            "trained on, and such a small model can hardly say them; --model=smollm2 or a folder "
+            f"{unlearnt}, and such a small model can hardly say them; --model=smollm2 or a folder "
             "of your own can"
         )
+
+
+def _first_stream(settings: Settings) -> EditStream | None:
+    """The first stream of --dataset; None without one, or where it has fewer edits than asked."""
+    try:
+        whole, _ = settings.facts
+        n_edits, seed = settings.n_to_make, settings.seed
+        return drawn(whole, n_edits=n_edits, seed=seed) if settings.dataset else None
+    except ValueError:
+        return None
+
+
+def unlearnt_targets(settings: Settings) -> str:
+    """How many targets of --dataset an embedded model never saw, as these are mostly beyond any
+    edit; empty for none."""
+    model, stream = settings.model, _first_stream(settings)
+    world = world_of(model_folder(model)) if model in FAMILIES else None
+    if world is None or stream is None:
+        return ""
+    known = set(map(normalized, world.answers))
+    n = sum(normalized(edit.target) not in known for edit in stream.edits)
+    are = "is" if n == 1 else "are"
+    told = f"{n:,} of {by_number(len(stream.edits), 'target|targets')} {are} no answer in the world"
+    return f"{told} that {model} was trained on" if n else ""
 
 
 def check_thresholds(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fixtures.models import load_reading
-from properties.attainable import fault_lines
+from properties.attainable import fault_lines, unlearnt_targets
 from properties.known_failures import stale
 from properties.settings import DEFAULT_EDITS, Settings
 from wise.measures.ceilings import TextReading, ceilings_of_rows
@@ -98,6 +98,8 @@ def _row_lines(settings: Settings, rows: Sequence[Row]) -> Iterator[str]:
     shares = {each.share for of_t in at_most.values() for each in of_t.values() if each.n}
     if settings.dataset and shares == {1}:
         yield "The most that any editor can reach in this run: 1.00 of every score."
+    if unlearnt := unlearnt_targets(settings):
+        yield f"The model's own limit: {unlearnt}, and it can hardly say them."
     yield ""
     yield from _retention_lines(rows, settings.protocols[0])
     yield from _perplexity_lines(rows)

@@ -138,6 +138,20 @@ def test_a_run_on_a_file_says_where_all_can_be_reached(clashing: Path, tmp_path:
     assert said not in lines(f"--dataset=jsonl:{clashing}")
 
 
+def test_what_an_embedded_model_never_learnt_is_told_beside_the_scores(
+    clashing: Path, tmp_path: Path
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", run_rows())
+    limit = (
+        "The model's own limit: 2 of 2 targets are no answer in the world that gpt2 was trained "
+        "on, and it can hardly say them."
+    )
+    for words, is_told in (([f"--dataset=jsonl:{clashing}"], True), ([], False)):
+        [(_, told)] = editor_lines(settings_of("--model=gpt2", *words), path, "none", [])
+        assert (limit in told) == is_told
+        assert sum("limit" in line for line in told) == is_told
+
+
 def test_what_an_embedded_model_never_learnt_is_told_of_other_facts_alone(
     tmp_path: Path,
 ) -> None:
