@@ -40,9 +40,10 @@ words = texts.filter(str.strip)
 
 @st.composite
 def streams(draw: st.DrawFn) -> EditStream:
-    """Streams with empty and repeated ids, and with their probes in any order."""
+    """Streams with empty ids, and with their probes in any order."""
     edits = []
-    for edit_id in draw(st.lists(st.sampled_from(["", "a", "b", "jsonl-1"]), max_size=4)):
+    ids = st.permutations(["", "", "a", "b", "jsonl-1"])
+    for edit_id in draw(ids)[: draw(st.integers(0, 4))]:
         prompt, paraphrases = draw(words), draw(st.lists(words, max_size=2))
         cut = draw(st.slices(len(prompt)).filter(lambda cut: cut.step in (None, 1)))
         levels = draw(st.sampled_from([(), tuple(range(1, 1 + len(paraphrases)))]))
@@ -95,6 +96,29 @@ def test_a_line_needs_prompt_and_target_only(tmp_path: Path) -> None:
         Probe("near", "near-subject", edit_id="jsonl-0-0"),
         Probe("far", "far", "a"),
         Probe("more", "far", edit_id="jsonl-0"),
+    )
+
+
+def test_edits_of_one_id_are_told_apart_with_their_probes_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    far = {"kind": "far", "prompt": "p"}
+    lines = [
+        {"prompt": "w", "target": "y", "id": 7, "probes": [far]},
+        {"prompt": "x", "target": "y", "id": "7-3"},
+        {"id": "7", "probes": [far | {"prompt": "q"}]},
+        {"prompt": "y", "target": "y", "id": "7", "probes": [far | {"prompt": "r"}]},
+        {"prompt": "z", "target": "y", "id": "7"},
+        *([{"prompt": "v", "target": "y", "id": ""}] * 2),
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    stream, notes = read_dataset(str(path))
+    assert [edit.id for edit in stream.edits] == ["7", "7-3", "7-3-3", "7-4", "", ""]
+    assert [(probe.prompt, probe.edit_id) for probe in stream.probes] == [
+        ("p", "7"), ("q", "7"), ("r", "7-3-3"),
+    ]  # fmt: skip
+    assert notes == (
+        "2 edits with the id of an earlier one: records 3 and 4; line 4 has '7' as line 1 does, "
+        "and is '7-3-3'",
     )
 
 

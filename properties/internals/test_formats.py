@@ -771,7 +771,11 @@ def test_ids_are_unique_where_records_repeat_theirs(tmp_path: Path) -> None:
     own = [1, 1, "1-1", None, 1, 0]
     records = [{**FLAT, **({} if i is None else {"id": i})} for i in own]
     records[-1]["id"] = None
-    stream = load_stream(f"hallucination:{write(tmp_path, *records)}")
+    stream, notes = read_dataset(f"hallucination:{write(tmp_path, *records)}")
+    assert notes == (
+        "3 edits with the id of an earlier one: records 1, 2 and 4; line 3 has 'hallucination-1' "
+        "as line 2 does, and is 'hallucination-1-1'",
+    )
     ids = [edit.id.removeprefix("hallucination-") for edit in stream.edits]
     assert ids == ["1", "1-1", "1-1-2", "3", "1-4", "5"]
     assert [probe.edit_id for probe in stream.probes] == [edit.id for edit in stream.edits]

@@ -35,6 +35,7 @@ class LoadingNotes:
         self._meant = dict[str, str]()  # by key that is not read
         self._bad: dict[str, list[RecordError]] = {}  # by reason
         self._blank: dict[str, list[RecordError]] = {}
+        self._renamed: list[tuple[str, str]] = []  # place, and what is told of it
         self._skip_bad = skip_bad
         self._alike = ""
 
@@ -56,6 +57,11 @@ class LoadingNotes:
         self._meant.update({key: did_you_mean(key, lacking) for key in found})
         self._unread.update(found)
         self._n_with_unread += bool(found)
+
+    def rename(self, place: str, edit_id: str, first: str, new_id: str) -> None:
+        """Tell an edit whose id the edit at the place `first` has, and its new one."""
+        told = f"has {edit_id!r} as {_line(first)} does, and is {new_id!r}"
+        self._renamed.append((place, told))
 
     def refuse(self, error: RecordError) -> None:
         """Leave out the record of `error`, or raise it."""
@@ -81,11 +87,16 @@ class LoadingNotes:
         """How often each holds: bad records first, each kind with the first of them."""
         told = [_left_out(errors) for errors in sorted(self._bad.values(), key=len, reverse=True)]
         told += [self._alike] * bool(self._alike)
+        if self._renamed:
+            count = by_number(len(self._renamed), "edit|edits with the id of an earlier one")
+            numbers = _numbers([place for place, _ in self._renamed])
+            first, why = self._renamed[0]
+            told.append(f"{count}: {numbers}; {_line(first)} {why}")
         told += [by_number(n, note) for note, n in self.counts.items()]
         for reason, errors in self._blank.items():
             field = reason.removesuffix(" is not a non-blank text")
             what = by_number(len(errors), f"record|records with a blank {field}, left out")
-            told.append(f"{what}: {_numbers(errors)}")
+            told.append(f"{what}: {_numbers([error.place for error in errors])}")
         if self._unread:
             keys = [self._shown(key) for key, _ in self._unread.most_common(_MOST_KEYS)]
             more = f" and {len(self._unread) - len(keys)} more" * (len(self._unread) > len(keys))
@@ -106,16 +117,21 @@ class NothingLeftError(RecordError):
 
 def _left_out(errors: Sequence[RecordError]) -> str:
     """Bad records of one kind, and what is wrong with the first."""
-    line, what = errors[0].place.split(", ")[-2], errors[0].what
+    places, what = [error.place for error in errors], errors[0].what
     if len(errors) == 1:
-        return f"1 bad record left out: {_numbers(errors)}, {line}: {what}"
+        return f"1 bad record left out: {_numbers(places)}, {_line(places[0])}: {what}"
     counted = f"{len(errors):,} bad records of one kind left out"
-    return f"{counted}: {_numbers(errors)}; the first, {line}: {what}"
+    return f"{counted}: {_numbers(places)}; the first, {_line(places[0])}: {what}"
 
 
-def _numbers(errors: Sequence[RecordError]) -> str:
-    """`records 3, 7 and 12`, as their places have them; of many the first."""
-    numbers = [error.place.rpartition(" ")[2] for error in errors]
+def _line(place: str) -> str:
+    """`line 3` of `FILE, line 3, record 2`."""
+    return place.split(", ")[-2]
+
+
+def _numbers(places: Sequence[str]) -> str:
+    """`records 3, 7 and 12` of their places; of many the first."""
+    numbers = [place.rpartition(" ")[2] for place in places]
     if len(numbers) > _MOST_NUMBERS:
         return (
             f"records {', '.join(numbers[:_MOST_NUMBERS])} and {len(numbers) - _MOST_NUMBERS} more"

@@ -9,11 +9,12 @@ A line is an edit, with exactly the fields of `Edit` and the probes made for it:
 
 (on one line). Only `prompt` and `target` are required, and `prompt` and `kind` of a probe, whose
 `ground_truth` is the answer to a consequence before the edit, and `aliases` as of an edit. Without
-`id` an edit has the id jsonl-N; a given id is kept, even if empty or repeated, so that any stream
-can be written. A line of nothing but `probes` holds probes made for no edit; a line of `id` and
-`probes` holds more probes of the edit with that id, so that any order of probes can be written.
-An answer may be a number, and is its text. Edits and probes are in the order of the file. One line
-{"probes": []} is the empty stream. An unknown key is an error.
+`id` an edit has the id jsonl-N; a given id is kept, even if empty, unless an earlier edit has it:
+then the number of the record is put behind it, which is noted. A line of nothing but `probes` holds
+probes made for no edit; a line of `id` and `probes` holds more probes of the edit with that id, so
+that any order of probes can be written. An answer may be a number, and is its text. Edits and
+probes are in the order of the file. One line {"probes": []} is the empty stream. An unknown key is
+an error.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     """The stream of records in the own format."""
     edits: list[Edit] = []
     probes: list[Probe] = []
-    unnamed: list[tuple[int, int, int, int]] = []  # record, edit, and its probes' first and end
+    # To be named: the id, the record, the edit, and its probes' first and end.
+    unnamed: list[tuple[str, int, int, int, int]] = []
+    first = dict[str, str]()  # where an id is given
     references: list[Field] = []  # ids that lines of more probes name
     for index, record in enumerate(records):
         try:
@@ -57,16 +60,22 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
         if edit is None and _has_id(record):
             references.append(record["id"])
         if edit is not None:
+            n = len(probes), len(probes) + len(made_for_it)
             if not _has_id(record):
-                n = len(probes)
-                unnamed.append((index, len(edits), n, n + len(made_for_it)))
+                unnamed.append((f"jsonl-{index}", index, len(edits), *n))
+            elif edit.id in first:
+                unnamed.append((edit.id, index, len(edits), *n))
+            elif edit.id:
+                first[edit.id] = record.place
             edits.append(edit)
             notes.places.append(record.place)
         probes += made_for_it
         notes.probe_places += [record.place] * len(made_for_it)
     given = {edit.id for edit in edits}
-    for index, at, start, end in unnamed:
-        edit_id = unused(f"jsonl-{index}", index, given)
+    for wanted, index, at, start, end in unnamed:
+        edit_id = unused(wanted, index, given)
+        if edits[at].id:
+            notes.rename(notes.places[at], wanted, first[wanted], edit_id)
         edits[at] = replace(edits[at], id=edit_id)
         probes[start:end] = [replace(probe, edit_id=edit_id) for probe in probes[start:end]]
     known = {"", *(edit.id for edit in edits)}
@@ -178,7 +187,8 @@ def _object(probe: Probe) -> dict[str, object]:
 
 
 def write_jsonl(stream: EditStream, path: str | os.PathLike[str]) -> None:
-    """Write a stream in the own format; reading it gives the same edits, probes and sha256.
+    """Write a stream in the own format; reading it gives the same edits, probes and sha256, where
+    no two edits have one id.
 
     Atomic: after an error the file is as it was. The stream's name is not kept. Raises
     UnicodeEncodeError (a ValueError) where a text holds a lone surrogate.

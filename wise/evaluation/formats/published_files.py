@@ -98,17 +98,22 @@ def read_published(
     edits: list[Edit] = []
     probes: list[Probe] = []
     taken: set[str] = set()
+    holders = dict[str, str]()  # the place of the record with an id
     for index, record in enumerate(records):
         try:
             own = _own_id(record)
             schema = check_keys(name, schemas, all_keys, record, notes)
-            edit_id = unused(f"{name}-{index if own is None else own}", index, taken)
+            wanted = f"{name}-{index if own is None else own}"
+            edit_id = unused(wanted, index, taken)
+            holders[edit_id] = record.place
             made, made_for_them = schema.parse(Case(record, edit_id, notes))
         except BlankTextError as error:
             notes.blank(error)
         except RecordError as error:
             notes.refuse(error)
         else:
+            if own is not None and edit_id != wanted:
+                notes.rename(record.place, wanted, holders[wanted], edit_id)
             edits += made
             notes.places += [record.place] * len(made)
             probes += made_for_them
