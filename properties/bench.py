@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,10 @@ from transformers import PreTrainedModel
 from fixtures.models import LoadedModel
 from properties.findings import Broken, Unasked, gap, remade
 from properties.surroundings import Surroundings
-from wise.editor import Editor, EditorFactory, Persistent, Retrieves, Routed
+from wise.editor import Editor, EditorFactory, Layered, Persistent, Retrieves, Routed, takes
 from wise.edits import PROBE_KINDS, Background, Edit, EditStream
 from wise.evaluation.lifelong import reader_of
+from wise.lm.architectures import LanguageModel
 from wise.lm.decoding import Answer, Reader, Unedited
 from wise.lm.tokens import Batch, canonical, encode
 from wise.measures.rows import Row
@@ -171,6 +173,19 @@ class Bench:
     def example(self) -> Editor:
         """An unedited editor, to see its capabilities; it is never edited."""
         return self.editor()
+
+    @cached_property
+    def another_layer(self) -> int | None:
+        """A layer that the factory takes, and a Layered editor does not have by itself; or None.
+
+        Where it is not Layered, its factory must name the option: `**options` may be others.
+        """
+        editor = self.example
+        if not isinstance(editor, Layered):
+            return 0 if "layer" in inspect.signature(self.factory).parameters else None
+        layer = 0 if editor.layer else 1
+        is_layer = layer < LanguageModel(self.loaded.model).n_layers
+        return layer if is_layer and takes(self.factory, "layer") else None
 
     @cached_property
     def base(self) -> Unedited:

@@ -135,7 +135,7 @@ def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
             [edit], model=bench.tuned_model(), **options
         ),
     }
-    if (layer := _another_layer(bench)) is not None:
+    if (layer := bench.another_layer) is not None:
         kinds[f" of layer {layer}"] = partial(less.editor, [edit], layer=layer)
     editors, expected = dict[str, Editor](), dict[str, Tensor]()
     for which, make in kinds.items():
@@ -150,15 +150,6 @@ def check_what_is_computed_of_one_model_serves_no_other(bench: Bench) -> None:
         for which in [*kinds][2:]:
             when = "without the cache that it shares with others of its class"
             require_equal(which, expected[which], asked(kinds[which](cache=None)), when)
-
-
-def _another_layer(bench: Bench) -> int | None:
-    """A layer that the factory can be given, and does not choose by itself; None without one."""
-    editor = bench.example
-    if not isinstance(editor, Layered) or not takes(bench.factory, "layer"):
-        return None
-    layer = 0 if editor.layer else 1
-    return layer if layer < LanguageModel(bench.loaded.model).n_layers else None
 
 
 def check_another_process_gives_the_same_editor(bench: Bench) -> None:

@@ -25,7 +25,7 @@ from properties.laws.batches import questions
 from properties.laws.retrieving import require_in_force
 from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from properties.surroundings import full_disk
-from wise.editor import Editor, Erasable, Layered, Persistent, Prepares, takes
+from wise.editor import Editor, Erasable, Layered, Persistent, Prepares
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 
@@ -340,8 +340,7 @@ def _others(bench: Bench, editor: Editor) -> Iterator[tuple[str, Editor]]:
     yield "the state of a model with other weights", bench.editor(model=bench.tuned_model())
     yield "the state of a model with other weights in one layer", bench.editor(model=other)
     yield "the state of an editor with another seed", bench.editor(seed=bench.seed + 1)
-    if isinstance(editor, Layered) and takes(bench.factory, "layer"):
-        layer = 0 if editor.layer else 1
+    if isinstance(editor, Layered) and (layer := bench.another_layer) is not None:
         yield f"the state of an editor of layer {editor.layer}", bench.editor(layer=layer)
     texts = bench.background.texts
     if len(texts) > 1:
