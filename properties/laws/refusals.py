@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -151,13 +152,12 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
     known, new = bench.edits(2)
     turn = [replace(known, target=new.target), new]
     other = replace(new, target=known.target)
-    block, n_forwards = _deepest_block(bench, known, turn)
     tokenizer, n_interrupted = bench.loaded.tokenizer, 0
-    for n in sorted({min(2, n_forwards), n_forwards}):
+    for block, n, n_forwards in _moments(bench, known, turn):
         model = bench.copy_model()
         editor = bench.editor([known], model=model)
         before = snapshot(bench, editor, bench.prompts)
-        when = f"at forward {n} of the {n_forwards} of a turn"
+        when = f"at forward {n} of the {n_forwards} of block {block} in a turn"
         with undisturbed(tokenizer):
             world = Surroundings.of(model, tokenizer)
             is_interrupted = _interrupt(model, editor, turn, block, n)
@@ -185,26 +185,25 @@ def check_an_interrupted_edit_leaves_the_editor_as_it_was(bench: Bench) -> None:
         raise Unasked("an edit does not run the model")
 
 
-def _deepest_block(bench: Bench, known: Edit, turn: Sequence[Edit]) -> tuple[int, int]:
-    """The last block that a turn runs, and how often; Unasked where it runs none."""
+def _moments(bench: Bench, known: Edit, turn: Sequence[Edit]) -> list[tuple[int, int, int]]:
+    """A block, a number and how many: the second forward of the last block that a turn runs, and
+    the last forward of any; Unasked where it runs none."""
     model = bench.copy_model()
     editor = bench.editor([known], model=model)
     blocks = LanguageModel(model).blocks
-    n_forwards = [0] * len(blocks)
-
-    def count(place: int, *_: Any) -> None:
-        n_forwards[place] += 1
-
-    handles = [b.register_forward_hook(partial(count, place)) for place, b in enumerate(blocks)]
+    ran: list[int] = []
+    handles = [block.register_forward_hook(lambda *_, place=place: ran.append(place))
+               for place, block in enumerate(blocks)]  # fmt: skip
     try:
         editor.edit(turn)
     finally:
         for handle in handles:
             handle.remove()
-    deepest = max((place for place, n in enumerate(n_forwards) if n), default=None)
-    if deepest is None:
+    if not ran:
         raise Unasked("an edit does not run the model")
-    return deepest, n_forwards[deepest]
+    n_forwards, deepest, last = Counter(ran), max(ran), ran[-1]
+    moments = (deepest, min(2, n_forwards[deepest])), (last, n_forwards[last])
+    return list(dict.fromkeys((block, n, n_forwards[block]) for block, n in moments))
 
 
 def _interrupt(
