@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -28,36 +29,44 @@ _OTHER_LETTERS = "щщщщщ ъщ ъщ ъщ"
 _BEFORE = f"{OPENINGS[0]} {EVENTS[0]}"  # a sentence, by which a prompt is not the edit's own
 
 
+def _numbered_last(edit: Edit, number: int) -> Edit:
+    """The edit with a number behind its prompt."""
+    return replace(edit, prompt=f"{edit.prompt} {number}")
+
+
 def check_another_number_is_another_question(bench: Bench) -> None:
     """After a turn of two edits whose prompts differ in one digit, neither is as if never made.
 
-    Bitwise, so that an edit may be written badly, or reach the other's prompt, but not be left out.
-    Not asked where the model itself sees no difference, nor of an editor that holds only one of any
-    two edits.
+    The digit stands inside the prompts, or is the last thing in them. Bitwise, so that an edit may
+    be written badly, or reach the other's prompt, but not be left out. Not asked where the model
+    itself sees no difference, nor of an editor that holds only one of any two edits.
     """
     one, other, *_ = bench.edits(least=2)
-    pair = numbered(one, 14), of_its_target(other, numbered(one, 17))
-    prompts = [edit.prompt for edit in (*pair, one, other)]
-    unedited = bench.logits(bench.base, prompts)
-    if close(unedited[0], unedited[1]):
+    pairs = {place: (form(one, 14), of_its_target(other, form(one, 17)))
+             for place, form in (("", numbered), (", their last", _numbered_last))}  # fmt: skip
+    prompts = [edit.prompt for edit in (*chain(*pairs.values()), one, other)]
+    unedited, editor = bench.logits(bench.base, prompts), bench.editor()
+    seen = {place: pair for n, (place, pair) in enumerate(pairs.items())
+            if not close(unedited[2 * n], unedited[2 * n + 1])}  # fmt: skip
+    if not seen:
         raise Unasked("the model sees no difference between two numbers")
 
     def after(*turn: Edit) -> Tensor:
-        editor = bench.editor()
-        editor.edit(turn)
-        return bench.logits(editor, prompts)
+        return bench.logits(remade(editor, [turn]), prompts)
 
-    of_both, of_each = after(*pair), [after(edit) for edit in pair]
-    for lost, kept in ((0, 1), (1, 0)):
-        if of_each[lost].equal(unedited) or not of_both.equal(of_each[kept]):
-            continue
-        if any(after(one, other).equal(after(edit)) for edit in (one, other)):
-            raise Unasked("it holds only one of two edits")
-        raise Broken(
-            f"of a turn of two edits whose prompts differ in one digit, {pair[lost].prompt!r} -> "
-            f"{pair[lost].target!r} is left out: the editor is bitwise as after "
-            f"{pair[kept].prompt!r} -> {pair[kept].target!r} alone; needed: prompts compared whole",
-        )
+    for place, pair in seen.items():
+        of_both, of_each = after(*pair), [after(edit) for edit in pair]
+        for lost, kept in ((0, 1), (1, 0)):
+            if of_each[lost].equal(unedited) or not of_both.equal(of_each[kept]):
+                continue
+            if any(after(one, other).equal(after(edit)) for edit in (one, other)):
+                raise Unasked("it holds only one of two edits")
+            raise Broken(
+                f"of a turn of two edits whose prompts differ in one digit{place}, "
+                f"{pair[lost].prompt!r} -> {pair[lost].target!r} is left out: the editor is "
+                f"bitwise as after {pair[kept].prompt!r} -> {pair[kept].target!r} alone; needed: "
+                "prompts compared whole"
+            )
 
 
 @needs(Routed)
