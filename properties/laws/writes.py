@@ -29,6 +29,7 @@ __all__ = [
     "check_a_repeated_edit_is_still_written",
     "check_a_shared_target_opens_no_other_prompt",
     "check_a_turn_of_mixed_lengths_is_written",
+    "check_an_edit_anew_takes_no_other_with_it",
     "check_an_edit_can_be_taken_back_to_the_truth",
     "check_an_edit_holds_again_after_another",
     "check_an_edit_without_a_subject_is_written",
@@ -310,6 +311,31 @@ def check_a_known_edit_takes_no_other_with_it(bench: Bench) -> None:
                 f"{turn.index(again) + 1} of 2, and with {new.prompt!r} -> {new.target!r}, the "
                 "latter is left out: every logit is as without it",
             )
+
+
+def check_an_edit_anew_takes_no_other_with_it(bench: Bench) -> None:
+    """Of a turn of six edits, those hold that are not edited anew in the next one.
+
+    As they do where the next turn makes edits of other prompts.
+    """
+
+    def say(edit: Edit, text: str) -> str:
+        return (f"{edit.prompt!r} is edited to {edit.target!r} in a turn, of which the next gives "
+                f"other edits another target; it is then answered {text!r}, and right where the "
+                "next turn is of other prompts")  # fmt: skip
+
+    def compare(edits: Sequence[Edit]) -> Compared:
+        half = len(edits) // 2
+        kept, anew = edits[:half], other_targets(edits)[half:]
+        others = [edit for edit in bench.many_edits if edit not in edits][-len(anew) :]
+        if len(others) < len(anew):
+            raise Unasked(f"the stream has {len(bench.many_edits)} edits")
+        stale = _as_before(bench, *anew)
+        return _compared(
+            bench, kept, stale, say, turns=[edits, anew], control=[edits, others]
+        )  # fmt: skip
+
+    bench.no_worse(compare)
 
 
 def _about(bench: Bench, edit: Edit) -> Edit | None:
