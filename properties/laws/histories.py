@@ -95,8 +95,9 @@ def _refusals(bench: Bench) -> list[_Turn]:
 def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
     """Calls in which each follows each that it can follow, directly; questions are never far.
 
-    Each call also comes between two questions. The turns are made in their order; "reset" goes back
-    before the first, and "load" to where "save" was last called, if that is elsewhere.
+    Each call also comes between two questions, and questions follow a "load" that follows a turn:
+    another call could hide what it left of that. The turns are made in their order; "reset" goes
+    back before the first, and "load" to where "save" was last called, if that is elsewhere.
     """
     order = {call: n for n, call in enumerate(turns)}
 
@@ -131,7 +132,8 @@ def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
     walk, place = ["questions"], (0, -1)
     while steps := nearest(walk[-1], place):
         is_framed = walk[-2:-1] != ["questions"] or walk[-1] in framed
-        if not is_framed or "questions" not in walk[-_AT_MOST:]:
+        is_back = walk[-1] == "load" and walk[-2] in order
+        if not is_framed or is_back or "questions" not in walk[-_AT_MOST:]:
             framed.add(walk[-1])
             steps = [("questions", place)]
         for call, reached in steps:
