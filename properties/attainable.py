@@ -50,10 +50,11 @@ def fault_lines(settings: Settings) -> Iterator[str]:
 
 def _first_stream(settings: Settings) -> EditStream | None:
     """The first stream of --dataset; None without one, or where it has fewer edits than asked."""
+    if not settings.dataset:
+        return None
     try:
         whole, _ = settings.facts
-        n_edits, seed = settings.n_to_make, settings.seed
-        return drawn(whole, n_edits=n_edits, seed=seed) if settings.dataset else None
+        return drawn(whole, n_edits=settings.n_to_make, seed=settings.seed)
     except ValueError:
         return None
 
@@ -62,8 +63,10 @@ def unlearnt_targets(settings: Settings) -> str:
     """How many targets of --dataset an embedded model never saw, as these are mostly beyond any
     edit; empty for none."""
     model, stream = settings.model, _first_stream(settings)
-    world = world_of(model_folder(model)) if model in FAMILIES else None
-    if world is None or stream is None:
+    if stream is None or model not in FAMILIES:
+        return ""
+    world = world_of(model_folder(model))
+    if world is None:
         return ""
     known = set(map(normalized, world.answers))
     n = sum(normalized(edit.target) not in known for edit in stream.edits)

@@ -76,10 +76,6 @@ FACTS_FILES: dict[str, tuple[list[dict[str, object]], str]] = {
         [KNOWN | {"ground_truth": " ", "subject": " "}],
         "line 1, record 0: the edit has no subject and ground_truth, and of 1 none can be traced",
     ),
-    "one id": (
-        [KNOWN | {"id": "a"}, KNOWN | {"id": "a"}],
-        "several facts have the id 'a'; a study needs one for each",
-    ),
     "long": (
         [KNOWN, KNOWN | {"prompt": "Ada is at " * 900}],
         "llama: a run stops at FILE, line 2, record 1: edit 'jsonl-1': prompt 'Ada is at Ada",
