@@ -95,9 +95,9 @@ def _refusals(bench: Bench) -> list[_Turn]:
 def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
     """Calls in which each follows each that it can follow, directly; questions are never far.
 
-    Each call also comes between two questions, and questions follow a "load" that follows a turn:
-    another call could hide what it left of that. The turns are made in their order; "reset" goes
-    back before the first, and "load" to where "save" was last called, if that is elsewhere.
+    Each call also comes between two questions. The turns are made in their order; "reset" goes back
+    before the first, and "load" to where "save" was last called, if that is elsewhere. At last each
+    turn is taken back by a "load" and questions follow, as another call could hide what is left.
     """
     order = {call: n for n, call in enumerate(turns)}
 
@@ -132,14 +132,17 @@ def _walk(turns: Sequence[str], others: Sequence[str]) -> list[str]:
     walk, place = ["questions"], (0, -1)
     while steps := nearest(walk[-1], place):
         is_framed = walk[-2:-1] != ["questions"] or walk[-1] in framed
-        is_back = walk[-1] == "load" and walk[-2] in order
-        if not is_framed or is_back or "questions" not in walk[-_AT_MOST:]:
+        if not is_framed or "questions" not in walk[-_AT_MOST:]:
             framed.add(walk[-1])
             steps = [("questions", place)]
         for call, reached in steps:
             done.add((walk[-1], call))
             walk.append(call)
             place = reached
+    if {"reset", "save", "load"} <= {*others}:
+        walk.append("reset")
+        for turn in turns:
+            walk += ["save", turn, "load", "questions", turn]
     return walk
 
 
