@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from wise.edits import EditStream
+    from wise.edits import Edit, EditStream, Probe
 
 __all__ = [
     "N_EDITS",
@@ -180,21 +180,23 @@ def would_stop(where: str) -> str:
 
 def facts_to_lint(
     dataset: str, skip_bad_records: bool
-) -> tuple[EditStream, tuple[str, ...], list[str]]:
-    """All good records of a file, the notes on it, and where a run would stop, if it would."""
-    from wise.evaluation.datasets import read_dataset
+) -> tuple[EditStream, tuple[str, ...], dict[Edit | Probe, int], list[str]]:
+    """All good records of a file, the notes on it, the lines of what it holds, and where a run
+    would stop, if it would."""
+    from wise.evaluation.datasets import read_with_lines
     from wise.evaluation.fields import RecordError
     from wise.evaluation.lint_text import notes_lines
     from wise.evaluation.loading_notes import COUNTED, NothingLeftError
 
     try:
         try:
-            return *read_dataset(dataset, skip_bad_records=skip_bad_records), []
+            return *read_with_lines(dataset, skip_bad_records=skip_bad_records), []
         except RecordError as error:
             if skip_bad_records:
                 raise
             why = f"{error.place}, as {error.reason}; --skip-bad-records leaves bad records out"
-            return *read_dataset(dataset, skip_bad_records=True), [would_stop(f"{why}; {COUNTED}")]
+            read = read_with_lines(dataset, skip_bad_records=True)
+            return *read, [would_stop(f"{why}; {COUNTED}")]
     except NothingLeftError as error:
         click.echo("\n".join(notes_lines(error.notes)))
         raise click.ClickException(f"{dataset}: no record can be read; {COUNTED}") from error

@@ -27,7 +27,7 @@ def lint(
     be asked, are told and left out, and of fewer edits than asked all are judged.
     """
     from wise.evaluation.asked import final_questions
-    from wise.evaluation.datasets import drawn, lines_of, makes_probes
+    from wise.evaluation.datasets import drawn, makes_probes
     from wise.evaluation.lint import lint as findings_of
     from wise.evaluation.lint_text import lint_text
     from wise.measures.ceilings import AS_WRITTEN, ceilings
@@ -35,7 +35,7 @@ def lint(
 
     reading, spelling, protocols = AS_WRITTEN, None, ["free"]
     try:
-        whole, notes, stops = facts_to_lint(dataset, skip_bad_records)
+        whole, notes, lines, stops = facts_to_lint(dataset, skip_bad_records)
         if edits is not None and edits > len(whole.edits):
             held = by_number(len(whole.edits), "edit|edits")
             stops.append(f"--edits={edits}: {whole.name} has {held}, and a run would stop")
@@ -58,7 +58,7 @@ def lint(
             protocols = ["free", "forced"]
         if not whole.edits:
             stops.append(f"{whole.name} has no edits, and a run would stop")
-        stream, lines = drawn(whole, n_edits=edits, seed=seed), lines_of(dataset)
+        stream = drawn(whole, n_edits=edits, seed=seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     asked = {each: final_questions(stream, protocol=each) for each in protocols}

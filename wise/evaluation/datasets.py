@@ -23,17 +23,17 @@ from wise.evaluation.formats import FORMATS
 from wise.evaluation.formats.own import write_jsonl
 from wise.evaluation.formats.published_files import recognised, unfolded
 from wise.evaluation.json_records import read_records
-from wise.evaluation.loading_notes import LoadingNotes
+from wise.evaluation.loading_notes import LoadingNotes, line_at
 
 __all__ = [
     "FORMATS",
     "drawn",
-    "lines_of",
     "load_stream",
     "makes_probes",
     "named_file",
     "place_of",
     "read_dataset",
+    "read_with_lines",
     "require_edits",
     "write_jsonl",
 ]
@@ -110,23 +110,27 @@ def read_dataset(
 def place_of(spec: str, record: Edit | Probe) -> str:
     """`FILE, line N, record N` of the first such edit or probe that FILE or FORMAT:FILE holds; FILE
     alone where there is none. Raises as `read_dataset`."""
-    return _places(spec).get(record, str(named_file(spec)[1]))
-
-
-def lines_of(spec: str) -> dict[Edit | Probe, int]:
-    """The line of each edit and probe of FILE or FORMAT:FILE, of equal ones that of the first.
-
-    Empty where the file has all in one line. Raises as `read_dataset`.
-    """
-    found = {each: int(place.split(", line ")[-1].partition(",")[0])
-             for each, place in _places(spec).items()}  # fmt: skip
-    return found if len(set(found.values())) > 1 else {}
-
-
-def _places(spec: str) -> dict[Edit | Probe, str]:
-    """Where each edit and probe is, of equal ones the first; bad records are left out."""
     notes = LoadingNotes(skip_bad=True)
     whole = _read(spec, notes)
+    return _places(whole, notes).get(record, str(named_file(spec)[1]))
+
+
+def read_with_lines(
+    spec: str, *, skip_bad_records: bool = False
+) -> tuple[EditStream, tuple[str, ...], dict[Edit | Probe, int]]:
+    """As `read_dataset`, and the line of each edit and probe, of equal ones that of the first.
+
+    No lines where the file has all in one.
+    """
+    notes = LoadingNotes(skip_bad=skip_bad_records)
+    whole = _read(spec, notes)
+    lines = {each: line_at(place) for each, place in _places(whole, notes).items()}
+    several = len(set(lines.values())) > 1
+    return whole, tuple(notes.lines()), lines if several else {}
+
+
+def _places(whole: EditStream, notes: LoadingNotes) -> dict[Edit | Probe, str]:
+    """Where each edit and probe is, of equal ones the first."""
     places: list[tuple[Edit | Probe, str]] = [
         *zip(whole.edits, notes.places, strict=True),
         *zip(whole.probes, notes.probe_places, strict=True),

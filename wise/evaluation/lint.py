@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 from unicodedata import combining, is_normalized
@@ -281,13 +281,12 @@ class _Facts:
                   if _is_unseen(kind, field, text)}  # fmt: skip
         if not unseen:
             return None
-        names = [self.name(record) or "none" for record in unseen]
-        named = ", ".join(names[:_MOST_NAMED])
-        named += f" and {len(names) - _MOST_NAMED} more" * (len(names) > _MOST_NAMED)
-        whose = "in" if what == "edits" else "in a probe of" if len(names) == 1 else "in probes of"
+        named = ", ".join(self.name(each) or "none" for each in islice(unseen, _MOST_NAMED))
+        named += f" and {len(unseen) - _MOST_NAMED} more" * (len(unseen) > _MOST_NAMED)
+        whose = "in" if what == "edits" else "in a probe of" if len(unseen) == 1 else "in probes of"
         return _finding(
             kind, [f"{_bare(min(unseen.values(), key=len))}, {whose} {named}"], len(records),
-            claim.format(what, field), n=len(names),
+            claim.format(what, field), n=len(unseen),
         )  # fmt: skip
 
     @cached_property

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from wise.evaluation.fields import BlankTextError, RecordError, did_you_mean, shown_key
 from wise.measures.text import by_number
 
-__all__ = ["COUNTED", "LoadingNotes", "NothingLeftError", "to_go_on"]
+__all__ = ["COUNTED", "LoadingNotes", "NothingLeftError", "line_at", "to_go_on"]
 
 COUNTED = "lines count from 1, records from 0"
 _MOST_KEYS = 8  # that one line names
@@ -60,7 +60,7 @@ class LoadingNotes:
 
     def rename(self, place: str, edit_id: str, first: str, new_id: str) -> None:
         """Tell an edit whose id the edit at the place `first` has, and its new one."""
-        told = f"has {edit_id!r} as {_line(first)} does, and is {new_id!r}"
+        told = f"has {edit_id!r} as line {line_at(first)} does, and is {new_id!r}"
         self._renamed.append((place, told))
 
     def refuse(self, error: RecordError) -> None:
@@ -91,7 +91,7 @@ class LoadingNotes:
             count = by_number(len(self._renamed), "edit|edits with the id of an earlier one")
             numbers = _numbers([place for place, _ in self._renamed])
             first, why = self._renamed[0]
-            told.append(f"{count}: {numbers}; {_line(first)} {why}")
+            told.append(f"{count}: {numbers}; line {line_at(first)} {why}")
         told += [by_number(n, note) for note, n in self.counts.items()]
         for reason, errors in self._blank.items():
             field = reason.removesuffix(" is not a non-blank text")
@@ -119,14 +119,14 @@ def _left_out(errors: Sequence[RecordError]) -> str:
     """Bad records of one kind, and what is wrong with the first."""
     places, what = [error.place for error in errors], errors[0].what
     if len(errors) == 1:
-        return f"1 bad record left out: {_numbers(places)}, {_line(places[0])}: {what}"
+        return f"1 bad record left out: {_numbers(places)}, line {line_at(places[0])}: {what}"
     counted = f"{len(errors):,} bad records of one kind left out"
-    return f"{counted}: {_numbers(places)}; the first, {_line(places[0])}: {what}"
+    return f"{counted}: {_numbers(places)}; the first, line {line_at(places[0])}: {what}"
 
 
-def _line(place: str) -> str:
-    """`line 3` of `FILE, line 3, record 2`."""
-    return place.split(", ")[-2]
+def line_at(place: str) -> int:
+    """3 of `FILE, line 3, record 2`."""
+    return int(place.split(", ")[-2].removeprefix("line "))
 
 
 def _numbers(places: Sequence[str]) -> str:

@@ -74,6 +74,7 @@ def read_own(records: Iterable[Field], notes: LoadingNotes) -> EditStream:
     given = {edit.id for edit in edits}
     for wanted, index, at, start, end in unnamed:
         edit_id = unused(wanted, index, given)
+        given.add(edit_id)
         if edits[at].id:
             notes.rename(notes.places[at], wanted, first[wanted], edit_id)
         edits[at] = replace(edits[at], id=edit_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -97,14 +97,13 @@ def read_published(
     """
     edits: list[Edit] = []
     probes: list[Probe] = []
-    taken: set[str] = set()
     holders = dict[str, str]()  # the place of the record with an id
     for index, record in enumerate(records):
         try:
             own = _own_id(record)
             schema = check_keys(name, schemas, all_keys, record, notes)
             wanted = f"{name}-{index if own is None else own}"
-            edit_id = unused(wanted, index, taken)
+            edit_id = unused(wanted, index, holders)
             holders[edit_id] = record.place
             made, made_for_them = schema.parse(Case(record, edit_id, notes))
         except BlankTextError as error:
@@ -134,11 +133,10 @@ def _own_id(record: Field) -> str | None:
     return None
 
 
-def unused(candidate: str, index: int, taken: set[str]) -> str:
-    """The candidate, with the index appended until no edit has it; taken from now on."""
+def unused(candidate: str, index: int, taken: Container[str]) -> str:
+    """The candidate, with the index appended until no edit has it."""
     while candidate in taken:
         candidate = f"{candidate}-{index}"
-    taken.add(candidate)
     return candidate
 
 
