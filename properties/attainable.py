@@ -41,7 +41,7 @@ def fault_lines(settings: Settings) -> Iterator[str]:
     found = lint(stream, spelling=spelling, made_probes=makes_probes(stream))
     for line in brief_lines(found, command):
         yield f"of T={n_edits}: {line}"
-    if unlearnt := unlearnt_targets(settings):
+    if unlearnt := _unlearnt(settings.model, stream):
         yield (
             f"{unlearnt}, and such a small model can hardly say them; --model=smollm2 or a folder "
             "of your own can"
@@ -62,10 +62,12 @@ def _first_stream(settings: Settings) -> EditStream | None:
 def unlearnt_targets(settings: Settings) -> str:
     """How many targets of --dataset an embedded model never saw, as these are mostly beyond any
     edit; empty for none."""
-    model, stream = settings.model, _first_stream(settings)
-    if stream is None or model not in FAMILIES:
-        return ""
-    world = world_of(model_folder(model))
+    stream = _first_stream(settings)
+    return "" if stream is None else _unlearnt(settings.model, stream)
+
+
+def _unlearnt(model: str, stream: EditStream) -> str:
+    world = world_of(model_folder(model)) if model in FAMILIES else None
     if world is None:
         return ""
     known = set(map(normalized, world.answers))
