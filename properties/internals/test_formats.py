@@ -399,12 +399,12 @@ def test_no_record_fits_two_formats() -> None:
     [
         ({**COUNTERFACT, "rephrase_prompt": None}, None),
         ({k: COUNTERFACT[k] for k in COUNTERFACT if k != "rephrase_prompt"},
-         "(counterfact lacks rephrase_prompt; hallucination does not read ground_truth; temporal"),
-        ({"prompt": "p", "answer": "a"}, "the keys prompt, answer ("),
+         "; nearest: counterfact lacks rephrase_prompt; hallucination does not read ground_truth;"),
+        ({"prompt": "p", "answer": "a"}, "the keys prompt, answer; prompt and target are all that"),
         ({"src": "?", "alt": "a", "image": "a.jpg"}, "; a record with an image asks a model that"),
-        ({f"key {n}": n for n in range(50)}, "key 18, key 19 and 30 more ("),
+        ({f"key {n}": n for n in range(50)}, "key 19 and 30 more, none of which any format"),
         ({"Prompt": "p"}, "; prompt and target are all that a record of the format jsonl needs; "),
-        ({"a\nb": 1, "x" * 99: 1}, f"the keys 'a\\nb', '{'x' * 60}' ("),
+        ({"a\nb": 1, "x" * 99: 1}, f"the keys 'a\\nb', '{'x' * 60}', none of"),
     ],
 )  # fmt: skip
 def test_an_unknown_record_is_an_error_that_names_its_keys_and_what_is_near(
@@ -466,7 +466,7 @@ def test_one_object_is_one_record_or_holds_them_by_name(
     [
         ([{}], "line 2, record 0: the record has no keys; prompt and target are all that"),
         ([{}, {}], "line 2, record 0: the records have no keys; prompt and target are all"),
-        ([{}, {"promt": "x"}], "line 3, record 1: no format is recognised by the keys promt ("),
+        ([{}, {"promt": "x"}], "line 3, record 1: no format is recognised by the keys promt, none"),
     ],
 )
 def test_records_without_keys_are_told_as_such(

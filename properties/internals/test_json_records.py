@@ -44,7 +44,7 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         ),
         (
             b"[\n[GOOD],\n]",
-            "line 2, record 0: found ']' at line 6 column 1 after a comma; the last",
+            "line 6, record 1: a comma after the last record, and then ']'; take the comma away",
         ),
         (
             b'[\n[GOOD], {\n"prompt": "x',
@@ -90,6 +90,11 @@ LINE = '{"prompt": "Ada Lorn is at", "target": "CERN"}'
         (b'[\n{"case_id": 2.50}]', "line 2, record 0: case_id=2.50 is not a whole number"),
         (b'[\n{"case_id": 1e999}]', "line 2, record 0: case_id=1e999 is not a whole number"),
         (b'[\n{"id": ' + b"7" * 9_999 + b"}]", "line 2, record 0: id=7777"),
+        (
+            b'[\n{"id": -' + b"7" * 9_999 + b"}]",
+            f"line 2, record 0: id=-{'7' * 12}...{'7' * 14} is not a whole number or a non-blank "
+            "text: it has 9,999 digits",
+        ),
     ],
 )
 def test_what_is_wrong_with_an_array_is_named_with_its_line(
@@ -113,6 +118,11 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
             "line 1, record 0: a comma ends the line; only in an array do records have",
         ),
         ("LINE\nLINE ,\r\n", "line 2, record 1: a comma ends the line"),
+        (
+            '{\n"prompt": "x",\n"target": "y"\n}\nLINE',
+            "line 1, record 0: the object goes on to line 4, and more follows it; several objects "
+            "are an array, or stand one a line",
+        ),
         ("LINE; fine", "line 1, record 0: found '; fine' after the object; a line holds one"),
         (
             'LINE\n{"prompt": "x",}',

@@ -137,8 +137,8 @@ faults: 3
   1 of 13 edits is contradicted by a later edit of the same prompt; only the last is in force, and
     no other is scored
     e.g. Cleo (line 3) 'Cleo lives in' -> 'Cleoville'; late (line 13) -> 'Lima\u202e'
-  2 of 21 paraphrases are a paraphrase of an edit with another target too; one model cannot answer
-    both
+  2 of 21 paraphrases of edits in force are a paraphrase of an edit with another target too; one
+    model cannot answer both
     e.g. Ada (line 1) "Ada's home:" -> 'Adaville'; Bo (line 2) -> 'Boville'
   1 of 13 edits has a character in the target that cannot be seen, or another kind of space; a text
     that looks the same has other tokens
@@ -232,6 +232,16 @@ def test_a_shortcut_is_what_nearly_all_of_one_side_have_and_nearly_none_of_the_o
     found = [each for each in lint(stream) if each.kind == "shortcut"]
     assert bool(found) == bool(claim)
     assert all(claim in each.claim for each in found[:1])
+
+
+def test_a_probe_that_is_asked_twice_is_one_of_the_distinct_that_share_a_shortcut() -> None:
+    stream = asking("nq question: {}".format)
+    twice = stream.probes[:1]
+    for again, claim in (((), "far probes begin"), (twice, "distinct far probes begin")):
+        told = lint(EditStream(stream.edits, (*stream.probes, *again)))
+        found = next(each for each in told if each.kind == "shortcut")
+        assert found.claim.startswith(claim)
+        assert (found.n, found.n_of) == (12, 12)
 
 
 def test_of_few_texts_no_shortcut_is_told() -> None:
@@ -376,7 +386,8 @@ def test_at_most_three_lines_tell_the_first_faults() -> None:
     stream = plus(late(ADA.prompt), late("Bo's home:"), Probe("Cleo lives in", "far"))
     assert list(brief_lines(lint(stream), "a command")) == [
         "1 of 14 edits is contradicted by a later edit of the same prompt",
-        "1 of 22 paraphrases is the prompt of an edit with another target, and not scored",
+        "1 of 22 paraphrases of edits in force is the prompt of an edit with another target, and "
+        "not scored",
         "2 more findings: a command",
     ]
 
@@ -502,9 +513,8 @@ def test_bad_records_are_told_beside_the_rest_and_end_in_an_error(tmp_path: Path
     assert "1 bad record left out: record 1, line 2: prompt=7 is not a non-blank text" in told
     assert "the most that any editor can reach after 1 edit:" in told
     assert told.endswith(
-        f"Error: lint read on, and a run would stop at {tmp_path}/facts.jsonl, line 2, record 1, "
-        "as prompt is not a non-blank text; --skip-bad-records leaves bad records out; lines count "
-        "from 1, records from 0"
+        f"Error: lint read on, and a run would stop at {tmp_path}/facts.jsonl, line 2, record 1; "
+        "--skip-bad-records leaves bad records out; lines count from 1, records from 0"
     )
     assert told.count("prompt=7 is not a non-blank text") == 1
     skipped = CliRunner().invoke(main, [*words, "--skip-bad-records"])

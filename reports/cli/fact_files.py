@@ -194,7 +194,7 @@ def facts_to_lint(
         except RecordError as error:
             if skip_bad_records:
                 raise
-            why = f"{error.place}, as {error.reason}; --skip-bad-records leaves bad records out"
+            why = f"{error.place}; --skip-bad-records leaves bad records out"
             read = read_with_lines(dataset, skip_bad_records=True)
             return *read, [would_stop(f"{why}; {COUNTED}")]
     except NothingLeftError as error:

@@ -95,8 +95,10 @@ class Field:
     def error(self, allowed: str, kind: type[RecordError] | None = None) -> RecordError:
         equation = f"{self.name}={_shown(self.value)}" if self.name else _shown(self.value)
         name = _INDEX.sub("", self.name) or "the record"
+        digits = repr(self.value).lstrip("-") if isinstance(self.value, Numeral) else ""
+        why = f": it has {len(digits):,} digits" * digits.isdigit()  # else it were read as a number
         return (kind or RecordError)(
-            self.place, f"{equation} is not {allowed}", f"{name} is not {allowed}"
+            self.place, f"{equation} is not {allowed}{why}", f"{name} is not {allowed}{why}"
         )
 
     def members(self) -> dict[str, Any]:

@@ -258,8 +258,10 @@ def _array(window: _Window, path: Path, refuse: Callable[[RecordError], None]) -
             raise ValueError(f"{place}: found {shown} after the record, not ',' or ']'")
         window.move(window.at + 1)
         if window.next_character() == "]":
-            what = f"found ']' {window.where(window.at)} after a comma; the last record has none"
-            raise ValueError(f"{place}: {what}")
+            place = f"{path}, line {window.line}, record {index + 1}"
+            what = "a comma after the last record, and then ']'; take the comma away"
+            refuse(RecordError(place, what, "a comma follows the last record"))
+            break
     window.move(window.at + 1)
     if found := window.next_character():
         raise ValueError(
@@ -299,9 +301,6 @@ def _lines(
             if one:
                 yield one
                 return
-            if not index and error.reason == _NOT_JSON:
-                what = f"{error.what}; a file that starts with '{{' holds one object, or one a line"
-                error = RecordError(error.place, what, error.reason)
             refuse(error)
         else:
             yield record
@@ -362,7 +361,10 @@ def _too_deep(place: str) -> RecordError:
 
 
 def _one_object(path: Path) -> Field | None:
-    """The object that is the whole file, over several lines; None where there is none."""
+    """The object that is the whole file, over several lines; None where the file starts with none.
+
+    Raises RecordError where another follows it.
+    """
     decoder = _Repeats()
     try:
         text = b"".join(_with_line_feeds(_blocks(path))).decode("utf-8-sig").strip()
@@ -370,4 +372,10 @@ def _one_object(path: Path) -> Field | None:
     except (ValueError, RecursionError):
         return None
     place = f"{path}, line 1, record 0"
-    return _checked(value, decoder.repeated, text, 0, end, place) if end == len(text) else None
+    if end == len(text):
+        return _checked(value, decoder.repeated, text, 0, end, place)
+    if "\n" not in text[:end]:
+        return None
+    what = f"the object goes on to line {1 + text.count(chr(10), 0, end)}, and more follows it"
+    told = "several objects are an array, or stand one a line"
+    raise RecordError(place, f"{what}; {told}", "more follows an object of several lines")

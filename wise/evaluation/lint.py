@@ -307,6 +307,8 @@ class _Facts:
 
     def on_paraphrases(self) -> _Found:
         n_all = sum(map(len, self.paraphrases.values()))
+        n_held = sum(len(edit.paraphrases) for edit in self.stream.edits)
+        what = "paraphrases" if n_all == n_held else "paraphrases of edits in force"
         edited, own, clashing, again, respelled = (list[str]() for _ in range(5))
         for text, edits in self.paraphrases.items():
             writer = self.editing(text)
@@ -326,26 +328,26 @@ class _Facts:
             again += [self.told(edits[0], text)] * (len(edits) - n_apart) * (writer is None)
         yield _finding(
             "contradicted-paraphrase", edited, n_all,
-            "paraphrases is|are the prompt of an edit with another target, and not scored",
+            f"{what} is|are the prompt of an edit with another target, and not scored",
         )  # fmt: skip
         yield _finding(
             "shared-paraphrase", clashing, n_all,
-            "paraphrases is|are a paraphrase of an edit with another target too; one model cannot "
+            f"{what} is|are a paraphrase of an edit with another target too; one model cannot "
             "answer both",
         )  # fmt: skip
         yield _finding(
             "prompt-as-paraphrase", own, n_all,
-            "paraphrases is|are the prompt of an edit with that target; asking them is asking for "
+            f"{what} is|are the prompt of an edit with that target; asking them is asking for "
             "reliability",
         )  # fmt: skip
         yield _finding(
             "respelled-prompt", respelled, n_all,
-            "paraphrases is|are the prompt of the edit but for case and white space, in no other "
+            f"{what} is|are the prompt of the edit but for case and white space, in no other "
             "words; they ask for little more than reliability",
         )  # fmt: skip
         yield _finding(
             "repeated-paraphrase", again, n_all,
-            "paraphrases is|are asked before, for the same target; each time counts as an item",
+            f"{what} is|are asked before, for the same target; each time counts as an item",
         )  # fmt: skip
 
     def on_probes(self) -> _Found:
@@ -427,6 +429,8 @@ class _Facts:
         for kind in PROBE_KINDS[:-1]:
             first = {p.prompt: p for p in reversed(self.stream.probes) if p.kind == kind}
             probes = list(reversed(first))
+            n_all = sum(probe.kind == kind for probe in self.stream.probes)
+            which = kind if len(probes) == n_all else f"distinct {kind}"
             if min(len(probes), len(self.stream.edits)) < _LEAST:
                 continue
             openings = dict.fromkeys(filter(None, map(_opening, (probes, texts))))
@@ -442,7 +446,7 @@ class _Facts:
                 if abs(apart) >= _TELLING:
                     yield _finding(
                         "shortcut", (self.of(first[p], p) for p in told), len(probes),
-                        f"{kind} probes {'do not ' * (apart < 0)}{what}, but {n_edits:,} of "
+                        f"{which} probes {'do not ' * (apart < 0)}{what}, but {n_edits:,} of "
                         f"{len(texts):,} prompts and paraphrases of edits do; a router can tell "
                         "them apart by that alone",
                     )  # fmt: skip

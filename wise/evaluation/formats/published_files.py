@@ -203,18 +203,22 @@ def recognised(
     keys = list(map(shown_key, first.members()))
     there = ", ".join(keys[:_MOST_KEYS])
     more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
-    reasons = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
+    nearest = "; ".join(f"{name} {misfit}" for name, misfit in islice(near.items(), _MOST_NEAR))
     if "image" in first:
         advice = "a record with an image asks a model that sees, and only text is edited here"
     elif len(seen) == 1 and (within := _records_within(first, all_keys)):
         advice = within
+    known = all_keys.read_by_some
     for key in first.members():
-        known = all_keys.read_by_some
         if key not in known and (meant := did_you_mean(key, known - first.members().keys())):
             advice += f"; by {shown_key(key)},{meant}"
+    told = f"no format is recognised by the keys {there}{more}"
+    if known.isdisjoint(first.members()):
+        told += f", none of which any format reads; {advice}"
+    else:
+        told += f"; {advice}; nearest: {nearest}"
     raise ValueError(
-        f"{first.place}: no format is recognised by the keys {there}{more} ({reasons}); "
-        f"{advice}; FORMAT:FILE names one of {', '.join(sorted(formats))}"
+        f"{first.place}: {told}; FORMAT:FILE names one of {', '.join(sorted(formats))}"
     )
 
 
