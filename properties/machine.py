@@ -24,7 +24,7 @@ from properties.findings import Broken, Unasked, require
 from wise.editor import Erasable, Persistent
 from wise.edits import Edit, edits_of
 
-__all__ = ["Operations", "check_any_sequence_of_operations", "replay"]
+__all__ = ["Operations", "replay"]
 
 _N_STEPS = 8
 

@@ -14,7 +14,7 @@ from wise.measures.rows import Row
 from wise.measures.slices import Feature, slice_of, strongest_slice
 from wise.measures.verdicts import judge
 
-__all__ = ["check_misses_look_like_chance", "features_of"]
+__all__ = ["features_of"]
 
 _SUSPECT = 0.05  # corrected p on the first stream below which a kind is tested on further ones
 _FALSE_FAIL = 2e-3  # over all measures of a run

@@ -16,15 +16,7 @@ from wise.measures.rows import Row
 from wise.measures.text import quoted
 from wise.measures.verdicts import RELATIVE, Verdict, judge_in_looks
 
-__all__ = [
-    "ALLOWED_DROP",
-    "check_rate",
-    "final_rows",
-    "first_run",
-    "judged_rows",
-    "require_pass",
-    "where",
-]
+__all__ = ["ALLOWED_DROP", "final_rows", "first_run", "judged_rows", "require_pass", "where"]
 
 _short = Repr()  # of a text, its beginning and its end
 _short.maxstring = 160

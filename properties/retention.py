@@ -10,7 +10,7 @@ from properties.rates import ALLOWED_DROP, final_rows, first_run, where
 from wise.measures.paired import Trend, mcnemar, retention_trend
 from wise.measures.rows import Row
 
-__all__ = ["check_at_edit_is_not_below_final", "check_retention", "retention_of"]
+__all__ = ["retention_of"]
 
 
 def retention_of(rows: Sequence[Row], protocol: str, *, confidence: float = 0.95) -> Trend:

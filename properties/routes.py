@@ -15,14 +15,6 @@ from wise.measures.rows import Row
 from wise.measures.separation import Separation, separate
 from wise.measures.verdicts import judge, judge_in_looks
 
-__all__ = [
-    "check_gate",
-    "check_retrieval",
-    "check_router_does_not_drift",
-    "check_router_needs_no_shortcut",
-    "check_separation",
-]
-
 # Which prompts must open the gate and which must not, by the name of the threshold.
 _IN_SCOPE = {"gate-edits": ("edit",), "gate-paraphrases": ("paraphrase",)}
 _KINDS = {"separation-far": ("far",), "separation-near": ("near-subject", "near-relation")}

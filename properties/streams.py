@@ -13,11 +13,6 @@ from wise.editor import Editor, Generates, Growing
 from wise.edits import Edit
 from wise.measures.verdicts import judge
 
-__all__ = [
-    "check_inference_does_not_grow",
-    "check_the_order_of_edits_does_not_matter",
-]
-
 _N_ORDERED = 20
 _N_FAR = 8  # prompts outside every scope, so that the unedited model answers
 _AGREEMENT = 0.75  # at least, between the answers after one order and the other

@@ -21,21 +21,7 @@ from wise.edits import PROBE_KINDS
 from wise.lm.decoding import batch_logits, most_rows
 from wise.lm.tokens import Batch, encode
 
-__all__ = [
-    "check_a_batch_of_any_size_is_answered_as_its_rows_alone",
-    "check_a_route_does_not_depend_on_the_batch",
-    "check_a_row_does_not_depend_on_what_follows",
-    "check_a_short_row_is_answered_in_any_padding",
-    "check_a_target_does_not_open_the_gate",
-    "check_batch_mates_do_not_matter",
-    "check_equal_rows_are_answered_alike",
-    "check_out_of_scope_rows_are_the_unedited_model_at_every_token",
-    "check_padding_does_not_matter",
-    "check_padding_side_does_not_matter",
-    "check_the_order_of_rows_does_not_matter",
-    "padded",
-    "questions",
-]
+__all__ = ["padded", "questions"]
 
 _SIZES = (2, 7, 65, 130)  # below, at and above what an editor might process at once
 _N_TAUGHT = 30  # edits in one turn: more than one memory holds, where there are several

@@ -14,14 +14,6 @@ from wise.editor import Editor, Routed
 from wise.edits import Edit
 from wise.measures.verdicts import judge
 
-__all__ = [
-    "check_a_name_that_holds_a_subject_is_another",
-    "check_an_edit_opens_no_prompt_at_the_edge_of_its_scope",
-    "check_an_edit_stays_within_its_scope",
-    "check_an_edit_without_a_subject_has_no_wider_scope",
-    "check_who_shares_a_name_with_a_subject_is_another",
-]
-
 _N_MADE = 10
 _N_NAMED = 16
 _N_ASKED = 16  # prompts of a kind

@@ -22,12 +22,6 @@ from wise.editors.exported import load_exported
 from wise.lm.decoding import Unedited
 from wise.lm.loading_bars import bars_on_a_terminal
 
-__all__ = [
-    "check_an_export_replaces_nothing",
-    "check_an_export_without_edits_is_the_model",
-    "check_exporting_changes_nothing",
-]
-
 _N = 4  # edits
 
 

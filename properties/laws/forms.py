@@ -10,11 +10,6 @@ from properties.findings import Broken, Unasked, require
 from wise.editor import Generates, Routed
 from wise.lm.tokens import IGNORED
 
-__all__ = [
-    "check_a_right_answer_has_the_tokens_of_its_target",
-    "check_answers_have_the_promised_form",
-]
-
 
 def _tensor(found: object, what: str, shape: tuple[int, ...]) -> Tensor:
     """`found`, once it is a tensor of `shape`."""

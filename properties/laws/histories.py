@@ -24,8 +24,6 @@ from properties.snapshots import Snapshot, require_close, require_same, snapshot
 from wise.editor import Editor, Erasable, Exports, Persistent, Prepares
 from wise.edits import Edit
 
-__all__ = ["check_an_editor_is_what_its_turns_made_it"]
-
 _AT_MOST = 5  # calls in a row without a question
 
 _OF_LISTS = "; it is right where the caller does not empty its list of edits after each call"

@@ -12,8 +12,6 @@ from properties.findings import Broken, remade
 from wise.editor import Editor
 from wise.edits import Edit
 
-__all__ = ["check_the_id_of_an_edit_changes_no_answer"]
-
 
 def _after(bench: Bench, editor: Editor, turns: Iterable[Sequence[Edit]]) -> Tensor:
     """[B V]: what `editor` answers after these turns alone."""

@@ -16,12 +16,6 @@ from properties.findings import Broken, Unasked, close, needs, remade, require
 from wise.editor import Editor, Routed
 from wise.edits import Edit
 
-__all__ = [
-    "check_a_question_in_another_script_is_read",
-    "check_another_number_is_another_question",
-    "check_one_letter_makes_another_name",
-]
-
 _N_TRIED = 20  # edits
 _N_IN_SCRIPT = 6
 _CYRILLIC = str.maketrans("abcdefghijklmnopqrstuvwxyz", "абцдефгхижклмнопярстувшыйз")

@@ -15,8 +15,6 @@ from wise.editor import Editor, Generates, Retrieves, Routed
 from wise.lm.decoding import Answer, answer_of
 from wise.measures.text import quoted
 
-__all__ = ["check_every_method_reads_a_row_by_its_mask"]
-
 _EXTRA = 3  # columns of padding
 _N_NEW = 4  # tokens
 _GENERATE, _ON_THE_RIGHT = "generate", "with its padding on the right"  # which it may refuse

@@ -23,19 +23,6 @@ from wise.edits import Background
 from wise.lm import hooks
 from wise.lm.architectures import LanguageModel
 
-__all__ = [
-    "check_an_edit_changes_no_layer_below_its_own",
-    "check_an_editor_without_a_background_edits_or_says_why_not",
-    "check_another_process_gives_the_same_editor",
-    "check_global_random_state_does_not_matter",
-    "check_making_an_editor_changes_nothing",
-    "check_same_seed_gives_the_same_editor",
-    "check_the_background_is_apart_from_the_stream",
-    "check_two_editors_do_not_influence_each_other",
-    "check_what_is_computed_of_one_model_serves_no_other",
-    "check_without_edits_it_is_the_base_model",
-]
-
 _N_ELSEWHERE = 4  # edits
 _N_TEXTS = 16  # of a small background
 

@@ -16,15 +16,6 @@ from wise.edits import Edit
 from wise.lm.architectures import context_length
 from wise.lm.decoding import batch_logits, most_rows
 
-__all__ = [
-    "check_a_saved_editor_is_bitwise_the_same_in_half_precision",
-    "check_edits_are_written_in_half_precision",
-    "check_logits_have_the_dtype_of_the_model",
-    "check_long_rows_without_edits_are_the_base_model",
-    "check_out_of_scope_rows_keep_every_bit_in_half_precision",
-]
-
-
 _LONG, _SHORTER = 4096, (2048, 1024, 512, 1)  # tokens; whole numbers in bfloat16 end at 256
 
 

@@ -16,11 +16,6 @@ from properties.bench import Bench
 from properties.findings import Broken, require
 from wise.editor import Editor, Generates, Routed
 
-__all__ = [
-    "check_an_answer_depends_on_its_own_question",
-    "check_the_callers_tensors_are_read_anew",
-]
-
 _Question = Callable[[Any, Tensor, Tensor], object]  # an editor, tokens, a mask
 
 

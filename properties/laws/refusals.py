@@ -22,16 +22,6 @@ from wise.edits import Edit
 from wise.lm.architectures import LanguageModel
 from wise.lm.tokens import encode
 
-__all__ = [
-    "check_an_edit_may_fill_the_context",
-    "check_an_interrupted_edit_leaves_the_editor_as_it_was",
-    "check_refuses_a_layer_outside_the_model",
-    "check_refuses_a_prompt_beyond_the_context",
-    "check_refuses_a_target_without_tokens",
-    "check_refuses_weights_that_are_not_numbers",
-]
-
-
 _LONGEST = 4096  # tokens of a context that is filled
 
 

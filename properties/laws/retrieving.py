@@ -13,12 +13,7 @@ from properties.laws.batches import questions
 from wise.editor import Editor, Erasable, Retrieves, Routed
 from wise.edits import Edit
 
-__all__ = [
-    "check_a_name_that_begins_another_opens_its_own_edit",
-    "check_a_prompt_opens_what_is_in_force",
-    "check_only_a_prompt_that_is_routed_to_an_edit_opens_one",
-    "require_in_force",
-]
+__all__ = ["require_in_force"]
 
 _N_EDITS = 4  # half of them edited anew
 _N_ASKED = 48  # prompts

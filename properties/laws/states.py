@@ -29,15 +29,6 @@ from wise.editor import Editor, Erasable, Layered, Persistent, Prepares
 from wise.edits import Background, Edit
 from wise.lm.architectures import LanguageModel
 
-__all__ = [
-    "check_a_damaged_state_is_refused",
-    "check_a_saved_state_holds_no_pickle",
-    "check_a_state_is_loaded_only_where_it_belongs",
-    "check_preparing_edits_changes_no_answer",
-    "check_saved_states_are_kept_apart",
-    "check_the_list_of_a_turn_stays_the_callers",
-]
-
 _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding would not bring back
 _N_ASKED = 65  # questions
 _MANY = 30  # edits: more than an editor is likely to keep in one place

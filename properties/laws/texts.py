@@ -22,16 +22,6 @@ from wise.edits import Edit
 from wise.lm.decoding import batch_logits
 from wise.lm.tokens import IGNORED
 
-__all__ = [
-    "check_a_long_prompt_is_edited",
-    "check_a_prompt_may_name_its_subject_twice",
-    "check_a_prompt_of_any_text_is_edited",
-    "check_a_target_of_any_text_is_written",
-    "check_long_prompts_are_compared_whole",
-    "check_similar_prompts_are_not_mixed_up",
-    "check_similar_targets_are_not_mixed_up",
-]
-
 _MOST_TOKENS = 512  # of a long prompt
 _MOST_COMPARED = 192  # of prompts that differ at one place only
 _N_EDITS = 20

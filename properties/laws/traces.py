@@ -21,15 +21,6 @@ from properties.snapshots import Snapshot, is_same, require_same, snapshot
 from properties.surroundings import Surroundings, undisturbed
 from wise.editor import Editor, Erasable, Generates, Persistent, Retrieves, Routed
 
-__all__ = [
-    "check_a_reset_gives_back_the_memory",
-    "check_an_edit_anew_takes_the_memory_of_the_old",
-    "check_answers_are_the_callers_own",
-    "check_every_call_leaves_the_world_as_it_was",
-    "check_questions_keep_nothing",
-    "check_the_callers_settings_change_no_answer",
-]
-
 _N_QUESTIONS = 4  # after the first two
 _N_CYCLES = 2
 _N_ANEW = 2  # times two edits of one prompt

@@ -40,19 +40,6 @@ from properties.snapshots import (
 from wise.editor import Editor, Erasable, Persistent, Prepares
 from wise.edits import Edit
 
-__all__ = [
-    "check_a_refused_removal_changes_nothing",
-    "check_a_refused_turn_leaves_nothing",
-    "check_a_removed_edit_can_be_made_again",
-    "check_removing_a_close_edit_undoes_it",
-    "check_removing_an_edit_brings_back_no_earlier_one",
-    "check_removing_an_edit_leaves_the_others",
-    "check_removing_one_wording_leaves_the_other",
-    "check_removing_several_edits_is_removing_each",
-    "check_removing_the_newest_edits_undoes_them",
-    "check_reset_restores_the_base_model",
-]
-
 _N_WORDINGS = 6
 _PLACES = ((0, 1), (4, 0), (1, 1), (1, 0, 1))  # of edits in force, that are removed together
 _N_LARGE = 20  # edits of a turn: more than an editor is likely to make at once

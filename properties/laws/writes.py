@@ -23,26 +23,6 @@ from properties.bench import Bench, Compared
 from properties.findings import Broken, Unasked, remade, require
 from wise.edits import Edit
 
-__all__ = [
-    "check_a_known_edit_takes_no_other_with_it",
-    "check_a_mass_turn_writes_all_of_its_edits",
-    "check_a_repeated_edit_is_still_written",
-    "check_a_shared_target_opens_no_other_prompt",
-    "check_a_turn_of_mixed_lengths_is_written",
-    "check_an_edit_anew_takes_no_other_with_it",
-    "check_an_edit_can_be_taken_back_to_the_truth",
-    "check_an_edit_holds_again_after_another",
-    "check_an_edit_without_a_subject_is_written",
-    "check_edits_of_one_subject_hold_together",
-    "check_edits_that_begin_alike_are_kept_apart",
-    "check_edits_to_one_target_hold_together",
-    "check_every_edit_of_a_turn_leaves_its_mark",
-    "check_new_edits_are_written_after_many_others",
-    "check_the_first_edits_outlive_many_others",
-    "check_the_last_write_wins",
-    "check_the_last_write_wins_at_once",
-]
-
 _SIZES = (2, 5, 7, 9)  # of turns: with a remainder, whatever the size of a group
 _N_PLACES = 20
 _N_WORDS = 24  # that prompts share at their beginning, at least
