@@ -27,6 +27,8 @@ from fixtures.models import load_model
 from fixtures.scenes import world_scene
 from reports.build import build_page
 from reports.calibration import CALIBRATION
+from reports.sections.study_section import EFFECTS
+from wise.editors.wise.merge import MERGES
 from wise.evaluation.entries import Entry
 from wise.evaluation.league import League, run_league, write_costs
 from wise.jobs.grid import run_apart
@@ -45,11 +47,9 @@ CHECKED = {"wise": N_EDITS, "none": 20, "grace": 20, "ft-l": 20, "rome": 20}  # 
 N_SWEPT = 40
 SWEPT: dict[str, Any] = {"memory": "merge", "edits_per_shard": 10}
 MASK_RATIOS, N_SHARDS = (0.1, 0.2, 0.5, 1.0), (1, 2, 4)
-MERGES = ("ties", "linear", "slerp", "dare", "dare-ties", "sign", "magnitude")
 
 N_TRACED = 24  # facts
 SITES: tuple[Site, ...] = ("mlp", "attention")
-EFFECT = ("fact", "token_index", "token", "role", "layer", "site", "effect")
 
 # File in docs/images, the part of the page that it shows, and how much of it.
 IMAGES = {
@@ -120,7 +120,7 @@ def trace(folder: Path) -> Path:
     asked = [fact_of(edit) for edit in scene.stream.edits if edit.subject and edit.ground_truth]
     facts = known(model.model, model.tokenizer, asked, most=N_TRACED)
     text = io.StringIO()
-    writer = csv.DictWriter(text, EFFECT, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, EFFECTS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for site in tqdm(SITES, desc="tracing"):
         traced = causal_trace(model.model, model.tokenizer, facts, site=site, window=1,

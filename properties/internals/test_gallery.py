@@ -8,6 +8,7 @@ from benchmarks import gallery
 from reports.study_tables import options_of
 from wise.editor import load_editor
 from wise.editors.wise.config import WISEConfig
+from wise.editors.wise.merge import MERGES
 
 pytestmark = pytest.mark.internals
 
@@ -34,4 +35,4 @@ def test_the_sweep_varies_ratios_and_shards_apart_from_merges() -> None:
     options = [dict(entry.options) for entry in gallery.swept()]
     pairs = {(each["mask_ratio"], each["n_shards"]) for each in options if "merge" not in each}
     assert len(pairs) == len(gallery.MASK_RATIOS) * len(gallery.N_SHARDS)
-    assert {each.get("merge") for each in options} == {None, *gallery.MERGES}
+    assert {each.get("merge") for each in options} == {None, *MERGES}

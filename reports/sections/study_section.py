@@ -17,9 +17,9 @@ from reports.figures.style import label
 from reports.sections.section import Panel, Section, panel, panels_of, rows_height
 from wise.measures.statistics import format_share
 
-__all__ = ["of_effects", "of_r2", "of_study"]
+__all__ = ["EFFECTS", "of_effects", "of_r2", "of_study"]
 
-_EFFECTS = ["fact", "token_index", "token", "role", "layer", "site", "effect"]
+EFFECTS = ["fact", "token_index", "token", "role", "layer", "site", "effect"]
 
 
 def of_study(path: Path, *, confidence: float = 0.95) -> Iterator[Section]:
@@ -83,7 +83,7 @@ def of_r2(path: Path) -> Iterator[Section]:
 
 def of_effects(path: Path) -> Iterator[Section]:
     """Tracing effects: one fact, the mean by token role, the strongest layer of each fact."""
-    table = study.read_columns(path, _EFFECTS)
+    table = study.read_columns(path, EFFECTS)
     strongest, roles = study.strongest_layers(table), study.role_means(table)
     panels, told = list[Panel](), []
     for site, own in table.groupby("site", sort=False):

@@ -29,23 +29,17 @@ __all__ = [
     "read_rows",
 ]
 
-_CHOICES = {
-    "protocol": ("free", "forced", "likelihood", "compared", "drift", "fluency"),
-    "when": ("unedited", "at-edit", "final"),
-    "metric": ("reliability", "generalization", "locality", "portability", "routing", "knowledge",
-               "drift", "fluency"),
-}  # fmt: skip
 # By metric: the kinds that it has, in words and as a pattern.
 _KINDS = {
     "reliability": ("none", ""),
     "generalization": ("a level from 1 up, or none where ungraded", "|[1-9][0-9]*"),
     "locality": ("far, near-subject or near-relation", "far|near-subject|near-relation"),
     "portability": ("portability", "portability"),
-    "knowledge": ("none", ""),
     "routing": (
         "edit, paraphrase or paraphrase-LEVEL, far, near-subject, near-relation, threshold",
         "edit|paraphrase(-[1-9][0-9]*)?|far|near-subject|near-relation|threshold",
     ),
+    "knowledge": ("none", ""),
     "drift": (
         "divergence or log-perplexity, with -seen where the editor was given the text",
         "(divergence|log-perplexity)(-seen)?",
@@ -58,6 +52,11 @@ REPORTED = ("drift", "fluency")
 ASIDE = frozenset({"routing", "knowledge", *REPORTED})
 # Protocols by which the unedited model is asked, too.
 ASKED_BEFORE = ("compared", *REPORTED)
+_CHOICES = {
+    "protocol": ("free", "forced", "likelihood", *ASKED_BEFORE),
+    "when": ("unedited", "at-edit", "final"),
+    "metric": tuple(_KINDS),
+}
 # What a free-run answer that did not end with EOS ends in.
 UNSTOPPED = " [did not stop]"
 _VALUED = frozenset({"routing", *REPORTED})
