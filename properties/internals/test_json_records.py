@@ -12,7 +12,7 @@ import pytest
 
 from wise.evaluation import json_records
 from wise.evaluation.datasets import load_stream
-from wise.evaluation.json_records import read_records
+from wise.evaluation.json_records import read_objects
 
 pytestmark = pytest.mark.internals
 
@@ -201,7 +201,7 @@ def test_a_file_of_another_kind_is_told_as_what_it_is(
         path = tmp_path / f"{number}"
         path.write_bytes(each)
         with pytest.raises(ValueError, match=f"{path}, line 1: the file is .*; it must") as error:
-            read_records(path)
+            read_objects(path)
         assert said in str(error.value)
 
 
@@ -231,7 +231,7 @@ def test_blocks_a_byte_order_mark_ends_of_lines_and_gzip_change_nothing(
     for number, content in enumerate([text.encode(), windows, gzip.compress(windows), mac]):
         path = tmp_path / f"{number}"
         path.write_bytes(content)
-        found.append([(f.value, f.place.removeprefix(str(path))) for f in read_records(path)])
+        found.append([(f.value, f.place.removeprefix(str(path))) for f in read_objects(path)])
     plain = found[0]
     assert [value for value, _ in plain] == RECORDS
     first_line = {"array": 2, "one line": 1, "lines": 2}[form]
@@ -250,7 +250,7 @@ def test_a_place_in_a_long_line_is_counted_from_its_start(
     path = tmp_path / "bad.json"
     path.write_text('\n [{"a": 1}, {"b": 2}, {"c" 3}]')
     with pytest.raises(ValueError, match=r"line 2, record 2: .* delimiter at line 2 column 28"):
-        list(read_records(path))
+        list(read_objects(path))
 
 
 @pytest.mark.parametrize("cut", [1, 9])
@@ -258,7 +258,7 @@ def test_a_damaged_gzip_file_is_named(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "bad.json.gz"
     path.write_bytes(gzip.compress(text_of(RECORDS, form="lines").encode())[:-cut])
     with pytest.raises(ValueError, match=r"bad.json.gz: the gzip file is damaged: .*end"):
-        list(read_records(path))
+        list(read_objects(path))
 
 
 def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
     bad = ["7", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": ["\\udc00"]}']
     good = '{"a": 1}'
     path.write_text(f"[{', '.join([*bad, good])}]")
-    assert [f.value for f in read_records(path, lambda e: refused.append(e.reason))] == [{"a": 1}]
+    assert [f.value for f in read_objects(path, lambda e: refused.append(e.reason))] == [{"a": 1}]
     assert refused == [
         "the record is not an object", "a is not JSON, in which every number is finite",
         "the key 'a' occurs more than once in one object",
@@ -275,7 +275,7 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
     lines = [good, *bad, '{"a": ', "\xa0", good * 2, f"{good},{good}", f"{good},", f"{good};", good]
     path.write_text("\n".join(lines))
     refused.clear()
-    found = [f.place for f in read_records(path, lambda e: refused.append(e.reason))]
+    found = [f.place for f in read_objects(path, lambda e: refused.append(e.reason))]
     assert [place.partition(", ")[2] for place in found] == [
         "line 1, record 0", "line 12, record 11",
     ]  # fmt: skip
@@ -288,9 +288,9 @@ def test_bad_records_are_refused_one_by_one_where_the_next_can_be_found(tmp_path
 def test_a_bad_byte_ends_an_array_and_one_line(tmp_path: Path) -> None:
     path, refused = tmp_path / "some.json", list[str]()
     path.write_bytes(b'{"a": 1}\n{"a": "\xe9"}\n{"a": 3}')
-    found = [f.value for f in read_records(path, lambda e: refused.append(str(e)))]
+    found = [f.value for f in read_objects(path, lambda e: refused.append(str(e)))]
     assert found == [{"a": 1}, {"a": 3}]
     assert refused == [f"{path}, line 2, record 1: byte 0xe9 is not UTF-8; save the file as UTF-8"]
     path.write_bytes(b'[{"a": 1},\n{"a": "\xe9"},\n{"a": 3}]')
     with pytest.raises(ValueError, match="line 2: byte 0xe9 is not UTF-8"):
-        list(read_records(path, lambda e: refused.append(str(e))))
+        list(read_objects(path, lambda e: refused.append(str(e))))

@@ -31,13 +31,13 @@ def facts_of(source: str, skip_bad_records: bool) -> tuple[EditStream, tuple[str
 
     Raises ValueError where it has no edit.
     """
-    from fixtures.scenes import facts_of
+    from fixtures.scenes import read_once
     from wise.evaluation.datasets import require_edits
     from wise.evaluation.fields import RecordError
     from wise.evaluation.loading_notes import to_go_on
 
     try:
-        whole, left_out = facts_of(source, skip_bad_records=skip_bad_records)
+        whole, left_out = read_once(source, skip_bad_records=skip_bad_records)
     except RecordError as error:
         raise ValueError(f"{error}; {to_go_on(source)}") from error
     for note in left_out:

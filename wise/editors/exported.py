@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from wise.editor import BUILT_IN, Editor, EditorFactory, Persistent, load_editor
-from wise.editors.saved import record_of
+from wise.editors.saved import background_record
 from wise.edits import Background, edits_of
 from wise.lm.architectures import LanguageModel
 from wise.lm.loading_bars import bars_on_a_terminal
@@ -92,7 +92,7 @@ def write_with_state(
     save(folder / _STATE)
     made = {"editor": _built_in(editor), "seed": seed, "options": dict(options)}
     (folder / _MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    (folder / _BACKGROUND).write_text(json.dumps(record_of(background)), encoding="utf-8")
+    (folder / _BACKGROUND).write_text(json.dumps(background_record(background)), encoding="utf-8")
     (folder / "README.md").write_text(_README, encoding="utf-8")
 
 

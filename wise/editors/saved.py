@@ -20,7 +20,14 @@ from torch import Tensor
 from wise.edits import Background, fields_of
 from wise.jobs.ledger import json_digest, write_whole
 
-__all__ = ["FORMAT_VERSION", "background_digest", "own_memory", "read", "record_of", "write"]
+__all__ = [
+    "FORMAT_VERSION",
+    "background_digest",
+    "background_record",
+    "own_memory",
+    "read",
+    "write",
+]
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
@@ -29,10 +36,10 @@ S = TypeVar("S")
 
 def background_digest(background: Background) -> str:
     """SHA-256 of all that a background holds."""
-    return json_digest(record_of(background))
+    return json_digest(background_record(background))
 
 
-def record_of(background: Background) -> dict[str, Any]:
+def background_record(background: Background) -> dict[str, Any]:
     """A background as JSON."""
     return {"texts": background.texts, "edits": [fields_of(edit) for edit in background.edits]}
 

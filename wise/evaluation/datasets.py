@@ -22,7 +22,7 @@ from wise.evaluation.fields import did_you_mean
 from wise.evaluation.formats import FORMATS
 from wise.evaluation.formats.own import write_jsonl
 from wise.evaluation.formats.published_files import recognised, unfolded
-from wise.evaluation.json_records import read_records
+from wise.evaluation.json_records import read_objects
 from wise.evaluation.loading_notes import LoadingNotes, line_at
 
 __all__ = [
@@ -141,7 +141,7 @@ def _places(whole: EditStream, notes: LoadingNotes) -> dict[Edit | Probe, str]:
 def _read(spec: str, notes: LoadingNotes) -> EditStream:
     format_name, path = named_file(spec)
     formats = {format_name: FORMATS[format_name]} if format_name else FORMATS
-    records = unfolded(read_records(path, notes.refuse), formats.values(), notes)
+    records = unfolded(read_objects(path, notes.refuse), formats.values(), notes)
     if not format_name:
         format_name, records = recognised(path, records, FORMATS, notes)
     stream = FORMATS[format_name].read(records, notes)

@@ -24,7 +24,7 @@ from typing import Any
 from wise.evaluation.fields import Field, Numeral, RecordError, shown_key
 from wise.evaluation.file_kinds import LONGEST_SIGNATURE, kind_of
 
-__all__ = ["read_records"]
+__all__ = ["read_objects"]
 
 _BLOCK = 1 << 20  # bytes
 _GZIP = b"\x1f\x8b"
@@ -46,7 +46,7 @@ def _stop(error: RecordError) -> None:
     raise error
 
 
-def read_records(path: Path, refuse: Callable[[RecordError], None] = _stop) -> Iterator[Field]:
+def read_objects(path: Path, refuse: Callable[[RecordError], None] = _stop) -> Iterator[Field]:
     """The objects of `path`. `refuse` takes the error of a bad record; where it returns, the next
     record follows.
 
