@@ -204,7 +204,7 @@ def _check_lines(editor: str, reports: Iterable[object]) -> Iterator[str]:
         known = f" (known: {record['reason']})" if record["reason"] else ""
         was_presumed, is_presumed = is_presumed, record["outcome"] == "fail" and name in PRESUMED
         if was_presumed and record["outcome"] == "fail" and not is_presumed:
-            yield "These may only follow from the above:"
+            yield "These may be consequences of the above:"
         yield f"{record['outcome']:<12} {told}{known}"
     for reason, names in unasked.items():
         yield f"{'not asked':<12} {', '.join(names)}: {reason}"

@@ -103,7 +103,7 @@ def check_an_edit_stays_within_its_scope(bench: Bench) -> None:
             raise Broken(
                 f"after {len(edits)} edits, {len(changed)} of {len(rows)} prompts {kind} are "
                 f"answered otherwise than before: {prompt!r} said {was.text!r} and says "
-                f"{is_now.text!r}; needed: {threshold:g} of them as before",
+                f"{is_now.text!r}; needed: at least {100 * threshold:.0f} % of them as before",
             )
 
 
@@ -170,7 +170,8 @@ def check_who_shares_a_name_with_a_subject_is_another(bench: Bench) -> None:
                 f"whoever shares the {name} name of an edited subject is taken for it: after "
                 f"{len(bench.stream.live())} edits, {len(changed)} of {len(rows)} prompts about "
                 f"namesakes are answered otherwise than before, first {prompt!r}, which said "
-                f"{was_text!r} and says {now_text!r}; needed: {_OF_NAMESAKES:g} of them as before",
+                f"{was_text!r} and says {now_text!r}; needed: at least "
+                f"{100 * _OF_NAMESAKES:.0f} % of them as before",
             )
     if not n_asked:
         raise Unasked("no two edits have subjects of more than one name")

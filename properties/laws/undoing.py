@@ -358,8 +358,8 @@ def check_a_refused_turn_leaves_nothing(bench: Bench) -> None:
             if edit.prompt not in {one.prompt, new.prompt}]  # fmt: skip
     turns.append(([*many, new], len(many), "new"))
     for turn, place, kind in turns:
-        what = (f"a turn of {len(turn)} edits, number {place + 1} of a prompt that is {kind} with "
-                "a target beyond the context,")  # fmt: skip
+        what = (f"a turn of {len(turn)} edits, of which edit {place + 1}, of a prompt that is "
+                f"{kind}, has a target too long for the model,")  # fmt: skip
         try:
             editor.edit(turn)
         except Exception:  # noqa: BLE001 - which error it must be is another law's

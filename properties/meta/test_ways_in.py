@@ -291,7 +291,7 @@ def test_what_others_presume_is_told_before_what_may_follow_from_it(tmp_path: Pa
     reset, padding, other = PRESUMED[3], PRESUMED[-2], "a-long-prompt-is-edited"
     reports = [failed(name) for name in (other, padding, reset)]
     for some, expected in (
-        (reports, [reset, padding, "These may only follow", other]),
+        (reports, [reset, padding, "These may be consequences", other]),
         (reports[:1], [other]),
         (reports[1:], [reset, padding]),
     ):
