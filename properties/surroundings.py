@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import warnings
@@ -28,9 +29,11 @@ if sys.platform != "win32":
 __all__ = ["Surroundings", "full_disk", "random_states", "undisturbed"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_ATTENTION = "_attn_implementation"  # which no configuration writes down
 _CAPTURING = "transformers.utils.output_capturing"  # its hooks do nothing unless they are asked to
 _OF_TOKENIZER = ("padding_side", "truncation_side", "model_max_length", "special_tokens_map",
-                 "chat_template", "vocab_size")  # fmt: skip
+                 "chat_template", "vocab_size", "model_input_names", "split_special_tokens",
+                 "clean_up_tokenization_spaces", "add_bos_token", "add_eos_token")  # fmt: skip
 
 
 def random_states() -> dict[str, object]:
@@ -74,13 +77,14 @@ def _kept(
         yield f"requires_grad of {name}", weight.requires_grad
     for name, module in model.named_modules():
         yield f"training mode of module {name or 'model'}", module.training
+    yield "model's implementation of attention", getattr(model.config, _ATTENTION, None)
     yield "model's config", model.config.to_json_string(use_diff=False)
     if model.generation_config is not None:
         yield "model's generation config", model.generation_config.to_json_string(use_diff=False)
     if tokenizer is not None:
         yield "tokenizer's number of tokens", len(tokenizer)
         for name in _OF_TOKENIZER:
-            yield f"tokenizer's {name}", getattr(tokenizer, name)
+            yield f"tokenizer's {name}", getattr(tokenizer, name, None)
     yield from _process()
 
 
@@ -89,11 +93,15 @@ def _process() -> Iterator[tuple[str, object]]:
     yield "gradient mode", torch.is_grad_enabled()
     yield "inference mode", torch.is_inference_mode_enabled()
     yield "default dtype", torch.get_default_dtype()
+    yield "default device", torch.get_default_device()
     yield "number of threads", torch.get_num_threads()
     yield "use of deterministic algorithms", torch.are_deterministic_algorithms_enabled()
     yield "precision of float32 products", torch.get_float32_matmul_precision()
     yield "detection of anomalies", torch.is_anomaly_enabled()
     yield "autocast", (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+    cuda = torch.backends.cuda
+    yield "kernels of attention", (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(),
+                                   cuda.math_sdp_enabled(), cuda.cudnn_sdp_enabled())  # fmt: skip
     yield "use of TF32", torch.backends.cuda.matmul.allow_tf32
     yield "benchmark mode of cuDNN", torch.backends.cudnn.benchmark
     yield "NumPy's handling of errors", numpy.geterr()
@@ -102,9 +110,12 @@ def _process() -> Iterator[tuple[str, object]]:
     yield "number of handlers of the root logger", len(logging.root.handlers)
     yield "verbosity of transformers", transformers_logging.get_verbosity()
     yield "standard output", id(sys.stdout)
+    yield "standard error", id(sys.stderr)
+    yield "handling of interrupts", signal.getsignal(signal.SIGINT)
+    yield "handling of uncaught errors", sys.excepthook
     yield "import path", list(sys.path)
     yield "limit of recursion", sys.getrecursionlimit()
-    yield "collection of garbage", gc.isenabled()
+    yield "collection of garbage", (gc.isenabled(), gc.get_threshold())
     yield "number of Python threads", threading.active_count()
     yield "list of warning filters", tuple(map(str, warnings.filters))
     yield "environment", dict(os.environ)
@@ -122,7 +133,8 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     precision = torch.get_float32_matmul_precision()
     is_deterministic = torch.are_deterministic_algorithms_enabled()
     silenced, verbosity = logging.root.manager.disable, transformers_logging.get_verbosity()
-    is_collecting = gc.isenabled()
+    is_collecting, device = gc.isenabled(), torch.get_default_device()
+    interrupts, hook = signal.getsignal(signal.SIGINT), sys.excepthook
     python, legacy, environment = random.getstate(), numpy.random.get_state(), dict(os.environ)  # noqa: NPY002
     try:
         with (
@@ -134,12 +146,17 @@ def undisturbed(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
         tokenizer.padding_side, tokenizer.truncation_side = sides
         tokenizer.chat_template = template
         torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:  # setting it slows every call
+            torch.set_default_device(device)
         torch.set_num_threads(n_threads)
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(is_deterministic)
         logging.disable(silenced)
         transformers_logging.set_verbosity(verbosity)
         (gc.enable if is_collecting else gc.disable)()
+        if signal.getsignal(signal.SIGINT) is not interrupts:
+            signal.signal(signal.SIGINT, interrupts or signal.SIG_DFL)
+        sys.excepthook = hook
         random.setstate(python)
         numpy.random.set_state(legacy)  # noqa: NPY002
         os.environ.clear()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 
 from properties.bench import Bench
-from properties.findings import Broken, close, needs, require
+from properties.findings import Broken, close, needs, remade, require
 from properties.snapshots import require_close, snapshot
 from properties.surroundings import Surroundings, full_disk
 from wise.editor import Editor, Exports
 from wise.editors.exported import load_exported
+from wise.edits import Edit
 from wise.lm.decoding import Unedited
 from wise.lm.loading_bars import bars_on_a_terminal
 
@@ -41,7 +48,8 @@ def check_an_export_without_edits_is_the_model(bench: Bench) -> None:
     """An editor without edits exports the caller's model, to the bit and in its precision.
 
     It has another seed and layer than its factory chooses, of which it can be made again. The path
-    is a text here, and a Path in the other laws.
+    is a text here, and a Path in the other laws. With the model go its tokenizer, which reads and
+    pads as the caller's does, and its generation configuration.
     """
     options: dict[str, Any] = {"seed": bench.seed + 1}
     if (layer := bench.another_layer) is not None:
@@ -59,14 +67,32 @@ def check_an_export_without_edits_is_the_model(bench: Bench) -> None:
             reason = f"{type(error).__name__}: {error}"
             raise Broken(f"what an editor of {made} exports cannot be taken: {reason}") from error
         found = bench.logits(other, bench.prompts)
-        for file in sorted(path.rglob("*.safetensors")):
-            for name, weight in load_file(file).items():
-                needed = own.get(name, weight.dtype)
-                require(
-                    weight.dtype == needed,
-                    f"an export holds {name} in {weight.dtype}; the model has it in {needed}",
-                )
+        of_the_rest = _beside_the_weights(bench, path)
+        _require_dtypes(path, own)
     bench.same(found, bench.base_logits, "exported without an edit")
+    for name, (is_now, needed) in of_the_rest.items():
+        require(
+            is_now == needed, f"exported, the {name} is {is_now!r:.200}; needed: {needed!r:.200}"
+        )
+
+
+def _beside_the_weights(bench: Bench, folder: Path) -> dict[str, tuple[object, object]]:
+    """By name, what else decides on answers, as it was exported and as the caller has it."""
+    if not (folder / "config.json").is_file():
+        folder = folder / "model"
+    own, options = bench.loaded.tokenizer, dict(local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    texts = [text for edit in bench.edits() for text in (edit.prompt, edit.target)]
+    both = {f"reading of {text!r}": (tokenizer(text).input_ids, own(text).input_ids)
+            for text in texts}  # fmt: skip
+    for name in ("special_tokens_map", "padding_side", "chat_template"):
+        both[f"tokenizer's {name}"] = getattr(tokenizer, name), getattr(own, name)
+    if (settings := bench.loaded.model.generation_config) is not None:
+        written = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        found, needed = written.to_diff_dict(), settings.to_diff_dict()
+        for name in sorted({*found, *needed} - {"transformers_version"}):
+            both[f"generation config's {name}"] = found.get(name), needed.get(name)
+    return both
 
 
 @needs(Exports)
@@ -117,6 +143,45 @@ def _exports(path: Path) -> Iterator[tuple[str, AbstractContextManager[object]]]
     ):
         shutil.rmtree(path, ignore_errors=True)
         yield what, obstacle
+
+
+@needs(Exports)
+def check_an_export_in_half_precision_answers_as_its_editor(bench: Bench) -> None:
+    """What an editor of a model in half precision answers by its edits, its export does.
+
+    Whose weights have the model's precision, and may round a small change away.
+    """
+    half = bench.in_half_precision
+    needed = {name: weight.dtype for name, weight in half.loaded.model.state_dict().items()}
+    editor = half.editor()
+    assert isinstance(editor, Exports)
+
+    def find(edits: Sequence[Edit]) -> list[str]:
+        turns = [[edit] for edit in edits]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "exported"
+            remade(editor, turns).export(path)
+            _require_dtypes(path, needed)
+            is_right = half.says(taken(half, path), edits)
+        return [
+            f"{edit.prompt!r}, edited to {edit.target!r} on a model in {half.loaded.model.dtype}, "
+            "is answered rightly by the editor, and not by its export"
+            for edit, was, is_now in zip(edits, half.held(turns, edits), is_right, strict=True)
+            if was and not is_now
+        ]
+
+    bench.repeatedly(find)
+
+
+def _require_dtypes(folder: Path, needed: Mapping[str, torch.dtype]) -> None:
+    """Require that the weights in a folder are in the model's precision."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        for name, weight in load_file(file).items():
+            own = needed.get(name, weight.dtype)
+            require(
+                weight.dtype == own,
+                f"an export holds {name} in {weight.dtype}; the model has it in {own}",
+            )
 
 
 @needs(Exports)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from properties.bench import Bench
 from properties.findings import Broken, Unasked, gap, needs, require
 from properties.processes import asked_in_another_process
+from properties.snapshots import require_close, snapshot
 from properties.surroundings import random_states
 from wise.editor import Editor, Layered, takes
 from wise.edits import Background
@@ -178,6 +180,20 @@ def check_another_process_gives_the_same_editor(bench: Bench) -> None:
 def check_same_seed_gives_the_same_editor(bench: Bench) -> None:
     """The same seed and edits give bitwise the same logits, from the same global random state."""
     _from_global_seeds(bench, (0, 0), "made twice with one seed")
+
+
+def check_another_thread_gives_the_same_answers(bench: Bench) -> None:
+    """What one thread edits, another asks, and the other way round, as where a server answers."""
+    edits = bench.edits(2, least=1)
+    asked = [edit.prompt for edit in edits]
+    editor = bench.editor(edits)
+    expected = snapshot(bench, editor, asked)
+    with ThreadPoolExecutor(max_workers=1) as other:
+        found = other.submit(snapshot, bench, editor, asked).result()
+        made = other.submit(bench.editor, edits).result()
+    require_close(found, expected, "asked from another thread than that of its edits")
+    when = "made and edited in another thread"
+    require_close(snapshot(bench, made, asked), expected, when)
 
 
 def check_global_random_state_does_not_matter(bench: Bench) -> None:

@@ -33,6 +33,7 @@ _UNUSUAL = "Zoë “Ünïcode” 東京"  # a target that a careless encoding wo
 _N_ASKED = 65  # questions
 _MANY = 30  # edits: more than an editor is likely to keep in one place
 _SAVED_AGAIN = 2  # the state, by number, that is saved a second time
+_OF_THE_CALLER = ("notes.txt", "state-notes.txt", "results/rows.jsonl")
 _SEVERAL = 16  # edits: a state of some KB, whatever it holds of each
 _N_NUDGED, _MORE = 3, 8  # models a rounding away; what is allowed, in the most that they differ by
 _N_FILES, _N_PLACES = 4, 12  # of a state, that are damaged; of a file
@@ -105,6 +106,32 @@ def _is_pickle(content: bytes) -> bool:
     except ValueError:
         return False
     return last.name == "STOP" and (first.name == "PROTO" or place == len(content) - 1)
+
+
+@needs(Persistent)
+def check_saving_takes_no_file_of_the_callers(bench: Bench) -> None:
+    """What lies in a folder stays as it is where a state is saved there, and another in its place.
+
+    Both are loaded as they were saved, with those files beside them.
+    """
+    editor, loader = bench.editor(), bench.editor()
+    with _folder() as folder:
+        files = {folder / "run" / name: name for name in _OF_THE_CALLER}
+        for file, content in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+        for n, edit in enumerate(bench.edits(2, least=1)):
+            editor.edit([edit])
+            _save(editor, folder / "run")
+            for file, content in files.items():
+                require(
+                    file.is_file() and file.read_text() == content,
+                    f"save into a folder that holds {content!r}, a file of the caller's"
+                    f"{', and a state' * n}, takes the file away or writes over it",
+                )
+            when = f"saved beside files of the caller's{', over another state' * n}, and loaded"
+            _load(loader, folder / "run", f"a state {when}")
+            require_same(snapshot(bench, loader), snapshot(bench, editor), when)
 
 
 @needs(Persistent)

@@ -95,11 +95,11 @@ def check_every_call_leaves_the_world_as_it_was(bench: Bench) -> None:
 
     That is, between making and the last reset: values, dtypes, training mode and hooks of the
     model, both configurations, the tokenizer, the modes, threads and random states of torch,
-    logging, the environment, and files in the working folder. A call that raises is no exception.
-    Nor is a caller whose settings are unusual: weights frozen, a model in training mode, a
-    tokenizer that pads on the right and has a chat template, gradients off, hooks of its own on the
-    model, a generation configuration that is not greedy. An edit that changes no weight leaves no
-    gradient in any.
+    logging, interrupts, the environment, and files in the working folder. A call that raises is no
+    exception. Nor is a caller whose settings are unusual: weights frozen, a model in training mode,
+    a tokenizer that pads on the right and has a chat template, gradients off, hooks of its own on
+    the model, a generation configuration that is not greedy. An edit that changes no weight leaves
+    no gradient in any.
     """
     for settings in ((), tuple(_SETTINGS)):
         with undisturbed(bench.loaded.tokenizer):

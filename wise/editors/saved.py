@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_OWN = re.compile(r"state-[0-9a-f]{16}\.safetensors")
 S = TypeVar("S")
 
 
@@ -59,8 +61,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / name, payload)
     write_whole(folder / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    for stale in folder.glob("state-*"):
-        if stale.name != name:
+    for stale in folder.iterdir():
+        if stale.name != name and _OWN.fullmatch(stale.name):
             stale.unlink()
 
 
