@@ -100,14 +100,17 @@ def test_what_tells_relations_apart_is_kept_and_nothing_else() -> None:
 def test_a_phrase_is_as_like_a_prompt_as_its_nearest_words(
     n_tokens: int, width: int, before: int, after: int, seed: int
 ) -> None:
-    prompt, phrase = random(n_tokens, 5, seed=seed), random(1, 5, seed=seed + 1)
-    means = [prompt[i : i + width].sum(0) for i in range(max(n_tokens - width, 0) + 1)]
-    needed = max(torch.nn.functional.cosine_similarity(phrase[0], w, dim=0) for w in means)
+    prompt, phrase = random(n_tokens, 5, seed=seed), random(width, 5, seed=seed + 1)
+    places = [prompt[i : i + width] for i in range(max(n_tokens - width, 0) + 1)]
+    padded = [torch.nn.functional.pad(each, (0, 0, 0, width - len(each))) for each in places]
+    cosine = torch.nn.functional.cosine_similarity
+    needed = max(cosine(phrase.flatten(), each.flatten(), dim=0) for each in padded)
     tokens = torch.nn.functional.pad(prompt, (0, 0, before, after), value=3.0)
     mask = torch.nn.functional.pad(torch.ones(n_tokens), (before, after)).bool()
     windows = Windows.of(torch.stack([tokens, -tokens]), torch.stack([mask, mask]))
-    found = windows.likeness(phrase, torch.tensor([width]))
-    torch.testing.assert_close(found[0, 0], needed, atol=1e-5, rtol=0)
+    found = windows.likeness(torch.cat([prompt, phrase]), torch.tensor([n_tokens, width]))
+    torch.testing.assert_close(found[1, 0], needed, atol=1e-5, rtol=0)
+    assert float(found[0, 0]) == pytest.approx(1.0, abs=1e-5)
 
 
 @given(n_tokens=st.integers(0, 6), width=st.integers(1, 4), seed=st.integers(0, 99))

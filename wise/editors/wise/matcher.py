@@ -1,11 +1,11 @@
 """Routing by match: a prompt opens the memory of the edit that it is nearest to, if near enough.
 
 What a prompt asks shows in the inputs of W_v. At a low layer they follow the words: somewhere in
-the prompt stands what the edit's subject reads like. At the edited layer their mean follows the
-relation, and the last token how the answer begins. The mean is over as many last tokens as the
-edit's prompt has, so that what is said before a question does not count. Each is compared by its
-cosine, once what the background shows to say little is shrunk. How much the latter two count, and
-how near is near enough to each edit, are settled on the background alone.
+the prompt stands, token by token, what the edit's subject reads like. At the edited layer their
+mean follows the relation, and the last token how the answer begins. The mean is over as many last
+tokens as the edit's prompt has, so that what is said before a question does not count. Each is
+compared by its cosine, once what the background shows to say little is shrunk. How much the latter
+two count, and how near is near enough to each edit, are settled on the background alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wise.editors.wise.windows import Windows
 from wise.lm.tail import value_inputs
 from wise.lm.tokens import encode, subject_mask
 
-__all__ = ["N_READINGS", "Matcher", "Whitening", "fitted_weights"]
+__all__ = ["N_COMPARED", "Matcher", "Whitening", "fitted_weights"]
 
 Weights: TypeAlias = tuple[float, float]
 _WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # of relation and last token, that a fit tries
@@ -42,7 +42,9 @@ _OTHERS = 0.05  # what their mean cosine counts beside evidence that is about th
 _LEAST_COSINE = 0.01  # so that a power of it is defined
 _LARGEST_THRESHOLD = 0.9  # an edit's own prompt matches it by 1
 _BEFORE = ("", "of ")  # a subject may begin a prompt, or stand in it
-N_READINGS = 1 + len(_BEFORE)  # of an edit's subject: in its own prompt, and behind these
+# Inputs of W_v of an edit: its subject, of four tokens, in its own prompt and behind these; the
+# relation's, and the last token's.
+N_COMPARED = 4 * (1 + len(_BEFORE)) + 2
 
 
 @dataclass(frozen=True)
@@ -214,12 +216,14 @@ def _kept_whitenings(kept: Kept, layers: Sequence[int], references: References) 
 class _Known:
     """An edit as prompts are matched with it.
 
-    phrases: sums over the tokens of its subject, in some readings; widths: their tokens.
-    key: the relation's and the last token's, of its own prompt; n_tokens: those of the prompt.
+    phrases: the tokens of its subject, of one reading after the other; widths: their numbers.
+    words: the sum over its prompt's n_tokens, where the subject does not stand in it; else 0.
+    key: the relation's and the last token's, of its own prompt.
     """
 
-    phrases: Float[Tensor, "P M"]
+    phrases: Float[Tensor, "T M"]
     widths: Int[Tensor, " P"]
+    words: Float[Tensor, " M"]
     key: Float[Tensor, "2 M"]
     n_tokens: Int[Tensor, ""]
 
@@ -242,15 +246,21 @@ class _SideBySide:
     def __init__(self, known: Sequence[_Known]):
         self.phrases = torch.cat([each.phrases for each in known])
         self.widths = torch.cat([each.widths for each in known])
+        self.words = torch.stack([each.words for each in known])
         self.keys = torch.stack([each.key for each in known], 1)  # 2 E M
         self.n_tokens = torch.stack([each.n_tokens for each in known])
         numbers = [n for n, each in enumerate(known) for _ in each.widths]
         self.edit = self.widths.new_tensor(numbers)  # of each phrase
 
     def cosines(self, seen: _Seen) -> Float[Tensor, "3 E N"]:
-        """Those of each edit's subject, relation and last token with those of prompts."""
+        """Those of each edit's subject, relation and last token with those of prompts.
+
+        Where its own prompt does not name the subject, the whole prompt may stand for it.
+        """
         found = seen.words.likeness(self.phrases, self.widths)  # P N
         subject = found.new_full((len(self.n_tokens), len(seen.last)), -1.0)
+        whole = self.words.any(-1)
+        subject[whole] = seen.words.likeness_of_ends(self.words[whole], self.n_tokens[whole])
         subject.scatter_reduce_(0, self.edit[:, None].expand_as(found), found, "amax")
         relation = seen.relation.likeness_of_ends(self.keys[0], self.n_tokens)
         return torch.stack([subject, relation, self.keys[1] @ seen.last.T])
@@ -382,17 +392,17 @@ class Matcher(RouterBase):
 
     @torch.no_grad()
     def _known(self, prompt: str, subject: str, key: Float[Tensor, "2 M"]) -> _Known:
-        """An edit. Without its subject, the prompt is read as one."""
         lm, tokenizer = self.kept.lm, self.kept.tokenizer
         (prompt,) = readable(lm, tokenizer, [prompt])
         texts = [prompt, *(before + subject for before in _BEFORE if subject)]
         batch = encode(tokenizer, texts).to(lm.device)
         named = [subject if subject in text else "" for text in texts]
         inside = subject_mask(tokenizer, batch, texts, named)
-        inside = torch.where(inside.any(-1, keepdim=True), inside, batch.prompt_mask)
-        inputs = value_inputs(lm, self.low, batch)
-        sums = (self.whitenings[0](inputs) * inside[..., None]).sum(1)
-        return _Known(sums, inside.sum(-1), key, batch.prompt_mask[0].sum())
+        read = self.whitenings[0](value_inputs(lm, self.low, batch))
+        own = batch.prompt_mask[0]
+        words = (read[0] * own[:, None]).sum(0) * (~inside[0].any())
+        widths = inside.sum(-1)
+        return _Known(read[inside], widths[widths > 0], words, key, own.sum())
 
     def _settled(self, memory: SideMemory) -> _Settled:
         """Whatever memories stand beside it: a state that is loaded is the one that was saved."""

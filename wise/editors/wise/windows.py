@@ -20,7 +20,7 @@ class _OfWidth(NamedTuple):
     begin: Int[Tensor, " W"]
     end: Int[Tensor, " W"]
     prompt: Int[Tensor, " W"]
-    norms: Float[Tensor, " W"]  # of the sums of the tokens
+    norms: Float[Tensor, " W"]  # of all the tokens of a place
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,27 @@ class Windows:
         return cls(tokens[mask], mask.sum(-1))
 
     def likeness(
-        self, phrases: Float[Tensor, "P M"], widths: Int[Tensor, " P"]
+        self, phrases: Float[Tensor, "T M"], widths: Int[Tensor, " P"]
     ) -> Float[Tensor, "P N"]:
         """The largest cosine of each phrase with as many neighbouring tokens of each prompt.
 
-        `phrases` are sums of `widths` tokens. A prompt with fewer is compared as a whole; -1 where
-        it has none.
+        `phrases` are tokens of one phrase after the other, and their numbers, 1 or more. Each is
+        compared with the token in its place, so that other orders of the same tokens are less
+        alike. A prompt with fewer tokens is compared from its first; -1 where it has none.
         """
-        found = phrases.new_full((len(phrases), len(self.lengths)), -1.0)
+        found = phrases.new_full((len(widths), len(self.lengths)), -1.0)
+        first = widths.cumsum(0) - widths
         for width in widths.unique().tolist():
             at = self._of_width(width)
             of_width = widths == width
-            units = nn.functional.normalize(phrases[of_width], dim=-1)
-            dots = (units @ self.tokens.T).double().cumsum(1)  # p S
-            dots = nn.functional.pad(dots, (1, 0))
-            cosines = ((dots[:, at.end] - dots[:, at.begin]) / at.norms).to(found.dtype)
+            cosines = phrases.new_zeros(int(of_width.sum()), len(at.begin))
+            squares = phrases.new_zeros(len(cosines), 1)
+            for place in range(width):
+                there = phrases[first[of_width] + place]
+                squares += there.square().sum(-1, keepdim=True)
+                is_in = at.begin + place < at.end
+                cosines[:, is_in] += (there @ self.tokens.T)[:, at.begin[is_in] + place]
+            cosines /= at.norms * squares.sqrt().clamp(min=_TINY)
             prompt = at.prompt.expand(len(cosines), -1)
             found[of_width] = found[of_width].scatter_reduce(1, prompt, cosines, "amax")
         return found
@@ -86,10 +92,11 @@ class Windows:
             keep = is_first | (begin + width <= last[prompt])
             begin, prompt = begin[keep], prompt[keep]
             end = (begin + width).minimum(last[prompt])
-            sums = self.tokens[begin]
+            squares = self.tokens.square().sum(-1)
+            of_place = squares[begin]
             for further in range(1, width):
                 is_in = begin + further < end
-                sums[is_in] += self.tokens[begin[is_in] + further]
-            norms = sums.norm(dim=-1).clamp(min=_TINY)
+                of_place[is_in] += squares[begin[is_in] + further]
+            norms = of_place.sqrt().clamp(min=_TINY)
             self._known[width] = _OfWidth(begin, end, prompt, norms)
         return self._known[width]

@@ -19,7 +19,7 @@ from wise.editors.router import RouterBase
 from wise.editors.wise import checkpoint
 from wise.editors.wise.config import PRESETS, WISEConfig, default_preset
 from wise.editors.wise.learning import Learner
-from wise.editors.wise.matcher import N_READINGS
+from wise.editors.wise.matcher import N_COMPARED
 from wise.editors.wise.memory import Memory, Shard, WISEState
 from wise.editors.wise.sharding import Sharding
 from wise.edits import Background, Edit
@@ -68,14 +68,14 @@ class WISE(GatedBase[WISEConfig, WISEState], ErasableBase[WISEConfig, WISEState]
     def growth_per_edit(self) -> float:
         """Routing multiplies a prompt's last token by one W_v for each side memory.
 
-        By match, it compares each token with readings of each edit's subject, and a prompt's mean
-        and last token with the edit's.
+        By match, it compares each token with those of readings of each edit's subject, and a
+        prompt's mean and last token with the edit's.
         """
         inner, hidden = self._learner.weight.shape
         per_edit = (
-            (N_READINGS + 2) * inner
+            N_COMPARED * inner
             if self.config.routing == "match"
-            else (inner * hidden / self.config.edits_per_shard)
+            else inner * hidden / self.config.edits_per_shard
         )
         return per_edit / self.lm.model.num_parameters()
 
