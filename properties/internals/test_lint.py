@@ -145,7 +145,7 @@ faults: 3
     e.g. 'Lima\u202e', in late (line 13)
 
 notes: 1
-  1 of 13 far probes is asked before; each time counts as an item
+  1 of 13 far probes is asked before; each time counts as an item, in the cluster of the first
     e.g. Ada (line 1) 'Ada Creek ends in', 2 times
 
 the most that any editor can reach after 13 edits:

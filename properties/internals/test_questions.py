@@ -58,6 +58,14 @@ def test_items_cluster_by_subject_else_by_id_else_by_prompt(edit: Edit, cluster:
     assert [q.subject for q in questions] == [cluster] * 2
 
 
+def test_a_question_that_is_asked_again_is_of_the_cluster_of_the_first() -> None:
+    probes = [Probe("The sun is", kind, "hot", each)
+              for kind in ("far", "near-relation") for each in ("bo", "ada", "cleo")]  # fmt: skip
+    questions = final_questions(replace(STREAM, probes=tuple(probes)))
+    asked = [(q.kind, q.subject) for q in questions if q.prompt == "The sun is"]
+    assert asked == [("far", "Bo")] * 3 + [("near-relation", "Bo")] * 3
+
+
 def test_an_overwritten_edit_is_excluded_with_what_follows_from_it() -> None:
     later = Edit(ADA.prompt, "Bergen", "Ada", id="ada 2")
     why = "a later edit of the stream overwrote this one"

@@ -75,11 +75,15 @@ def final_questions(stream: EditStream, *, protocol: str = "free") -> list[Quest
     Excluded, with the reason: questions about an edit that a later one overwrote, be it an equal
     one, and prompts that the stream edits to another answer. A locality probe that the stream edits
     is always excluded.
+
+    A question that is asked again, of whatever subject, has the same answer again: it belongs to
+    the cluster of the first.
     """
     edits = stream.edits
     last = {edit.prompt: place for place, edit in enumerate(edits)}
     of_id = {edit.id: place for place, edit in enumerate(edits) if edit.id}
     questions: list[Question] = []
+    clusters: dict[tuple[str, str, str], str] = {}  # of the questions that were asked first
 
     def ask(
         metric: str, kind: str, prompt: str, answers: tuple[str, ...], place: int | None,
@@ -94,7 +98,8 @@ def final_questions(stream: EditStream, *, protocol: str = "free") -> list[Quest
             excluded = "a later edit of the stream overwrote this one"
         elif other is not None and other.target not in right:
             excluded = f"edit {other.id or other.prompt!r} of the stream writes another answer here"
-        subject = _cluster(edit) if edit else prompt
+        own = _cluster(edit) if edit else prompt
+        subject = clusters.setdefault((metric, kind, prompt), own)
         age = 0 if place is None else len(edits) - 1 - place
         edit_id = edit.id if edit else ""
         questions.append(Question(metric, kind, prompt, right[0], edit_id, subject, age, excluded,

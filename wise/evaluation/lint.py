@@ -347,7 +347,8 @@ class _Facts:
         )  # fmt: skip
         yield _finding(
             "repeated-paraphrase", again, n_all,
-            f"{what} is|are asked before, for the same target; each time counts as an item",
+            f"{what} is|are asked before, for the same target; each time counts as an item, in the "
+            "cluster of the first",
         )  # fmt: skip
 
     def on_probes(self) -> _Found:
@@ -396,7 +397,8 @@ class _Facts:
             "repeated-probe",
             (f"{self.of(first[prompt], prompt)}, {n} times" for prompt, n in again.items()),
             len(probes),
-            f"{kind} probes is|are asked before; each time counts as an item",
+            f"{kind} probes is|are asked before; each time counts as an item, in the cluster of "
+            "the first",
             n=sum(again.values()) - len(again),
         )  # fmt: skip
 
