@@ -135,8 +135,8 @@ def test_what_is_wrong_with_an_array_is_named_with_its_line(
         ),
         ("LINE\n[]", "line 2, record 1: [] is not an object"),
         ("LINE\n\xa0\n", "line 2, record 1: the record is not JSON: Expecting value at line 2 col"),
-        ("LINE\n{}", "line 2, record 1: prompt is missing; there are no keys"),
-        ('LINE\n{"prompt": "x"}', "line 2, record 1: target is missing; the keys are: prompt"),
+        ("LINE\n{}", "line 2, record 1: prompt is missing; the record has no keys"),
+        ('LINE\n{"prompt": "x"}', "line 2, record 1: target is missing; the record has prompt"),
         (
             'LINE\n{"prompts": "x"}',
             "line 2, record 1: prompts='x' is not known here; did you mean prompt",

@@ -123,9 +123,9 @@ class Field:
         names = " or ".join(f"{self.name}.{key}" if self.name else key for key in keys)
         all_keys = list(map(shown_key, self.members()))
         more = f" and {len(all_keys) - _MOST_KEYS} more" if len(all_keys) > _MOST_KEYS else ""
-        there = f"the keys are: {', '.join(all_keys[:_MOST_KEYS])}{more}"
+        there = f"{', '.join(all_keys[:_MOST_KEYS])}{more}" if all_keys else "no keys"
         what = f"{names} is missing"
-        told = f"{what}; {there if all_keys else 'there are no keys'}"
+        told = f"{what}; {self.name or 'the record'} has {there}"
         return RecordError(self.place, told, _INDEX.sub("", what))
 
     def first_of(self, *keys: str) -> Field:
