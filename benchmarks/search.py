@@ -21,7 +21,6 @@ from typing import Any
 
 import optuna
 import torch
-import transformers
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -38,6 +37,7 @@ from wise.evaluation.cell import Scene
 from wise.evaluation.entries import Entry, best_options, entries_of, every_name
 from wise.evaluation.league_table import counted, measures_of
 from wise.evaluation.lifelong import LifelongRun, run_lifelong
+from wise.lm.loading_bars import no_bars
 from wise.measures.estimates import CORNERS
 
 __all__ = ["COLUMNS", "SPACES", "Range", "search"]
@@ -291,10 +291,10 @@ def main(words: Sequence[str] | None = None) -> None:
     if not asked.best:
         torch.set_num_threads(1)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        transformers.utils.logging.disable_progress_bar()
         try:
-            scene = scene_of(load_model(asked.model), asked.stream_seed, asked.edits,
-                             whole=asked.dataset, split="tuning")  # fmt: skip
+            with no_bars():
+                scene = scene_of(load_model(asked.model), asked.stream_seed, asked.edits,
+                                 whole=asked.dataset, split="tuning")  # fmt: skip
             for name in names:
                 search(name, scene, model=model, n_trials=asked.trials, path=path,
                        seed=asked.stream_seed)  # fmt: skip

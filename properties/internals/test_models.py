@@ -56,6 +56,7 @@ def test_progress_bars_of_loading_are_shown_on_a_terminal_alone(
     is_terminal: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(logging, "_tqdm_active", True)
     load_model("gptj")
     assert ("Loading weights" in capfd.readouterr().err) == is_terminal
 
